@@ -1,0 +1,36 @@
+"""Sphinx configuration; build with `tox -e docs`."""
+
+import re
+
+import skhgad
+
+project = "skhgad"
+author = "skhgad developers"
+copyright = author
+version = release = skhgad.__version__
+
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "numpydoc"]
+templates_path = ["_templates"]
+exclude_patterns = ["_build"]
+
+html_theme = "alabaster"
+html_theme_options = {
+    "description": "One anomaly detector for many product classes",
+    "fixed_sidebar": True,
+}
+
+autodoc_member_order = "bysource"
+# The members stand on the class's own page; numpydoc's table would link to pages that do not exist.
+numpydoc_show_class_members = False
+
+# scikit-learn adds set_fit_request and its like to every estimator; their text links into
+# scikit-learn's user guide.
+ROUTING = re.compile(r"set_\w+_request$")
+
+
+def skip_member(app, what, name, obj, skip, options):
+    return True if ROUTING.match(name) else None
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip_member)

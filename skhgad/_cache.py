@@ -1,0 +1,121 @@
+"""Where extracted features live during fit: in memory, or in a memory-mapped file past a budget."""
+
+import os
+import shutil
+import tempfile
+
+import numpy as np
+import torch
+from joblib import Memory
+
+_HALF_MAX = 65504.0
+
+
+def default_budget():
+    """Half of the free memory in bytes; 2 GiB where the system does not tell."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return 2 << 30
+
+
+class FeatureCache:
+    """The features of a training set, one array a level; use it as a context manager.
+
+    Parameters
+    ----------
+    n_samples : int
+    shapes : list of tuples (n_positions, n_features)
+        One a level.
+    dtype : numpy dtype
+        float32 for images, float64 for feature vectors.
+    budget : int or None
+        Bytes that may be held in memory; None for `default_budget`. Past it all levels go to a
+        memory-mapped float16 file in a temporary folder, removed on exit whatever happened. Each
+        channel is then stored relative to its mean and spread in the first block written, so that
+        half precision (three digits) keeps what tells one vector from another.
+    """
+
+    def __init__(self, n_samples, shapes, dtype=np.float32, budget=None):
+        sizes = [n_samples * n_positions * n_features for n_positions, n_features in shapes]
+        needed = sum(sizes) * np.dtype(dtype).itemsize
+        self.dtype = np.dtype(dtype)
+        self.folder = None
+        self.spilled = needed > (default_budget() if budget is None else budget)
+        if self.spilled:
+            self.folder = tempfile.mkdtemp(prefix="skhgad-features-")
+            self._arrays = [
+                np.memmap(os.path.join(self.folder, f"{i}.f16"), np.float16, "w+",
+                          shape=(n_samples, *shape))
+                for i, shape in enumerate(shapes)
+            ]  # fmt: skip
+        else:
+            self._arrays = [np.empty((n_samples, *shape), dtype) for shape in shapes]
+        self._shift = [None] * len(shapes)
+        self._scale = [None] * len(shapes)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._arrays = []
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __len__(self):
+        return len(self._arrays[0])
+
+    @property
+    def n_levels(self):
+        """Number of levels."""
+        return len(self._arrays)
+
+    def write(self, start, levels):
+        """Store consecutive samples.
+
+        Parameters
+        ----------
+        start : int
+            Row of the first.
+        levels : list of Tensor of shape (n, n_positions, n_features)
+        """
+        for index, (array, block) in enumerate(zip(self._arrays, levels, strict=True)):
+            array[start : start + len(block)] = self._pack(index, block.cpu().numpy())
+
+    def read(self, level, rows):
+        """Fetch samples of one level.
+
+        Parameters
+        ----------
+        level : int
+        rows : slice or ndarray of int
+
+        Returns
+        -------
+        Tensor of shape (n, n_positions, n_features)
+        """
+        block = self._arrays[level][rows]
+        if self.spilled:
+            block = block.astype(self.dtype) * self._scale[level] + self._shift[level]
+        return torch.from_numpy(np.ascontiguousarray(block))
+
+    def _pack(self, level, block):
+        if not self.spilled:
+            return block
+        if self._shift[level] is None:
+            self._shift[level] = block.mean(axis=(0, 1), dtype=np.float64).astype(self.dtype)
+            spread = block.std(axis=(0, 1), dtype=np.float64).astype(self.dtype)
+            self._scale[level] = np.where(spread > 0, spread, 1).astype(self.dtype)
+        packed = (block - self._shift[level]) / self._scale[level]
+        return np.clip(packed, -_HALF_MAX, _HALF_MAX).astype(np.float16)
+
+
+def as_memory(memory):
+    """Turn None, a folder or a `joblib.Memory` into a Memory that says nothing."""
+    if memory is None or isinstance(memory, str | os.PathLike):
+        return Memory(None if memory is None else os.fspath(memory), verbose=0)
+    if not (hasattr(memory, "cache") and hasattr(memory, "location")):
+        raise TypeError(
+            f"memory must be None, a folder or a joblib.Memory, got {type(memory).__name__}."
+        )
+    return memory

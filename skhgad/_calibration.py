@@ -1,0 +1,111 @@
+"""Thresholds, common scales and p-values from normal samples the flow did not train on."""
+
+import numpy as np
+
+FALSE_ALARM_RATE = 0.05
+# A class counts as this many samples less of itself and as many of all classes together.
+_BORROWED_SAMPLES = 5
+
+
+def hold_out(codes, fraction, random_state):
+    """Choose, in every class, the samples kept from training for calibration.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,)
+        Class of each normal sample.
+    fraction : float in [0, 1)
+    random_state : numpy.random.RandomState
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), bool
+        True = held out. A class of fewer than 5 samples keeps all of them for training.
+    """
+    held_out = np.zeros(len(codes), dtype=bool)
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        n_held = round(fraction * len(rows)) if len(rows) >= 5 else 0
+        if fraction > 0 and len(rows) >= 5:
+            n_held = max(1, n_held)
+        held_out[random_state.permutation(rows)[:n_held]] = True
+    return held_out
+
+
+def class_scales(anomaly_scores, codes, n_classes):
+    """Location and scale that put the image scores of all classes on one scale.
+
+    The location is the median over normal samples, the scale the mean excess above it. Classes
+    with few samples are drawn towards the median location and scale of all classes.
+
+    Parameters
+    ----------
+    anomaly_scores : ndarray of shape (n_samples,)
+        Higher = more anomalous.
+    codes : ndarray of shape (n_samples,)
+    n_classes : int
+
+    Returns
+    -------
+    location, scale : ndarray of shape (n_classes,)
+    """
+    location, scale = np.zeros(n_classes), np.zeros(n_classes)
+    counts = np.bincount(codes, minlength=n_classes)
+    for code in np.flatnonzero(counts):
+        own = anomaly_scores[codes == code]
+        location[code] = np.median(own)
+        scale[code] = _excess(own, location[code])
+    seen = counts > 0
+    borrowed = _BORROWED_SAMPLES / (counts + _BORROWED_SAMPLES)
+    location += borrowed * (np.median(location[seen]) - location)
+    scale += borrowed * (np.median(scale[seen]) - scale)
+    # One sample, or copies of one: no spread to go by.
+    scale[scale <= 1e-12 * np.maximum(1, np.abs(location))] = 1.0
+    return location, scale
+
+
+def threshold(scores, false_alarm_rate=FALSE_ALARM_RATE):
+    """Score below which a fresh normal sample falls with at most `false_alarm_rate`.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples,)
+        Normality scores of held-out normal samples.
+    false_alarm_rate : float in (0, 1)
+
+    Returns
+    -------
+    float
+        The conformal quantile: the k-th smallest score with k = floor(rate (n + 1)); with fewer
+        than 1 / rate - 1 samples no quantile can promise the rate, and the smallest score is used.
+    """
+    rank = max(1, int(np.floor(false_alarm_rate * (len(scores) + 1))))
+    return float(np.sort(scores)[rank - 1])
+
+
+def conformal_p_values(scores, codes, reference_scores, reference_codes):
+    """Class-conditional (Mondrian) conformal p-values.
+
+    Parameters
+    ----------
+    scores, codes : ndarray of shape (n_samples,)
+    reference_scores, reference_codes : ndarray of shape (n_reference,)
+        Held-out normal samples. A class without any is compared with all of them.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        (1 + number of reference scores of the class not above the score) / (1 + their number).
+    """
+    p_values = np.empty(len(scores))
+    for code in np.unique(codes):
+        own = reference_scores[reference_codes == code]
+        own = np.sort(own if len(own) else reference_scores)
+        chosen = codes == code
+        p_values[chosen] = (1 + np.searchsorted(own, scores[chosen], side="right")) / (1 + len(own))
+    return p_values
+
+
+def _excess(values, location):
+    above = values[values > location] - location
+    return above.mean() if len(above) else 0.0

@@ -1,0 +1,103 @@
+"""Shrunk covariances from streamed residuals, and the whitening they give."""
+
+import torch
+
+
+class ResidualMoments:
+    """Second and fourth moments of zero-mean residuals, gathered block by block in float64.
+
+    Parameters
+    ----------
+    n_features : int
+    device : torch.device
+    """
+
+    def __init__(self, n_features, device="cpu"):
+        self.n_samples = 0
+        self.second = torch.zeros(n_features, n_features, dtype=torch.float64, device=device)
+        self.fourth = torch.zeros((), dtype=torch.float64, device=device)
+        self._size = torch.zeros((), dtype=torch.float64, device=device)
+        self._eps = torch.finfo(torch.float64).eps
+
+    def update(self, residuals, values):
+        """Add residuals.
+
+        Parameters
+        ----------
+        residuals : Tensor of shape (n, n_features)
+        values : Tensor of shape (n, n_features)
+            What the residuals were left of: their magnitude and dtype tell how much of a spread is
+            rounding.
+        """
+        self._eps = max(self._eps, torch.finfo(values.dtype).eps)
+        residuals = residuals.double()
+        self._size += values.double().square().sum() + residuals.square().sum()
+        self.n_samples += len(residuals)
+        self.second += residuals.T @ residuals
+        self.fourth += residuals.square().sum(1).square().sum()
+
+    def covariance(self):
+        """Maximum-likelihood covariance, exactly zero where nothing varies but by rounding.
+
+        Returns
+        -------
+        Tensor of shape (n_features, n_features), float64
+        """
+        # A sum of n values errs by up to n eps of float64, a flow by some 100 eps of its dtype.
+        # Without this, identical rows would be whitened by the inverse of their rounding errors.
+        tolerance = self.n_samples * torch.finfo(torch.float64).eps + 100 * self._eps
+        if self.second.trace() <= tolerance**2 * self._size:
+            return torch.zeros_like(self.second)
+        return self.second / self.n_samples
+
+    def ledoit_wolf_shrinkage(self):
+        """Shrinkage towards the scaled identity that Ledoit and Wolf (2004) find optimal.
+
+        Returns
+        -------
+        float in [0, 1]
+            As `sklearn.covariance.ledoit_wolf_shrinkage` of centered data; 1 when nothing varies.
+        """
+        covariance = self.covariance()
+        n_features = len(covariance)
+        mean_variance = covariance.trace() / n_features
+        # Relative moments: raw features of scale 1e-8 would underflow in the fourth power.
+        if not mean_variance > 0:
+            return 1.0
+        relative = covariance / mean_variance
+        spread = relative.square().sum()
+        fourth = self.fourth / mean_variance / mean_variance / self.n_samples
+        error = (fourth - spread) / self.n_samples
+        distance = spread - n_features
+        if not distance > 0:
+            return 1.0
+        return float((error / distance).clamp(0, 1))
+
+
+def shrink(covariance, shrinkage):
+    """Move a covariance towards the identity of the same mean variance.
+
+    A covariance of zero (nothing varies) becomes the identity, so that whitening is defined.
+    """
+    n_features = len(covariance)
+    mean_variance = covariance.trace() / n_features
+    identity = torch.eye(n_features, dtype=covariance.dtype, device=covariance.device)
+    if not mean_variance > 0:
+        return identity
+    return (1 - shrinkage) * covariance + shrinkage * mean_variance * identity
+
+
+def whitening_matrix(covariance):
+    """Invertible W with W.T @ covariance @ W = I, acting on rows from the right.
+
+    Parameters
+    ----------
+    covariance : Tensor of shape (n_features, n_features), float64
+        Eigenvalues below 1e-10 of the largest are raised to that floor.
+
+    Returns
+    -------
+    Tensor of shape (n_features, n_features), float64
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors / values.clamp_min(1e-10 * values[-1]).sqrt()

@@ -1,0 +1,212 @@
+"""Fit, step by step: features, classes, start, training, covariances, frozen constants."""
+
+import math
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from tqdm import tqdm
+
+from ._closed_form import fit_class_covariances, identity_start, whitened_start
+from ._flow import ConditionalFlow, position_codes
+from ._level import LevelModel
+from ._mixture import HierarchicalMixture, class_means
+from ._training import TrainingPlan, train
+
+_BLOCK_BYTES = 64 << 20  # of features read at once
+_EMBEDDING_COMPONENTS = 32
+
+
+def blocks_of(cache, levels, rows, codes):
+    """Cut cached samples into blocks of bounded memory.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    levels : iterable of int
+    rows : ndarray of int
+        Samples to visit, in this order.
+    codes : ndarray of int
+        Class of every cached sample.
+
+    Yields
+    ------
+    features : list of Tensor of shape (n, n_positions, n_features)
+        One for each of `levels`.
+    codes : Tensor of shape (n,), int64
+    """
+    levels = list(levels)
+    sample = sum(cache.read(level, slice(0, 1)).nbytes for level in levels)
+    step = max(1, _BLOCK_BYTES // sample)
+    for first in range(0, len(rows), step):
+        chosen = rows[first : first + step]
+        yield [cache.read(level, chosen) for level in levels], torch.from_numpy(codes[chosen])
+
+
+def level_blocks(cache, level, rows, codes):
+    """Return a callable that iterates over (x, codes) of one level, as `_closed_form` wants."""
+
+    def blocks():
+        for (x,), block_codes in blocks_of(cache, [level], rows, codes):
+            yield x, block_codes
+
+    return blocks
+
+
+def discover_classes(cache, rows, n_classes, random_state):
+    """Group samples into classes by k-means on image-level embeddings.
+
+    The embedding of a sample is the mean over positions of every level, standardised, reduced to
+    its leading principal components.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    rows : ndarray of int
+    n_classes : int
+    random_state : numpy.random.RandomState
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), int64
+        Numbered 0 .. n_classes - 1 in the order of their first sample.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer distinct samples than classes.
+    """
+    parts = []
+    for level in range(cache.n_levels):
+        means = np.concatenate(
+            [x.mean(1).numpy() for (x,), _ in blocks_of(cache, [level], rows, np.zeros(len(cache)))]
+        ).astype(np.float64)
+        spread = np.sqrt(means.var(0).mean())
+        parts.append((means - means.mean(0)) / (spread if spread > 0 else 1))
+    embedding = np.concatenate(parts, axis=1)
+    if len(np.unique(embedding, axis=0)) < n_classes:
+        raise ValueError(
+            f"n_classes={n_classes}, but X has only {len(np.unique(embedding, axis=0))} distinct "
+            "normal samples: give fewer classes or more samples."
+        )
+    n_kept = min(_EMBEDDING_COMPONENTS, *embedding.shape)
+    embedding = PCA(n_kept, random_state=random_state).fit_transform(embedding)
+    found = KMeans(n_classes, n_init=10, random_state=random_state).fit_predict(embedding)
+    _, first = np.unique(found, return_index=True)
+    rank = np.empty(n_classes, dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[found]
+
+
+def build_level(parameters, cache, level, map_shape, rows, codes, n_classes, generator):
+    """Create the untrained level: start, flow and mixture.
+
+    Parameters
+    ----------
+    parameters : dict
+        Of the estimator.
+    cache : FeatureCache
+    level : int
+    map_shape : tuple (height, width)
+    rows, codes : ndarray of int
+        Training samples; class of every cached sample.
+    n_classes : int
+    generator : torch.Generator
+
+    Returns
+    -------
+    LevelModel
+    """
+    n_features = cache.read(level, slice(0, 1)).shape[-1]
+    start = None
+    if parameters["start"] == "whitened":
+        start = whitened_start(
+            level_blocks(cache, level, rows, codes),
+            n_classes,
+            n_features,
+            parameters["whitening_shrinkage"],
+        )
+        # Vectors may be of any magnitude: their start keeps the float64 of the cache.
+        start = start.to(torch.float64 if cache.dtype == np.float64 else torch.float32)
+    return empty_level(parameters, n_features, map_shape, n_classes, generator, start)
+
+
+def empty_level(parameters, n_features, map_shape, n_classes, generator=None, start=None):
+    """Create a level from its shapes alone; without a start, the identity."""
+    generator = torch.Generator() if generator is None else generator
+    position_channels = parameters["position_channels"]
+    conditioned = position_channels and math.prod(map_shape) > 1
+    flow = ConditionalFlow(
+        n_features,
+        position_codes(*map_shape, position_channels) if conditioned else None,
+        n_blocks=parameters["n_blocks"],
+        hidden_ratio=parameters["hidden_ratio"],
+        clamp=parameters["clamp"],
+        identity_start=parameters["start"] == "whitened",
+        generator=generator,
+    )
+    mixture = HierarchicalMixture(
+        class_means(n_classes, n_features, parameters["class_separation"]),
+        parameters["n_components"],
+        offset_scale=parameters["center_scale"],
+        generator=generator,
+    )
+    start = identity_start(n_features).float() if start is None else start
+    return LevelModel(start, flow, mixture, map_shape)
+
+
+def training_plan(parameters, n_samples, is_images):
+    """Fill the "auto" numbers of the schedule by the kind and the number of the data."""
+    batch_size = parameters["batch_size"]
+    if batch_size == "auto":
+        batch_size = 16 if is_images else min(64, max(8, n_samples // 8))
+    n_passes = parameters["max_iter"]
+    if n_passes == "auto":
+        steps, most = (720, 60) if is_images else (800, 80)
+        n_passes = min(most, max(1, math.ceil(steps * batch_size / n_samples)))
+    learning_rate = parameters["learning_rate"]
+    if learning_rate == "auto":
+        learning_rate = 1e-3
+    shared = TrainingPlan.__dataclass_fields__.keys() - {"n_passes", "batch_size", "learning_rate"}
+    return TrainingPlan(
+        n_passes=n_passes,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        **{name: parameters[name] for name in shared},
+    )
+
+
+def train_levels(levels, cache, rows, codes, plan, generator, device, verbose):
+    """Train the levels on the cached features; they stay on `device`.
+
+    Returns
+    -------
+    list of dict
+        History, see `_training.train`.
+    """
+    starts = [level.start.to(device) for level in levels]
+    trained_codes = torch.from_numpy(codes[rows])
+    for level in levels:
+        level.flow.to(device)
+        level.mixture.to(device)
+    bar = tqdm(total=plan.n_passes, desc="training", unit="pass", disable=verbose < 1)
+
+    def read(level, batch, positions):
+        x = cache.read(level, rows[batch]).to(device, non_blocking=True)
+        if positions is not None:
+            x = x[:, positions]
+        return starts[level](x)[0].float()
+
+    def on_pass(_, record):
+        bar.set_postfix(loss=f"{record['loss']:.4g}")
+        bar.update()
+
+    with bar:
+        return train(levels, read, trained_codes, plan, generator, on_pass=on_pass)
+
+
+def fit_covariances(levels, cache, rows, codes):
+    """Replace unit covariances by each class's own, level by level."""
+    for index, level in enumerate(levels):
+        fit_class_covariances(level, level_blocks(cache, index, rows, codes))

@@ -1,0 +1,204 @@
+"""The hierarchical Gaussian mixture prior: classes, and centers inside each class."""
+
+import math
+
+import torch
+from torch import nn
+
+
+def class_means(n_classes, n_features, separation):
+    r"""Place the starting class means: a scaled identity, tiled along the features.
+
+    Mean k is :math:`s / \sqrt{2 r}` in the features congruent to k modulo K, zero elsewhere, with
+    r = floor(d / K) copies of the identity; features beyond r K stay zero. Any two means are then
+    `separation` apart. With fewer features than classes no such placement exists; the means are
+    then points of a fixed low-discrepancy draw (one feature: equal steps), scaled so that the
+    closest two are `separation` apart. A single class starts at the origin.
+
+    Parameters
+    ----------
+    n_classes : int
+        K.
+    n_features : int
+        d.
+    separation : float
+        Euclidean distance between any two means (between the closest two if d < K).
+
+    Returns
+    -------
+    Tensor of shape (n_classes, n_features), float32
+    """
+    if n_classes == 1:
+        return torch.zeros(1, n_features)
+    repeats = n_features // n_classes
+    if repeats:
+        means = torch.zeros(n_classes, n_features)
+        tiled = torch.eye(n_classes).repeat(1, repeats)
+        means[:, : tiled.shape[1]] = tiled * (separation / math.sqrt(2 * repeats))
+        return means
+    if n_features == 1:
+        steps = torch.arange(n_classes) - (n_classes - 1) / 2
+        return steps[:, None] * separation
+    # The Sobol points are distinct, so the smallest distance is positive.
+    points = torch.quasirandom.SobolEngine(n_features).draw(n_classes) - 0.5
+    return points * (separation / torch.pdist(points).min())
+
+
+def squared_distances(z, centers):
+    """Squared Euclidean distances by one matrix product.
+
+    Parameters
+    ----------
+    z : Tensor of shape (..., d)
+    centers : Tensor of shape (n, d)
+
+    Returns
+    -------
+    Tensor of shape (..., n)
+        Never negative.
+    """
+    cross = z @ centers.T
+    squares = z.square().sum(-1, keepdim=True) + centers.square().sum(-1)
+    return torch.add(squares, cross, alpha=-2).clamp_min(0)
+
+
+class HierarchicalMixture(nn.Module):
+    r"""Gaussians around class means and around centers inside each class.
+
+    Covariances are the identity, as published, until `set_covariances` gives every class its own
+    for the intra-class density.
+
+    Parameters
+    ----------
+    means : Tensor of shape (n_classes, n_features)
+        Where the class means :math:`\mu_k` start.
+    n_components : int
+        M, centers inside each class. Center 1 is the class mean; the others are offset from it by
+        a learned :math:`\delta_{k,m}`.
+    offset_scale : float, default=1.0
+        Standard deviation of each coordinate of the starting offsets.
+    generator : torch.Generator
+    """
+
+    def __init__(self, means, n_components, *, offset_scale=1.0, generator):
+        super().__init__()
+        n_classes, n_features = means.shape
+        self.n_components = n_components
+        self.means = nn.Parameter(means.clone())
+        self.class_logits = nn.Parameter(torch.zeros(n_classes))
+        self.offsets = nn.Parameter(
+            offset_scale * torch.randn(n_classes, n_components - 1, n_features, generator=generator)
+        )
+        self.center_logits = nn.Parameter(torch.zeros(n_classes, n_components))
+        self.register_buffer("shifts", None)
+        self.register_buffer("whiteners", None)
+
+    def centers(self):
+        r"""Centers :math:`c_{k,m}`; no gradient reaches the class means through them.
+
+        Returns
+        -------
+        Tensor of shape (n_classes, n_components, n_features)
+        """
+        means = self.means.detach()[:, None]
+        return torch.cat((means, means + self.offsets), dim=1)
+
+    def class_logits_of(self, z):
+        r"""Unnormalised log-probability of each class, :math:`-\|z - \mu_k\|^2 / 2`.
+
+        Parameters
+        ----------
+        z : Tensor of shape (..., n_features)
+
+        Returns
+        -------
+        Tensor of shape (..., n_classes)
+        """
+        return -0.5 * squared_distances(z, self.means)
+
+    def log_prior(self):
+        """Log-probability of each class, Tensor of shape (n_classes,)."""
+        return self.class_logits.log_softmax(0)
+
+    def set_covariances(self, shifts, whiteners):
+        """Fix the covariance of each class for `log_density_within`.
+
+        Parameters
+        ----------
+        shifts : Tensor of shape (n_classes, n_features)
+            Added to all centers of a class.
+        whiteners : Tensor of shape (n_classes, n_features, n_features)
+            Inverse square roots W of the covariances, acting on rows from the right.
+        """
+        self.shifts = shifts.to(self.means)
+        self.whiteners = whiteners.to(self.means)
+
+    def log_density_within(self, z):
+        r"""Intra-class log-density of every class, up to the constant :math:`-\frac{d}{2}\ln 2\pi`.
+
+        Parameters
+        ----------
+        z : Tensor of shape (..., n_features)
+
+        Returns
+        -------
+        Tensor of shape (..., n_classes)
+            logsumexp_m( log w_{k,m} - ||(z - c_{k,m}) W_k||^2 / 2 ) + log |det W_k|, where W_k is
+            the identity for unit covariances.
+        """
+        centers = self.centers()
+        log_weights = self.center_logits.log_softmax(1)
+        if self.whiteners is None:
+            distances = squared_distances(z, centers.flatten(0, 1)).unflatten(-1, centers.shape[:2])
+            return torch.logsumexp(log_weights - 0.5 * distances, dim=-1)
+        densities = []
+        for own, shift, whitener, weights in zip(
+            centers, self.shifts, self.whiteners, log_weights, strict=True
+        ):
+            # Subtract the class mean before the product: distances stay exact far from the origin.
+            origin = own[0] + shift
+            distances = squared_distances((z - origin) @ whitener, (own - own[0]) @ whitener)
+            log_det = torch.linalg.slogdet(whitener)[1]
+            densities.append(torch.logsumexp(weights - 0.5 * distances, dim=-1) + log_det)
+        return torch.stack(densities, dim=-1)
+
+    def expected_center(self, z, codes):
+        """Mean of the centers of each image's class, weighted by their posterior at each position.
+
+        Parameters and shapes as in `log_density_within_class`; unit covariances.
+
+        Returns
+        -------
+        Tensor of shape (n_images, n_positions, n_features)
+        """
+        centers = self.centers()[codes]
+        posterior = self._center_logits_of(z, centers, codes).softmax(-1)
+        return posterior @ centers
+
+    def log_density_within_class(self, z, codes):
+        """`log_density_within` of each image's own class only.
+
+        Parameters
+        ----------
+        z : Tensor of shape (n_images, n_positions, n_features)
+        codes : Tensor of shape (n_images,), int64
+            Class of each image.
+
+        Returns
+        -------
+        Tensor of shape (n_images, n_positions)
+        """
+        centers = self.centers()[codes]  # one gather an image, not a vector
+        return torch.logsumexp(self._center_logits_of(z, centers, codes), dim=-1)
+
+    def _center_logits_of(self, z, centers, codes):
+        """-||z - c_{y,m}||^2 / 2 + log w_{y,m} for centers of shape (n_images, M, n_features)."""
+        squares = z.square().sum(-1, keepdim=True) + centers.square().sum(-1)[:, None]
+        distances = (squares - 2 * z @ centers.transpose(1, 2)).clamp_min(0)
+        return self.center_logits.log_softmax(1)[codes][:, None] - 0.5 * distances
+
+
+def entropy(logits):
+    """Entropy, in nats, of softmax(logits) over the last axis."""
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)

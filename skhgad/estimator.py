@@ -1,0 +1,768 @@
+"""HGADDetector: one anomaly detector for many product classes, as a scikit-learn estimator."""
+
+import copy
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from tqdm import tqdm
+
+from . import _fitting
+from ._cache import FeatureCache, as_memory
+from ._calibration import class_scales, conformal_p_values, hold_out, threshold
+from ._features import FeatureExtractor, image_batches, vector_batches
+from ._parameters import check_parameters, image_size, resolve_device
+from ._persistence import load_state, save_state
+from ._scoring import ScoringModel, fit_normalizers, resize
+from ._validation import check_class_labels, check_X, check_y
+from .images import ImageSource
+
+_GRID_STRIDE = 4  # image pixels to one position of the map on which levels are summed
+_PUBLISHED = {
+    "backbone": "tf_efficientnet_b6",
+    "out_indices": (3,),
+    "image_size": 1024,
+    "image_scales": (1.0, 0.5, 0.25),
+    "pool_size": 1,
+    "start": "published",
+    "n_blocks": 12,
+    "hidden_ratio": 2.0,
+    "clamp": 1.9,
+    "position_channels": 256,
+    "n_components": 10,
+    "class_separation": 5.0,
+    "center_scale": 1.0,
+    "class_covariance": False,
+    "max_iter": 200,
+    "batch_size": 8,
+    "position_fraction": 1.0,
+    "learning_rate": 2e-4,
+    "center_lr_factor": 3.0,
+    "betas": (0.95, 0.99),
+    "weight_decay": 1e-4,
+    "warmup_fraction": 0.08,
+    "final_lr_fraction": 1e-3,
+    "first_stage_fraction": 0.08,
+    "lambda_inter": 1.0,
+    "lambda_mi": 100.0,
+    "lambda_entropy": 1.0,
+    "lambda_intra": 1.0,
+    "label_smoothing": 0.02,
+    "criterion": "likelihood_entropy",
+    "map_normalization": "exponential",
+    "class_calibration": False,
+    "blur_sigma": 4.0,
+    "validation_fraction": 0.0,
+}
+
+
+class HGADDetector(OutlierMixin, BaseEstimator):
+    """Hierarchical Gaussian mixture normalizing flow for unified anomaly detection.
+
+    One model learns what normal samples of many product classes look like and finds anomalies in
+    all of them. Features (a frozen backbone's maps of an image, or the vectors given) pass through
+    a normalizing flow into a latent space with one Gaussian component per class and several
+    centers inside each class. A sample is anomalous where the likelihood under its class is low
+    and where the class posterior is undecided.
+
+    Parameters
+    ----------
+    backbone : str or torch.nn.Module, default="tf_efficientnet_lite0"
+        A timm model name, or a module that maps images (n, 3, h, w) to a list of feature maps.
+        Not used for feature vectors.
+    weights : "auto", None or path, default="auto"
+        "auto": the weights embedded with skhgad for tf_efficientnet_lite0 (no network), timm's
+        hub weights for other models (network). None: random. Else a local checkpoint.
+    out_indices : tuple of int, default=(3, 4)
+        Stages of the backbone, as in timm's ``features_only``; the default has strides 16 and 32.
+    image_size : int or (height, width), default=256
+        Images are resized to this, antialiased.
+    image_scales : tuple of float, default=(1.0,)
+        The backbone sees each image at these multiples of `image_size`; every scale and stage is
+        one level with a flow of its own.
+    pool_size : int, default=3
+        Vectors are means over neighbourhoods of this many positions a side; odd.
+    value_range : (low, high), default=None
+        Pixel values meaning black and white, for images of more than 8 bits.
+    start : {"whitened", "published"}, default="whitened"
+        "whitened": features are whitened by the pooled within-class covariance and coupling
+        blocks start at the identity. "published": raw features, random blocks.
+    whitening_shrinkage : float in [0, 1] or "auto", default=0.1
+        Shrinkage of that covariance to the identity of equal mean variance; "auto" = Ledoit-Wolf.
+    n_blocks : int, default=6
+        Coupling blocks of each flow. 0 leaves the linear start alone.
+    hidden_ratio : float, default=2.0
+        Width of a block's hidden layer over the width of its input.
+    clamp : float, default=1.9
+        Largest log-scale of a coupling.
+    position_channels : int, default=32
+        Length of the position codes that condition the flow, a multiple of 4; 0 = none.
+    n_components : int, default=10
+        Centers inside each class, M.
+    class_separation : float, default=5.0
+        Distance between the class means in latent space at the start.
+    center_scale : float, default=1.0
+        Standard deviation of the starting offsets of the centers.
+    class_covariance : bool, default=True
+        Give every class the (Ledoit-Wolf) covariance of its latent vectors after training;
+        False = unit covariances, as published.
+    n_classes : int or "auto", default="auto"
+        "auto": the classes in y, one without y. An int, with y None or a single class: discover
+        that many classes by clustering.
+    max_iter : int or "auto", default="auto"
+        Passes over the training data.
+    batch_size : int or "auto", default="auto"
+        Samples in a training step.
+    position_fraction : float in (0, 1], default=0.25
+        Share of the positions of a map drawn for each step.
+    learning_rate : float or "auto", default="auto"
+        Peak learning rate of Adam for the flow.
+    center_lr_factor : float, default=3.0
+        Learning rate of the mixture over that of the flow.
+    betas : (float, float), default=(0.95, 0.99)
+    weight_decay : float, default=1e-4
+        On the flow only.
+    warmup_fraction, final_lr_fraction : float, default=0.08, 1e-3
+        Linear warm-up over this share of the steps, then cosine decay to this share of the peak.
+    first_stage_fraction : float, default=0.08
+        Share of the steps before the intra-class terms join.
+    lambda_inter, lambda_mi, lambda_entropy, lambda_intra : float, default=1, 100, 1, 1
+        Weights of the inter-class likelihood, the mutual information (maximised), the posterior
+        entropy, and the two intra-class terms.
+    label_smoothing : float in [0, 1), default=0.02
+    criterion : {"likelihood_entropy", "likelihood", "entropy"}, default="likelihood_entropy"
+        What makes the anomaly map.
+    map_normalization : {"standardized", "exponential"}, default="standardized"
+        How levels and terms are made comparable; "exponential" is the published one.
+    class_calibration : bool, default=True
+        Put the scores of all classes on one scale, measured on held-out normals, so that one
+        threshold serves all products.
+    blur_sigma : float, default=4.0
+        Gaussian blur of maps, in pixels of a map 256 pixels high.
+    validation_fraction : float in [0, 1), default=0.2
+        Share of each class's normals kept from training to calibrate scores, `offset_` and
+        p-values. Classes of fewer than 5 samples keep all for training and borrow the others'
+        calibration.
+    contamination : float in (0, 0.5] or "auto", default="auto"
+        A float puts `offset_` so that this share of the training normals is flagged. "auto": about
+        5 % of fresh normals of every class are flagged.
+    cache_budget : int or "auto", default="auto"
+        Bytes of features to hold in memory during fit, "auto" = half of the free memory; past it
+        they go to a temporary memory-mapped float16 file.
+    device : str or torch.device, default="auto"
+    memory : None, str, path or joblib.Memory, default=None
+        Where features of images are remembered, image by image, between fits and scorings.
+    n_jobs : int, default=None
+        Threads that decode images.
+    random_state : int, RandomState or None, default=None
+    verbose : int, default=0
+        >= 1 shows progress bars.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Product classes.
+    offset_ : float
+        ``decision_function = score_samples - offset_``.
+    n_features_in_ : int
+        Only after a fit on feature vectors.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Only after a fit on a DataFrame with string column names.
+    n_iter_ : int
+        Passes done.
+    history_ : list of dict
+        One a pass: loss, learning rate and every term, means over steps, summed over levels.
+        Terms not yet counted are nan.
+
+    See Also
+    --------
+    sklearn.ensemble.IsolationForest : Detector for feature vectors of one class.
+
+    References
+    ----------
+    .. [1] X. Yao, R. Li, Z. Qian, L. Wang, C. Zhang, "Hierarchical Gaussian Mixture Normalizing
+       Flow Modeling for Unified Anomaly Detection", ECCV 2024, arXiv:2403.13349.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skhgad import HGADDetector
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(0, 1, (100, 8)), rng.normal(6, 1, (100, 8))])
+    >>> y = ["bolt"] * 100 + ["nut"] * 100
+    >>> detector = HGADDetector(random_state=0).fit(X, y)
+    >>> detector.predict([[0.0] * 8, [6.0] * 8, [3.0] * 8]).tolist()
+    [1, 1, -1]
+    >>> detector.predict_class([[0.0] * 8, [6.0] * 8]).tolist()
+    ['bolt', 'nut']
+    """
+
+    def __init__(
+        self,
+        backbone="tf_efficientnet_lite0",
+        *,
+        weights="auto",
+        out_indices=(3, 4),
+        image_size=256,
+        image_scales=(1.0,),
+        pool_size=3,
+        value_range=None,
+        start="whitened",
+        whitening_shrinkage=0.1,
+        n_blocks=6,
+        hidden_ratio=2.0,
+        clamp=1.9,
+        position_channels=32,
+        n_components=10,
+        class_separation=5.0,
+        center_scale=1.0,
+        class_covariance=True,
+        n_classes="auto",
+        max_iter="auto",
+        batch_size="auto",
+        position_fraction=0.25,
+        learning_rate="auto",
+        center_lr_factor=3.0,
+        betas=(0.95, 0.99),
+        weight_decay=1e-4,
+        warmup_fraction=0.08,
+        final_lr_fraction=1e-3,
+        first_stage_fraction=0.08,
+        lambda_inter=1.0,
+        lambda_mi=100.0,
+        lambda_entropy=1.0,
+        lambda_intra=1.0,
+        label_smoothing=0.02,
+        criterion="likelihood_entropy",
+        map_normalization="standardized",
+        class_calibration=True,
+        blur_sigma=4.0,
+        validation_fraction=0.2,
+        contamination="auto",
+        cache_budget="auto",
+        device="auto",
+        memory=None,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.out_indices = out_indices
+        self.image_size = image_size
+        self.image_scales = image_scales
+        self.pool_size = pool_size
+        self.value_range = value_range
+        self.start = start
+        self.whitening_shrinkage = whitening_shrinkage
+        self.n_blocks = n_blocks
+        self.hidden_ratio = hidden_ratio
+        self.clamp = clamp
+        self.position_channels = position_channels
+        self.n_components = n_components
+        self.class_separation = class_separation
+        self.center_scale = center_scale
+        self.class_covariance = class_covariance
+        self.n_classes = n_classes
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.position_fraction = position_fraction
+        self.learning_rate = learning_rate
+        self.center_lr_factor = center_lr_factor
+        self.betas = betas
+        self.weight_decay = weight_decay
+        self.warmup_fraction = warmup_fraction
+        self.final_lr_fraction = final_lr_fraction
+        self.first_stage_fraction = first_stage_fraction
+        self.lambda_inter = lambda_inter
+        self.lambda_mi = lambda_mi
+        self.lambda_entropy = lambda_entropy
+        self.lambda_intra = lambda_intra
+        self.label_smoothing = label_smoothing
+        self.criterion = criterion
+        self.map_normalization = map_normalization
+        self.class_calibration = class_calibration
+        self.blur_sigma = blur_sigma
+        self.validation_fraction = validation_fraction
+        self.contamination = contamination
+        self.cache_budget = cache_budget
+        self.device = device
+        self.memory = memory
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @classmethod
+    def paper(cls, **overrides):
+        """Return the published configuration (ECCV 2024), unfitted.
+
+        Parameters
+        ----------
+        **overrides
+            Parameters to set differently.
+
+        Returns
+        -------
+        HGADDetector
+
+        Notes
+        -----
+        What stays ours: classes are inferred and every constant is frozen at fit on training
+        normals, where the authors' evaluation is told the class and takes maxima over test sets.
+        """
+        return cls(**{**_PUBLISHED, **overrides})
+
+    def fit(self, X, y=None):
+        """Learn the normal samples of all classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or images
+            Feature vectors; or an array (n, height, width[, channels]), or a list of paths, PIL
+            images or image arrays.
+        y : array-like of shape (n_samples,), default=None
+            Product class of each sample (str or int). -1 or "-1" marks a known anomaly, which is
+            left out. None = one class, unless `n_classes` asks for classes to be discovered.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            Naming the parameter, label, image or file that cannot be used.
+        FloatingPointError
+            If the loss is not finite.
+        """
+        before = self.__dict__.copy()
+        try:
+            self._fit(X, y)
+        except BaseException:  # also Ctrl-C: nothing half-fitted is left behind
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        return self
+
+    def fit_predict(self, X, y=None):
+        """Fit on X and y, then return `predict` of X: ndarray of shape (n_samples,), +1 or -1."""
+        return self.fit(X, y).predict(X)
+
+    def score_samples(self, X, *, class_labels=None):
+        """Normality of each sample: higher = more normal.
+
+        Parameters
+        ----------
+        X : array-like or images
+            Of the kind seen at fit.
+        class_labels : array-like of shape (n_samples,), str or int, default=None
+            Product class of each sample, where known; None = inferred by likelihood.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,), float64
+            Minus the maximum of the anomaly map. With `class_calibration`, in units of the mean
+            excess of held-out normals over their median, which scores 0, class by class.
+        """
+        _, scores, _, _ = self._score(X, class_labels)
+        return scores
+
+    def decision_function(self, X, *, class_labels=None):
+        """Return ``score_samples(X) - offset_``: negative = anomaly, ndarray (n_samples,)."""
+        return self.score_samples(X, class_labels=class_labels) - self.offset_
+
+    def predict(self, X, *, class_labels=None):
+        """Return -1 where `decision_function` is negative, else +1: ndarray (n_samples,), int."""
+        return np.where(self.decision_function(X, class_labels=class_labels) < 0, -1, 1)
+
+    def score(self, X, y=None):
+        """Mean of `score_samples` over the samples not labelled -1.
+
+        Parameters
+        ----------
+        X : array-like or images
+        y : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        float
+            For model selection without anomalies.
+        """
+        scores = self.score_samples(X)
+        if y is not None:
+            scores = scores[check_y(y, len(scores))[0] >= 0]
+        return float(scores.mean())
+
+    def predict_class(self, X):
+        """Return the inferred product class of each sample: ndarray (n_samples,) of `classes_`."""
+        codes, _, _, _ = self._score(X)
+        return self.classes_[codes]
+
+    def anomaly_maps(self, X, *, class_labels=None):
+        """Where each image is anomalous.
+
+        Parameters
+        ----------
+        X : images
+        class_labels : array-like of shape (n_samples,), str or int, default=None
+
+        Returns
+        -------
+        maps : ndarray of shape (n_samples, height, width), float32
+            Higher = more anomalous, in units of `score_samples`. Height and width are those of the
+            images, or `image_size` where these differ.
+
+        Raises
+        ------
+        ValueError
+            After a fit on feature vectors.
+        """
+        check_is_fitted(self)
+        if self._extractor is None:
+            raise ValueError("anomaly_maps needs images; this detector was fitted on vectors.")
+        _, _, grids, sizes = self._score(X, class_labels, keep_maps=True)
+        size = sizes[0] if len(set(sizes)) == 1 else image_size(self.image_size)
+        maps = np.empty((len(grids), *size), dtype=np.float32)
+        for row, grid in enumerate(grids):
+            maps[row] = resize(grid[None], size)[0].numpy()
+        return maps
+
+    def p_values(self, X, *, class_labels=None):
+        """Chance that a fresh normal sample of the same class scores as low.
+
+        Parameters
+        ----------
+        X : array-like or images
+        class_labels : array-like of shape (n_samples,), str or int, default=None
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), in (0, 1]
+            Class-conditional conformal p-values from the held-out normals of the class.
+        """
+        codes, scores, _, _ = self._score(X, class_labels)
+        return conformal_p_values(scores, codes, *self._calibration)
+
+    def save(self, folder):
+        """Write the fitted detector to a folder: safetensors and JSON, no pickle.
+
+        Parameters
+        ----------
+        folder : str or path
+            Created, or replaced if it holds a model; replaced only when the new one is complete.
+
+        Raises
+        ------
+        NotFittedError
+        ValueError
+            If the place is taken by something else.
+        OSError
+            If it cannot be written.
+        """
+        check_is_fitted(self)
+        tensors = {f"model.{name}": t for name, t in self._model.state_dict().items()}
+        if self._extractor is not None:
+            state = self._extractor.state_dict()
+            tensors.update({f"extractor.{name}": t for name, t in state.items()})
+        for name, values in zip(("scores", "codes"), self._calibration, strict=True):
+            tensors[f"calibration.{name}"] = torch.from_numpy(values)
+        fitted = {
+            "classes": self.classes_.tolist(),
+            "offset": self.offset_,
+            "n_iter": self.n_iter_,
+            "history": [
+                {name: value if value == value else None for name, value in record.items()}
+                for record in self.history_
+            ],
+            "levels": [[level.n_features, *level.map_shape] for level in self._model.levels],
+            "images": self._extractor is not None,
+            "n_features_in": getattr(self, "n_features_in_", None),
+            "feature_names_in": getattr(self, "feature_names_in_", np.empty(0)).tolist() or None,
+        }
+        save_state(folder, tensors, {"parameters": self._saved_parameters(), "fitted": fitted})
+
+    @classmethod
+    def load(cls, folder, *, backbone=None):
+        """Read a detector that `save` wrote.
+
+        Parameters
+        ----------
+        folder : str or path
+        backbone : torch.nn.Module, default=None
+            The module the detector was fitted with, if it was no timm model; its weights are
+            replaced by the saved ones.
+
+        Returns
+        -------
+        HGADDetector
+            Fitted, on the CPU until used.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            No model, unknown format, damaged or inconsistent content.
+        """
+        tensors, description = load_state(folder)
+        try:
+            return cls._restore(tensors, description, backbone)
+        except (KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+            raise ValueError(f"{str(folder)!r} holds an inconsistent model: {error}") from error
+
+    def __getstate__(self):
+        """Move tensors to the CPU, so that a model fitted on a GPU loads anywhere."""
+        state = super().__getstate__().copy()
+        for name in ("_model", "_extractor"):
+            module = state.get(name)
+            if module is not None and next(module.buffers()).device.type != "cpu":
+                state[name] = copy.deepcopy(module).cpu()
+        return state
+
+    def _fit(self, X, y):
+        parameters = self.get_params(deep=False)
+        check_parameters(parameters)
+        device, memory = resolve_device(self.device), as_memory(self.memory)
+        X = check_X(X, value_range=self.value_range, estimator=self, reset=True)
+        codes, classes = check_y(y, len(X))
+        random_state = check_random_state(self.random_state)
+        generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
+        normal = np.flatnonzero(codes >= 0)
+        is_images = isinstance(X, ImageSource)
+        if is_images:
+            extractor = FeatureExtractor(
+                self.backbone,
+                self.weights,
+                self.out_indices,
+                image_size(self.image_size),
+                self.image_scales,
+                self.pool_size,
+            )
+            level_shapes = extractor.levels
+        else:
+            extractor, level_shapes = None, [(X.shape[1], 1, 1)]
+        budget = None if self.cache_budget == "auto" else self.cache_budget
+        with FeatureCache(
+            len(normal),
+            [(height * width, n_features) for n_features, height, width in level_shapes],
+            np.float32 if is_images else np.float64,
+            budget,
+        ) as cache:
+            filled = 0
+            for features, _ in self._features(X, extractor, device, memory, normal):
+                cache.write(filled, features)
+                filled += len(features[0])
+            codes = codes[normal]
+            codes, classes = self._find_classes(cache, codes, classes, random_state)
+            n_classes = len(classes)
+            held_out = hold_out(codes, self.validation_fraction, random_state)
+            rows = np.flatnonzero(~held_out)
+            levels = [
+                _fitting.build_level(
+                    parameters, cache, index, shape[1:], rows, codes, n_classes, generator
+                )
+                for index, shape in enumerate(level_shapes)
+            ]
+            plan = _fitting.training_plan(parameters, len(rows), is_images)
+            history = _fitting.train_levels(
+                levels, cache, rows, codes, plan, generator, device, self.verbose
+            )
+            model = ScoringModel(
+                levels,
+                self._grid_size(extractor),
+                self.criterion,
+                self.map_normalization,
+                self.blur_sigma,
+            ).requires_grad_(False)
+            model = model.cpu().to(torch.float32 if is_images else torch.float64)
+            if self.class_covariance:
+                _fitting.fit_covariances(levels, cache, rows, codes)
+            model.to(device)
+            calibration = self._calibrate(model, cache, codes, held_out, device)
+            if self.contamination == "auto":
+                offset = threshold(calibration[0])
+            else:
+                scores = self._cached_scores(model, cache, np.arange(len(codes)), codes, device)
+                offset = float(np.percentile(scores, 100 * self.contamination))
+        self._model, self._extractor = model, extractor
+        self._calibration = calibration
+        self.classes_ = classes
+        self.offset_ = offset
+        self.history_ = history
+        self.n_iter_ = plan.n_passes
+
+    def _features(self, X, extractor, device, memory, rows=None):
+        """Iterate over (features, sizes) of X, batch by batch, with a progress bar."""
+        if extractor is None:
+            yield from vector_batches(X, rows)
+            return
+        total = len(X) if rows is None else len(rows)
+        batches = image_batches(
+            X, extractor.to(device), rows, device=device, memory=memory, n_jobs=self.n_jobs
+        )
+        with tqdm(total=total, desc="images", unit="image", disable=self.verbose < 1) as bar:
+            for features, sizes in batches:
+                yield features, sizes
+                bar.update(len(sizes))
+
+    def _find_classes(self, cache, codes, classes, random_state):
+        """Discover classes where `n_classes` asks for it; check that it fits y otherwise."""
+        if self.n_classes in ("auto", len(classes)):
+            return codes, classes
+        if len(classes) > 1:
+            raise ValueError(
+                f"n_classes={self.n_classes}, but y names {len(classes)} classes: "
+                f"{classes.tolist()[:10]}. Leave n_classes='auto', or y=None to discover classes."
+            )
+        rows = np.arange(len(codes))
+        codes = _fitting.discover_classes(cache, rows, self.n_classes, random_state)
+        return codes, np.arange(self.n_classes)
+
+    def _calibrate(self, model, cache, codes, held_out, device):
+        """Freeze the model's constants on held-out normals; return their scores and codes."""
+        rows = np.flatnonzero(held_out)
+        if not len(rows):
+            rows = np.arange(len(codes))
+
+        def blocks():
+            for features, own in _fitting.blocks_of(cache, range(cache.n_levels), rows, codes):
+                yield [level.to(device) for level in features], own.to(device)
+
+        fit_normalizers(model, blocks)
+        scores = self._cached_scores(model, cache, rows, codes, device)
+        if self.class_calibration:
+            location, scale = class_scales(-scores, codes[rows], len(model.score_location))
+            model.score_location.copy_(torch.from_numpy(location))
+            model.score_scale.copy_(torch.from_numpy(scale))
+            scores = self._cached_scores(model, cache, rows, codes, device)
+        return scores, codes[rows]
+
+    @staticmethod
+    @torch.no_grad()
+    def _cached_scores(model, cache, rows, codes, device):
+        """Scores of cached samples, class inferred, float64."""
+        scores = []
+        for features, _ in _fitting.blocks_of(cache, range(cache.n_levels), rows, codes):
+            maps, _ = model([level.to(device) for level in features])
+            scores.append(-maps.amax((1, 2)).double().cpu().numpy())
+        return np.concatenate(scores)
+
+    @torch.no_grad()
+    def _score(self, X, class_labels=None, *, keep_maps=False):
+        """Codes, scores, maps on the model's grid (if kept) and image sizes of X."""
+        check_is_fitted(self)
+        X = self._check_input(X)
+        given = None
+        if class_labels is not None:
+            given = torch.from_numpy(check_class_labels(class_labels, self.classes_, len(X)))
+        device, memory = resolve_device(self.device), as_memory(self.memory)
+        model = self._model.to(device)
+        all_codes, scores, grids, all_sizes = [], [], [], []
+        for features, sizes in self._features(X, self._extractor, device, memory):
+            codes = None
+            if given is not None:
+                codes = given[len(all_sizes) : len(all_sizes) + len(sizes)].to(device)
+            maps, codes = model(features, codes)
+            all_codes.append(codes.cpu().numpy())
+            scores.append(-maps.amax((1, 2)).double().cpu().numpy())
+            all_sizes += sizes
+            if keep_maps:
+                grids.append(maps.float().cpu())
+        grids = torch.cat(grids) if keep_maps else None
+        return np.concatenate(all_codes), np.concatenate(scores), grids, all_sizes
+
+    def _check_input(self, X):
+        """Validate X and its kind against fit."""
+        X = check_X(X, value_range=self.value_range, estimator=self, reset=False)
+        if isinstance(X, ImageSource) == (self._extractor is None):
+            seen, found = "feature vectors", "images"
+            if self._extractor is not None:
+                seen, found = found, seen
+            raise ValueError(f"X holds {found}, but this detector was fitted on {seen}.")
+        return X
+
+    def _saved_parameters(self):
+        """Parameters as JSON values."""
+        parameters = self.get_params(deep=False)
+        parameters["memory"] = None  # a place on this machine
+        for name in ("backbone", "random_state"):
+            if not isinstance(parameters[name], str | int | None):
+                parameters[name] = None  # a module or a generator: state, not a setting
+        for name in ("device", "weights"):
+            parameters[name] = None if parameters[name] is None else str(parameters[name])
+        return {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in parameters.items()
+        }
+
+    @classmethod
+    def _restore(cls, tensors, description, backbone):
+        parameters, fitted = description["parameters"], description["fitted"]
+        parameters = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in parameters.items()
+        }
+        if parameters["backbone"] is None:
+            if backbone is None:
+                raise ValueError(
+                    "the detector was fitted with a module as its backbone: pass "
+                    "load(folder, backbone=module)."
+                )
+            parameters["backbone"] = backbone
+        detector = cls(**parameters)
+        check_parameters(detector.get_params(deep=False))
+        parts = {"model": {}, "extractor": {}, "calibration": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        extractor = None
+        if fitted["images"]:
+            extractor = FeatureExtractor(
+                detector.backbone,
+                None,
+                detector.out_indices,
+                image_size(detector.image_size),
+                detector.image_scales,
+                detector.pool_size,
+            )
+            extractor.load_state_dict(parts["extractor"])
+        classes = np.array(fitted["classes"])
+        levels = [
+            _fitting.empty_level(parameters, n_features, tuple(shape), len(classes))
+            for n_features, *shape in fitted["levels"]
+        ]
+        model = ScoringModel(
+            levels,
+            detector._grid_size(extractor),
+            detector.criterion,
+            detector.map_normalization,
+            detector.blur_sigma,
+        ).requires_grad_(False)
+        if detector.class_covariance:
+            for level in levels:
+                means = level.mixture.means
+                level.mixture.set_covariances(
+                    torch.zeros_like(means), torch.eye(means.shape[1]).repeat(len(means), 1, 1)
+                )
+        model.to(torch.float32 if fitted["images"] else torch.float64)
+        model.load_state_dict(parts["model"])
+        detector._model, detector._extractor = model, extractor
+        detector._calibration = tuple(parts["calibration"][n].numpy() for n in ("scores", "codes"))
+        detector.classes_ = classes
+        detector.offset_ = float(fitted["offset"])
+        detector.n_iter_ = int(fitted["n_iter"])
+        detector.history_ = [
+            {name: float("nan") if value is None else value for name, value in record.items()}
+            for record in fitted["history"]
+        ]
+        if fitted["n_features_in"] is not None:
+            detector.n_features_in_ = int(fitted["n_features_in"])
+        if fitted["feature_names_in"] is not None:
+            detector.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
+        return detector
+
+    def _grid_size(self, extractor):
+        """Size of the map on which levels are summed; (1, 1) for vectors."""
+        if extractor is None:
+            return 1, 1
+        return tuple(max(1, side // _GRID_STRIDE) for side in extractor.spec["image_size"])

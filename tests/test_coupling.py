@@ -1,0 +1,261 @@
+"""The coupling block against FrEIA's, against autograd's Jacobian, and against its own inverse."""
+
+import numpy as np
+import pytest
+import torch
+from FrEIA.modules import AllInOneBlock
+from scipy import stats
+from torch import nn
+
+from skhgad._coupling import CouplingBlock, linear_parameters, random_orthogonal
+
+DIMENSIONS = [1, 2, 3, 6, 7]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def randomised(block, seed=1):
+    """Move every parameter off its start, so that no factor of the block is one or zero."""
+    generator = seeded(seed)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter += torch.randn(parameter.shape, generator=generator)
+    return block.double()
+
+
+def make_inputs(n_features, n_conditions, n_images=3, n_positions=5):
+    x = 2 * torch.randn(n_images, n_positions, n_features, generator=seeded(2)).double()
+    condition = torch.randn(n_positions, n_conditions, generator=seeded(3)).double()
+    return x, condition if n_conditions else None
+
+
+def freia_block(block):
+    """FrEIA's block with the weights of ours."""
+    n_features, n_conditions = len(block.offset), block.condition_weight.shape[1]
+
+    def subnet(n_in, n_out):
+        network = nn.Sequential(
+            nn.Linear(n_in, len(block.hidden_bias)),
+            nn.ReLU(),
+            nn.Linear(len(block.hidden_bias), n_out),
+        ).double()
+        with torch.no_grad():
+            network[0].weight.copy_(torch.cat((block.hidden_weight, block.condition_weight), 1))
+            network[0].bias.copy_(block.hidden_bias)
+            network[2].weight.copy_(block.output_weight)
+            network[2].bias.copy_(block.output_bias)
+        return network
+
+    theirs = AllInOneBlock(
+        [(n_features,)],
+        dims_c=[(n_conditions,)] if n_conditions else [],
+        subnet_constructor=subnet,
+        affine_clamping=1.9,
+        global_affine_type="SOFTPLUS",
+        permute_soft=True,
+    )
+    with torch.no_grad():
+        theirs.global_scale.data = block.raw_scale.detach()[None].clone()
+        theirs.global_offset.data = block.offset.detach()[None].clone()
+        theirs.w_perm.data = block.mix.clone()
+        theirs.w_perm_inv.data = block.mix.T.clone()
+    return theirs
+
+
+def freia_forward(blocks, x, condition):
+    """Run FrEIA's blocks in a row on all positions of all images, each with its condition."""
+    z = x.flatten(0, 1)
+    c = [] if condition is None else [condition.repeat(len(x), 1)]
+    log_det = torch.zeros(len(z), dtype=torch.float64)
+    for block in blocks:
+        (z,), own = block((z,), c=c)
+        log_det = log_det + own
+    return z.reshape(x.shape), log_det.reshape(x.shape[:-1])
+
+
+@pytest.mark.parametrize("n_conditions", [0, 4])
+@pytest.mark.parametrize("n_features", [2, 3, 6, 7, 16])
+@torch.no_grad()
+def test_same_as_freia(n_features, n_conditions):
+    block = randomised(CouplingBlock(n_features, n_conditions, generator=seeded()))
+    x, condition = make_inputs(n_features, n_conditions)
+    z, log_det = block(x, condition)
+    expected_z, expected_log_det = freia_forward([freia_block(block)], x, condition)
+    torch.testing.assert_close(z, expected_z, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(log_det, expected_log_det, rtol=1e-12, atol=1e-12)
+    # The agreement means something only where every part of the map is at work.
+    assert log_det.std() > 0.1
+    (back,), _ = freia_block(block)(
+        (z.flatten(0, 1),),
+        c=[] if condition is None else [condition.repeat(len(x), 1)],
+        rev=True,
+    )
+    torch.testing.assert_close(block.inverse(z, condition).flatten(0, 1), back)
+
+
+@pytest.mark.parametrize("n_conditions", [0, 8])
+@pytest.mark.parametrize("n_features", [5, 8])
+@torch.no_grad()
+def test_stack_same_as_freia(n_features, n_conditions):
+    generator = seeded(5)
+    blocks = [
+        randomised(CouplingBlock(n_features, n_conditions, generator=generator), seed)
+        for seed in range(5)
+    ]
+    x, condition = make_inputs(n_features, n_conditions)
+    expected_z, expected_log_det = freia_forward([freia_block(b) for b in blocks], x, condition)
+    z, log_det = x, 0
+    for block in blocks:
+        z, own = block(z, condition)
+        log_det = log_det + own
+    torch.testing.assert_close(z, expected_z, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(log_det, expected_log_det, rtol=1e-11, atol=1e-11)
+
+
+@torch.no_grad()
+def test_untrained_affine_map_is_freias():
+    """Both start with scale 1 and offset 0: the constant behind the raw scale is the same."""
+    block = CouplingBlock(6, generator=seeded())
+    theirs = AllInOneBlock(
+        [(6,)],
+        subnet_constructor=nn.Linear,
+        affine_clamping=1.9,
+        global_affine_type="SOFTPLUS",
+        permute_soft=True,
+    )
+    torch.testing.assert_close(block.raw_scale, theirs.global_scale.detach()[0])
+    torch.testing.assert_close(block.offset, theirs.global_offset.detach()[0])
+    scale = 0.1 * nn.functional.softplus(block.raw_scale.double(), beta=0.5)
+    torch.testing.assert_close(scale, torch.ones(6).double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("clamp", [0.5, 1.9])
+@pytest.mark.parametrize("n_conditions", [0, 4])
+@pytest.mark.parametrize("n_features", DIMENSIONS)
+def test_log_det_is_that_of_the_jacobian(n_features, n_conditions, clamp):
+    block = randomised(CouplingBlock(n_features, n_conditions, clamp=clamp, generator=seeded()))
+    x, condition = make_inputs(n_features, n_conditions, n_images=2, n_positions=3)
+    _, log_det = block(x, condition)
+    for image in range(2):
+        for position in range(3):
+            own = None if condition is None else condition[[position]]
+            jacobian = torch.autograd.functional.jacobian(
+                lambda v, own=own: block(v[None, None], own)[0][0, 0], x[image, position]
+            )
+            expected = torch.linalg.slogdet(jacobian)[1]
+            torch.testing.assert_close(log_det[image, position], expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("n_conditions", [0, 4])
+@pytest.mark.parametrize("n_features", DIMENSIONS)
+@torch.no_grad()
+def test_inverse_is_exact_both_ways(n_features, n_conditions):
+    block = randomised(CouplingBlock(n_features, n_conditions, generator=seeded()))
+    x, condition = make_inputs(n_features, n_conditions)
+    z, _ = block(x, condition)
+    assert (z - x).abs().max() > 0.1
+    torch.testing.assert_close(block.inverse(z, condition), x, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        block(block.inverse(x, condition), condition)[0], x, rtol=0, atol=1e-10
+    )
+
+
+@torch.no_grad()
+def test_log_scale_stays_within_the_clamp():
+    block = CouplingBlock(6, clamp=1.9, generator=seeded()).double()
+    block.output_weight *= 1e6  # saturates tanh
+    x, _ = make_inputs(6, 0, n_images=50)
+    _, log_det = block(x)
+    # 3 active channels of at most 1.9 each; the affine map adds nothing at its start
+    assert log_det.abs().max() <= 3 * 1.9 + 1e-5
+    assert log_det.abs().max() > 3 * 1.9 - 1e-5
+
+
+@pytest.mark.parametrize("n_features", DIMENSIONS)
+@torch.no_grad()
+def test_identity_start_is_a_rotation(n_features):
+    block = CouplingBlock(n_features, 4, identity_start=True, generator=seeded()).double()
+    x, condition = make_inputs(n_features, 4)
+    z, log_det = block(x, condition)
+    torch.testing.assert_close(log_det, torch.zeros_like(log_det), rtol=0, atol=1e-5)
+    torch.testing.assert_close(z, x @ block.mix.T, rtol=0, atol=1e-5)
+    norms = x.norm(dim=-1)
+    torch.testing.assert_close(z.norm(dim=-1), norms, rtol=1e-6, atol=0)
+
+
+@torch.no_grad()
+def test_published_start_is_no_rotation():
+    block = CouplingBlock(6, 4, generator=seeded()).double()
+    x, condition = make_inputs(6, 4)
+    assert block(x, condition)[1].abs().min() > 1e-4
+
+
+@pytest.mark.parametrize("n_features, n_conditions, ratio", [(7, 0, 2.0), (6, 4, 2.0), (6, 4, 0.5)])
+def test_hidden_width_is_a_multiple_of_the_input_width(n_features, n_conditions, ratio):
+    block = CouplingBlock(n_features, n_conditions, hidden_ratio=ratio, generator=seeded())
+    width = {(7, 0, 2.0): 8, (6, 4, 2.0): 14, (6, 4, 0.5): 4}[n_features, n_conditions, ratio]
+    assert block.hidden_bias.shape == (width,)
+    assert block.output_weight.shape == (2 * (n_features // 2), width)
+
+
+@torch.no_grad()
+def test_condition_of_a_position_acts_there_only():
+    block = randomised(CouplingBlock(5, 3, generator=seeded()))
+    x, condition = make_inputs(5, 3)
+    z, log_det = block(x, condition)
+    moved = condition.clone()
+    moved[1] += 1
+    moved_z, moved_log_det = block(x, moved)
+    changed = (z != moved_z).any(-1)
+    assert changed[:, 1].all() and not changed[:, [0, 2, 3, 4]].any()
+    assert torch.equal(log_det[:, 0], moved_log_det[:, 0])
+    assert (log_det[:, 1] != moved_log_det[:, 1]).all()
+
+
+def test_generator_decides_everything():
+    def tensors(seed):
+        return CouplingBlock(6, 4, generator=seeded(seed)).state_dict()
+
+    torch.manual_seed(0)
+    first = tensors(7)
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    again, other = tensors(7), tensors(8)
+    assert torch.equal(torch.random.get_rng_state(), state), "the global generator was used"
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    drawn = ["hidden_weight", "condition_weight", "hidden_bias", "output_weight", "output_bias"]
+    assert all(not torch.equal(first[name], other[name]) for name in [*drawn, "mix"])
+
+
+@pytest.mark.parametrize("n_features", DIMENSIONS)
+def test_random_orthogonal_is_orthogonal(n_features):
+    matrix = random_orthogonal(n_features, seeded())
+    identity = torch.eye(n_features, dtype=torch.float64)
+    torch.testing.assert_close(matrix.double() @ matrix.double().T, identity, rtol=0, atol=1e-13)
+
+
+def test_random_orthogonal_is_uniform():
+    """Under the Haar measure of O(2), the angle of the first column is uniform, both halves meet.
+
+    Without the sign of R's diagonal, LAPACK's QR leaves the first column in one half plane.
+    """
+    generator = seeded()
+    matrices = torch.stack([random_orthogonal(2, generator) for _ in range(500)]).double()
+    angles = torch.atan2(matrices[:, 1, 0], matrices[:, 0, 0]).numpy()
+    uniform = stats.uniform(-np.pi, 2 * np.pi)
+    assert stats.kstest(angles, uniform.cdf).pvalue > 1e-3
+    assert 200 < (torch.linalg.det(matrices) > 0).sum() < 300
+
+
+def test_linear_parameters_are_drawn_as_torch_does():
+    """Uniform on +-1/sqrt(n_in), as the default of `torch.nn.Linear`."""
+    weight, bias = linear_parameters(9, 2000, seeded())
+    theirs = nn.Linear(9, 2000)
+    bound = theirs.weight.abs().max().item()  # 18000 draws: within 0.1 % of the limit
+    assert weight.abs().max().item() == pytest.approx(bound, rel=1e-3)
+    assert bias.abs().max().item() == pytest.approx(bound, rel=1e-2)
+    for values in (weight, bias):
+        uniform = stats.uniform(-1 / 3, 2 / 3)
+        assert stats.kstest(values.detach().numpy().ravel(), uniform.cdf).pvalue > 1e-3
