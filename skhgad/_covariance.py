@@ -100,4 +100,5 @@ def whitening_matrix(covariance):
     Tensor of shape (n_features, n_features), float64
     """
     values, vectors = torch.linalg.eigh(covariance)
-    return vectors / values.clamp_min(1e-10 * values[-1]).sqrt()
+    # LAPACK's layout is column by column; a saved and loaded copy would round differently.
+    return (vectors / values.clamp_min(1e-10 * values[-1]).sqrt()).contiguous()

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,10 @@ def create_backbone(name, weights, out_indices, image_size, *, seed=0):
     # Building draws random weights from torch's global state: leave it as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        # timm warns of the classifier weights that a feature extractor leaves out.
+        log = logging.getLogger("timm.models._builder")
+        level = log.level
+        log.setLevel(logging.ERROR)
         try:
             return _create(name, options, image_size)
         except Exception as error:
@@ -144,6 +149,8 @@ def create_backbone(name, weights, out_indices, image_size, *, seed=0):
                 f"backbone={name!r} with out_indices={tuple(out_indices)} and weights={weights!r} "
                 f"cannot be built: {error}"
             ) from error
+        finally:
+            log.setLevel(level)
 
 
 def _create(name, options, image_size):
@@ -155,10 +162,46 @@ def _create(name, options, image_size):
         return timm.create_model(name, **options)
 
 
+def fuse_stages(maps):
+    """Describe each stage together with what finer stages show inside its positions.
+
+    Parameters
+    ----------
+    maps : list of Tensor of shape (n, channels, height, width)
+        From fine to coarse.
+
+    Returns
+    -------
+    list of Tensor
+        One for every stage but the first: mean and standard deviation of the channels of each
+        finer stage within each position, then the stage's own channels. A single stage is
+        returned as it is. Finer stages of the same size add their channels alone.
+    """
+    if len(maps) == 1:
+        return list(maps)
+    fused = []
+    for index, own in enumerate(maps[1:], start=1):
+        parts = []
+        for finer in maps[:index]:
+            size = own.shape[2:]
+            mean = F.adaptive_avg_pool2d(finer, size)
+            parts.append(mean)
+            if finer.shape[2:] != size:
+                variance = F.adaptive_avg_pool2d(finer.square(), size) - mean.square()
+                parts.append(variance.clamp_min(0).sqrt())
+        fused.append(torch.cat([*parts, own], dim=1))
+    return fused
+
+
+def signed_power(x, exponent):
+    """sign(x) |x|^exponent; below 1 it draws in the heavy tails of activations."""
+    return x if exponent == 1 else x.sign() * x.abs().pow(exponent)
+
+
 class FeatureExtractor(nn.Module):
     """A frozen backbone as a function from pixels to levels of feature vectors.
 
-    One level for each image scale and stage, in that order.
+    Levels are ordered by image scale, then stage.
 
     Parameters
     ----------
@@ -168,26 +211,34 @@ class FeatureExtractor(nn.Module):
     weights : str, path or None
         See `create_backbone`; ignored for a module.
     out_indices : tuple of int
-        Stages of the backbone; for a module, which of its maps.
+        Stages of the backbone, fine to coarse; for a module, which of its maps.
     image_size : tuple (height, width)
     image_scales : tuple of float
         The backbone sees the image at each of these multiples of `image_size`.
     pool_size : int, odd
         Each vector is the mean over a neighbourhood of this many positions a side.
+    fuse : bool
+        Whether `fuse_stages` combines the stages of a scale; else each stage is a level.
+    power : float
+        Exponent of `signed_power`, applied to the vectors.
 
     Attributes
     ----------
     levels : list of tuples (n_features, height, width)
     """
 
-    def __init__(self, backbone, weights, out_indices, image_size, image_scales, pool_size):
+    def __init__(
+        self, backbone, weights, out_indices, image_size, image_scales, pool_size, fuse, power
+    ):
         super().__init__()
         self.spec = {
             "backbone": backbone if isinstance(backbone, str) else None,
-            "out_indices": list(out_indices),
-            "image_size": list(image_size),
-            "image_scales": list(image_scales),
-            "pool_size": pool_size,
+            "out_indices": [int(index) for index in out_indices],
+            "image_size": [int(side) for side in image_size],
+            "image_scales": [float(scale) for scale in image_scales],
+            "pool_size": int(pool_size),
+            "fuse": bool(fuse),
+            "power": float(power),
         }
         if isinstance(backbone, str):
             self.backbone = create_backbone(backbone, weights, out_indices, image_size)
@@ -223,17 +274,18 @@ class FeatureExtractor(nn.Module):
 
     def _maps(self, pixels):
         pixels = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        maps = []
+        levels = []
         for scale in self.spec["image_scales"]:
             scaled = pixels
             if scale != 1:
                 size = [max(1, round(scale * side)) for side in pixels.shape[2:]]
                 scaled = F.interpolate(pixels, size, mode="bilinear", antialias=True)
-            maps += self._select(self.backbone(scaled))
+            maps = self._select(self.backbone(scaled))
+            levels += fuse_stages(maps) if self.spec["fuse"] else maps
         pool = self.spec["pool_size"]
         if pool > 1:
-            maps = [F.avg_pool2d(m, pool, 1, pool // 2, count_include_pad=False) for m in maps]
-        return maps
+            levels = [F.avg_pool2d(m, pool, 1, pool // 2, count_include_pad=False) for m in levels]
+        return [signed_power(m, self.spec["power"]) for m in levels]
 
     def _select(self, outputs):
         """Keep the wanted stages, channels first."""

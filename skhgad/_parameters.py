@@ -14,6 +14,7 @@ STARTS = ("whitened", "published")
 # name: (type, smallest, largest, which of the bounds belong to the range)
 _NUMBERS = {
     "pool_size": (Integral, 1, None, "left"),
+    "feature_power": (Real, 0, None, "neither"),
     "n_blocks": (Integral, 0, None, "left"),
     "hidden_ratio": (Real, 0, None, "neither"),
     "clamp": (Real, 0, None, "neither"),
@@ -78,7 +79,7 @@ def check_parameters(parameters):
     for name, choices in _CHOICES.items():
         if parameters[name] not in choices:
             raise ValueError(f"{name} must be one of {choices}, got {parameters[name]!r}.")
-    for name in ("class_covariance", "class_calibration"):
+    for name in ("class_covariance", "class_calibration", "fuse_stages"):
         if not isinstance(parameters[name], bool):
             raise TypeError(f"{name} must be True or False, got {parameters[name]!r}.")
     if parameters["pool_size"] % 2 == 0:

@@ -154,9 +154,12 @@ class ScoringModel(nn.Module):
         if self.normalization == "exponential":
             return len(own) - self.normality_maps(own, self.likelihood_location, codes)
         location, scale = self.likelihood_location, self.likelihood_scale
+        # Longer vectors carry more evidence, as in the sum of log-likelihoods.
+        widest = max(level.n_features for level in self.levels)
         return sum(
-            self._on_grid((location[i, codes, None] - value) / scale[i, codes, None], i)
-            for i, value in enumerate(own)
+            (level.n_features / widest)
+            * self._on_grid((location[i, codes, None] - value) / scale[i, codes, None], i)
+            for i, (level, value) in enumerate(zip(self.levels, own, strict=True))
         )
 
     def _entropy_map(self, entropies, codes):
@@ -234,4 +237,4 @@ def _per_class(model, codes, values, statistic):
 def _spread(values):
     """Standard deviation; 1 where nothing varies, so that division is defined."""
     spread = values.std(correction=0)
-    return torch.where(spread > 1e-12, spread, torch.ones_like(spread))
+    return torch.where(spread > 1e-6, spread, torch.ones_like(spread))

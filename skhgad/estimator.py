@@ -26,6 +26,8 @@ _PUBLISHED = {
     "image_size": 1024,
     "image_scales": (1.0, 0.5, 0.25),
     "pool_size": 1,
+    "fuse_stages": False,
+    "feature_power": 1.0,
     "start": "published",
     "n_blocks": 12,
     "hidden_ratio": 2.0,
@@ -75,15 +77,20 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     weights : "auto", None or path, default="auto"
         "auto": the weights embedded with skhgad for tf_efficientnet_lite0 (no network), timm's
         hub weights for other models (network). None: random. Else a local checkpoint.
-    out_indices : tuple of int, default=(3, 4)
-        Stages of the backbone, as in timm's ``features_only``; the default has strides 16 and 32.
+    out_indices : tuple of int, default=(2, 3, 4)
+        Stages of the backbone, fine to coarse, as in timm's ``features_only``; strides 8, 16, 32.
     image_size : int or (height, width), default=256
         Images are resized to this, antialiased.
     image_scales : tuple of float, default=(1.0,)
         The backbone sees each image at these multiples of `image_size`; every scale and stage is
         one level with a flow of its own.
-    pool_size : int, default=3
+    pool_size : int, default=1
         Vectors are means over neighbourhoods of this many positions a side; odd.
+    fuse_stages : bool, default=True
+        Describe each stage but the finest together with the mean and standard deviation of finer
+        stages inside each of its positions; these are the levels. False: each stage is a level.
+    feature_power : float, default=0.5
+        Image features x become sign(x) |x|^feature_power, which draws in heavy tails.
     value_range : (low, high), default=None
         Pixel values meaning black and white, for images of more than 8 bits.
     start : {"whitened", "published"}, default="whitened"
@@ -204,10 +211,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         backbone="tf_efficientnet_lite0",
         *,
         weights="auto",
-        out_indices=(3, 4),
+        out_indices=(2, 3, 4),
         image_size=256,
         image_scales=(1.0,),
-        pool_size=3,
+        pool_size=1,
+        fuse_stages=True,
+        feature_power=0.5,
         value_range=None,
         start="whitened",
         whitening_shrinkage=0.1,
@@ -254,6 +263,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.image_size = image_size
         self.image_scales = image_scales
         self.pool_size = pool_size
+        self.fuse_stages = fuse_stages
+        self.feature_power = feature_power
         self.value_range = value_range
         self.start = start
         self.whitening_shrinkage = whitening_shrinkage
@@ -537,6 +548,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
                 image_size(self.image_size),
                 self.image_scales,
                 self.pool_size,
+                self.fuse_stages,
+                self.feature_power,
             )
             level_shapes = extractor.levels
         else:
@@ -724,6 +737,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
                 image_size(detector.image_size),
                 detector.image_scales,
                 detector.pool_size,
+                detector.fuse_stages,
+                detector.feature_power,
             )
             extractor.load_state_dict(parts["extractor"])
         classes = np.array(fitted["classes"])
