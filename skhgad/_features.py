@@ -95,7 +95,9 @@ def read_checkpoint(path):
     for key in ("state_dict_ema", "state_dict", "model"):
         if isinstance(stored, dict) and isinstance(stored.get(key), dict):
             stored = stored[key]
-    if not isinstance(stored, dict) or not all(isinstance(t, torch.Tensor) for t in stored.values()):
+    if not isinstance(stored, dict) or not all(
+        isinstance(t, torch.Tensor) for t in stored.values()
+    ):
         raise ValueError(f"weights={str(path)!r} holds no state dict of tensors.")
     return {name.removeprefix("module."): tensor for name, tensor in stored.items()}
 

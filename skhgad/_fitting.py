@@ -119,7 +119,6 @@ def build_level(parameters, cache, level, map_shape, rows, codes, n_classes, gen
     LevelModel
     """
     n_features = cache.read(level, slice(0, 1)).shape[-1]
-    start = None
     if parameters["start"] == "whitened":
         start = whitened_start(
             level_blocks(cache, level, rows, codes),
@@ -127,8 +126,10 @@ def build_level(parameters, cache, level, map_shape, rows, codes, n_classes, gen
             n_features,
             parameters["whitening_shrinkage"],
         )
-        # Vectors may be of any magnitude: their start keeps the float64 of the cache.
-        start = start.to(torch.float64 if cache.dtype == np.float64 else torch.float32)
+    else:
+        start = identity_start(n_features)
+    # Vectors may be of any magnitude: their start keeps the float64 of the cache.
+    start = start.to(torch.float64 if cache.dtype == np.float64 else torch.float32)
     return empty_level(parameters, n_features, map_shape, n_classes, generator, start)
 
 
@@ -163,7 +164,7 @@ def training_plan(parameters, n_samples, is_images):
         batch_size = 16 if is_images else min(64, max(8, n_samples // 8))
     n_passes = parameters["max_iter"]
     if n_passes == "auto":
-        steps, most = (720, 60) if is_images else (800, 80)
+        steps, most = (240, 30) if is_images else (120, 8)
         n_passes = min(most, max(1, math.ceil(steps * batch_size / n_samples)))
     learning_rate = parameters["learning_rate"]
     if learning_rate == "auto":

@@ -33,6 +33,7 @@ _NUMBERS = {
     "lambda_entropy": (Real, 0, None, "left"),
     "lambda_intra": (Real, 0, None, "left"),
     "label_smoothing": (Real, 0, 1, "left"),
+    "entropy_weight": (Real, 0, None, "neither"),
     "blur_sigma": (Real, 0, None, "left"),
     "validation_fraction": (Real, 0, 1, "left"),
     "verbose": (Integral, 0, None, "left"),
@@ -49,7 +50,7 @@ _NUMBERS_OR_WORD = {
 }
 _CHOICES = {
     "start": STARTS,
-    "criterion": CRITERIA,
+    "criterion": ("auto", *CRITERIA),
     "map_normalization": NORMALIZATIONS,
 }
 

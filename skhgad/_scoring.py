@@ -9,7 +9,7 @@ from torch.nn import functional as F
 CRITERIA = ("likelihood_entropy", "likelihood", "entropy")
 NORMALIZATIONS = ("standardized", "exponential")
 # Entropy of the class posterior, in nats, below which differences are numerical noise.
-_ENTROPY_FLOOR = 1e-4
+_ENTROPY_FLOOR = 1e-2
 _BLUR_REFERENCE = 256
 
 
@@ -59,15 +59,18 @@ class ScoringModel(nn.Module):
         deviations from the mean over normal samples of the class, plus the log-entropy likewise.
     blur_sigma : float
         In pixels of a map 256 pixels high.
+    entropy_weight : float, default=1.0
+        Weight of the standardized log-entropy beside the likelihood.
     """
 
-    def __init__(self, levels, map_size, criterion, normalization, blur_sigma):
+    def __init__(self, levels, map_size, criterion, normalization, blur_sigma, entropy_weight=1.0):
         super().__init__()
         self.levels = nn.ModuleList(levels)
         self.map_size = tuple(map_size)
         self.criterion = criterion
         self.normalization = normalization
         self.blur_sigma = blur_sigma
+        self.entropy_weight = entropy_weight
         n_levels, n_classes = len(self.levels), self.n_classes
         self.register_buffer("likelihood_location", torch.zeros(n_levels, n_classes))
         self.register_buffer("likelihood_scale", torch.ones(n_levels, n_classes))
@@ -84,7 +87,7 @@ class ScoringModel(nn.Module):
         return self.levels[0].mixture.means.shape[0]
 
     def evidence(self, features):
-        """What the levels say, before any normalisation.
+        """Ask the levels, before any normalisation.
 
         Parameters
         ----------
@@ -142,7 +145,7 @@ class ScoringModel(nn.Module):
         return self._blur(sum(terms))
 
     def normality_maps(self, values, location, codes):
-        """Published normality, sum over levels of exp(value - maximum) on the grid, at most L."""
+        """Sum exp(value - maximum) over levels on the grid, the published normality, at most L."""
         return sum(
             self._on_grid((value - location[index, codes, None]).clamp_max(0).exp(), index)
             for index, value in enumerate(values)
@@ -168,7 +171,8 @@ class ScoringModel(nn.Module):
         if self.normalization == "exponential":
             return anomaly
         location = self.log_entropy_location[codes, None, None]
-        return (self.log_entropy(anomaly) - location) / self.log_entropy_scale[codes, None, None]
+        scale = self.log_entropy_scale[codes, None, None] / self.entropy_weight
+        return (self.log_entropy(anomaly) - location) / scale
 
     @staticmethod
     def log_entropy(anomaly):
@@ -235,6 +239,6 @@ def _per_class(model, codes, values, statistic):
 
 
 def _spread(values):
-    """Standard deviation; 1 where nothing varies, so that division is defined."""
+    """Return the standard deviation, or 1 where nothing varies, so that division is defined."""
     spread = values.std(correction=0)
     return torch.where(spread > 1e-6, spread, torch.ones_like(spread))

@@ -146,9 +146,7 @@ def train(levels, read, codes, plan, generator, *, on_pass=None):
         order = torch.randperm(len(codes), generator=generator)
         for rows in np.array_split(order.numpy(), batches):
             for group in optimizer.param_groups:
-                group["lr"] = (
-                    plan.learning_rate * group["factor"] * plan.lr_factor(step, n_steps)
-                )
+                group["lr"] = plan.learning_rate * group["factor"] * plan.lr_factor(step, n_steps)
             second_stage = plan.in_second_stage(step, n_steps)
             optimizer.zero_grad(set_to_none=True)
             for index, level in enumerate(levels):

@@ -135,12 +135,15 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Linear warm-up over this share of the steps, then cosine decay to this share of the peak.
     first_stage_fraction : float, default=0.08
         Share of the steps before the intra-class terms join.
-    lambda_inter, lambda_mi, lambda_entropy, lambda_intra : float, default=1, 100, 1, 1
+    lambda_inter, lambda_mi, lambda_entropy, lambda_intra : float, default=1, 10, 1, 1
         Weights of the inter-class likelihood, the mutual information (maximised), the posterior
         entropy, and the two intra-class terms.
     label_smoothing : float in [0, 1), default=0.02
-    criterion : {"likelihood_entropy", "likelihood", "entropy"}, default="likelihood_entropy"
-        What makes the anomaly map.
+    criterion : {"auto", "likelihood_entropy", "likelihood", "entropy"}, default="auto"
+        What makes the anomaly map; "auto": likelihood and entropy for images, likelihood alone
+        for feature vectors, whose class posterior is rarely in doubt.
+    entropy_weight : float, default=0.5
+        Weight of the entropy beside the likelihood in "standardized" maps.
     map_normalization : {"standardized", "exponential"}, default="standardized"
         How levels and terms are made comparable; "exponential" is the published one.
     class_calibration : bool, default=True
@@ -240,11 +243,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         final_lr_fraction=1e-3,
         first_stage_fraction=0.08,
         lambda_inter=1.0,
-        lambda_mi=100.0,
+        lambda_mi=10.0,
         lambda_entropy=1.0,
         lambda_intra=1.0,
         label_smoothing=0.02,
-        criterion="likelihood_entropy",
+        criterion="auto",
+        entropy_weight=0.5,
         map_normalization="standardized",
         class_calibration=True,
         blur_sigma=4.0,
@@ -293,6 +297,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.lambda_intra = lambda_intra
         self.label_smoothing = label_smoothing
         self.criterion = criterion
+        self.entropy_weight = entropy_weight
         self.map_normalization = map_normalization
         self.class_calibration = class_calibration
         self.blur_sigma = blur_sigma
@@ -362,7 +367,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         return self.fit(X, y).predict(X)
 
     def score_samples(self, X, *, class_labels=None):
-        """Normality of each sample: higher = more normal.
+        """Score the normality of each sample: higher = more normal.
 
         Parameters
         ----------
@@ -580,13 +585,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             history = _fitting.train_levels(
                 levels, cache, rows, codes, plan, generator, device, self.verbose
             )
-            model = ScoringModel(
-                levels,
-                self._grid_size(extractor),
-                self.criterion,
-                self.map_normalization,
-                self.blur_sigma,
-            ).requires_grad_(False)
+            model = self._scoring_model(levels, extractor)
             model = model.cpu().to(torch.float32 if is_images else torch.float64)
             if self.class_covariance:
                 _fitting.fit_covariances(levels, cache, rows, codes)
@@ -746,13 +745,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             _fitting.empty_level(parameters, n_features, tuple(shape), len(classes))
             for n_features, *shape in fitted["levels"]
         ]
-        model = ScoringModel(
-            levels,
-            detector._grid_size(extractor),
-            detector.criterion,
-            detector.map_normalization,
-            detector.blur_sigma,
-        ).requires_grad_(False)
+        model = detector._scoring_model(levels, extractor)
         if detector.class_covariance:
             for level in levels:
                 means = level.mixture.means
@@ -776,8 +769,18 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             detector.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
         return detector
 
-    def _grid_size(self, extractor):
-        """Size of the map on which levels are summed; (1, 1) for vectors."""
-        if extractor is None:
-            return 1, 1
-        return tuple(max(1, side // _GRID_STRIDE) for side in extractor.spec["image_size"])
+    def _scoring_model(self, levels, extractor):
+        """Assemble the levels; vectors are a map of one position."""
+        map_size, criterion = (1, 1), self.criterion
+        if extractor is not None:
+            map_size = [max(1, side // _GRID_STRIDE) for side in extractor.spec["image_size"]]
+        if criterion == "auto":
+            criterion = "likelihood" if extractor is None else "likelihood_entropy"
+        return ScoringModel(
+            levels,
+            map_size,
+            criterion,
+            self.map_normalization,
+            self.blur_sigma,
+            self.entropy_weight,
+        ).requires_grad_(False)

@@ -1,0 +1,1 @@
+"""Benchmarks: run from the repository's root, e.g. ``python -m benchmarks.accuracy``."""
