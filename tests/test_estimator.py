@@ -333,7 +333,7 @@ def test_paper_configuration_is_the_published_one(two_products):
 @pytest.mark.parametrize("normalization", ["standardized", "exponential"])
 def test_every_criterion_tells_anomalies_between_classes(two_products, criterion, normalization):
     X, labels = two_products
-    detector = fast(criterion=criterion, map_normalization=normalization, max_iter=10)
+    detector = fast(criterion=criterion, map_normalization=normalization, max_iter=60)
     detector.fit(X, labels)
     between = np.random.default_rng(5).normal(2.5, 0.3, (50, 6))
     truth = np.repeat([1, -1], [len(X), 50])
