@@ -1,6 +1,7 @@
 """HGADDetector: one anomaly detector for many product classes, as a scikit-learn estimator."""
 
 import copy
+import warnings
 
 import numpy as np
 import torch
@@ -574,6 +575,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             codes, classes = self._find_classes(cache, codes, classes, random_state)
             n_classes = len(classes)
             held_out = hold_out(codes, self.validation_fraction, random_state)
+            self._warn_uncalibrated(codes, classes, held_out)
             rows = np.flatnonzero(~held_out)
             levels = [
                 _fitting.build_level(
@@ -629,6 +631,19 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         rows = np.arange(len(codes))
         codes = _fitting.discover_classes(cache, rows, self.n_classes, random_state)
         return codes, np.arange(self.n_classes)
+
+    def _warn_uncalibrated(self, codes, classes, held_out):
+        """Tell which classes are too small to hold samples out."""
+        missing = np.setdiff1d(codes, codes[held_out])
+        if self.validation_fraction == 0 or not len(missing):
+            return
+        source = "the other classes' held-out normals" if held_out.any() else "training samples"
+        warnings.warn(
+            f"fewer than 5 normal samples of class {classes[missing].tolist()[:10]}: all were used "
+            f"for training, and scores, offset_ and p-values of these classes rest on {source}.",
+            UserWarning,
+            stacklevel=4,
+        )
 
     def _calibrate(self, model, cache, codes, held_out, device):
         """Freeze the model's constants on held-out normals; return their scores and codes."""

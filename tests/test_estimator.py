@@ -123,6 +123,15 @@ def test_p_values_of_fresh_normals_are_uniform(fitted):
     assert fitted.p_values([[50.0] * 6])[0] == pytest.approx(1 / 25)
 
 
+def test_classes_too_small_to_calibrate_are_named():
+    X = np.random.default_rng(7).normal(size=(44, 3))
+    with pytest.warns(UserWarning, match=r"class \['rare'\].*rest on the other classes"):
+        detector = fast().fit(X, ["common"] * 40 + ["rare"] * 4)
+    assert detector.p_values(X[40:], class_labels="rare").min() >= 1 / 9
+    with pytest.warns(UserWarning, match="rest on training samples"):
+        fast().fit(X[:4])
+
+
 def test_scores_do_not_depend_on_order_or_companions(fitted, two_products):
     X, _ = two_products
     scores = fitted.score_samples(X)
