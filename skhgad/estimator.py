@@ -13,6 +13,7 @@ from tqdm import tqdm
 from . import _fitting
 from ._cache import FeatureCache, as_memory
 from ._calibration import class_scales, conformal_p_values, hold_out, threshold
+from ._detector_state import pack, unpack
 from ._features import FeatureExtractor, image_batches, vector_batches
 from ._parameters import check_parameters, image_size, resolve_device
 from ._persistence import load_state, save_state
@@ -479,26 +480,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             If it cannot be written.
         """
         check_is_fitted(self)
-        tensors = {f"model.{name}": t for name, t in self._model.state_dict().items()}
-        if self._extractor is not None:
-            state = self._extractor.state_dict()
-            tensors.update({f"extractor.{name}": t for name, t in state.items()})
-        for name, values in zip(("scores", "codes"), self._calibration, strict=True):
-            tensors[f"calibration.{name}"] = torch.from_numpy(values)
-        fitted = {
-            "classes": self.classes_.tolist(),
-            "offset": self.offset_,
-            "n_iter": self.n_iter_,
-            "history": [
-                {name: value if value == value else None for name, value in record.items()}
-                for record in self.history_
-            ],
-            "levels": [[level.n_features, *level.map_shape] for level in self._model.levels],
-            "images": self._extractor is not None,
-            "n_features_in": getattr(self, "n_features_in_", None),
-            "feature_names_in": getattr(self, "feature_names_in_", np.empty(0)).tolist() or None,
-        }
-        save_state(folder, tensors, {"parameters": self._saved_parameters(), "fitted": fitted})
+        save_state(folder, *pack(self))
 
     @classmethod
     def load(cls, folder, *, backbone=None):
@@ -523,7 +505,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         tensors, description = load_state(folder)
         try:
-            return cls._restore(tensors, description, backbone)
+            return unpack(cls, tensors, description, backbone)
         except (KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
             raise ValueError(f"{str(folder)!r} holds an inconsistent model: {error}") from error
 
@@ -707,82 +689,6 @@ class HGADDetector(OutlierMixin, BaseEstimator):
                 seen, found = found, seen
             raise ValueError(f"X holds {found}, but this detector was fitted on {seen}.")
         return X
-
-    def _saved_parameters(self):
-        """Parameters as JSON values."""
-        parameters = self.get_params(deep=False)
-        parameters["memory"] = None  # a place on this machine
-        for name in ("backbone", "random_state"):
-            if not isinstance(parameters[name], str | int | None):
-                parameters[name] = None  # a module or a generator: state, not a setting
-        for name in ("device", "weights"):
-            parameters[name] = None if parameters[name] is None else str(parameters[name])
-        return {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in parameters.items()
-        }
-
-    @classmethod
-    def _restore(cls, tensors, description, backbone):
-        parameters, fitted = description["parameters"], description["fitted"]
-        parameters = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in parameters.items()
-        }
-        if parameters["backbone"] is None:
-            if backbone is None:
-                raise ValueError(
-                    "the detector was fitted with a module as its backbone: pass "
-                    "load(folder, backbone=module)."
-                )
-            parameters["backbone"] = backbone
-        detector = cls(**parameters)
-        check_parameters(detector.get_params(deep=False))
-        parts = {"model": {}, "extractor": {}, "calibration": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        extractor = None
-        if fitted["images"]:
-            extractor = FeatureExtractor(
-                detector.backbone,
-                None,
-                detector.out_indices,
-                image_size(detector.image_size),
-                detector.image_scales,
-                detector.pool_size,
-                detector.fuse_stages,
-                detector.feature_power,
-            )
-            extractor.load_state_dict(parts["extractor"])
-        classes = np.array(fitted["classes"])
-        levels = [
-            _fitting.empty_level(parameters, n_features, tuple(shape), len(classes))
-            for n_features, *shape in fitted["levels"]
-        ]
-        model = detector._scoring_model(levels, extractor)
-        if detector.class_covariance:
-            for level in levels:
-                means = level.mixture.means
-                level.mixture.set_covariances(
-                    torch.zeros_like(means), torch.eye(means.shape[1]).repeat(len(means), 1, 1)
-                )
-        model.to(torch.float32 if fitted["images"] else torch.float64)
-        model.load_state_dict(parts["model"])
-        detector._model, detector._extractor = model, extractor
-        detector._calibration = tuple(parts["calibration"][n].numpy() for n in ("scores", "codes"))
-        detector.classes_ = classes
-        detector.offset_ = float(fitted["offset"])
-        detector.n_iter_ = int(fitted["n_iter"])
-        detector.history_ = [
-            {name: float("nan") if value is None else value for name, value in record.items()}
-            for record in fitted["history"]
-        ]
-        if fitted["n_features_in"] is not None:
-            detector.n_features_in_ = int(fitted["n_features_in"])
-        if fitted["feature_names_in"] is not None:
-            detector.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
-        return detector
 
     def _scoring_model(self, levels, extractor):
         """Assemble the levels; vectors are a map of one position."""

@@ -384,3 +384,14 @@ def test_training_beats_chance_on_unseen_kinds():
     truth = np.repeat([1, -1], 100)
     scores = detector.score_samples(np.concatenate([X[300:], anomalies]))
     assert roc_auc_score(truth, scores) > 0.99
+
+
+def test_a_model_saved_on_a_gpu_loads_anywhere(fitted, tmp_path):
+    detector = (
+        clone(fitted).set_params(max_iter=0).fit(np.random.default_rng(8).normal(size=(20, 3)))
+    )
+    for device, expected in (("cuda:0", "auto"), ("cpu", "cpu"), ("auto", "auto")):
+        detector.set_params(device=device).save(tmp_path / "model")
+        loaded = HGADDetector.load(tmp_path / "model")
+        assert loaded.device == expected
+        assert np.isfinite(loaded.score_samples([[0.0] * 3])).all()

@@ -1,0 +1,142 @@
+"""A fitted detector as tensors and JSON values, and back."""
+
+import numpy as np
+import torch
+
+from . import _fitting
+from ._features import FeatureExtractor
+from ._parameters import check_parameters, image_size
+
+
+def pack(detector):
+    """Take a fitted detector apart.
+
+    Parameters
+    ----------
+    detector : HGADDetector
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+    description : dict
+        JSON-serialisable: parameters and fitted attributes.
+    """
+    tensors = {f"model.{name}": t for name, t in detector._model.state_dict().items()}
+    if detector._extractor is not None:
+        state = detector._extractor.state_dict()
+        tensors.update({f"extractor.{name}": t for name, t in state.items()})
+    for name, values in zip(("scores", "codes"), detector._calibration, strict=True):
+        tensors[f"calibration.{name}"] = torch.from_numpy(values)
+    fitted = {
+        "classes": detector.classes_.tolist(),
+        "offset": detector.offset_,
+        "n_iter": detector.n_iter_,
+        "history": [
+            {name: value if value == value else None for name, value in record.items()}
+            for record in detector.history_
+        ],
+        "levels": [[level.n_features, *level.map_shape] for level in detector._model.levels],
+        "images": detector._extractor is not None,
+        "n_features_in": getattr(detector, "n_features_in_", None),
+        "feature_names_in": getattr(detector, "feature_names_in_", np.empty(0)).tolist() or None,
+    }
+    return tensors, {"parameters": _saved_parameters(detector), "fitted": fitted}
+
+
+def unpack(cls, tensors, description, backbone):
+    """Rebuild a fitted detector.
+
+    Parameters
+    ----------
+    cls : type
+        The estimator class.
+    tensors, description : dict
+        From `pack`.
+    backbone : torch.nn.Module or None
+        For detectors whose backbone was a module.
+
+    Returns
+    -------
+    HGADDetector
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError, RuntimeError
+        If the parts do not fit each other.
+    """
+    parameters, fitted = description["parameters"], description["fitted"]
+    parameters = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in parameters.items()
+    }
+    if parameters["backbone"] is None:
+        if backbone is None:
+            raise ValueError(
+                "the detector was fitted with a module as its backbone: pass "
+                "load(folder, backbone=module)."
+            )
+        parameters["backbone"] = backbone
+    detector = cls(**parameters)
+    check_parameters(detector.get_params(deep=False))
+    parts = {"model": {}, "extractor": {}, "calibration": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    extractor = None
+    if fitted["images"]:
+        extractor = FeatureExtractor(
+            detector.backbone,
+            None,
+            detector.out_indices,
+            image_size(detector.image_size),
+            detector.image_scales,
+            detector.pool_size,
+            detector.fuse_stages,
+            detector.feature_power,
+        )
+        extractor.load_state_dict(parts["extractor"])
+    classes = np.array(fitted["classes"])
+    levels = [
+        _fitting.empty_level(parameters, n_features, tuple(shape), len(classes))
+        for n_features, *shape in fitted["levels"]
+    ]
+    model = detector._scoring_model(levels, extractor)
+    if detector.class_covariance:
+        for level in levels:
+            means = level.mixture.means
+            level.mixture.set_covariances(
+                torch.zeros_like(means), torch.eye(means.shape[1]).repeat(len(means), 1, 1)
+            )
+    model.to(torch.float32 if fitted["images"] else torch.float64)
+    model.load_state_dict(parts["model"])
+    detector._model, detector._extractor = model, extractor
+    detector._calibration = tuple(parts["calibration"][n].numpy() for n in ("scores", "codes"))
+    detector.classes_ = classes
+    detector.offset_ = float(fitted["offset"])
+    detector.n_iter_ = int(fitted["n_iter"])
+    detector.history_ = [
+        {name: float("nan") if value is None else value for name, value in record.items()}
+        for record in fitted["history"]
+    ]
+    if fitted["n_features_in"] is not None:
+        detector.n_features_in_ = int(fitted["n_features_in"])
+    if fitted["feature_names_in"] is not None:
+        detector.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
+    return detector
+
+
+def _saved_parameters(detector):
+    """Parameters as JSON values."""
+    parameters = detector.get_params(deep=False)
+    parameters["memory"] = None  # a place on this machine
+    for name in ("backbone", "random_state"):
+        if not isinstance(parameters[name], str | int | None):
+            parameters[name] = None  # a module or a generator: state, not a setting
+    if parameters["weights"] is not None:
+        parameters["weights"] = str(parameters["weights"])
+    # A GPU of this machine may be none of the next one's.
+    parameters["device"] = "cpu" if str(parameters["device"]) == "cpu" else "auto"
+    return {
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in parameters.items()
+    }
