@@ -92,7 +92,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Describe each stage but the finest together with the mean and standard deviation of finer
         stages inside each of its positions; these are the levels. False: each stage is a level.
     feature_power : float, default=0.5
-        Image features x become sign(x) |x|^feature_power, which draws in heavy tails.
+        Image features x become ``sign(x) * abs(x) ** feature_power``, which draws in heavy tails.
     value_range : (low, high), default=None
         Pixel values meaning black and white, for images of more than 8 bits.
     start : {"whitened", "published"}, default="whitened"
@@ -180,7 +180,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         ``decision_function = score_samples - offset_``.
     n_features_in_ : int
         Only after a fit on feature vectors.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Only after a fit on a DataFrame with string column names.
     n_iter_ : int
         Passes done.
