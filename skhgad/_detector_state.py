@@ -4,8 +4,7 @@ import numpy as np
 import torch
 
 from . import _fitting
-from ._features import FeatureExtractor
-from ._parameters import check_parameters, image_size
+from ._parameters import check_parameters
 
 
 def pack(detector):
@@ -84,16 +83,7 @@ def unpack(cls, tensors, description, backbone):
         parts[part][rest] = tensor
     extractor = None
     if fitted["images"]:
-        extractor = FeatureExtractor(
-            detector.backbone,
-            None,
-            detector.out_indices,
-            image_size(detector.image_size),
-            detector.image_scales,
-            detector.pool_size,
-            detector.fuse_stages,
-            detector.feature_power,
-        )
+        extractor = detector._feature_extractor(weights=None)
         extractor.load_state_dict(parts["extractor"])
     classes = np.array(fitted["classes"])
     levels = [

@@ -529,16 +529,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         normal = np.flatnonzero(codes >= 0)
         is_images = isinstance(X, ImageSource)
         if is_images:
-            extractor = FeatureExtractor(
-                self.backbone,
-                self.weights,
-                self.out_indices,
-                image_size(self.image_size),
-                self.image_scales,
-                self.pool_size,
-                self.fuse_stages,
-                self.feature_power,
-            )
+            extractor = self._feature_extractor(self.weights)
             level_shapes = extractor.levels
         else:
             extractor, level_shapes = None, [(X.shape[1], 1, 1)]
@@ -586,6 +577,19 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.offset_ = offset
         self.history_ = history
         self.n_iter_ = plan.n_passes
+
+    def _feature_extractor(self, weights):
+        """Build the backbone as the parameters ask, with `weights`."""
+        return FeatureExtractor(
+            self.backbone,
+            weights,
+            self.out_indices,
+            image_size(self.image_size),
+            self.image_scales,
+            self.pool_size,
+            self.fuse_stages,
+            self.feature_power,
+        )
 
     def _features(self, X, extractor, device, memory, rows=None):
         """Iterate over (features, sizes) of X, batch by batch, with a progress bar."""
