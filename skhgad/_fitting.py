@@ -178,8 +178,10 @@ def training_plan(parameters, n_samples, is_images):
     )
 
 
-def train_levels(levels, cache, rows, codes, plan, generator, device, verbose):
+def train_levels(levels, cache, rows, codes, plan, generator, device, verbose, *, on_pass=None):
     """Train the levels on the cached features; they stay on `device`.
+
+    `on_pass` is called as on_pass(pass_number, levels) after each pass, if given.
 
     Returns
     -------
@@ -199,12 +201,14 @@ def train_levels(levels, cache, rows, codes, plan, generator, device, verbose):
             x = x[:, positions]
         return starts[level](x)[0].float()
 
-    def on_pass(_, record):
+    def after_pass(number, record):
         bar.set_postfix(loss=f"{record['loss']:.4g}")
         bar.update()
+        if on_pass is not None:
+            on_pass(number, levels)
 
     with bar:
-        return train(levels, read, trained_codes, plan, generator, on_pass=on_pass)
+        return train(levels, read, trained_codes, plan, generator, on_pass=after_pass)
 
 
 def fit_covariances(levels, cache, rows, codes):

@@ -558,8 +558,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             ]
             plan = _fitting.training_plan(parameters, len(rows), is_images)
             history = _fitting.train_levels(
-                levels, cache, rows, codes, plan, generator, device, self.verbose
-            )
+                levels, cache, rows, codes, plan, generator, device, self.verbose,
+                on_pass=self._on_pass,
+            )  # fmt: skip
             model = self._scoring_model(levels, extractor)
             model = model.cpu().to(torch.float32 if is_images else torch.float64)
             if self.class_covariance:
@@ -577,6 +578,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.offset_ = offset
         self.history_ = history
         self.n_iter_ = plan.n_passes
+
+    def _on_pass(self, number, levels):
+        """Nothing; a subclass that wants to look at the levels after each pass overrides it."""
 
     def _feature_extractor(self, weights):
         """Build the backbone as the parameters ask, with `weights`."""
