@@ -76,7 +76,7 @@ class Part:
 
     def limited(self, n):
         """Return the part with at most `n` samples of each class and kind, the first ones."""
-        kinds = np.array([f"{y} {label}" for y, label in zip(self.y, self.class_test)])
+        kinds = np.array([f"{y} {label}" for y, label in zip(self.y, self.class_test, strict=True)])
         return self.taking(_first_of_each(self.class_train, n), _first_of_each(kinds, n))
 
 
@@ -152,8 +152,11 @@ def load_table(path):
             raise ValueError(f"{path} lacks the arrays {absent}; it has {sorted(table)}.")
         X, labels, split, y = (table[name] for name in _TABLE_ARRAYS)
     if X.ndim != 2 or {labels.shape, split.shape, y.shape} != {(len(X),)}:
-        shapes = {name: a.shape for name, a in zip(_TABLE_ARRAYS, (X, labels, split, y))}
-        raise ValueError(f"{path}: X must be (n, n_features), the others (n,), got {shapes}.")
+        shapes = [array.shape for array in (X, labels, split, y)]
+        raise ValueError(
+            f"{path}: X must have shape (n, n_features), {', '.join(_TABLE_ARRAYS[1:])} (n,); got "
+            f"{shapes}."
+        )
     for name, values, known in (("split", split, ["train", "test"]), ("y", y, [0, 1])):
         other = np.setdiff1d(values, known)
         if len(other):

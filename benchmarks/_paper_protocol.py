@@ -66,7 +66,8 @@ class PaperProtocolDetector(HGADDetector):
         fit_normalizers(model, blocks)  # maxima of each class: over the test set, here
         maps = torch.cat([model(own_levels, own)[0].float().cpu() for own_levels, own in blocks()])
         scores = -maps.amax((1, 2)).double().numpy()
-        auroc = image_metrics(y, scores, codes.numpy()).mean.auroc
+        per_class = image_metrics(y, scores, codes.numpy()).per_class.values()
+        auroc = float(np.nanmean([figures.auroc for figures in per_class]))
         if self.best_ is None or auroc > self.best_["auroc"]:
             self.best_ = {"n_pass": number, "auroc": auroc, "scores": scores, "maps": maps}
         self.watch_seconds_ += time.perf_counter() - start
