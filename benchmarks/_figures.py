@@ -92,29 +92,26 @@ def render(part_name, protocol, rows, notes=()):
     -------
     str
     """
-    columns = [c for c in COLUMNS if any(_known(runs, c[1]) for runs in rows.values())]
-    lines = [
-        f"### {part_name}, {protocol} protocol",
-        "",
-        *_markdown(
-            ["method", *(heading for heading, _, _ in columns)],
-            [
-                [name, *(cell(values(runs, path), digits) for _, path, digits in columns)]
-                for name, runs in rows.items()
-            ],
-        ),
-        "",
-        *notes,
-        "",
-    ]
+    lines = [f"### {part_name}, {protocol} protocol", "", *summary("method", rows), ""]
+    lines += [*notes, ""]
     classes = sorted({label for runs in rows.values() for label in runs[0]["image"]["per_class"]})
-    lines += ["Image AUROC of each class:", ""]
+    lines += ["AUROC of each class (of images or vectors, not pixels):", ""]
     table = []
     for label in classes:
         path = ("image", "per_class", label, "auroc")
         table.append([label, *(cell(values(runs, path), 3) for runs in rows.values())])
     lines += _markdown(["class", *rows], table)
     return "\n".join([*lines, ""])
+
+
+def summary(heading, rows):
+    """Lines of a Markdown table: the figures of `COLUMNS` for each of `rows`, see `render`."""
+    columns = [c for c in COLUMNS if any(_known(runs, c[1]) for runs in rows.values())]
+    cells = [
+        [name, *(cell(values(runs, path), digits) for _, path, digits in columns)]
+        for name, runs in rows.items()
+    ]
+    return _markdown([heading, *(column for column, _, _ in columns)], cells)
 
 
 def values(runs, path):

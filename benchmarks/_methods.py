@@ -49,7 +49,7 @@ class Bench:
     ----------
     part : Part
     train, test : Features
-        Of the part's samples.
+        Of the part's samples; what fits HGADDetector alone needs none.
     parameters : dict
         Of HGADDetector; `memory` among them, no `random_state`.
     methods : sequence of str
@@ -62,8 +62,8 @@ class Bench:
     """
 
     part: Part
-    train: Features
-    test: Features
+    train: Features | None
+    test: Features | None
     parameters: dict
     methods: tuple = ("hgad",)
     protocols: tuple = ("honest",)
@@ -73,6 +73,15 @@ class Bench:
     def record(self, seed, scores, maps, **more):
         """Measure scores and maps of all test samples, see `record_run`."""
         return record_run(self.part, seed, scores, maps, pixel_size=self.pixel_size, **more)
+
+    def fit_and_score(self, seed, *, labels=True, **changes):
+        """Fit HGADDetector, with class labels or without, and measure it by the honest protocol.
+
+        `changes` are parameters that differ from the bench's.
+        """
+        detector = HGADDetector(**{**self.parameters, **changes}, random_state=seed)
+        y = self.part.class_train if labels else None
+        return self.score(detector, seed, _fit(detector, self.part.X_train, y))
 
     def score(self, detector, seed, fit_seconds, class_labels=None):
         """Score the test samples with a fitted detector and measure that."""
@@ -108,7 +117,10 @@ def runs_of(key, bench, seeds):
         if key == "hgad":
             yield from _run_hgad(bench, seed)
         elif key == "hgad-unlabelled":
-            yield from _run_unlabelled(bench, seed)
+            if "honest" in bench.protocols:
+                n_classes = len(bench.part.classes)
+                record = bench.fit_and_score(seed, labels=False, n_classes=n_classes)
+                yield "honest", TITLES[key], record
         else:
             for form in FORMS if "honest" in bench.protocols else FORMS[1:]:
                 record = _run_peer(bench, key, form, seed)
@@ -158,14 +170,6 @@ def _run_hgad(bench, seed):
     if "hgad-given" in bench.methods:
         record = bench.score(detector, seed, fit_seconds, bench.part.class_test)
         yield "honest", TITLES["hgad-given"], record
-
-
-def _run_unlabelled(bench, seed):
-    """Fit HGAD without labels; it is told the number of classes alone."""
-    parameters = {**bench.parameters, "n_classes": len(bench.part.classes)}
-    detector = HGADDetector(**parameters, random_state=seed)
-    fit_seconds = _fit(detector, bench.part.X_train)
-    yield "honest", TITLES["hgad-unlabelled"], bench.score(detector, seed, fit_seconds)
 
 
 def _run_peer(bench, key, form, seed):

@@ -167,8 +167,8 @@ class PaDiM:
 class Mahalanobis:
     """A Ledoit-Wolf Gaussian of the vectors of each level, all positions together.
 
-    The distances of a level are standardised by their mean and deviation over the training maps,
-    so that levels can be summed.
+    The squared distances of a level are standardised by their mean and deviation over the training
+    maps, so that levels can be summed.
     """
 
     def fit(self, features, rows, seed):
@@ -213,9 +213,9 @@ class Mahalanobis:
         return torch.cat(maps)
 
     def distances(self, levels):
-        """Mahalanobis distances of every level, Tensors (n, positions)."""
+        """Squared Mahalanobis distances of every level, Tensors (n, positions)."""
         return [
-            ((x - mean.to(x.dtype)) @ whitener.to(x.dtype)).square().sum(2).sqrt()
+            ((x - mean.to(x.dtype)) @ whitener.to(x.dtype)).square().sum(2)
             for x, mean, whitener in zip(levels, self.means, self.whiteners, strict=True)
         ]
 
