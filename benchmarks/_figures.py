@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from sklearn.utils import Bunch
 
-from skhgad._commands import _without_nan, masked_classes
+from skhgad._commands import masked_classes
 from skhgad._output import whole_file
 from skhgad._parameters import image_size
 from skhgad._scoring import resize
@@ -135,7 +135,7 @@ def cell(numbers, digits):
 def write_json(path, content):
     """Write JSON whole or not at all; nan becomes null."""
     with whole_file(path) as part:
-        part.write_text(json.dumps(_without_nan(content), indent=1) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(_plain(content), indent=1) + "\n", encoding="utf-8")
 
 
 def _known(runs, path):
@@ -147,8 +147,10 @@ def _markdown(header, rows):
     return lines + [f"| {' | '.join(map(str, row))} |" for row in rows]
 
 
-def _plain(figures):
-    """Turn the Bunch of the metrics into nested dicts with str keys."""
-    if isinstance(figures, dict):
-        return {str(key): _plain(value) for key, value in figures.items()}
-    return figures
+def _plain(value):
+    """Turn Bunches into dicts with str keys, and nan, which JSON does not know, into None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

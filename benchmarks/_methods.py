@@ -15,7 +15,7 @@ from ._paper_protocol import PaperProtocolDetector
 from .peers import NearestNeighbours, make_peer, scores_and_maps
 
 TITLES = {
-    "hgad": "HGAD",
+    "hgad": "HGAD, class inferred",
     "hgad-given": "HGAD, class given",
     "hgad-unlabelled": "HGAD, no labels",
     "nn": "PatchCore",
@@ -162,7 +162,7 @@ def _run_hgad(bench, seed):
             best_pass=best["n_pass"],
             n_passes=detector.n_iter_,
         )
-        yield "paper", TITLES["hgad"], record
+        yield "paper", TITLES["hgad-given"], record
     if "honest" not in bench.protocols:
         return
     if "hgad" in bench.methods:

@@ -5,6 +5,7 @@ import platform
 import shlex
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from importlib.metadata import version
 
@@ -19,6 +20,7 @@ from skhgad._output import check_file_place
 from skhgad._parameters import check_parameters, resolve_device
 
 from ._data import LOADERS, load_parts
+from ._figures import cell, values
 
 _RESERVED = ("memory", "random_state")
 
@@ -138,9 +140,7 @@ def describe_run(parameters):
     device = resolve_device(parameters["device"])
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
-        "command": shlex.join(["python", "-m", *sys.orig_argv[sys.orig_argv.index("-m") + 1 :]])
-        if "-m" in sys.orig_argv
-        else shlex.join(sys.argv),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "versions": {
             "python": platform.python_version(),
             "skhgad": skhgad.__version__,
@@ -151,6 +151,21 @@ def describe_run(parameters):
         "device": f"{device.type} ({name}), {torch.get_num_threads()} threads",
         "parameters": {name: _plain(value) for name, value in parameters.items()},
     }
+
+
+def say(text):
+    """Print progress to stderr, with the time."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def say_run(label, record):
+    """Print the main figures of a finished run."""
+    mean = cell(values([record], ("image", "mean", "auroc")), 3)
+    pooled = cell(values([record], ("image", "pooled", "auroc")), 3)
+    say(
+        f"{label}, seed {record['seed']}: mean AUROC {mean}, pooled {pooled}, fit "
+        f"{record['fit_seconds']:.0f} s"
+    )
 
 
 def _plain(value):

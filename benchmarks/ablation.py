@@ -7,8 +7,6 @@ With --json, finished runs are kept after every run and not repeated by the next
 
 import argparse
 import json
-import sys
-import time
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +25,7 @@ from ._options import (
     memory_folder,
     read_parameters,
     read_parts,
+    say_run,
 )
 
 _CENTERS = (1, 2, 5, 10, 20)
@@ -182,7 +181,7 @@ def run_part(part, rows, parameters, seeds, pixel_size, ledger, memory):
                     _extract_all(bench)
                     extracted = True
                 record = bench.fit_and_score(seed, labels=row.labels, **row.changes)
-                _say(part, row, record)
+                say_run(f"{part.name}, {row.title}", record)
             ledger.add(part.name, row.title, configuration, record)
             finished[row.title].append(record)
     return finished
@@ -233,17 +232,6 @@ def main(arguments=None):
     if args.markdown is not None:
         with whole_file(args.markdown) as file:
             file.write_text("\n".join(tables), encoding="utf-8")
-
-
-def _say(part, row, record):
-    auroc = record["image"]
-    print(
-        f"[{time.strftime('%H:%M:%S')}] {part.name}, {row.title}, seed {record['seed']}: mean "
-        f"AUROC {auroc['mean']['auroc']:.3f}, pooled {auroc['pooled']['auroc']:.3f}, fit "
-        f"{record['fit_seconds']:.0f} s",
-        file=sys.stderr,
-        flush=True,
-    )
 
 
 if __name__ == "__main__":

@@ -7,8 +7,6 @@ reproduces which published table.
 """
 
 import argparse
-import sys
-import time
 
 from skhgad import HGADDetector
 from skhgad._output import whole_file
@@ -24,6 +22,8 @@ from ._options import (
     memory_folder,
     read_parameters,
     read_parts,
+    say,
+    say_run,
 )
 
 PROTOCOLS = {"honest": ("honest",), "paper": ("paper",), "both": ("honest", "paper")}
@@ -118,7 +118,7 @@ def run_part(part, args, parameters, progress=None):
             "protocols": {protocol: {} for protocol in PROTOCOLS[args.protocol]},
         }
         seconds = results["backbone_seconds"]
-        _say(f"{part.name}: features of {len(train)} + {len(test)} samples in {seconds:.0f} s")
+        say(f"{part.name}: features of {len(train)} + {len(test)} samples in {seconds:.0f} s")
         bench = Bench(
             part,
             train,
@@ -135,7 +135,7 @@ def run_part(part, args, parameters, progress=None):
         for key in keys:
             for protocol, title, record in runs_of(key, bench, args.seeds):
                 results["protocols"][protocol].setdefault(title, []).append(record)
-                _say_run(part.name, protocol, title, record)
+                say_run(f"{part.name}, {protocol}, {title}", record)
                 if progress is not None:
                     progress(results)
     return results
@@ -176,19 +176,6 @@ def main(arguments=None):
     if args.markdown is not None:
         with whole_file(args.markdown) as file:
             file.write_text("\n".join(tables), encoding="utf-8")
-
-
-def _say_run(part_name, protocol, title, record):
-    auroc = record["image"]
-    _say(
-        f"{part_name}, {protocol}: {title}, seed {record['seed']}: mean AUROC "
-        f"{auroc['mean']['auroc']:.3f}, pooled {auroc['pooled']['auroc']:.3f}, fit "
-        f"{record['fit_seconds']:.0f} s"
-    )
-
-
-def _say(text):
-    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

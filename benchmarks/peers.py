@@ -64,7 +64,7 @@ class NearestNeighbours:
     .. [1] Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
     """
 
-    def __init__(self, coreset=0.01, *, n_projected=128, max_candidates=100_000, max_bank=10_000):
+    def __init__(self, coreset=0.01, *, n_projected=128, max_candidates=50_000, max_bank=10_000):
         self.coreset = coreset
         self.n_projected = n_projected
         self.max_candidates = max_candidates

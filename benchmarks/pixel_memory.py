@@ -52,8 +52,8 @@ def synthetic_map(seed, size=SIZE):
 def exact_figures(normal, anomalous, region_weight, max_fpr=MAX_FPR):
     """AUROC, AP, F1-max and AUPRO from all scores, up to ties between the two kinds of pixels.
 
-    Written independently of `PixelMetrics`: between two anomalous scores recall and overlap stand still, so
-    that ranks of the anomalous scores among the normal ones are all that is needed.
+    Written independently of `PixelMetrics`: recall and overlap stand still between two anomalous
+    scores, so their ranks among the normal scores are all that is needed.
 
     Parameters
     ----------
