@@ -71,19 +71,24 @@ def parse_arguments(arguments=None):
     if args.every < 1:
         parser.error(f"--every must be at least 1, got {args.every}.")
     parts = read_parts(parser, args)
-    for part in parts:
-        unfit = sorted(set(args.methods or ()) - set(applicable(part)))
-        if unfit and len(parts) == 1:
-            parser.error(f"--methods {' '.join(unfit)}: not for {part.name}.")
-    return args, parts, read_parameters(parser, args)
+    kept = [part for part in parts if methods_of(part, args)]
+    if not kept:
+        names = " and ".join(part.name for part in parts)
+        parser.error(
+            f"--methods {' '.join(args.methods)}: nothing to run on {names} by the "
+            f"{args.protocol} protocol."
+        )
+    return args, kept, read_parameters(parser, args)
 
 
-def methods_of(part, chosen):
+def methods_of(part, args):
     """Keys of the methods to run on a part, in the order of the table."""
     keys = applicable(part)
-    if chosen is None:
+    if args.protocol == "paper":
+        keys.remove("hgad-unlabelled")  # its classes have no names to be told
+    if args.methods is None:
         return tuple(key for key in keys if key not in ON_REQUEST)
-    return tuple(key for key in keys if key in chosen)
+    return tuple(key for key in keys if key in args.methods)
 
 
 def run_part(part, args, parameters, progress=None):
@@ -106,7 +111,7 @@ def run_part(part, args, parameters, progress=None):
         method to a list of records, one a seed.
     """
     detector = HGADDetector(**parameters)
-    methods = methods_of(part, args.methods)
+    methods = methods_of(part, args)
     with (
         extract(detector, part.X_train, part.is_images) as train,
         extract(detector, part.X_test, part.is_images) as test,
@@ -173,9 +178,9 @@ def main(arguments=None):
                 notes = notes_of(part, protocol, results, args.seeds)
                 tables.append(render(part.name, protocol, rows, notes))
                 print(tables[-1], flush=True)
-    if args.markdown is not None:
-        with whole_file(args.markdown) as file:
-            file.write_text("\n".join(tables), encoding="utf-8")
+            if args.markdown is not None:
+                with whole_file(args.markdown) as file:
+                    file.write_text("\n".join(tables), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -283,7 +283,7 @@ class TestData:
             (["--data", "mine={folder}", "--loader", "union"], "NAME one of mvtec_ad"),
             (["--data", "{table}", "--classes", "gear"], r"\['gear'\] are not in the data"),
             (["--data", "{table}", "--part", "images"], "--data has toy"),
-            (["--data", "{table}", "--methods", "padim"], "padim: not for toy"),
+            (["--data", "{table}", "--methods", "padim"], "padim: nothing to run on toy"),
             (["--data", "{table}", "--set", "n_block=1"], "did you mean 'n_blocks'"),
             (["--data", "{table}", "--set", "n_blocks=-1"], "n_blocks"),
             (["--data", "{table}", "--set", "random_state=3"], "set by --memory and --seeds"),
