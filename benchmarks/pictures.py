@@ -90,10 +90,11 @@ def draw_pictures(n, size, seed=0):
 
 
 def write_files(pixels, folder):
-    """Write images as JPEG, quality 92; returns their paths."""
-    paths = [Path(folder) / f"{number:05d}.jpg" for number in range(len(pixels))]
-    for picture, path in zip(pixels, paths, strict=True):
-        Image.fromarray(picture).save(path, quality=92)
+    """Write images, any iterable of them, as JPEG of quality 92; returns their paths in order."""
+    paths = []
+    for number, picture in enumerate(pixels):
+        paths.append(Path(folder) / f"{number:05d}.jpg")
+        Image.fromarray(picture).save(paths[-1], quality=92)
     return paths
 
 
