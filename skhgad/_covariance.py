@@ -36,6 +36,14 @@ class ResidualMoments:
         self.second += residuals.T @ residuals
         self.fourth += residuals.square().sum(1).square().sum()
 
+    def __add__(self, other):
+        """Moments of both sets of residuals together."""
+        total = ResidualMoments(len(self.second), self.second.device)
+        for name in ("n_samples", "second", "fourth", "_size"):
+            setattr(total, name, getattr(self, name) + getattr(other, name))
+        total._eps = max(self._eps, other._eps)
+        return total
+
     def covariance(self):
         """Maximum-likelihood covariance, exactly zero where nothing varies but by rounding.
 
