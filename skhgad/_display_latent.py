@@ -93,11 +93,16 @@ class LatentSpaceDisplay:
         found = latent_points(detector, X, class_labels, level, n_positions, random_state)
         centers = latent_centers(detector, level)
         n_classes, n_components, n_features = centers.shape
-        plane = PCA(min(2, n_features), svd_solver="full")
-        plane.fit(np.concatenate([found.vectors, centers.reshape(-1, n_features)]))
+        everything = np.concatenate([found.vectors, centers.reshape(-1, n_features)])
+        plane = PCA(min(2, n_features), random_state=0).fit(everything)
         is_anomaly = None
         if y is not None:
-            is_anomaly = _check_y(y)[found.samples]
+            is_anomaly = _check_y(y)
+            if len(is_anomaly) != found.samples[-1] + 1:
+                raise ValueError(
+                    f"y has {len(is_anomaly)} labels, X {found.samples[-1] + 1} samples."
+                )
+            is_anomaly = is_anomaly[found.samples]
         display = cls(
             points=_two_columns(plane.transform(found.vectors)),
             class_labels=detector.classes_[found.codes],

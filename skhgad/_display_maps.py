@@ -44,7 +44,7 @@ class AnomalyMapDisplay:
     ...     np.full((8, 8), 128, dtype=np.uint8), anomaly_map, threshold=3
     ... )
     >>> [ax.get_title() for ax in display.axes_]
-    ['image', 'anomaly map', 'above the threshold']
+    ['image', 'anomaly map', 'above threshold']
     """
 
     def __init__(self, *, image, anomaly_map, threshold=None, mask=None):
@@ -180,8 +180,10 @@ class AnomalyMapDisplay:
         """Title of the outlines."""
         if self.threshold is None:
             return "image"
-        found = self.anomaly_map.max() > self.threshold
-        return "above the threshold" if found else "nothing above the threshold"
+        above = self.anomaly_map > self.threshold
+        if above.all():
+            return "all above threshold"
+        return "above threshold" if above.any() else "below threshold"
 
 
 def _show(axes, image):

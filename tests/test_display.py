@@ -88,7 +88,7 @@ def test_map_display_shows_the_detector_s_map(images, image_detector, monkeypatc
     names = [text.get_text() for text in display.axes_[2].get_legend().get_texts()]
     assert names == ["threshold", "true defect"]
     assert [axes.get_title() for axes in display.axes_] == [
-        "image", "anomaly map", "above the threshold",
+        "image", "anomaly map", "above threshold",
     ]  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def test_a_normal_image_does_not_glow():
     low, high = display.heat_map_.get_clim()
     assert low == anomaly_map.min() and high == pytest.approx(8 - low)  # 4 is in the middle
     assert display.contours_ == [] and display.mask_contours_ == []
-    assert display.axes_[2].get_title() == "nothing above the threshold"
+    assert display.axes_[2].get_title() == "below threshold"
     assert AnomalyMapDisplay.from_predictions(
         np.zeros((8, 8)), anomaly_map, vmin=-1, vmax=3
     ).heat_map_.get_clim() == (-1, 3)
@@ -229,6 +229,12 @@ def test_anomalies_are_hollow(fitted):
     faces = display.points_["bolt"].get_facecolors()
     assert faces[:, 3].tolist() == [0, 0, 0.5, 0.5]
     assert "anomaly (hollow)" in [text.get_text() for text in display.legend_.get_texts()]
+
+
+def test_as_many_labels_as_samples(fitted):
+    X, _ = vectors(12, np.random.default_rng(4))
+    with pytest.raises(ValueError, match="y has 14 labels, X 12 samples"):
+        LatentSpaceDisplay.from_estimator(fitted, X, [1] * 14)
 
 
 def test_latent_positions_of_images(images, image_detector):
