@@ -100,7 +100,7 @@ class ScoreDistributionDisplay:
         ----------
         ax : Axes, default=None
         xscale : {"symlog", "linear"}, default="symlog"
-            "symlog": linear around zero to twice the threshold, logarithmic beyond, because
+            "symlog": linear around zero to twice the threshold, logarithmic beyond it, because
             defects reach a thousand times the threshold.
 
         Returns
@@ -136,12 +136,13 @@ class ScoreDistributionDisplay:
             )
         for row in range(0, len(classes), 2):
             ax.axhspan(row - 0.5, row + 0.5, color="0.95", zorder=0)
+        linear, largest = max(1.0, 2 * abs(self.offset or 0.0)), np.abs(self.scores).max()
         if xscale == "symlog":
-            linear = max(1.0, 2 * abs(self.offset or 0.0))
-            ax.set_xscale("symlog", linthresh=linear, linscale=1.5)
-            ticks = symlog_ticks(linear, np.abs(self.scores).max())
-            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            ax.minorticks_off()
+            if largest > linear:
+                ax.set_xscale("symlog", linthresh=linear, linscale=1.5)
+                ticks = symlog_ticks(linear, largest)
+                ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+                ax.minorticks_off()
             ax.set_xlim(*_limits(self.scores, self.offset or 0.0, linear))
         ax.set_yticks(range(len(classes)), classes)
         ax.set_ylim(len(classes) - 0.5, -0.5)

@@ -122,4 +122,7 @@ def _finish_curve(axes, yscale):
     if yscale == "log":
         values = np.concatenate([line.get_ydata() for line in axes.lines])
         seen = values[np.isfinite(values)]
-        axes.set_yscale("log" if (seen > 0).all() and len(seen) else "symlog")
+        if len(seen) and (seen > 0).all():
+            axes.set_yscale("log")
+        elif seen.any():
+            axes.set_yscale("symlog", linthresh=np.abs(seen).max() / 10)
