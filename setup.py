@@ -18,7 +18,7 @@ INSTALL_REQUIRES = [
     "joblib>=1.3.0",  # Parallel(return_as="generator")
     "numpy>=1.24.0",
     "Pillow>=10.3.0",
-    "safetensors>=0.4.0",
+    "safetensors>=0.4.5",  # reads empty tensors from bytes
     "scikit-learn>=1.6.0",  # public validate_data, __sklearn_tags__
     "scipy>=1.10.0",
     "timm>=1.0.3",  # features_only for vision transformers

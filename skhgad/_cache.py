@@ -1,7 +1,7 @@
 """Where extracted features live during fit: in memory, or in a memory-mapped file past a budget."""
 
+import math
 import os
-import shutil
 import tempfile
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from joblib import Memory
 
 _HALF_MAX = 65504.0
+_PIECE = 1 << 20  # bytes written at a time
 
 
 def default_budget():
@@ -40,15 +41,10 @@ class FeatureCache:
         sizes = [n_samples * n_positions * n_features for n_positions, n_features in shapes]
         needed = sum(sizes) * np.dtype(dtype).itemsize
         self.dtype = np.dtype(dtype)
-        self.folder = None
+        self._folder = None
         self.spilled = needed > (default_budget() if budget is None else budget)
         if self.spilled:
-            self.folder = tempfile.mkdtemp(prefix="skhgad-features-")
-            self._arrays = [
-                np.memmap(os.path.join(self.folder, f"{i}.f16"), np.float16, "w+",
-                          shape=(n_samples, *shape))
-                for i, shape in enumerate(shapes)
-            ]  # fmt: skip
+            self._arrays = self._spill([(n_samples, *shape) for shape in shapes])
         else:
             self._arrays = [np.empty((n_samples, *shape), dtype) for shape in shapes]
         self._shift = [None] * len(shapes)
@@ -59,8 +55,7 @@ class FeatureCache:
 
     def __exit__(self, *exception):
         self._arrays = []
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove()
 
     def __len__(self):
         return len(self._arrays[0])
@@ -99,6 +94,27 @@ class FeatureCache:
             block = block.astype(self.dtype) * self._scale[level] + self._shift[level]
         return torch.from_numpy(np.ascontiguousarray(block))
 
+    def _spill(self, shapes):
+        """Create one file an array in a new temporary folder."""
+        # Removes itself even if nobody comes to call `__exit__`.
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="skhgad-features-", ignore_cleanup_errors=True
+        )
+        try:
+            arrays = []
+            for index, shape in enumerate(shapes):
+                path = os.path.join(self._folder.name, f"{index}.f16")
+                _reserve(path, 2 * math.prod(shape))
+                arrays.append(np.memmap(path, np.float16, "r+", shape=shape))
+            return arrays
+        except BaseException:  # also Ctrl-C
+            self._remove()
+            raise
+
+    def _remove(self):
+        if self._folder is not None:
+            self._folder.cleanup()
+
     def _pack(self, level, block):
         if not self.spilled:
             return block
@@ -108,6 +124,27 @@ class FeatureCache:
             self._scale[level] = np.where(spread > 0, spread, 1).astype(self.dtype)
         packed = (block - self._shift[level]) / self._scale[level]
         return np.clip(packed, -_HALF_MAX, _HALF_MAX).astype(np.float16)
+
+
+def _reserve(path, n_bytes):
+    """Create a file of zeros whose bytes the disk has set aside.
+
+    Writing to a memory-mapped file on a full disk would kill the process without a word.
+    """
+    try:
+        with open(path, "xb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            else:
+                for start in range(0, n_bytes, _PIECE):
+                    file.write(bytes(min(_PIECE, n_bytes - start)))
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: {n_bytes / 2**30:.3g} GiB of features do not fit. Free the disk, "
+            "let TMPDIR name another, or raise cache_budget to hold more in memory",
+            path,
+        ) from error
 
 
 def as_memory(memory):

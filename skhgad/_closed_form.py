@@ -28,12 +28,7 @@ def whitened_start(blocks, n_classes, n_features, shrinkage="ledoit_wolf"):
     -------
     start : LinearStart
     """
-    sums = torch.zeros(n_classes, n_features, dtype=torch.float64)
-    counts = torch.zeros(n_classes, dtype=torch.float64)
-    for x, codes in blocks():
-        sums.index_add_(0, codes, x.double().mean(1))
-        counts += torch.bincount(codes, minlength=n_classes)
-    means = sums / counts.clamp_min(1)[:, None]
+    means, counts = _class_means(blocks(), torch.empty(n_classes, n_features))
     moments = ResidualMoments(n_features)
     for x, codes in blocks():
         x = x.double()
@@ -52,8 +47,9 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
     as noise. With an untrained flow and one center, the level becomes the Ledoit-Wolf Mahalanobis
     distance of each class: the classical detector is a special case of the model.
 
-    Each vector is compared with the mean of the centers, weighted by their posterior; the mean
-    residual of a class moves its centers, the covariance of the residuals becomes its covariance.
+    The centers of a class are moved to where its vectors are. Then each vector is compared with the
+    mean of the centers, weighted by their posterior; the mean residual moves the centers again, and
+    the covariance of the residuals becomes that of the class.
     The background is one Gaussian with the mean and covariance of all latent vectors together.
 
     Parameters
@@ -66,19 +62,25 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
     """
     mixture = level.mixture
     n_classes, n_features = mixture.means.shape
-    sums = torch.zeros(n_classes, n_features, dtype=torch.float64)
-    counts = torch.zeros(n_classes, dtype=torch.float64)
-    total = torch.zeros(n_features, dtype=torch.float64)
-    for z, residuals, codes in _residuals(level, blocks):
-        sums.index_add_(0, codes, residuals.double().mean(1))
-        counts += torch.bincount(codes, minlength=n_classes)
-        total += z.double().mean(1).sum(0)
-    shifts = sums / counts.clamp_min(1)[:, None]
-    mean = total / counts.sum()
+    means, counts = _class_means(((level.latent(x)[0], y) for x, y in blocks()), mixture.means)
+    center_weights = mixture.center_logits.softmax(1)[:, None]
+    shifts = means - (center_weights @ mixture.centers())[:, 0].double()
+    shifts[counts == 0] = 0
+
+    def residuals():
+        for x, codes in blocks():
+            z, _ = level.latent(x)
+            moved = z - shifts[codes][:, None].to(z)
+            yield z, moved - mixture.expected_center(moved, codes), codes
+
+    residual_means = torch.zeros_like(means)
+    if mixture.n_components > 1:  # a single center explains its class without remainder
+        residual_means, _ = _class_means(((r, y) for _, r, y in residuals()), mixture.means)
+    mean = (counts / counts.sum()) @ means
     moments = [ResidualMoments(n_features) for _ in range(n_classes)]
     overall = ResidualMoments(n_features)
-    for z, residuals, codes in _residuals(level, blocks):
-        centered = residuals.double() - shifts[codes][:, None]
+    for z, residual, codes in residuals():
+        centered = residual.double() - residual_means[codes][:, None]
         for code in codes.unique().tolist():
             own = codes == code
             moments[code].update(centered[own].flatten(0, 1), z[own].flatten(0, 1))
@@ -91,14 +93,17 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
     for source in own:
         weight = source.ledoit_wolf_shrinkage() if shrinkage == "ledoit_wolf" else shrinkage
         whiteners.append(whitening_matrix(shrink(source.covariance(), weight)))
-    mixture.set_covariances(shifts, torch.stack(whiteners))
+    mixture.set_covariances(shifts + residual_means, torch.stack(whiteners))
     if n_classes > 1:  # of a single class, the background is the class
         covariance = shrink(overall.covariance(), _BACKGROUND_SHRINKAGE)
         mixture.set_background(mean, whitening_matrix(covariance))
 
 
-def _residuals(level, blocks):
-    """Iterate over (latent vectors, the same minus the center that explains them, codes)."""
-    for x, codes in blocks():
-        z, _ = level.latent(x)
-        yield z, z - level.mixture.expected_center(z, codes), codes
+def _class_means(pairs, like):
+    """Mean over images and positions of each class's vectors, and images of each class, float64."""
+    sums = torch.zeros(like.shape, dtype=torch.float64)
+    counts = torch.zeros(len(like), dtype=torch.float64)
+    for vectors, codes in pairs:
+        sums.index_add_(0, codes, vectors.double().mean(1))
+        counts += torch.bincount(codes, minlength=len(like))
+    return sums / counts.clamp_min(1)[:, None], counts

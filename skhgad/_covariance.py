@@ -96,7 +96,10 @@ def shrink(covariance, shrinkage):
 
 
 def whitening_matrix(covariance):
-    """Invertible W with W.T @ covariance @ W = I, acting on rows from the right.
+    """Inverse square root W of a covariance: W = W.T and W.T @ covariance @ W = I.
+
+    The symmetric root is the only one that does not depend on the signs and the order of
+    eigenvectors, which rounding decides where eigenvalues are close.
 
     Parameters
     ----------
@@ -108,5 +111,4 @@ def whitening_matrix(covariance):
     Tensor of shape (n_features, n_features), float64
     """
     values, vectors = torch.linalg.eigh(covariance)
-    # LAPACK's layout is column by column; a saved and loaded copy would round differently.
-    return (vectors / values.clamp_min(1e-10 * values[-1]).sqrt()).contiguous()
+    return (vectors / values.clamp_min(1e-10 * values[-1]).sqrt()) @ vectors.T

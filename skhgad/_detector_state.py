@@ -1,10 +1,15 @@
 """A fitted detector as tensors and JSON values, and back."""
 
+import math
+
 import numpy as np
 import torch
 
 from . import _fitting
-from ._parameters import check_parameters
+from ._parameters import check_parameters, image_size
+from ._validation import check_y
+
+_LARGEST_IMAGE = 1 << 26  # pixels; a backbone may ask for memory by it before its weights are read
 
 
 def pack(detector):
@@ -68,6 +73,7 @@ def unpack(cls, tensors, description, backbone):
         name: tuple(value) if isinstance(value, list) else value
         for name, value in parameters.items()
     }
+    parameters["memory"] = None  # never the file's choice: joblib unpickles what it finds there
     if parameters["backbone"] is None:
         if backbone is None:
             raise ValueError(
@@ -81,14 +87,20 @@ def unpack(cls, tensors, description, backbone):
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
+    classes = _read_classes(fitted["classes"])
+    level_shapes = [_read_level(shape) for shape in fitted["levels"]]
+    for index, shape in enumerate(level_shapes):
+        _check_sizes(parameters, parts["model"], f"levels.{index}", shape, len(classes))
     extractor = None
     if fitted["images"]:
-        extractor = detector._feature_extractor(weights=None)
+        pixels = math.prod(image_size(parameters["image_size"]))
+        if pixels * max(parameters["image_scales"]) ** 2 > _LARGEST_IMAGE:
+            raise ValueError(f"image_size={parameters['image_size']} is too large.")
+        extractor = detector._feature_extractor(weights=None, levels=level_shapes)
         extractor.load_state_dict(parts["extractor"])
-    classes = np.array(fitted["classes"])
     levels = [
         _fitting.empty_level(parameters, n_features, tuple(shape), len(classes))
-        for n_features, *shape in fitted["levels"]
+        for n_features, *shape in level_shapes
     ]
     model = detector._scoring_model(levels, extractor)
     if detector.class_covariance:  # room for the saved ones
@@ -103,7 +115,7 @@ def unpack(cls, tensors, description, backbone):
     model.to(torch.float32 if fitted["images"] else torch.float64)
     model.load_state_dict(parts["model"])
     detector._model, detector._extractor = model, extractor
-    detector._calibration = tuple(parts["calibration"][n].numpy() for n in ("scores", "codes"))
+    detector._calibration = _read_calibration(parts["calibration"], len(classes))
     detector.classes_ = classes
     detector.offset_ = float(fitted["offset"])
     detector.n_iter_ = int(fitted["n_iter"])
@@ -116,6 +128,57 @@ def unpack(cls, tensors, description, backbone):
     if fitted["feature_names_in"] is not None:
         detector.feature_names_in_ = np.array(fitted["feature_names_in"], dtype=object)
     return detector
+
+
+def _read_classes(classes):
+    """Return `classes_` from its JSON list, which must be as `check_y` gives it."""
+    _, found = check_y(classes, len(classes))
+    if found.tolist() != classes:
+        raise ValueError(f"classes {classes!r:.80} are not sorted, or some are twice.")
+    return found
+
+
+def _read_level(shape):
+    """Return (n_features, height, width)."""
+    if len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
+        raise ValueError(f"a level of shape {shape!r:.80}.")
+    return tuple(shape)
+
+
+def _check_sizes(parameters, tensors, level, shape, n_classes):
+    """Refuse sizes that are declared but not stored, before anything of that size is made."""
+    n_features, height, width = shape
+    n_conditions = parameters["position_channels"] if height * width > 1 else 0
+    n_passive = n_features - n_features // 2
+    expected = {
+        "start.matrix": (n_features, n_features),
+        "mixture.offsets": (n_classes, parameters["n_components"] - 1, n_features),
+    }
+    if n_conditions:
+        expected["flow.codes"] = (height * width, n_conditions)
+    for name, size in expected.items():
+        found = tuple(tensors[f"{level}.{name}"].shape)
+        if found != size:
+            raise ValueError(f"{level}.{name} has shape {found}, declared is {size}.")
+    for block in range(parameters["n_blocks"]):
+        # KeyError at the first that is not stored.
+        n_hidden = tensors[f"{level}.flow.blocks.{block}.hidden_weight"].shape[0]
+        if abs(parameters["hidden_ratio"] * (n_passive + n_conditions) - n_hidden) > 1:
+            raise ValueError(f"{level}, block {block}, has {n_hidden} hidden units.")
+
+
+def _read_calibration(tensors, n_classes):
+    """Return scores and codes of the held-out normals."""
+    scores, codes = tensors["scores"].numpy(), tensors["codes"].numpy()
+    if not (
+        scores.ndim == 1
+        and scores.shape == codes.shape
+        and len(scores)
+        and (scores.dtype, codes.dtype) == (np.float64, np.int64)
+        and 0 <= codes.min() <= codes.max() < n_classes
+    ):
+        raise ValueError("calibration scores or codes of a wrong shape, type or range.")
+    return scores, codes
 
 
 def _saved_parameters(detector):

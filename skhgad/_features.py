@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,8 @@ class FeatureExtractor(nn.Module):
         Whether `fuse_stages` combines the stages of a scale; else each stage is a level.
     power : float
         Exponent of `signed_power`, applied to the vectors.
+    levels : list of tuples (n_features, height, width), default=None
+        Known from an earlier fit; None = the backbone is run once to see.
 
     Attributes
     ----------
@@ -230,7 +233,16 @@ class FeatureExtractor(nn.Module):
     """
 
     def __init__(
-        self, backbone, weights, out_indices, image_size, image_scales, pool_size, fuse, power
+        self,
+        backbone,
+        weights,
+        out_indices,
+        image_size,
+        image_scales,
+        pool_size,
+        fuse,
+        power,
+        levels=None,
     ):
         super().__init__()
         self.spec = {
@@ -252,9 +264,10 @@ class FeatureExtractor(nn.Module):
             self.register_buffer(name, value.view(1, 3, 1, 1))
         self.eval().requires_grad_(False)
         self.to(memory_format=torch.channels_last)
-        with torch.inference_mode():
-            probe = self._maps(torch.zeros(1, 3, *image_size))
-        self.levels = [(m.shape[1], m.shape[2], m.shape[3]) for m in probe]
+        if levels is None:
+            with torch.inference_mode():
+                levels = _shapes(self._maps(torch.zeros(1, 3, *image_size)))
+        self.levels = levels
 
     def forward(self, pixels):
         """Extract all levels.
@@ -266,8 +279,19 @@ class FeatureExtractor(nn.Module):
         Returns
         -------
         list of Tensor of shape (n, n_positions, n_features), float32
+
+        Raises
+        ------
+        ValueError
+            If the backbone gives other maps than at fit.
         """
-        return [m.permute(0, 2, 3, 1).flatten(1, 2).float() for m in self._maps(pixels)]
+        maps = self._maps(pixels)
+        if _shapes(maps) != self.levels:
+            raise ValueError(
+                f"the backbone gives maps (channels, height, width) of {_shapes(maps)}, but gave "
+                f"{self.levels} at fit: load the model with the backbone it was fitted with."
+            )
+        return [m.permute(0, 2, 3, 1).flatten(1, 2).float() for m in maps]
 
     def digest(self):
         """SHA-256 of everything the features depend on beside the pixels."""
@@ -304,6 +328,11 @@ class FeatureExtractor(nn.Module):
         elif str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC"):
             outputs = [output.permute(0, 3, 1, 2) for output in outputs]
         return outputs
+
+
+def _shapes(maps):
+    """(channels, height, width) of maps (n, channels, height, width)."""
+    return [tuple(m.shape[1:]) for m in maps]
 
 
 def vector_batches(X, rows=None, batch_size=1024):
@@ -352,15 +381,20 @@ def image_batches(source, extractor, rows=None, *, device, memory, n_jobs=None, 
     size = tuple(extractor.spec["image_size"])
     batches = iter_batches(source, size=size, batch_size=batch_size, n_jobs=n_jobs, indices=rows)
     if memory.location is None:
-        for batch in batches:
+
+        def extract(pixels):
             with torch.inference_mode():
-                features = extractor(torch.from_numpy(batch.pixels).to(device))
-            yield features, batch.sizes
-        return
-    remember = memory.cache(_remembered, ignore=["compute"])
-    digest = extractor.digest()
-    for batch in batches:
-        yield _features_by_key(batch.pixels, digest, extractor, remember, device), batch.sizes
+                return extractor(torch.from_numpy(pixels).to(device))
+    else:
+        remember = memory.cache(_remembered, ignore=["compute"])
+        digest = extractor.digest()
+
+        def extract(pixels):
+            return _features_by_key(pixels, digest, extractor, remember, device)
+
+    with closing(batches):  # its threads end here, whatever a traceback holds on to
+        for batch in batches:
+            yield extract(batch.pixels), batch.sizes
 
 
 def _remembered(key, compute):
@@ -371,11 +405,18 @@ def _remembered(key, compute):
 def _features_by_key(pixels, digest, extractor, remember, device):
     keys = [hashlib.sha256(digest.encode() + image.tobytes()).hexdigest() for image in pixels]
     unknown = [i for i, key in enumerate(keys) if not remember.check_call_in_cache(key, None)]
-    fresh = {}
-    if unknown:
+
+    def extract(rows):
         with torch.inference_mode():
-            features = extractor(torch.from_numpy(pixels[unknown]).to(device))
+            features = extractor(torch.from_numpy(pixels[rows]).to(device))
         arrays = [level.cpu().numpy() for level in features]
-        fresh = {i: [array[row] for array in arrays] for row, i in enumerate(unknown)}
-    images = [remember(key, lambda i=i: fresh[i]) for i, key in enumerate(keys)]
+        return {i: [array[row] for array in arrays] for row, i in enumerate(rows)}
+
+    fresh = extract(unknown) if unknown else {}
+
+    def compute(i):
+        # An entry that is known but cannot be read, say of a full disk, is asked for all the same.
+        return fresh[i] if i in fresh else extract([i])[i]
+
+    images = [remember(key, lambda i=i: compute(i)) for i, key in enumerate(keys)]
     return [torch.from_numpy(np.stack(level)).to(device) for level in zip(*images, strict=True)]

@@ -4,7 +4,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-from ._persistence import is_model
+from ._persistence import check_place
 
 
 @contextmanager
@@ -58,10 +58,8 @@ def check_folder_place(path, option):
 
 def check_model_place(path, option):
     """Raise ValueError if `HGADDetector.save` would refuse `path`: before a fit, not after it."""
-    path = Path(path)
-    check_folder_place(path.absolute().parent, option)
-    if path.exists() and not is_model(path) and (path.is_file() or any(path.iterdir())):
-        raise ValueError(
-            f"{option} {str(path)!r} exists and is no skhgad model, so it will not be replaced: "
-            "choose another folder."
-        )
+    check_folder_place(Path(path).absolute().parent, option)
+    try:
+        check_place(path)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None

@@ -80,7 +80,7 @@ def check_parameters(parameters):
         else:
             _check_number(name, value, kind, low, high, bounds)
     for name, choices in _CHOICES.items():
-        if parameters[name] not in choices:
+        if not isinstance(parameters[name], str) or parameters[name] not in choices:
             raise ValueError(f"{name} must be one of {choices}, got {parameters[name]!r}.")
     for name in ("class_covariance", "class_calibration", "fuse_stages"):
         if not isinstance(parameters[name], bool):

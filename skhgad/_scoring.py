@@ -263,7 +263,7 @@ def _slope_within(values, predictor, codes):
 
     Both of shape (n, n_positions); 0 where the predictor does not vary. Never negative.
     """
-    values, predictor = values.double(), predictor.double()
+    values, predictor = values.double().clone(), predictor.double().clone()
     for code in codes.unique().tolist():
         own = codes == code
         values[own] -= values[own].mean()

@@ -17,10 +17,12 @@ from ._detector_state import pack, unpack
 from ._features import FeatureExtractor, image_batches, vector_batches
 from ._parameters import check_parameters, image_size, resolve_device
 from ._persistence import load_state, save_state
+from ._processes import keep_to_one_thread_if_forked
 from ._scoring import ScoringModel, fit_normalizers, resize
 from ._validation import check_class_labels, check_X, check_y
 from .images import ImageSource
 
+_LOWEST = np.finfo(np.float64).min / 2  # a score that stays finite when offset_ is subtracted
 _GRID_STRIDE = 4  # image pixels to one position of the map on which levels are summed
 _PUBLISHED = {
     "backbone": "tf_efficientnet_b6",
@@ -516,7 +518,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         tensors, description = load_state(folder)
         try:
             return unpack(cls, tensors, description, backbone)
-        except (KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+        except ValueError as error:
+            raise ValueError(f"{str(folder)!r} cannot be loaded: {error}") from error
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
             raise ValueError(f"{str(folder)!r} holds an inconsistent model: {error}") from error
 
     def __getstate__(self):
@@ -529,6 +533,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         return state
 
     def _fit(self, X, y):
+        keep_to_one_thread_if_forked()
         parameters = self.get_params(deep=False)
         check_parameters(parameters)
         device, memory = resolve_device(self.device), as_memory(self.memory)
@@ -592,8 +597,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     def _on_pass(self, number, levels):
         """Nothing; a subclass that wants to look at the levels after each pass overrides it."""
 
-    def _feature_extractor(self, weights):
-        """Build the backbone as the parameters ask, with `weights`."""
+    def _feature_extractor(self, weights, levels=None):
+        """Build the backbone as the parameters ask, with `weights`; `levels` if known."""
         return FeatureExtractor(
             self.backbone,
             weights,
@@ -603,6 +608,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             self.pool_size,
             self.fuse_stages,
             self.feature_power,
+            levels,
         )
 
     def _features(self, X, extractor, device, memory, rows=None):
@@ -678,6 +684,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     def _score(self, X, class_labels=None, *, keep_maps=False):
         """Codes, scores, maps on the model's grid (if kept) and image sizes of X."""
         check_is_fitted(self)
+        keep_to_one_thread_if_forked()
         X = self._check_input(X)
         given = None
         if class_labels is not None:
@@ -696,7 +703,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             if keep_maps:
                 grids.append(maps.float().cpu())
         grids = torch.cat(grids) if keep_maps else None
-        return np.concatenate(all_codes), np.concatenate(scores), grids, all_sizes
+        # Evidence that overflows is nan, which `predict` would compare as normal.
+        scores = np.nan_to_num(np.concatenate(scores), nan=_LOWEST, neginf=_LOWEST)
+        return np.concatenate(all_codes), scores, grids, all_sizes
 
     def _check_input(self, X):
         """Validate X and its kind against fit."""

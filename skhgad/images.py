@@ -439,6 +439,10 @@ def _read_file(path, name, value_range):
 
 def _decode(image, name, value_range, lock=None):
     """Return the pixels of an open PIL image, as `ImageSource.read` promises them."""
+    if image.format == "EPS":
+        raise ValueError(
+            f"{name} is an EPS drawing, for which Pillow would run Ghostscript; convert it to PNG."
+        )
     with lock or nullcontext():
         with _decoding(name):
             n_frames, reduced = getattr(image, "n_frames", 1), _is_reduced(image)

@@ -268,6 +268,24 @@ def test_maps_have_the_image_s_size_and_names_of_their_own(model, detector, tmp_
     assert heat[mask].mean() > heat[~mask].mean()
 
 
+def test_files_of_any_name(products, model, detector, tmp_path, capsys):
+    names = ["ä ö.png", "模 型.png", "a\tb.png", "-x.png"]
+    if os.name == "posix":
+        names.append(os.fsdecode(b"\xff\xfe.png"))  # no valid text
+    (tmp_path / "ü b").mkdir()
+    for name in names:
+        shutil.copy(products / "stripe/test/blob/0.png", tmp_path / "ü b" / name)
+    maps, table = tmp_path / "karten ü", tmp_path / "tabelle ä.csv"
+    argv = ["score", model, tmp_path / "ü b", "--maps", maps, "--csv", table]
+    assert main([str(word) for word in argv]) == 0
+    assert sorted(os.listdir(maps)) == sorted(f"{name}.png" for name in names)
+    with open(table, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == sorted(str(tmp_path / "ü b" / n) for n in names)
+    expected = detector.score_samples([row["path"] for row in rows])
+    assert [float(row["score"]) for row in rows] == pytest.approx(expected, rel=1e-4)
+
+
 def test_maps_among_the_images_are_refused(products, model, capsys):
     folder = products / "stripe/test"
     before = sorted(products.rglob("*"))

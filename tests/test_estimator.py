@@ -264,6 +264,13 @@ def test_scale_of_the_features_does_not_matter(two_products):
         np.testing.assert_allclose(scaled, reference, rtol=1e-3, atol=1e-3)
 
 
+def test_what_overflows_is_an_anomaly_and_no_number_less(fitted):
+    scores = fitted.score_samples([[10.0**power] * 6 for power in (1, 100, 160, 308)])
+    assert np.isfinite(scores).all() and (np.diff(scores) <= 0).all()
+    assert (fitted.predict([[1.7e308] * 6]) == -1).all()
+    assert fitted.p_values([[1.7e308] * 6]) == fitted.p_values([[1e10] * 6])
+
+
 def test_divergence_raises_and_says_what_to_do(two_products):
     detector = fast(start="published", learning_rate=1e30, max_iter=5)
     with pytest.raises(FloatingPointError, match="Lower learning_rate"):

@@ -1,8 +1,5 @@
 """HGADDetector on images: maps, input kinds, backbones, caching and model folders."""
 
-import json
-import shutil
-
 import numpy as np
 import pytest
 import timm
@@ -143,6 +140,32 @@ def test_images_of_different_sizes_get_maps_of_image_size(fitted):
     assert fitted.anomaly_maps([larger, images[1]]).shape == (2, 64, 64)
 
 
+@pytest.mark.filterwarnings("ignore:fewer than 5 normal samples")
+def test_images_of_any_size_fit_and_score_together():
+    images, labels = product_images(12)
+    odd = [np.full((1, 1), 90, np.uint8), np.linspace(0, 1, 5000)[None], np.zeros((5000, 1, 3))]
+    large = np.asarray(Image.fromarray(images[0]).resize((150, 90)))
+    detector = small().fit([*images, *odd, large], [*labels, *["odd"] * 3, labels[0]])
+    scores = detector.score_samples([*odd, large])
+    alone = [detector.score_samples([image])[0] for image in (*odd, large)]
+    assert np.isfinite(scores).all()
+    np.testing.assert_allclose(scores, alone, atol=1e-3)
+    for image in odd:
+        (anomaly_map,) = detector.anomaly_maps([image])
+        assert anomaly_map.shape == image.shape[:2] and np.isfinite(anomaly_map).all()
+
+
+def test_one_unusable_image_is_named_before_anything_is_returned(fitted):
+    images = product_images(40)[0] / 255
+    images[37, 5, 6, 1] = np.nan
+    with pytest.raises(ValueError, match=r"X\[37\] holds nan at \(5, 6, 1\)"):
+        fitted.score_samples(images)
+    with pytest.raises(ValueError, match="channels seem to come first"):
+        fitted.score_samples(images.transpose(0, 3, 1, 2))
+    with pytest.raises(TypeError, match=r"X\[1\] is None, a missing value"):
+        fitted.score_samples([images[0], None])
+
+
 def test_kind_must_be_the_one_seen_at_fit(fitted):
     with pytest.raises(ValueError, match="X holds feature vectors, but .* fitted on images"):
         fitted.predict(np.zeros((3, 5)))
@@ -178,6 +201,31 @@ def test_memory_runs_the_backbone_once_per_image(tmp_path):
     plain = small().fit(images, labels)
     np.testing.assert_allclose(scores, plain.score_samples(images), atol=1e-4)
     assert again.n_components == 3
+
+
+@pytest.mark.filterwarnings("ignore:Exception while loading")
+def test_a_remembered_image_that_cannot_be_read_is_computed_again(tmp_path):
+    images, labels = product_images(20)
+    detector = small(memory=tmp_path).fit(images, labels)
+    scores = detector.score_samples(images)
+    entries = sorted(tmp_path.rglob("output.pkl"))
+    assert len(entries) == 20
+    entries[3].write_bytes(entries[3].read_bytes()[:50])  # the disk was full
+    np.testing.assert_allclose(detector.score_samples(images), scores, atol=1e-4)
+
+
+def test_features_that_do_not_fit_on_the_disk_are_an_error(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    images, labels = product_images(20)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match="GiB of features do not fit.*TMPDIR.*cache_budget"):
+            small(cache_budget=0).fit(images, labels)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_spilled_features_give_nearly_the_same_model_and_are_removed(tmp_path, monkeypatch):
@@ -318,73 +366,6 @@ def test_a_module_backbone_is_asked_for_at_load(fitted, tmp_path):
     nn.init.zeros_(other.stages[0].weight)
     loaded = HGADDetector.load(tmp_path / "model", backbone=other)
     np.testing.assert_array_equal(loaded.score_samples(images), fitted.score_samples(images))
-
-
-@pytest.fixture
-def model_folder(tmp_path):
-    rng = np.random.default_rng(0)
-    HGADDetector(max_iter=0, n_blocks=1).fit(rng.normal(size=(20, 3))).save(tmp_path / "model")
-    return tmp_path / "model"
-
-
-def edit(folder, change):
-    manifest = json.loads((folder / "model.json").read_text())
-    change(manifest)
-    (folder / "model.json").write_text(json.dumps(manifest))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda f: (f / "model.safetensors").write_bytes(b"no"), "does not match the hash"),
-        (lambda f: (f / "model.safetensors").unlink(), "no skhgad model"),
-        (lambda f: (f / "model.json").write_text("{"), "no model description"),
-        (lambda f: edit(f, lambda m: m.update(version=2)), "format version 2"),
-        (lambda f: edit(f, lambda m: m.update(format="other")), "unknown format 'other'"),
-        (lambda f: edit(f, lambda m: m.pop("sha256")), "does not match the hash"),
-        (lambda f: edit(f, lambda m: m["model"]["fitted"].pop("offset")), "inconsistent model"),
-        (
-            lambda f: edit(f, lambda m: m["model"]["parameters"].update(n_blocks=3)),
-            "inconsistent model",
-        ),
-        (
-            lambda f: edit(f, lambda m: m["model"]["parameters"].update(evil=1)),
-            "inconsistent model",
-        ),
-    ],
-)
-def test_damaged_models_are_refused(model_folder, damage, message):
-    damage(model_folder)
-    with pytest.raises(ValueError, match=message):
-        HGADDetector.load(model_folder)
-
-
-def test_save_replaces_models_and_nothing_else(model_folder, tmp_path):
-    other = HGADDetector(max_iter=0).fit(np.random.default_rng(1).normal(size=(20, 5)))
-    other.save(model_folder)
-    assert HGADDetector.load(model_folder).n_features_in_ == 5
-    assert [p.name for p in tmp_path.iterdir()] == ["model"]
-    (tmp_path / "letters").mkdir()
-    (tmp_path / "letters" / "a.txt").write_text("dear")
-    with pytest.raises(ValueError, match="is no skhgad model"):
-        other.save(tmp_path / "letters")
-    assert (tmp_path / "letters" / "a.txt").read_text() == "dear"
-    with pytest.raises(FileNotFoundError):
-        HGADDetector.load(tmp_path / "nothing")
-
-
-def test_a_failed_save_leaves_the_old_model_whole(model_folder, tmp_path, monkeypatch):
-    before = HGADDetector.load(model_folder)
-
-    def full_disk(*_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("skhgad._persistence.save_file", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        before.save(model_folder)
-    assert HGADDetector.load(model_folder).offset_ == before.offset_
-    assert [p.name for p in tmp_path.iterdir()] == ["model"]
-    shutil.rmtree(model_folder)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

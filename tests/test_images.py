@@ -453,6 +453,36 @@ def test_decompression_bomb_when_warnings_are_errors(tmp_path, monkeypatch):
             read_one(path)
 
 
+def test_a_real_bomb_is_refused_before_it_goes_off(tmp_path):
+    resource = pytest.importorskip("resource")
+    side = 20_000  # 400 million black pixels in 50 kB
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    path = tmp_path / "bomb.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(bytes((side // 8 + 1) * side)))
+        + png_chunk(b"IEND", b"")
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"X\[0\] \(.*bomb.png\) is too large"):
+        read_one(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10  # KiB
+
+
+def test_drawings_that_another_program_would_run_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "drawing.png"  # Pillow goes by the content
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n"
+    )
+    with Image.open(path) as image:
+        assert image.format == "EPS"
+    monkeypatch.setattr("subprocess.Popen", None)
+    monkeypatch.setattr("subprocess.check_call", None)
+    with pytest.raises(ValueError, match=r"X\[0\] \(.*drawing.png\) is an EPS drawing.*PNG"):
+        read_one(path)
+
+
 # ---------------------------------------------------------------- refused arrays
 
 

@@ -114,3 +114,17 @@ def test_normal_maps_are_standardized_class_by_class():
             assert float(model.likelihood_location[index, k]) == pytest.approx(float(own.mean()))
             spread = float(own.std(correction=0))
             assert float(model.likelihood_scale[index, k]) == pytest.approx(spread)
+
+
+@torch.no_grad()
+def test_background_excuses_no_more_than_for_the_strangest_normal_vector():
+    model, features, codes = fitted_model()
+    fit_normalizers(model, lambda: [(features, codes)], 1.0)
+    evidence = model.evidence(features, codes)
+    for floor, background in zip(model.background_floor, evidence.backgrounds, strict=True):
+        assert floor == background.min()
+    scores = []
+    for distance in (1e1, 1e2, 1e3, 1e6):
+        maps, _ = model([x[:1] + distance for x in features])
+        scores.append(float(maps.max()))
+    assert np.all(np.diff(scores) > 0)
