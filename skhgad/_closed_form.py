@@ -41,6 +41,42 @@ def whitened_start(blocks, n_classes, n_features, shrinkage="ledoit_wolf"):
 
 
 @torch.no_grad()
+def align_start(start, blocks, flow, means):
+    """Turn and move a whitened start so that the classes begin near their latent means.
+
+    The orthogonal Procrustes rotation; distances between vectors stay what they are. Without it,
+    the class posterior of an untrained flow says little where features are few.
+
+    Parameters
+    ----------
+    start : LinearStart
+    blocks : callable
+        As for `whitened_start`.
+    flow : ConditionalFlow
+        Untrained, its blocks at the identity: a rotation.
+    means : Tensor of shape (n_classes, n_features)
+        Of the mixture.
+
+    Returns
+    -------
+    LinearStart
+    """
+    found, _ = _class_means(((start(x.double())[0], y) for x, y in blocks()), means)
+    turn = torch.eye(means.shape[1], dtype=torch.float64)
+    for block in flow.blocks:
+        turn = turn @ block.mix.double().T
+    wanted = means.double() @ turn.T  # before the blocks
+    center, wanted_center = found.mean(0), wanted.mean(0)
+    cross = (found - center).T @ (wanted - wanted_center)
+    # Few classes leave directions free; there, the rotation nearest the identity is taken.
+    cross += 1e-6 * torch.linalg.matrix_norm(cross) * torch.eye(len(cross), dtype=cross.dtype)
+    u, _, v = torch.linalg.svd(cross)
+    matrix = start.matrix @ u @ v
+    move = torch.linalg.solve(matrix.T, (center @ u @ v - wanted_center))
+    return LinearStart(start.mean + move, matrix)
+
+
+@torch.no_grad()
 def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
     """Give every class the covariance its latent vectors have around their centers.
 

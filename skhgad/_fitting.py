@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
-from ._closed_form import fit_class_covariances, identity_start, whitened_start
+from ._closed_form import align_start, fit_class_covariances, identity_start, whitened_start
 from ._flow import ConditionalFlow, position_codes
 from ._level import LevelModel
 from ._mixture import HierarchicalMixture, class_means
@@ -132,13 +132,17 @@ def build_level(parameters, cache, level, map_shape, rows, codes, n_classes, gen
         )
     else:
         start = identity_start(n_features)
+    built = empty_level(parameters, n_features, map_shape, n_classes, generator)
+    if parameters["start"] == "whitened" and n_classes > 1 and math.prod(map_shape) == 1:
+        blocks = level_blocks(cache, level, rows, codes)
+        start = align_start(start, blocks, built.flow, built.mixture.means)
     # Vectors may be of any magnitude: their start keeps the float64 of the cache.
-    start = start.to(torch.float64 if cache.dtype == np.float64 else torch.float32)
-    return empty_level(parameters, n_features, map_shape, n_classes, generator, start)
+    built.start = start.to(torch.float64 if cache.dtype == np.float64 else torch.float32)
+    return built
 
 
-def empty_level(parameters, n_features, map_shape, n_classes, generator=None, start=None):
-    """Create a level from its shapes alone; without a start, the identity."""
+def empty_level(parameters, n_features, map_shape, n_classes, generator=None):
+    """Create a level from its shapes alone, its start the identity."""
     generator = torch.Generator() if generator is None else generator
     position_channels = parameters["position_channels"]
     conditioned = position_channels and math.prod(map_shape) > 1
@@ -157,8 +161,7 @@ def empty_level(parameters, n_features, map_shape, n_classes, generator=None, st
         offset_scale=parameters["center_scale"],
         generator=generator,
     )
-    start = identity_start(n_features).float() if start is None else start
-    return LevelModel(start, flow, mixture, map_shape)
+    return LevelModel(identity_start(n_features).float(), flow, mixture, map_shape)
 
 
 def training_plan(parameters, n_samples, level_shapes):

@@ -6,7 +6,12 @@ import torch
 from sklearn.covariance import LedoitWolf, ledoit_wolf_shrinkage, shrunk_covariance
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from skhgad._closed_form import fit_class_covariances, identity_start, whitened_start
+from skhgad._closed_form import (
+    align_start,
+    fit_class_covariances,
+    identity_start,
+    whitened_start,
+)
 from skhgad._covariance import ResidualMoments, shrink, whitening_matrix
 from skhgad._flow import ConditionalFlow, LinearStart, position_codes
 from skhgad._level import LevelModel
@@ -281,9 +286,9 @@ def test_given_shrinkage_is_used_for_the_classes():
 
 @torch.no_grad()
 def test_with_several_centers_the_residuals_are_those_of_the_posterior_mean():
-    x, codes = make_classes()
+    x, codes = make_classes(n_images=24)  # so few that the provisional means are those of all
     level = untrained_level(identity_start(4), 4, 2, 3, n_components=4)
-    blocks = blocks_of(x, codes, [60])
+    blocks = blocks_of(x, codes, [24])
     z, _ = level.latent(torch.from_numpy(x))
     centers = level.mixture.centers()
     weights = level.mixture.center_logits.softmax(1)
@@ -357,3 +362,23 @@ def test_moments_around_the_mean_need_no_second_pass(n_features):
     np.testing.assert_allclose(found.second, expected.second, rtol=1e-9)
     assert float(found.fourth) == pytest.approx(float(expected.fourth), rel=1e-9)
     assert found.ledoit_wolf_shrinkage() == pytest.approx(expected.ledoit_wolf_shrinkage())
+
+
+@pytest.mark.parametrize("n_classes, n_features", [(3, 6), (4, 2), (2, 1)])
+@torch.no_grad()
+def test_aligned_start_turns_the_classes_to_their_latent_means(n_classes, n_features):
+    means = class_means(n_classes, n_features, 5.0)
+    rng = np.random.default_rng(3)
+    codes = torch.arange(40) % n_classes
+    root = torch.from_numpy(rng.normal(size=(n_features, n_features)))
+    # A turned and moved copy of the latent means, which the alignment must find again.
+    q = torch.linalg.qr(torch.from_numpy(rng.normal(size=(n_features, n_features))))[0]
+    x = ((means.double() @ q)[codes] @ torch.linalg.inv(root) + 7)[:, None]
+    start = LinearStart(torch.full((n_features,), 2.0), root)
+    level = untrained_level(start, n_features, 3, 1, n_classes=n_classes)
+    level.mixture.means.copy_(means)
+    blocks = blocks_of(x, codes, [15, 25])
+    level.start = align_start(start, blocks, level.flow, level.mixture.means)
+    z, _ = level.latent(x)
+    np.testing.assert_allclose(z[:, 0], means[codes], atol=1e-5)
+    assert float(level.start.log_det) == pytest.approx(float(start.log_det))
