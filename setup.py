@@ -73,6 +73,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     packages=["skhgad"],
+    package_data={"skhgad": ["_report.css", "_report.html", "_report.js"]},
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

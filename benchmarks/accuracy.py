@@ -1,184 +1,186 @@
-"""Accuracy of one unified HGAD model beside peers on the same features.
+"""Accuracy of one HGAD model beside other detectors on the same features.
 
-    python -m benchmarks.accuracy --data DIR [--seeds 3] [--json FILE]
+    python -m benchmarks.accuracy --data DIR [--loader mvtec_ad] [--protocol honest|paper|both]
 
-DIR (default: the environment variable SKHGAD_BENCH, then ../shared/bench) holds `images/` in the
-MVTec AD layout and `features/*.npz` with arrays X, class_name, split and y (0 normal, 1 anomaly);
-either may be missing. The class of a test sample is told to nobody, except to peers marked
-"class given". No test sample chooses anything (the honest protocol).
+docs/benchmarks.rst says how every method is configured, what the protocols are, and which command
+reproduces which published table.
 """
 
 import argparse
-import json
-import os
-import tempfile
-import time
-from pathlib import Path
-
-import numpy as np
-import torch
-from sklearn.covariance import LedoitWolf
-from sklearn.neighbors import NearestNeighbors
 
 from skhgad import HGADDetector
-from skhgad._cache import as_memory
-from skhgad._features import image_batches
-from skhgad.datasets import load_folder
-from skhgad.images import ImageSource
-from skhgad.metrics import PixelMetrics, image_metrics
+from skhgad._output import whole_file
 
-_BANK = 20_000  # training vectors a nearest-neighbour peer keeps
+from ._features import extract
+from ._figures import render, write_json
+from ._methods import ON_REQUEST, TITLES, Bench, applicable, is_deterministic, runs_of
+from ._options import (
+    add_data_options,
+    add_detector_options,
+    add_run_options,
+    describe_run,
+    memory_folder,
+    read_parameters,
+    read_parts,
+    say,
+    say_run,
+)
 
-
-def nearest_neighbour_scores(train, test, rng):
-    """Score test samples (n, positions, d) by the largest distance to a stored training vector."""
-    bank = train.reshape(-1, train.shape[-1])
-    bank = bank[rng.permutation(len(bank))[:_BANK]]
-    index = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(bank)
-    distance, _ = index.kneighbors(test.reshape(-1, test.shape[-1]))
-    return -distance.reshape(len(test), -1).max(1)
-
-
-def mahalanobis_scores(train, test, rng):
-    """Score test samples by the largest Ledoit-Wolf Mahalanobis distance of a position."""
-    vectors = train.reshape(-1, train.shape[-1])
-    vectors = vectors[rng.permutation(len(vectors))[:_BANK]]
-    model = LedoitWolf().fit(vectors)
-    distance = model.mahalanobis(test.reshape(-1, test.shape[-1]))
-    return -distance.reshape(len(test), -1).max(1)
-
-
-PEERS = {"nearest neighbours": nearest_neighbour_scores, "Mahalanobis": mahalanobis_scores}
+PROTOCOLS = {"honest": ("honest",), "paper": ("paper",), "both": ("honest", "paper")}
+_NOTES = {
+    "honest": "HGAD is trained with class labels and not told the class of a test sample, except "
+    'where a row says so. "class given": one model per class, and the class of each test sample '
+    "is told.",
+    "paper": "HGAD is told the class of each test image, takes the maxima of its maps over the "
+    "test set of the class, and keeps the pass with the best test AUROC. Peers are told the class, "
+    "nothing more.",
+}
 
 
-def peer_scores(peer, train, train_labels, test, test_labels, rng):
-    """Scores of one peer without class labels, and with one model for each given class."""
-    given = np.empty(len(test))
-    for label in np.unique(train_labels):
-        chosen = test_labels == label
-        given[chosen] = peer(train[train_labels == label], test[chosen], rng)
-    return {"": peer(train, test, rng), ", class given": given}
-
-
-def coarse_features(detector, images, memory):
-    """Vectors of the detector's last level, (n, positions, d) float32."""
-    batches = image_batches(
-        ImageSource(list(images)), detector._extractor, device=torch.device("cpu"), memory=memory
+def parse_arguments(arguments=None):
+    """Return the options, the parts and the detector's parameters; exit on wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.accuracy",
+        description=__doc__.split("\n")[0],
+        epilog="docs/benchmarks.rst explains methods and protocols.",
     )
-    return np.concatenate([features[-1].numpy() for features, _ in batches])
+    add_data_options(parser)
+    add_detector_options(parser)
+    add_run_options(parser)
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=list(TITLES),
+        metavar="NAME",
+        help=f"of {', '.join(TITLES)} (default: all that fit the data but {', '.join(ON_REQUEST)})",
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=list(PROTOCOLS),
+        default="honest",
+        help="how HGAD is evaluated (default: honest)",
+    )
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="the paper protocol evaluates after every N-th pass (default: 1)",
+    )
+    args = parser.parse_args(arguments)
+    if args.every < 1:
+        parser.error(f"--every must be at least 1, got {args.every}.")
+    parts = read_parts(parser, args)
+    kept = [part for part in parts if methods_of(part, args)]
+    if not kept:
+        names = " and ".join(part.name for part in parts)
+        parser.error(
+            f"--methods {' '.join(args.methods)}: nothing to run on {names} by the "
+            f"{args.protocol} protocol."
+        )
+    return args, kept, read_parameters(parser, args)
 
 
-def summarize(metrics):
-    """The figures of one run: per class, mean and pooled AUROC, false-alarm and miss rate."""
-    figures = {str(name): found.auroc for name, found in metrics.per_class.items()}
-    figures.update(mean=metrics.mean.auroc, pooled=metrics.pooled.auroc)
-    if "false_alarm_rate" in metrics.pooled:
-        figures["false alarms"] = metrics.pooled.false_alarm_rate
-        figures["misses"] = metrics.pooled.miss_rate
-    return figures
+def methods_of(part, args):
+    """Keys of the methods to run on a part, in the order of the table."""
+    keys = applicable(part)
+    if args.protocol == "paper":
+        keys.remove("hgad-unlabelled")  # its classes have no names to be told
+    if args.methods is None:
+        return tuple(key for key in keys if key not in ON_REQUEST)
+    return tuple(key for key in keys if key in args.methods)
 
 
-def run_seed(train, train_labels, test, test_labels, y, seed, *, memory=None, masks=None):
-    """Fit and score everything once; returns {method: figures}."""
-    rng = np.random.default_rng(seed)
-    detector = HGADDetector(random_state=seed, memory=memory, n_jobs=2)
-    start = time.perf_counter()
-    detector.fit(train, train_labels)
-    fitted = time.perf_counter()
-    scores = detector.score_samples(test)
-    end = time.perf_counter()
-    metrics = image_metrics(y, scores, test_labels, offset=detector.offset_)
-    results = {"HGAD": summarize(metrics)}
-    results["HGAD"].update({"fit s": fitted - start, "score s": end - fitted})
-    if masks is not None:
-        results["HGAD"].update(pixel_figures(detector, test, test_labels, y, masks))
-    if memory is not None:
-        train, test = (coarse_features(detector, X, as_memory(memory)) for X in (train, test))
-    else:
-        train, test = train[:, None], test[:, None]
-    for name, peer in PEERS.items():
-        for form, values in peer_scores(peer, train, train_labels, test, test_labels, rng).items():
-            results[name + form] = summarize(image_metrics(y, values, test_labels))
+def run_part(part, args, parameters, progress=None):
+    """Run all methods on one part.
+
+    Parameters
+    ----------
+    part : Part
+    args : argparse.Namespace
+        Of `parse_arguments`.
+    parameters : dict
+        Of HGADDetector, with `memory`.
+    progress : callable, default=None
+        Called with the results so far after each run.
+
+    Returns
+    -------
+    dict
+        "n_train", "n_test", "backbone_seconds" and "protocols": for each protocol, a dict from
+        method to a list of records, one a seed.
+    """
+    detector = HGADDetector(**parameters)
+    methods = methods_of(part, args)
+    with (
+        extract(detector, part.X_train, part.is_images) as train,
+        extract(detector, part.X_test, part.is_images) as test,
+    ):
+        results = {
+            "n_train": len(train),
+            "n_test": len(test),
+            "backbone_seconds": train.seconds + test.seconds,
+            "protocols": {protocol: {} for protocol in PROTOCOLS[args.protocol]},
+        }
+        seconds = results["backbone_seconds"]
+        say(f"{part.name}: features of {len(train)} + {len(test)} samples in {seconds:.0f} s")
+        bench = Bench(
+            part,
+            train,
+            test,
+            parameters,
+            methods,
+            PROTOCOLS[args.protocol],
+            None if args.no_pixels else args.pixel_size,
+            args.every,
+        )
+        keys = [key for key in methods if key != "hgad-given"]
+        if "hgad-given" in methods and "hgad" not in methods:
+            keys.insert(0, "hgad")
+        for key in keys:
+            for protocol, title, record in runs_of(key, bench, args.seeds):
+                results["protocols"][protocol].setdefault(title, []).append(record)
+                say_run(f"{part.name}, {protocol}, {title}", record)
+                if progress is not None:
+                    progress(results)
     return results
 
 
-def pixel_figures(detector, test, labels, y, masks):
-    """Pixel AUROC and AUPRO of the classes that have masks."""
-    figures = {}
-    for label in np.unique(labels):
-        chosen = np.flatnonzero(labels == label)
-        if any(masks[i] is None and y[i] == -1 for i in chosen):
-            continue
-        accumulator = PixelMetrics()
-        for first in range(0, len(chosen), 32):
-            rows = chosen[first : first + 32]
-            for row, anomaly_map in zip(rows, detector.anomaly_maps(list(test[rows])), strict=True):
-                accumulator.update(masks[row], anomaly_map, label, y=int(y[row]))
-        found = accumulator.compute().per_class[label]
-        figures[f"{label} pixel AUROC"] = found.auroc
-        figures[f"{label} AUPRO"] = found.aupro
-    return figures
+def notes_of(part, protocol, results, seeds):
+    """Sentences below a table."""
+    fixed = [TITLES[key] for key in applicable(part) if is_deterministic(key, part)]
+    repeats = f"{seeds} seeds: mean ± half of the range; nothing is random in {', '.join(fixed)}."
+    return [
+        f"{results['n_train']} samples to fit on, {results['n_test']} to test on, "
+        f"{len(part.classes)} classes. {repeats if seeds > 1 else 'One seed.'}",
+        _NOTES[protocol],
+        f"Seconds are without the backbone ({results['backbone_seconds']:.0f} s for all images)."
+        if part.is_images
+        else "Feature vectors: no backbone.",
+    ]
 
 
-def load_parts(folder):
-    """Yield (name, train, train_labels, test, test_labels, y, masks, is_images)."""
-    if (folder / "images").is_dir():
-        bunch = load_folder(folder / "images")
-        train, test = bunch.split == "train", bunch.split == "test"
-        yield (
-            "images", bunch.images[train], bunch.class_label[train], bunch.images[test],
-            bunch.class_label[test], bunch.y[test], bunch.mask[test], True,
-        )  # fmt: skip
-    for path in sorted((folder / "features").glob("*.npz")):
-        with np.load(path, allow_pickle=False) as table:
-            X, labels, y = table["X"], table["class_name"], np.where(table["y"], -1, 1)
-            train, test = table["split"] == "train", table["split"] == "test"
-        yield path.name, X[train], labels[train], X[test], labels[test], y[test], None, False
+def main(arguments=None):
+    """Run the benchmark, print its tables and write them."""
+    args, parts, parameters = parse_arguments(arguments)
+    content = {**describe_run(parameters), "seeds": args.seeds, "parts": {}}
+    tables = []
+    with memory_folder(args) as memory:
+        for part in parts:
 
+            def progress(results, name=part.name):
+                content["parts"][name] = results
+                if args.json is not None:
+                    write_json(args.json, content)
 
-def render(name, runs):
-    """A Markdown table of means over seeds, with the spread (max - min) of HGAD's figures."""
-    lines = [f"### {name}, {len(runs)} seed(s)", "", "| method | figures |", "| --- | --- |"]
-    for method in runs[0]:
-        cells = []
-        for figure in runs[0][method]:
-            values = [run[method][figure] for run in runs]
-            digits = 0 if figure.endswith(" s") else 3
-            spread = f" ± {np.ptp(values) / 2:.{digits}f}" if len(values) > 1 else ""
-            cells.append(f"{figure} {np.mean(values):.{digits}f}{spread}")
-        lines.append(f"| {method} | {', '.join(cells)} |")
-    return "\n".join([*lines, ""])
-
-
-def main():
-    """Run the benchmark and print its tables."""
-    default = os.environ.get("SKHGAD_BENCH", "../shared/bench")
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, default=Path(default), help="folder of the benchmark")
-    parser.add_argument("--seeds", type=int, default=1, help="number of repetitions")
-    parser.add_argument("--only", help="name of one part, e.g. images")
-    parser.add_argument("--json", type=Path, help="also write every figure here")
-    arguments = parser.parse_args()
-    if not arguments.data.is_dir():
-        parser.error(f"--data: no folder at {arguments.data}; set it or SKHGAD_BENCH.")
-    figures = {}
-    for name, train, train_labels, test, test_labels, y, masks, is_images in load_parts(
-        arguments.data
-    ):
-        if arguments.only and arguments.only != name:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            runs = [
-                run_seed(
-                    train, train_labels, test, test_labels, y, seed,
-                    memory=folder if is_images else None, masks=masks,
-                )
-                for seed in range(arguments.seeds)
-            ]  # fmt: skip
-        figures[name] = runs
-        print(render(name, runs), flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+            results = run_part(part, args, {**parameters, "memory": memory}, progress)
+            for protocol, rows in results["protocols"].items():
+                notes = notes_of(part, protocol, results, args.seeds)
+                tables.append(render(part.name, protocol, rows, notes))
+                print(tables[-1], flush=True)
+            if args.markdown is not None:
+                with whole_file(args.markdown) as file:
+                    file.write_text("\n".join(tables), encoding="utf-8")
 
 
 if __name__ == "__main__":

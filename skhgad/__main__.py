@@ -1,4 +1,4 @@
-"""The command line: ``python -m skhgad demo | fit | score | evaluate``.
+"""The command line: ``python -m skhgad demo | fit | score | evaluate | report``.
 
 Exit status: 0 done; 1 the work failed; 2 wrong usage or unusable input; 130 interrupted; 141 the
 reader of the output went away, as shells report it.
@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 
-from . import __version__, _commands, _demo
+from . import __version__, _commands, _demo, _report
 
 # What skhgad raises for wrong parameters, images and folders; each message names the remedy.
 _INPUT_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
@@ -71,6 +71,7 @@ def build_parser():
     _add_fit(commands)
     _add_score(commands)
     _add_evaluate(commands)
+    _add_report(commands)
     return parser
 
 
@@ -158,6 +159,41 @@ def _add_evaluate(commands):
     command.add_argument("--json", metavar="FILE", help="write all figures")
     _add_machine(command)
     command.set_defaults(run=_commands.evaluate)
+
+
+def _add_report(commands):
+    text = "Write what a model finds in a folder as one HTML page that needs no network."
+    command = commands.add_parser("report", help=text, description=text)
+    command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
+    command.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="labelled test images, laid out as for evaluate; or any images, searched whole",
+    )
+    command.add_argument(
+        "--out",
+        metavar="DIR",
+        required=True,
+        help="folder for report.html, about 2 kB an image and 150 kB for each of --top",
+    )
+    command.add_argument(
+        "--top",
+        type=_few,
+        default=12,
+        metavar="N",
+        help="most anomalous images to show with their heat maps, at most 100 (default: "
+        "%(default)s)",
+    )
+    _add_classes(command)
+    _add_machine(command)
+    command.set_defaults(run=_report.report)
+
+
+def _few(text):
+    """Parse a whole number from 0 to 100."""
+    if not text.isascii() or not text.isdigit() or int(text) > 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 100")
+    return int(text)
 
 
 def _add_classes(command):

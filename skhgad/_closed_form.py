@@ -5,13 +5,15 @@ import torch
 from ._covariance import ResidualMoments, shrink, whitening_matrix
 from ._flow import LinearStart
 
+_BACKGROUND_SHRINKAGE = 0.1
+
 
 def identity_start(n_features):
     """Start that changes nothing: the flow sees the raw features."""
     return LinearStart(torch.zeros(n_features), torch.eye(n_features))
 
 
-def whitened_start(blocks, n_classes, n_features, shrinkage="auto"):
+def whitened_start(blocks, n_classes, n_features, shrinkage="ledoit_wolf"):
     """Whiten by the pooled within-class covariance.
 
     Parameters
@@ -19,39 +21,36 @@ def whitened_start(blocks, n_classes, n_features, shrinkage="auto"):
     blocks : callable
         Each call iterates over (x, codes): Tensors of shape (n, n_positions, n_features) and (n,).
     n_classes, n_features : int
-    shrinkage : float in [0, 1] or "auto"
-        Towards the identity of the same mean variance; "auto" = Ledoit and Wolf's estimate.
+    shrinkage : float in [0, 1] or "ledoit_wolf"
+        Towards the identity of the same mean variance; or Ledoit and Wolf's estimate.
 
     Returns
     -------
     start : LinearStart
     """
-    sums = torch.zeros(n_classes, n_features, dtype=torch.float64)
-    counts = torch.zeros(n_classes, dtype=torch.float64)
-    for x, codes in blocks():
-        sums.index_add_(0, codes, x.double().mean(1))
-        counts += torch.bincount(codes, minlength=n_classes)
-    means = sums / counts.clamp_min(1)[:, None]
+    means, counts = _class_means(blocks(), torch.empty(n_classes, n_features))
     moments = ResidualMoments(n_features)
     for x, codes in blocks():
         x = x.double()
         moments.update((x - means[codes][:, None]).flatten(0, 1), x.flatten(0, 1))
-    if shrinkage == "auto":
+    if shrinkage == "ledoit_wolf":
         shrinkage = moments.ledoit_wolf_shrinkage()
     covariance = shrink(moments.covariance(), shrinkage)
     return LinearStart(means[counts > 0].mean(0), whitening_matrix(covariance))
 
 
 @torch.no_grad()
-def fit_class_covariances(level, blocks, shrinkage="auto"):
+def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
     """Give every class the covariance its latent vectors have around their centers.
 
     A flow trained on few samples leaves each class a shape of its own, which unit covariances read
     as noise. With an untrained flow and one center, the level becomes the Ledoit-Wolf Mahalanobis
     distance of each class: the classical detector is a special case of the model.
 
-    Each vector is compared with the mean of the centers, weighted by their posterior; the mean
-    residual of a class moves its centers, the covariance of the residuals becomes its covariance.
+    The centers of a class are moved to where its vectors are. Then each vector is compared with the
+    mean of the centers, weighted by their posterior; the mean residual moves the centers again, and
+    the covariance of the residuals becomes that of the class.
+    The background is one Gaussian with the mean and covariance of all latent vectors together.
 
     Parameters
     ----------
@@ -59,35 +58,52 @@ def fit_class_covariances(level, blocks, shrinkage="auto"):
         Changed in place.
     blocks : callable
         As for `whitened_start`; raw features.
-    shrinkage : float in [0, 1] or "auto"
+    shrinkage : float in [0, 1] or "ledoit_wolf"
     """
     mixture = level.mixture
     n_classes, n_features = mixture.means.shape
-    sums = torch.zeros(n_classes, n_features, dtype=torch.float64)
-    counts = torch.zeros(n_classes, dtype=torch.float64)
-    for _, residuals, codes in _residuals(level, blocks):
-        sums.index_add_(0, codes, residuals.double().mean(1))
-        counts += torch.bincount(codes, minlength=n_classes)
-    shifts = sums / counts.clamp_min(1)[:, None]
+    means, counts = _class_means(((level.latent(x)[0], y) for x, y in blocks()), mixture.means)
+    center_weights = mixture.center_logits.softmax(1)[:, None]
+    shifts = means - (center_weights @ mixture.centers())[:, 0].double()
+    shifts[counts == 0] = 0
+
+    def residuals():
+        for x, codes in blocks():
+            z, _ = level.latent(x)
+            moved = z - shifts[codes][:, None].to(z)
+            yield z, moved - mixture.expected_center(moved, codes), codes
+
+    residual_means = torch.zeros_like(means)
+    if mixture.n_components > 1:  # a single center explains its class without remainder
+        residual_means, _ = _class_means(((r, y) for _, r, y in residuals()), mixture.means)
+    mean = (counts / counts.sum()) @ means
     moments = [ResidualMoments(n_features) for _ in range(n_classes)]
-    pooled = ResidualMoments(n_features)
-    for z, residuals, codes in _residuals(level, blocks):
-        centered = residuals.double() - shifts[codes][:, None]
+    overall = ResidualMoments(n_features)
+    for z, residual, codes in residuals():
+        centered = residual.double() - residual_means[codes][:, None]
         for code in codes.unique().tolist():
             own = codes == code
             moments[code].update(centered[own].flatten(0, 1), z[own].flatten(0, 1))
-        pooled.update(centered.flatten(0, 1), z.flatten(0, 1))
+        overall.update((z.double() - mean).flatten(0, 1), z.flatten(0, 1))
+
+    within = sum(moments, ResidualMoments(n_features))
+    # A class whose vectors are all the same has no spread of its own: it borrows everybody's.
+    own = [own if own.covariance().trace() > 0 else within for own in moments]
     whiteners = []
-    for own in moments:
-        # A class whose vectors are all the same has no spread of its own: it borrows everybody's.
-        source = own if own.covariance().trace() > 0 else pooled
-        weight = source.ledoit_wolf_shrinkage() if shrinkage == "auto" else shrinkage
+    for source in own:
+        weight = source.ledoit_wolf_shrinkage() if shrinkage == "ledoit_wolf" else shrinkage
         whiteners.append(whitening_matrix(shrink(source.covariance(), weight)))
-    mixture.set_covariances(shifts, torch.stack(whiteners))
+    mixture.set_covariances(shifts + residual_means, torch.stack(whiteners))
+    if n_classes > 1:  # of a single class, the background is the class
+        covariance = shrink(overall.covariance(), _BACKGROUND_SHRINKAGE)
+        mixture.set_background(mean, whitening_matrix(covariance))
 
 
-def _residuals(level, blocks):
-    """Iterate over (latent vectors, the same minus the center that explains them, codes)."""
-    for x, codes in blocks():
-        z, _ = level.latent(x)
-        yield z, z - level.mixture.expected_center(z, codes), codes
+def _class_means(pairs, like):
+    """Mean over images and positions of each class's vectors, and images of each class, float64."""
+    sums = torch.zeros(like.shape, dtype=torch.float64)
+    counts = torch.zeros(len(like), dtype=torch.float64)
+    for vectors, codes in pairs:
+        sums.index_add_(0, codes, vectors.double().mean(1))
+        counts += torch.bincount(codes, minlength=len(like))
+    return sums / counts.clamp_min(1)[:, None], counts

@@ -107,33 +107,13 @@ def evaluate(args):
     if args.json is not None:
         check_file_place(args.json, "--json")
     detector = load_detector(args)
-    data = load_folder(args.folder, classes=args.classes, split="test")
-    known = [str(name) for name in detector.classes_]
-    unknown = sorted(set(data.class_label.tolist()) - set(known))
-    if unknown:
-        raise ValueError(
-            f"{args.folder!r} holds the classes {unknown}, which the model does not know; it knows "
-            f"{known}. Name the classes to evaluate with --classes, or fit a model on them."
-        )
-    masked = masked_classes(data)
-    scores, found_class, pixels = [], [], PixelMetrics()
-    findings = inspect(detector, data.images.tolist(), maps=bool(masked))
+    data = labelled_images(detector, args.folder, args.classes)
+    measurement = Measurement(data, detector.offset_)
+    findings = inspect(detector, data.images.tolist(), maps=bool(measurement.masked))
     for index, finding in enumerate(findings):
-        scores.append(finding.score)
-        found_class.append(str(finding.class_label))
-        if data.class_label[index] in masked:
-            pixels.update(
-                data.mask[index], finding.anomaly_map, data.class_label[index], y=data.y[index]
-            )
-    figures = {
-        "n_images": len(scores),
-        "n_anomalies": int(np.sum(data.y == -1)),
-        "offset": detector.offset_,
-        "class_found": float(np.mean(np.array(found_class) == data.class_label)),
-        "image": image_metrics(data.y, scores, data.class_label, offset=detector.offset_),
-        "pixel": pixels.compute() if masked else None,
-    }
-    print_figures(figures, [name for name in np.unique(data.class_label) if name not in masked])
+        measurement.update(index, finding)
+    figures = measurement.figures()
+    print_figures(figures, measurement.unmasked)
     if args.json is not None:
         with whole_file(args.json) as part:
             part.write_text(json.dumps(_without_nan(figures), indent=1) + "\n", encoding="utf-8")
@@ -275,6 +255,64 @@ def inspect(detector, paths, class_label=None, *, maps=False):
                     resize(grids[row][None], sizes[row])[0].numpy() if maps else None,
                 )
                 bar.update()
+
+
+def labelled_images(detector, folder, classes):
+    """Read the test images of a folder as `load_folder`, all of classes the detector knows."""
+    data = load_folder(folder, classes=classes, split="test")
+    known = [str(name) for name in detector.classes_]
+    unknown = sorted(set(data.class_label.tolist()) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{folder!r} holds the classes {unknown}, which the model does not know; it knows "
+            f"{known}. Name the classes to take with --classes, or fit a model on them."
+        )
+    return data
+
+
+class Measurement:
+    """What a detector finds in labelled images, compared with what is there.
+
+    Parameters
+    ----------
+    data : Bunch
+        As from `load_folder`.
+    offset : float
+        Threshold of the detector.
+
+    Attributes
+    ----------
+    masked : set of str
+        Classes with pixel figures: their findings need maps.
+    unmasked : list of str
+        The others.
+    """
+
+    def __init__(self, data, offset):
+        self.data, self.offset = data, offset
+        self.masked = masked_classes(data)
+        self.unmasked = [name for name in np.unique(data.class_label) if name not in self.masked]
+        self._scores, self._found_class, self._pixels = [], [], PixelMetrics()
+
+    def update(self, index, finding):
+        """Add the finding of image `index`, which is the next one."""
+        data, label = self.data, self.data.class_label[index]
+        self._scores.append(finding.score)
+        self._found_class.append(str(finding.class_label))
+        if label in self.masked:
+            self._pixels.update(data.mask[index], finding.anomaly_map, label, y=data.y[index])
+
+    def figures(self):
+        """Return the figures of all images so far, as a dict."""
+        data = self.data
+        return {
+            "n_images": len(self._scores),
+            "n_anomalies": int(np.sum(data.y == -1)),
+            "offset": self.offset,
+            "class_found": float(np.mean(np.array(self._found_class) == data.class_label)),
+            "image": image_metrics(data.y, self._scores, data.class_label, offset=self.offset),
+            "pixel": self._pixels.compute() if self.masked else None,
+        }
 
 
 def masked_classes(data):

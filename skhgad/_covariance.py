@@ -36,6 +36,14 @@ class ResidualMoments:
         self.second += residuals.T @ residuals
         self.fourth += residuals.square().sum(1).square().sum()
 
+    def __add__(self, other):
+        """Moments of both sets of residuals together."""
+        total = ResidualMoments(len(self.second), self.second.device)
+        for name in ("n_samples", "second", "fourth", "_size"):
+            setattr(total, name, getattr(self, name) + getattr(other, name))
+        total._eps = max(self._eps, other._eps)
+        return total
+
     def covariance(self):
         """Maximum-likelihood covariance, exactly zero where nothing varies but by rounding.
 
@@ -88,7 +96,10 @@ def shrink(covariance, shrinkage):
 
 
 def whitening_matrix(covariance):
-    """Invertible W with W.T @ covariance @ W = I, acting on rows from the right.
+    """Inverse square root W of a covariance: W = W.T and W.T @ covariance @ W = I.
+
+    The symmetric root is the only one that does not depend on the signs and the order of
+    eigenvectors, which rounding decides where eigenvalues are close.
 
     Parameters
     ----------
@@ -100,5 +111,4 @@ def whitening_matrix(covariance):
     Tensor of shape (n_features, n_features), float64
     """
     values, vectors = torch.linalg.eigh(covariance)
-    # LAPACK's layout is column by column; a saved and loaded copy would round differently.
-    return (vectors / values.clamp_min(1e-10 * values[-1]).sqrt()).contiguous()
+    return (vectors / values.clamp_min(1e-10 * values[-1]).sqrt()) @ vectors.T

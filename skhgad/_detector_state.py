@@ -105,12 +105,15 @@ def unpack(cls, tensors, description, backbone):
         for n_features, *shape in level_shapes
     ]
     model = detector._scoring_model(levels, extractor)
-    if detector.class_covariance:
+    if detector.class_covariance:  # room for the saved ones
         for level in levels:
             means = level.mixture.means
+            identity = torch.eye(means.shape[1])
             level.mixture.set_covariances(
-                torch.zeros_like(means), torch.eye(means.shape[1]).repeat(len(means), 1, 1)
+                torch.zeros_like(means), identity.repeat(len(means), 1, 1)
             )
+            if len(means) > 1:
+                level.mixture.set_background(means[0].detach(), identity)
     model.to(torch.float32 if fitted["images"] else torch.float64)
     model.load_state_dict(parts["model"])
     detector._model, detector._extractor = model, extractor

@@ -16,6 +16,10 @@ from ._training import TrainingPlan, train
 
 _BLOCK_BYTES = 64 << 20  # of features read at once
 _EMBEDDING_COMPONENTS = 32
+# Samples with one vector each say little of its small directions; whitening would blow these up.
+_WHITENING_SHRINKAGE = {"maps": 0.1, "vectors": 0.9}
+# With fewer, training makes the model worse than its closed-form start.
+_VECTORS_PER_FEATURE = 10
 
 
 def blocks_of(cache, levels, rows, codes):
@@ -120,11 +124,11 @@ def build_level(parameters, cache, level, map_shape, rows, codes, n_classes, gen
     """
     n_features = cache.read(level, slice(0, 1)).shape[-1]
     if parameters["start"] == "whitened":
+        shrinkage = parameters["whitening_shrinkage"]
+        if shrinkage == "auto":
+            shrinkage = _WHITENING_SHRINKAGE["vectors" if math.prod(map_shape) == 1 else "maps"]
         start = whitened_start(
-            level_blocks(cache, level, rows, codes),
-            n_classes,
-            n_features,
-            parameters["whitening_shrinkage"],
+            level_blocks(cache, level, rows, codes), n_classes, n_features, shrinkage
         )
     else:
         start = identity_start(n_features)
@@ -157,8 +161,22 @@ def empty_level(parameters, n_features, map_shape, n_classes, generator=None, st
     return LevelModel(start, flow, mixture, map_shape)
 
 
-def training_plan(parameters, n_samples, is_images):
-    """Fill the "auto" numbers of the schedule by the kind and the number of the data."""
+def training_plan(parameters, n_samples, level_shapes):
+    """Fill the "auto" numbers of the schedule by the kind and the number of the data.
+
+    Parameters
+    ----------
+    parameters : dict
+        Of the estimator.
+    n_samples : int
+        To train on.
+    level_shapes : list of tuples (n_features, height, width)
+
+    Returns
+    -------
+    TrainingPlan
+    """
+    is_images = any(height * width > 1 for _, height, width in level_shapes)
     batch_size = parameters["batch_size"]
     if batch_size == "auto":
         batch_size = 16 if is_images else min(64, max(8, n_samples // 8))
@@ -166,6 +184,9 @@ def training_plan(parameters, n_samples, is_images):
     if n_passes == "auto":
         steps, most = (240, 30) if is_images else (120, 8)
         n_passes = min(most, max(1, math.ceil(steps * batch_size / n_samples)))
+        density = min(n_samples * math.prod(shape[1:]) / shape[0] for shape in level_shapes)
+        if parameters["start"] == "whitened" and density < _VECTORS_PER_FEATURE:
+            n_passes = 0
     learning_rate = parameters["learning_rate"]
     if learning_rate == "auto":
         learning_rate = 1e-3
@@ -178,8 +199,10 @@ def training_plan(parameters, n_samples, is_images):
     )
 
 
-def train_levels(levels, cache, rows, codes, plan, generator, device, verbose):
+def train_levels(levels, cache, rows, codes, plan, generator, device, verbose, *, on_pass=None):
     """Train the levels on the cached features; they stay on `device`.
+
+    `on_pass` is called as on_pass(pass_number, levels) after each pass, if given.
 
     Returns
     -------
@@ -199,12 +222,14 @@ def train_levels(levels, cache, rows, codes, plan, generator, device, verbose):
             x = x[:, positions]
         return starts[level](x)[0].float()
 
-    def on_pass(_, record):
+    def after_pass(number, record):
         bar.set_postfix(loss=f"{record['loss']:.4g}")
         bar.update()
+        if on_pass is not None:
+            on_pass(number, levels)
 
     with bar:
-        return train(levels, read, trained_codes, plan, generator, on_pass=on_pass)
+        return train(levels, read, trained_codes, plan, generator, on_pass=after_pass)
 
 
 def fit_covariances(levels, cache, rows, codes):

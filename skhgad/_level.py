@@ -1,9 +1,12 @@
 """One level of the model: linear start, flow and mixture, from raw features to evidence."""
 
+import torch
 from torch import nn
 
 from ._losses import log_likelihood
 from ._mixture import entropy
+
+_GRID = 5  # positions a side from which an image's class is inferred
 
 
 class LevelModel(nn.Module):
@@ -46,22 +49,56 @@ class LevelModel(nn.Module):
         z, log_det = self.flow(started)
         return z, log_det + start_log_det
 
-    def forward(self, x):
-        """Log-likelihood of every class and entropy of the class posterior, at every position.
+    def class_log_likelihood(self, z):
+        """Log-likelihood of the image under every class, from an even grid of its positions.
 
         Parameters
         ----------
-        x : Tensor of shape (n_images, n_positions, n_features)
-            Raw features.
+        z : Tensor of shape (n_images, n_positions, n_features)
 
         Returns
         -------
-        log_likelihood : Tensor of shape (n_images, n_positions, n_classes)
-            Per dimension, in nats: a / d - ln(2 pi) / 2.
-        entropy : Tensor of shape (n_images, n_positions)
-            In nats.
+        Tensor of shape (n_images, n_classes)
+            Sum over positions, estimated from at most `_GRID` x `_GRID` of them, in nats; up to a
+            constant of the image.
         """
-        z, log_det = self.latent(x)
-        density = self.mixture.log_density_within(z)
-        likelihood = log_likelihood(density, log_det[..., None], self.n_features)
-        return likelihood, entropy(self.mixture.class_logits_of(z))
+        density = self.mixture.log_density_within(z[:, self._grid(z.device)])
+        return density.mean(1) * z.shape[1]
+
+    def evidence(self, z, log_det, codes):
+        """Judge every position.
+
+        Parameters
+        ----------
+        z, log_det
+            From `latent`.
+        codes : Tensor of shape (n_images,), int64
+            Class of each image.
+
+        Returns
+        -------
+        likelihood : Tensor of shape (n_images, n_positions)
+            Log-likelihood under the class, per dimension, in nats: a / d - ln(2 pi) / 2.
+        background : Tensor of shape (n_images, n_positions), or None
+            The same under the background; None where none was fitted.
+        entropy : Tensor of shape (n_images, n_positions)
+            Of the class posterior, in nats.
+        """
+        density = torch.empty_like(log_det)
+        for code in codes.unique().tolist():
+            own = codes == code
+            density[own] = self.mixture.log_density_of(z[own], code)
+        background = None
+        if self.mixture.background_mean is not None:
+            background = log_likelihood(
+                self.mixture.log_density_background(z), log_det, self.n_features
+            )
+        likelihood = log_likelihood(density, log_det, self.n_features)
+        return likelihood, background, entropy(self.mixture.class_logits_of(z))
+
+    def _grid(self, device):
+        rows, columns = (
+            (torch.arange(min(side, _GRID), device=device) + 0.5) * side / min(side, _GRID)
+            for side in self.map_shape
+        )
+        return (rows.long()[:, None] * self.map_shape[1] + columns.long()).flatten()

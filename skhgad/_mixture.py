@@ -90,8 +90,10 @@ class HierarchicalMixture(nn.Module):
             offset_scale * torch.randn(n_classes, n_components - 1, n_features, generator=generator)
         )
         self.center_logits = nn.Parameter(torch.zeros(n_classes, n_components))
-        self.register_buffer("shifts", None)
-        self.register_buffer("whiteners", None)
+        for name in ("shifts", "whiteners", "whitened_offsets", "log_dets"):
+            self.register_buffer(name, None)
+        for name in ("background_mean", "background_whitener", "background_log_det"):
+            self.register_buffer(name, None)
 
     def centers(self):
         r"""Centers :math:`c_{k,m}`; no gradient reaches the class means through them.
@@ -121,7 +123,7 @@ class HierarchicalMixture(nn.Module):
         return self.class_logits.log_softmax(0)
 
     def set_covariances(self, shifts, whiteners):
-        """Fix the covariance of each class for `log_density_within`.
+        """Fix the covariance of each class for `log_density_of`.
 
         Parameters
         ----------
@@ -132,9 +134,26 @@ class HierarchicalMixture(nn.Module):
         """
         self.shifts = shifts.to(self.means)
         self.whiteners = whiteners.to(self.means)
+        centers = self.centers().detach()
+        self.whitened_offsets = (centers - centers[:, :1]) @ self.whiteners
+        # One by one: the batched factorisation of MKL fails on stacks of large matrices.
+        self.log_dets = torch.stack([torch.linalg.slogdet(w)[1] for w in whiteners]).to(self.means)
 
-    def log_density_within(self, z):
-        r"""Intra-class log-density of every class, up to the constant :math:`-\frac{d}{2}\ln 2\pi`.
+    def set_background(self, mean, whitener):
+        """Fix the Gaussian of all classes together for `log_density_background`.
+
+        Parameters
+        ----------
+        mean : Tensor of shape (n_features,)
+        whitener : Tensor of shape (n_features, n_features)
+            Inverse square root of the covariance, acting on rows from the right.
+        """
+        self.background_mean = mean.to(self.means)
+        self.background_whitener = whitener.to(self.means)
+        self.background_log_det = torch.linalg.slogdet(whitener)[1].to(self.means)
+
+    def log_density_background(self, z):
+        r"""Log-density of the background, up to the constant :math:`-\frac{d}{2}\ln 2\pi`.
 
         Parameters
         ----------
@@ -142,25 +161,37 @@ class HierarchicalMixture(nn.Module):
 
         Returns
         -------
-        Tensor of shape (..., n_classes)
+        Tensor of shape (...)
+        """
+        distances = ((z - self.background_mean) @ self.background_whitener).square().sum(-1)
+        return self.background_log_det - 0.5 * distances
+
+    def log_density_of(self, z, code):
+        r"""Intra-class log-density of one class, up to the constant :math:`-\frac{d}{2}\ln 2\pi`.
+
+        Parameters
+        ----------
+        z : Tensor of shape (..., n_features)
+        code : int
+
+        Returns
+        -------
+        Tensor of shape (...)
             logsumexp_m( log w_{k,m} - ||(z - c_{k,m}) W_k||^2 / 2 ) + log |det W_k|, where W_k is
             the identity for unit covariances.
         """
-        centers = self.centers()
-        log_weights = self.center_logits.log_softmax(1)
+        log_weights = self.center_logits[code].log_softmax(0)
         if self.whiteners is None:
-            distances = squared_distances(z, centers.flatten(0, 1)).unflatten(-1, centers.shape[:2])
+            distances = squared_distances(z, self.centers()[code])
             return torch.logsumexp(log_weights - 0.5 * distances, dim=-1)
-        densities = []
-        for own, shift, whitener, weights in zip(
-            centers, self.shifts, self.whiteners, log_weights, strict=True
-        ):
-            # Subtract the class mean before the product: distances stay exact far from the origin.
-            origin = own[0] + shift
-            distances = squared_distances((z - origin) @ whitener, (own - own[0]) @ whitener)
-            log_det = torch.linalg.slogdet(whitener)[1]
-            densities.append(torch.logsumexp(weights - 0.5 * distances, dim=-1) + log_det)
-        return torch.stack(densities, dim=-1)
+        # Subtract the class mean before the product: distances stay exact far from the origin.
+        white = (z - (self.means[code] + self.shifts[code])) @ self.whiteners[code]
+        distances = squared_distances(white, self.whitened_offsets[code])
+        return torch.logsumexp(log_weights - 0.5 * distances, dim=-1) + self.log_dets[code]
+
+    def log_density_within(self, z):
+        """`log_density_of` every class, Tensor of shape (..., n_classes)."""
+        return torch.stack([self.log_density_of(z, code) for code in range(len(self.means))], -1)
 
     def expected_center(self, z, codes):
         """Mean of the centers of each image's class, weighted by their posterior at each position.
@@ -176,7 +207,7 @@ class HierarchicalMixture(nn.Module):
         return posterior @ centers
 
     def log_density_within_class(self, z, codes):
-        """`log_density_within` of each image's own class only.
+        """Log-density under each image's own class, differentiable; unit covariances.
 
         Parameters
         ----------

@@ -22,6 +22,7 @@ _NUMBERS = {
     "n_components": (Integral, 1, None, "left"),
     "class_separation": (Real, 0, None, "neither"),
     "center_scale": (Real, 0, None, "left"),
+    "background_weight": (Real, 0, 1, "both"),
     "position_fraction": (Real, 0, 1, "right"),
     "center_lr_factor": (Real, 0, None, "left"),
     "weight_decay": (Real, 0, None, "left"),
@@ -38,15 +39,15 @@ _NUMBERS = {
     "validation_fraction": (Real, 0, 1, "left"),
     "verbose": (Integral, 0, None, "left"),
 }
-# As above, or the word that lets the data decide.
+# As above, or a word that lets the data decide.
 _NUMBERS_OR_WORD = {
-    "n_classes": ("auto", Integral, 1, None, "left"),
-    "max_iter": ("auto", Integral, 0, None, "left"),
-    "batch_size": ("auto", Integral, 1, None, "left"),
-    "learning_rate": ("auto", Real, 0, None, "neither"),
-    "whitening_shrinkage": ("auto", Real, 0, 1, "both"),
-    "contamination": ("auto", Real, 0, 0.5, "right"),
-    "cache_budget": ("auto", Integral, 0, None, "left"),
+    "n_classes": (("auto",), Integral, 1, None, "left"),
+    "max_iter": (("auto",), Integral, 0, None, "left"),
+    "batch_size": (("auto",), Integral, 1, None, "left"),
+    "learning_rate": (("auto",), Real, 0, None, "neither"),
+    "whitening_shrinkage": (("auto", "ledoit_wolf"), Real, 0, 1, "both"),
+    "contamination": (("auto",), Real, 0, 0.5, "right"),
+    "cache_budget": (("auto",), Integral, 0, None, "left"),
 }
 _CHOICES = {
     "start": STARTS,
@@ -70,11 +71,12 @@ def check_parameters(parameters):
     """
     for name, (kind, low, high, bounds) in _NUMBERS.items():
         _check_number(name, parameters[name], kind, low, high, bounds)
-    for name, (word, kind, low, high, bounds) in _NUMBERS_OR_WORD.items():
+    for name, (words, kind, low, high, bounds) in _NUMBERS_OR_WORD.items():
         value = parameters[name]
         if isinstance(value, str):
-            if value != word:
-                raise ValueError(f"{name} must be a number or {word!r}, got {value!r}.")
+            if value not in words:
+                known = " or ".join(map(repr, words))
+                raise ValueError(f"{name} must be a number or {known}, got {value!r}.")
         else:
             _check_number(name, value, kind, low, high, bounds)
     for name, choices in _CHOICES.items():

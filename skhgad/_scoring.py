@@ -1,6 +1,7 @@
 """From features to class, anomaly map and image score, every constant frozen at fit."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -44,6 +45,15 @@ def resize(maps, size):
     return F.interpolate(maps[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
+class Evidence(NamedTuple):
+    """What the levels know of a batch; one Tensor of shape (n, n_positions) a level."""
+
+    codes: torch.Tensor  # (n,), int64
+    likelihoods: list
+    backgrounds: list
+    entropies: list
+
+
 class ScoringModel(nn.Module):
     """The fitted levels and the frozen constants that turn their output into scores.
 
@@ -72,6 +82,8 @@ class ScoringModel(nn.Module):
         self.blur_sigma = blur_sigma
         self.entropy_weight = entropy_weight
         n_levels, n_classes = len(self.levels), self.n_classes
+        self.register_buffer("background_slope", torch.zeros(n_levels))
+        self.register_buffer("background_floor", torch.full((n_levels,), -torch.inf))
         self.register_buffer("likelihood_location", torch.zeros(n_levels, n_classes))
         self.register_buffer("likelihood_scale", torch.ones(n_levels, n_classes))
         self.register_buffer("entropy_location", torch.zeros(n_levels, n_classes))
@@ -86,30 +98,30 @@ class ScoringModel(nn.Module):
         """Number of product classes."""
         return self.levels[0].mixture.means.shape[0]
 
-    def evidence(self, features):
+    def evidence(self, features, codes=None):
         """Ask the levels, before any normalisation.
 
         Parameters
         ----------
         features : list of Tensor of shape (n, n_positions, n_features)
+        codes : Tensor of shape (n,), int64, or None
+            Class of each image; None = the one under which the whole image is most likely.
 
         Returns
         -------
-        likelihoods : list of Tensor of shape (n, n_positions, n_classes)
-        entropies : list of Tensor of shape (n, n_positions)
+        Evidence
         """
-        pairs = [level(x) for level, x in zip(self.levels, features, strict=True)]
-        return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-
-    def class_log_likelihood(self, likelihoods):
-        """Log-likelihood of the whole image under each class, Tensor of shape (n, n_classes).
-
-        Sum over positions and levels, in nats.
-        """
-        return sum(
-            level.n_features * likelihood.sum(1)
-            for level, likelihood in zip(self.levels, likelihoods, strict=True)
-        )
+        latents = [level.latent(x) for level, x in zip(self.levels, features, strict=True)]
+        if codes is None:
+            codes = sum(
+                level.class_log_likelihood(z)
+                for level, (z, _) in zip(self.levels, latents, strict=True)
+            ).argmax(1)
+        parts = [
+            level.evidence(*latent, codes)
+            for level, latent in zip(self.levels, latents, strict=True)
+        ]
+        return Evidence(codes, *map(list, zip(*parts, strict=True)))
 
     def forward(self, features, codes=None):
         """Anomaly maps on the model's grid.
@@ -126,23 +138,36 @@ class ScoringModel(nn.Module):
             Higher = more anomalous. An image's anomaly score is the maximum of its map.
         codes : Tensor of shape (n,), int64
         """
-        likelihoods, entropies = self.evidence(features)
-        if codes is None:
-            codes = self.class_log_likelihood(likelihoods).argmax(1)
-        maps = self.raw_maps(likelihoods, entropies, codes)
+        evidence = self.evidence(features, codes)
+        codes = evidence.codes
+        maps = self.raw_maps(evidence)
         location, scale = self.score_location[codes], self.score_scale[codes]
         return (maps - location[:, None, None]) / scale[:, None, None], codes
 
-    def raw_maps(self, likelihoods, entropies, codes):
+    def raw_maps(self, evidence):
         """Anomaly maps before the classes are put on one scale, Tensor (n, height, width)."""
         terms = []
         if self.criterion != "entropy":
-            terms.append(self._likelihood_map(likelihoods, codes))
+            terms.append(self._likelihood_map(self.likelihood_ratios(evidence), evidence.codes))
         if self.criterion != "likelihood":
-            terms.append(self._entropy_map(entropies, codes))
+            terms.append(self._entropy_map(evidence.entropies, evidence.codes))
         if self.normalization == "exponential":
             return torch.stack([self._blur(term) for term in terms]).prod(0)
         return self._blur(sum(terms))
+
+    def likelihood_ratios(self, evidence):
+        """Log-likelihoods less what the background predicts of them, one Tensor a level.
+
+        The background excuses no more than it does for the strangest normal vector, so that what
+        is far from everything stays an anomaly.
+        """
+        ratios = []
+        for index, own in enumerate(evidence.likelihoods):
+            if self.background_slope[index]:
+                background = evidence.backgrounds[index].clamp_min(self.background_floor[index])
+                own = own - self.background_slope[index] * background
+            ratios.append(own)
+        return ratios
 
     def normality_maps(self, values, location, codes):
         """Sum exp(value - maximum) over levels on the grid, the published normality, at most L."""
@@ -151,28 +176,30 @@ class ScoringModel(nn.Module):
             for index, value in enumerate(values)
         )
 
-    def _likelihood_map(self, likelihoods, codes):
-        rows = torch.arange(len(codes), device=codes.device)
-        own = [likelihood[rows, :, codes] for likelihood in likelihoods]
+    def _likelihood_map(self, own, codes):
         if self.normalization == "exponential":
             return len(own) - self.normality_maps(own, self.likelihood_location, codes)
         location, scale = self.likelihood_location, self.likelihood_scale
-        # Longer vectors carry more evidence, as in the sum of log-likelihoods.
+        # Longer vectors carry more evidence: the spread of a log-likelihood grows as its root.
         widest = max(level.n_features for level in self.levels)
         return sum(
-            (level.n_features / widest)
+            (level.n_features / widest) ** 0.5
             * self._on_grid((location[i, codes, None] - value) / scale[i, codes, None], i)
             for i, (level, value) in enumerate(zip(self.levels, own, strict=True))
         )
 
     def _entropy_map(self, entropies, codes):
-        values = [-entropy for entropy in entropies]
-        anomaly = len(values) - self.normality_maps(values, self.entropy_location, codes)
+        anomaly = self.entropy_anomaly(entropies, codes)
         if self.normalization == "exponential":
             return anomaly
         location = self.log_entropy_location[codes, None, None]
         scale = self.log_entropy_scale[codes, None, None] / self.entropy_weight
         return (self.log_entropy(anomaly) - location) / scale
+
+    def entropy_anomaly(self, entropies, codes):
+        """Sum up the entropies as published, before the blur: number of levels less normality."""
+        values = [-entropy for entropy in entropies]
+        return len(values) - self.normality_maps(values, self.entropy_location, codes)
 
     @staticmethod
     def log_entropy(anomaly):
@@ -188,7 +215,7 @@ class ScoringModel(nn.Module):
 
 
 @torch.no_grad()
-def fit_normalizers(model, blocks):
+def fit_normalizers(model, blocks, background_weight=0.0):
     """Freeze the constants of the maps from normal samples.
 
     Parameters
@@ -197,34 +224,53 @@ def fit_normalizers(model, blocks):
         Changed in place.
     blocks : callable
         Each call iterates over (features, codes).
+    background_weight : float, default=0
+        Share of what the background predicts of the log-likelihood of normal vectors, by the
+        slope of a linear regression inside the classes, that is taken off.
     """
-    likelihoods, entropies, all_codes = [], [], []
-    for features, codes in blocks():
-        block_likelihoods, block_entropies = model.evidence(features)
-        rows = torch.arange(len(codes), device=codes.device)
-        likelihoods.append([value[rows, :, codes] for value in block_likelihoods])
-        entropies.append([-value for value in block_entropies])
-        all_codes.append(codes)
-    codes = torch.cat(all_codes)
+    found = [model.evidence(features, codes) for features, codes in blocks()]
+    codes = torch.cat([block.codes for block in found])
+    if background_weight and found[0].backgrounds[0] is not None:
+        for index in range(len(model.levels)):
+            likelihood = torch.cat([block.likelihoods[index] for block in found])
+            background = torch.cat([block.backgrounds[index] for block in found])
+            slope = _slope_within(likelihood, background, codes)
+            model.background_slope[index] = background_weight * slope
+            model.background_floor[index] = background.min()
+    ratios = [model.likelihood_ratios(block) for block in found]
     for index in range(len(model.levels)):
-        value = torch.cat([block[index] for block in likelihoods])
-        negative_entropy = torch.cat([block[index] for block in entropies])
+        value = torch.cat([block[index] for block in ratios])
         if model.normalization == "exponential":
+            negative_entropy = -torch.cat([block.entropies[index] for block in found])
             model.likelihood_location[index] = _per_class(model, codes, value, torch.amax)
             model.entropy_location[index] = _per_class(model, codes, negative_entropy, torch.amax)
         else:
             model.likelihood_location[index] = _per_class(model, codes, value, torch.mean)
             model.likelihood_scale[index] = _per_class(model, codes, value, _spread)
     if model.normalization == "standardized":
-        anomaly = torch.cat(
+        log_entropy = torch.cat(
             [
-                len(block) - model.normality_maps(block, model.entropy_location, own)
-                for block, own in zip(entropies, all_codes, strict=True)
+                model.log_entropy(model.entropy_anomaly(block.entropies, block.codes))
+                for block in found
             ]
         )
-        log_entropy = model.log_entropy(anomaly)
         model.log_entropy_location[:] = _per_class(model, codes, log_entropy, torch.mean)
         model.log_entropy_scale[:] = _per_class(model, codes, log_entropy, _spread)
+
+
+def _slope_within(values, predictor, codes):
+    """Slope of the regression of `values` on `predictor` around the means of the classes.
+
+    Both of shape (n, n_positions); 0 where the predictor does not vary. Never negative.
+    """
+    values, predictor = values.double().clone(), predictor.double().clone()
+    for code in codes.unique().tolist():
+        own = codes == code
+        values[own] -= values[own].mean()
+        predictor[own] -= predictor[own].mean()
+    variance = predictor.square().sum()
+    slope = (values * predictor).sum() / variance
+    return torch.where(variance > 0, slope, torch.zeros_like(slope)).clamp_min(0)
 
 
 def _per_class(model, codes, values, statistic):

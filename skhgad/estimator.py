@@ -41,6 +41,7 @@ _PUBLISHED = {
     "class_separation": 5.0,
     "center_scale": 1.0,
     "class_covariance": False,
+    "background_weight": 0.0,
     "max_iter": 200,
     "batch_size": 8,
     "position_fraction": 1.0,
@@ -100,8 +101,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     start : {"whitened", "published"}, default="whitened"
         "whitened": features are whitened by the pooled within-class covariance and coupling
         blocks start at the identity. "published": raw features, random blocks.
-    whitening_shrinkage : float in [0, 1] or "auto", default=0.1
-        Shrinkage of that covariance to the identity of equal mean variance; "auto" = Ledoit-Wolf.
+    whitening_shrinkage : float in [0, 1], "ledoit_wolf" or "auto", default="auto"
+        Shrinkage of that covariance to the identity of equal mean variance; "auto": 0.1 for
+        images, 0.9 for feature vectors.
     n_blocks : int, default=6
         Coupling blocks of each flow. 0 leaves the linear start alone.
     hidden_ratio : float, default=2.0
@@ -119,11 +121,17 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     class_covariance : bool, default=True
         Give every class the (Ledoit-Wolf) covariance of its latent vectors after training;
         False = unit covariances, as published.
+    background_weight : float, default=0.5
+        With `class_covariance` and several classes: how much of what a background model, one
+        Gaussian over all classes, predicts of the log-likelihood of normal vectors is taken off.
+        What is unusual for everything (contrast, brightness) then counts less than what is unusual
+        for the class. 0 = none, as published; 1 = the full regression on held-out normals.
     n_classes : int or "auto", default="auto"
         "auto": the classes in y, one without y. An int, with y None or a single class: discover
         that many classes by clustering.
     max_iter : int or "auto", default="auto"
-        Passes over the training data.
+        Passes over the training data. "auto": enough for 240 steps (images) or 120 (vectors); none
+        with fewer than 10 training vectors per feature, which teach a whitened flow nothing.
     batch_size : int or "auto", default="auto"
         Samples in a training step.
     position_fraction : float in (0, 1], default=0.25
@@ -146,7 +154,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     criterion : {"auto", "likelihood_entropy", "likelihood", "entropy"}, default="auto"
         What makes the anomaly map; "auto": likelihood and entropy for images, likelihood alone
         for feature vectors, whose class posterior is rarely in doubt.
-    entropy_weight : float, default=0.5
+    entropy_weight : float, default=0.3
         Weight of the entropy beside the likelihood in "standardized" maps.
     map_normalization : {"standardized", "exponential"}, default="standardized"
         How levels and terms are made comparable; "exponential" is the published one.
@@ -226,7 +234,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         feature_power=0.5,
         value_range=None,
         start="whitened",
-        whitening_shrinkage=0.1,
+        whitening_shrinkage="auto",
         n_blocks=6,
         hidden_ratio=2.0,
         clamp=1.9,
@@ -235,6 +243,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         class_separation=5.0,
         center_scale=1.0,
         class_covariance=True,
+        background_weight=0.5,
         n_classes="auto",
         max_iter="auto",
         batch_size="auto",
@@ -252,7 +261,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         lambda_intra=1.0,
         label_smoothing=0.02,
         criterion="auto",
-        entropy_weight=0.5,
+        entropy_weight=0.3,
         map_normalization="standardized",
         class_calibration=True,
         blur_sigma=4.0,
@@ -284,6 +293,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.class_separation = class_separation
         self.center_scale = center_scale
         self.class_covariance = class_covariance
+        self.background_weight = background_weight
         self.n_classes = n_classes
         self.max_iter = max_iter
         self.batch_size = batch_size
@@ -561,10 +571,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
                 )
                 for index, shape in enumerate(level_shapes)
             ]
-            plan = _fitting.training_plan(parameters, len(rows), is_images)
+            plan = _fitting.training_plan(parameters, len(rows), level_shapes)
             history = _fitting.train_levels(
-                levels, cache, rows, codes, plan, generator, device, self.verbose
-            )
+                levels, cache, rows, codes, plan, generator, device, self.verbose,
+                on_pass=self._on_pass,
+            )  # fmt: skip
             model = self._scoring_model(levels, extractor)
             model = model.cpu().to(torch.float32 if is_images else torch.float64)
             if self.class_covariance:
@@ -582,6 +593,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.offset_ = offset
         self.history_ = history
         self.n_iter_ = plan.n_passes
+
+    def _on_pass(self, number, levels):
+        """Nothing; a subclass that wants to look at the levels after each pass overrides it."""
 
     def _feature_extractor(self, weights, levels=None):
         """Build the backbone as the parameters ask, with `weights`; `levels` if known."""
@@ -647,7 +661,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             for features, own in _fitting.blocks_of(cache, range(cache.n_levels), rows, codes):
                 yield [level.to(device) for level in features], own.to(device)
 
-        fit_normalizers(model, blocks)
+        fit_normalizers(model, blocks, self.background_weight)
         scores = self._cached_scores(model, cache, rows, codes, device)
         if self.class_calibration:
             location, scale = class_scales(-scores, codes[rows], len(model.score_location))

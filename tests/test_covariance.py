@@ -177,12 +177,12 @@ def test_whitened_distances_to_means_are_those_of_linear_discriminants():
         assert found @ found == pytest.approx(gap @ precision @ gap)
 
 
-@pytest.mark.parametrize("shrinkage", [0.25, "auto"])
+@pytest.mark.parametrize("shrinkage", [0.25, "ledoit_wolf"])
 def test_start_shrinks_the_pooled_covariance(shrinkage):
     x, codes = make_classes(n_images=12, n_features=6)
     start = whitened_start(blocks_of(x, codes, [5, 7]), 3, 6, shrinkage)
     covariance = within_covariance(x, codes)
-    if shrinkage == "auto":
+    if shrinkage == "ledoit_wolf":
         means = np.stack([x[codes == k].mean((0, 1)) for k in range(3)])
         rows = (x - means[codes][:, None]).reshape(-1, 6)
         shrinkage = ledoit_wolf_shrinkage(rows, assume_centered=True)
@@ -285,11 +285,17 @@ def test_with_several_centers_the_residuals_are_those_of_the_posterior_mean():
     level = untrained_level(identity_start(4), 4, 2, 3, n_components=4)
     blocks = blocks_of(x, codes, [60])
     z, _ = level.latent(torch.from_numpy(x))
-    residuals = (z - level.mixture.expected_center(z, torch.from_numpy(codes))).numpy()
+    centers = level.mixture.centers()
+    weights = level.mixture.center_logits.softmax(1)
+    moves = np.stack(
+        [z[codes == k].flatten(0, 1).mean(0) - weights[k] @ centers[k] for k in range(3)]
+    )
+    moved = z - torch.from_numpy(moves[codes][:, None])
+    residuals = (moved - level.mixture.expected_center(moved, torch.from_numpy(codes))).numpy()
     fit_class_covariances(level, blocks, shrinkage=0.0)
     for k in range(3):
         own = residuals[codes == k].reshape(-1, 4)
-        np.testing.assert_allclose(level.mixture.shifts[k], own.mean(0), atol=1e-10)
+        np.testing.assert_allclose(level.mixture.shifts[k], moves[k] + own.mean(0), atol=1e-10)
         whitened = own @ level.mixture.whiteners[k].numpy()
         np.testing.assert_allclose(np.cov(whitened, rowvar=False, bias=True), np.eye(4), atol=1e-8)
 
@@ -322,3 +328,23 @@ def test_constant_features_keep_unit_covariances(value):
     z, _ = level.latent(torch.from_numpy(x + value))
     distance = -2 * level.mixture.log_density_within(z)
     np.testing.assert_allclose(distance, 3 * value**2, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_background_has_mean_and_shrunk_covariance_of_everything():
+    x, codes = make_classes()
+    level = untrained_level(identity_start(4), 4, 2, 3)
+    fit_class_covariances(level, blocks_of(x, codes, [25, 35]))
+    z = level.latent(torch.from_numpy(x))[0].reshape(-1, 4).numpy()
+    np.testing.assert_allclose(level.mixture.background_mean, z.mean(0), atol=1e-10)
+    w = level.mixture.background_whitener.numpy()
+    expected = shrunk_covariance(np.cov(z, rowvar=False, bias=True), 0.1)
+    np.testing.assert_allclose(w.T @ expected @ w, np.eye(4), atol=1e-9)
+
+
+@torch.no_grad()
+def test_a_single_class_has_no_background():
+    x, codes = make_classes(n_classes=1)
+    level = untrained_level(identity_start(4), 4, 2, 3, n_classes=1)
+    fit_class_covariances(level, blocks_of(x, codes, [60]))
+    assert level.mixture.background_mean is None

@@ -208,15 +208,16 @@ def test_evidence_of_a_level_is_that_of_every_class(n_classes, n_features, n_com
     mean, matrix = rng.normal(size=n_features), rng.normal(size=(n_features, n_features))
     level.start = LinearStart(mean, matrix)
     x, codes = make_batch(n_classes, n_features)
-    likelihood, found_entropy = level(x)
-    assert likelihood.shape == (*x.shape[:2], n_classes)
+    latent = level.latent(x)
     started = torch.from_numpy((x.numpy() - mean) @ matrix)
     z, log_det, _, parameters = as_numpy(level, started, codes)
     log_det = log_det + np.linalg.slogdet(matrix)[1]
     for k in range(n_classes):
         terms = numpy_terms(z, log_det, np.full(len(z), k), parameters, 0.02)
         expected = -terms["intra_class"] - 0.5 * np.log(2 * np.pi)
-        np.testing.assert_allclose(likelihood[..., k].flatten(), expected, rtol=1e-9, atol=1e-9)
+        likelihood, background, found_entropy = level.evidence(*latent, torch.full_like(codes, k))
+        assert background is None
+        np.testing.assert_allclose(likelihood.flatten(), expected, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(found_entropy.flatten(), terms["entropy"], atol=1e-9)
 
 

@@ -285,3 +285,13 @@ def test_entropy_of_certain_and_of_equal_classes(dtype):
     np.testing.assert_allclose(values.detach(), [0, np.log(3)], rtol=1e-6)
     values.sum().backward()
     assert logits.grad.isfinite().all()
+
+
+@torch.no_grad()
+def test_background_is_one_gaussian():
+    mixture, z = make_mixture(3, 4, 2), make_z(2, 3, 4)
+    mean, covariances, whiteners = make_covariances(1, 4)
+    mixture.set_background(torch.from_numpy(mean[0]), torch.from_numpy(whiteners[0]))
+    found = mixture.log_density_background(z).numpy() - 2 * np.log(2 * np.pi)
+    expected = stats.multivariate_normal(mean[0], covariances[0]).logpdf(z.numpy())
+    np.testing.assert_allclose(found, expected, rtol=1e-10)

@@ -1,0 +1,139 @@
+"""Features of a part, extracted once and read by every peer in blocks of bounded memory."""
+
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from skhgad._cache import FeatureCache, as_memory
+from skhgad._features import image_batches, vector_batches
+from skhgad._parameters import check_parameters, resolve_device
+from skhgad._scoring import _BLUR_REFERENCE, gaussian_blur, resize
+from skhgad.estimator import _GRID_STRIDE
+from skhgad.images import ImageSource
+
+_BLOCK_BYTES = 64 << 20
+
+
+class Features:
+    """Levels of feature vectors of many samples.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    shapes : list of tuples (n_features, height, width)
+        One a level; a table is one level of one position.
+    map_size : tuple (height, width)
+        The detector's grid of anomaly maps.
+    blur_sigma : float
+        In positions of that grid.
+    device : torch.device
+        Where blocks go.
+    seconds : float
+        What the extraction took.
+    """
+
+    def __init__(self, cache, shapes, map_size, blur_sigma, device, seconds=0.0):
+        self.cache = cache
+        self.shapes = shapes
+        self.map_size = tuple(map_size)
+        self.blur_sigma = blur_sigma
+        self.device = device
+        self.seconds = seconds
+
+    def __len__(self):
+        return len(self.cache)
+
+    @property
+    def is_table(self):
+        """Whether a sample is one vector."""
+        return self.map_size == (1, 1)
+
+    @property
+    def fine_shape(self):
+        """Positions of the finest level, (height, width)."""
+        return max((shape[1:] for shape in self.shapes), key=np.prod)
+
+    def blocks(self, rows):
+        """Iterate over (rows, levels): parts of `rows`, a Tensor (n, positions, d) a level."""
+        height, width = self.fine_shape
+        sample = 4 * height * width * sum(d for d, _, _ in self.shapes)
+        step = max(1, _BLOCK_BYTES // sample)
+        for first in range(0, len(rows), step):
+            chosen = rows[first : first + step]
+            levels = [self.cache.read(i, chosen) for i in range(len(self.shapes))]
+            yield chosen, [level.to(self.device) for level in levels]
+
+    def joined(self, levels):
+        """Join levels at the positions of the finest, the coarser ones interpolated bilinearly.
+
+        Returns
+        -------
+        Tensor of shape (n, fine positions, sum of n_features)
+        """
+        parts = []
+        for x, (_, height, width) in zip(levels, self.shapes, strict=True):
+            if (height, width) != self.fine_shape:
+                maps = x.mT.unflatten(2, (height, width))
+                maps = F.interpolate(maps, self.fine_shape, mode="bilinear", align_corners=False)
+                x = maps.flatten(2).mT
+            parts.append(x)
+        return torch.cat(parts, dim=2)
+
+    def on_grid(self, values, shape):
+        """Bilinear resizing of values (n, positions), laid out as `shape`, to the map grid."""
+        return resize(values.unflatten(1, tuple(shape)), self.map_size)
+
+    def blur(self, maps):
+        """Blur maps as the detector does."""
+        return gaussian_blur(maps, self.blur_sigma)
+
+
+@contextmanager
+def extract(detector, X, is_images):
+    """Extract the features of X as `detector` would, into its memory and into one cache.
+
+    Parameters
+    ----------
+    detector : HGADDetector
+        Unfitted; its parameters say how.
+    X : ndarray
+    is_images : bool
+
+    Yields
+    ------
+    Features
+        Valid inside the context.
+    """
+    check_parameters(detector.get_params(deep=False))
+    start = time.perf_counter()
+    device = resolve_device(detector.device)
+    if is_images:
+        extractor = detector._feature_extractor(detector.weights).to(device)
+        shapes = extractor.levels
+        sides = extractor.spec["image_size"]
+        map_size = [max(1, side // _GRID_STRIDE) for side in sides]
+        source = ImageSource(X.tolist(), value_range=detector.value_range)
+        batches = image_batches(
+            source,
+            extractor,
+            device=device,
+            memory=as_memory(detector.memory),
+            n_jobs=detector.n_jobs,
+        )
+        dtype = np.float32
+    else:
+        shapes, map_size, dtype = [(X.shape[1], 1, 1)], (1, 1), np.float64
+        batches = vector_batches(X.astype(np.float64))
+    sizes = [(height * width, d) for d, height, width in shapes]
+    budget = None if detector.cache_budget == "auto" else detector.cache_budget
+    with FeatureCache(len(X), sizes, dtype, budget) as cache:
+        filled = 0
+        for levels, _ in batches:
+            cache.write(filled, levels)
+            filled += len(levels[0])
+        sigma = detector.blur_sigma * map_size[0] / _BLUR_REFERENCE
+        seconds = time.perf_counter() - start
+        yield Features(cache, shapes, map_size, sigma, device, seconds)

@@ -1,0 +1,156 @@
+"""Figures of one run as plain dicts, and tables of several runs."""
+
+import json
+import math
+
+import numpy as np
+import torch
+from sklearn.utils import Bunch
+
+from skhgad._commands import masked_classes
+from skhgad._output import whole_file
+from skhgad._parameters import image_size
+from skhgad._scoring import resize
+from skhgad.metrics import PixelMetrics, image_metrics
+
+# Heading, path into a run's record, digits.
+COLUMNS = (
+    ("mean AUROC", ("image", "mean", "auroc"), 3),
+    ("pooled AUROC", ("image", "pooled", "auroc"), 3),
+    ("mean AP", ("image", "mean", "ap"), 3),
+    ("mean F1-max", ("image", "mean", "f1_max"), 3),
+    ("false alarms", ("image", "pooled", "false_alarm_rate"), 3),
+    ("misses", ("image", "pooled", "miss_rate"), 3),
+    ("pixel AUROC", ("pixel", "mean", "auroc"), 3),
+    ("AUPRO", ("pixel", "mean", "aupro"), 3),
+    ("fit s", ("fit_seconds",), 1),
+    ("score s", ("score_seconds",), 1),
+)
+
+
+def record_run(part, seed, scores, maps, *, offset=None, pixel_size=None, **more):
+    """Measure one run.
+
+    Parameters
+    ----------
+    part : Part
+    seed : int
+    scores : ndarray of shape (n_test,)
+    maps : Tensor of shape (n_test, height, width) or None
+    offset : float or ndarray of shape (n_test,), default=None
+        The detector's threshold, where it has one; one a sample where there are several detectors.
+    pixel_size : int or (height, width), default=None
+        Size at which maps and masks are compared; None = no pixel figures.
+    **more
+        Kept as they are.
+
+    Returns
+    -------
+    dict
+    """
+    found = image_metrics(part.y, scores, part.class_test, offset=offset)
+    pixel = None
+    if pixel_size is not None and maps is not None and part.is_images:
+        pixel = pixel_figures(part, maps, image_size(pixel_size))
+    return {
+        "seed": seed,
+        "image": _plain(found),
+        "pixel": pixel,
+        "offset": float(offset) if np.ndim(offset) == 0 and offset is not None else None,
+        **more,
+    }
+
+
+def pixel_figures(part, maps, size):
+    """Pixel figures of the classes whose anomalies all have masks, None if there is no such class.
+
+    Maps are resized bilinearly to `size`, masks by nearest neighbour.
+    """
+    masked = masked_classes(Bunch(class_label=part.class_test, y=part.y, mask=part.masks))
+    if not masked:
+        return None
+    pixels = PixelMetrics()
+    for index, label in enumerate(part.class_test):
+        if label in masked:
+            anomaly_map = resize(torch.as_tensor(maps[index])[None], size)[0].numpy()
+            pixels.update(part.masks[index], anomaly_map, label, y=int(part.y[index]))
+    return _plain(pixels.compute())
+
+
+def render(part_name, protocol, rows, notes=()):
+    """Two Markdown tables: the figures of each method, and its image AUROC class by class.
+
+    Parameters
+    ----------
+    part_name, protocol : str
+    rows : dict of str to list of dict
+        The runs of each method, from `record_run`; one seed each.
+    notes : sequence of str
+        Printed below the first table.
+
+    Returns
+    -------
+    str
+    """
+    lines = [f"### {part_name}, {protocol} protocol", "", *summary("method", rows), ""]
+    lines += [*notes, ""]
+    classes = sorted({label for runs in rows.values() for label in runs[0]["image"]["per_class"]})
+    lines += ["AUROC of each class (of images or vectors, not pixels):", ""]
+    table = []
+    for label in classes:
+        path = ("image", "per_class", label, "auroc")
+        table.append([label, *(cell(values(runs, path), 3) for runs in rows.values())])
+    lines += _markdown(["class", *rows], table)
+    return "\n".join([*lines, ""])
+
+
+def summary(heading, rows):
+    """Lines of a Markdown table: the figures of `COLUMNS` for each of `rows`, see `render`."""
+    columns = [c for c in COLUMNS if any(_known(runs, c[1]) for runs in rows.values())]
+    cells = [
+        [name, *(cell(values(runs, path), digits) for _, path, digits in columns)]
+        for name, runs in rows.items()
+    ]
+    return _markdown([heading, *(column for column, _, _ in columns)], cells)
+
+
+def values(runs, path):
+    """What lies at `path` in each run's record; nan where nothing does."""
+    found = []
+    for run in runs:
+        for key in path:
+            run = run.get(key) if run is not None else None
+        found.append(math.nan if run is None else run)
+    return found
+
+
+def cell(numbers, digits):
+    """Mean of the numbers, and half of their range if there are several; "-" for nan."""
+    if not numbers or np.isnan(numbers).any():
+        return "-"
+    text = f"{np.mean(numbers):.{digits}f}"
+    return text if len(numbers) == 1 else f"{text} ± {np.ptp(numbers) / 2:.{digits}f}"
+
+
+def write_json(path, content):
+    """Write JSON whole or not at all; nan becomes null."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(_plain(content), indent=1) + "\n", encoding="utf-8")
+
+
+def _known(runs, path):
+    return not np.isnan(values(runs, path)).all()
+
+
+def _markdown(header, rows):
+    lines = [f"| {' | '.join(header)} |", f"| --- |{' ---: |' * (len(header) - 1)}"]
+    return lines + [f"| {' | '.join(map(str, row))} |" for row in rows]
+
+
+def _plain(value):
+    """Turn Bunches into dicts with str keys, and nan, which JSON does not know, into None."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,179 @@
+"""Command-line options that the benchmarks share, and what a run says of itself."""
+
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import sklearn
+import torch
+
+import skhgad
+from skhgad import HGADDetector
+from skhgad.__main__ import _image_size
+from skhgad._commands import chosen_parameters
+from skhgad._output import check_file_place
+from skhgad._parameters import check_parameters, resolve_device
+
+from ._data import LOADERS, load_parts
+from ._figures import cell, values
+
+_RESERVED = ("memory", "random_state")
+
+
+def add_data_options(parser):
+    """Add what says which data, and how much of it."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data",
+        nargs="+",
+        metavar="DIR",
+        default=[os.environ.get("SKHGAD_BENCH", "../shared/bench")],
+        help="folder of a data set, .npz feature table, or folder with images/ and "
+        "features/*.npz; several NAME=DIR for --loader union (default: the environment variable "
+        "SKHGAD_BENCH, then ../shared/bench)",
+    )
+    group.add_argument(
+        "--loader", choices=["auto", *LOADERS, "union"], default="auto", help="layout of --data"
+    )
+    group.add_argument("--classes", nargs="+", metavar="NAME", help="classes to keep")
+    group.add_argument("--part", metavar="NAME", help="of a folder with several parts, e.g. images")
+    group.add_argument(
+        "--limit", type=_positive, metavar="N", help="N samples of each class and kind: a trial"
+    )
+    group.add_argument(
+        "--memory",
+        metavar="DIR",
+        help="keep the extracted features here for the next run (default: a temporary folder)",
+    )
+
+
+def add_detector_options(parser):
+    """Add what changes HGADDetector's parameters."""
+    group = parser.add_argument_group("detector")
+    group.add_argument("--paper", action="store_true", help="start from HGADDetector.paper()")
+    group.add_argument("--backbone", metavar="NAME", help="timm model")
+    group.add_argument("--weights", metavar="auto|FILE", help="checkpoint of the backbone")
+    group.add_argument("--image-size", type=_image_size, metavar="N|HxW", help="pixels")
+    group.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps ... (default: auto)")
+    group.add_argument("--n-jobs", type=int, metavar="N", help="threads that decode images")
+    group.add_argument(
+        "--set",
+        action="append",
+        metavar="NAME=VALUE",
+        help="any other parameter, e.g. --set max_iter=20; may be repeated",
+    )
+    parser.set_defaults(n_components=None, random_state=None)
+
+
+def add_run_options(parser):
+    """Add repetitions and outputs."""
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--seeds", type=_positive, default=3, help="number of repetitions (default: 3)"
+    )
+    group.add_argument("--no-pixels", action="store_true", help="leave the pixel figures out")
+    group.add_argument(
+        "--pixel-size",
+        type=_image_size,
+        default=256,
+        metavar="N|HxW",
+        help="maps and masks are brought to this size to be compared (default: 256)",
+    )
+    group.add_argument("--json", metavar="FILE", help="write every figure, after every run")
+    group.add_argument("--markdown", metavar="FILE", help="write the tables")
+
+
+def read_parts(parser, args):
+    """Load the parts that the options name; end with a usage error if they cannot be."""
+    try:
+        for option in ("json", "markdown"):
+            if getattr(args, option):
+                check_file_place(getattr(args, option), f"--{option}")
+        parts = load_parts(args.data, args.loader, args.classes)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    names = [part.name for part in parts]
+    if args.part is not None:
+        if args.part not in names:
+            parser.error(f"--part {args.part!r}: --data has {', '.join(names)}.")
+        parts = [part for part in parts if part.name == args.part]
+    return parts if args.limit is None else [part.limited(args.limit) for part in parts]
+
+
+def read_parameters(parser, args):
+    """Parameters of HGADDetector that the options set, as a dict; checked."""
+    try:
+        given = chosen_parameters(args)
+        if any(setting.partition("=")[0] in _RESERVED for setting in args.set or ()):
+            raise ValueError(f"--set: {' and '.join(_RESERVED)} are set by --memory and --seeds.")
+        del given["random_state"]
+        if args.weights is not None:
+            if "weights" in given:
+                raise ValueError("weights is given twice, by --weights and --set.")
+            given["weights"] = args.weights
+        detector = HGADDetector.paper(**given) if args.paper else HGADDetector(**given)
+        parameters = detector.get_params(deep=False)
+        check_parameters(parameters)
+        resolve_device(detector.device)
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
+    return {name: value for name, value in parameters.items() if name not in _RESERVED}
+
+
+@contextmanager
+def memory_folder(args):
+    """Give the folder of extracted features: the user's, or one removed at the end."""
+    if args.memory is not None:
+        yield args.memory
+        return
+    with tempfile.TemporaryDirectory(prefix="skhgad-bench-") as folder:
+        yield folder
+
+
+def describe_run(parameters):
+    """What a run was: command, versions, machine and parameters, for JSON."""
+    device = resolve_device(parameters["device"])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "versions": {
+            "python": platform.python_version(),
+            "skhgad": skhgad.__version__,
+            "torch": torch.__version__,
+            "scikit-learn": sklearn.__version__,
+            **{package: version(package) for package in ("numpy", "timm")},
+        },
+        "device": f"{device.type} ({name}), {torch.get_num_threads()} threads",
+        "parameters": {name: _plain(value) for name, value in parameters.items()},
+    }
+
+
+def say(text):
+    """Print progress to stderr, with the time."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def say_run(label, record):
+    """Print the main figures of a finished run."""
+    mean = cell(values([record], ("image", "mean", "auroc")), 3)
+    pooled = cell(values([record], ("image", "pooled", "auroc")), 3)
+    say(
+        f"{label}, seed {record['seed']}: mean AUROC {mean}, pooled {pooled}, fit "
+        f"{record['fit_seconds']:.0f} s"
+    )
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _positive(text):
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value

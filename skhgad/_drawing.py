@@ -1,0 +1,125 @@
+"""What the displays draw with: matplotlib when it is there, colours, lanes and outlines."""
+
+import numpy as np
+
+# Okabe and Ito's palette without yellow, which is faint on white; markers cycle out of step with
+# it, so that 56 classes differ from each other.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C564B")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_GOLDEN_RATIO = 0.6180339887498949
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+
+def drawing_library(caller):
+    """Import matplotlib.
+
+    Raises
+    ------
+    ImportError
+        Naming what needs it and how to install it.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError(
+            f'{caller} needs matplotlib. Install it with: pip install "skhgad[display]"'
+        ) from error
+    return matplotlib
+
+
+def new_axes(caller, size, n_rows=1, n_columns=1):
+    """Create a figure of `size` inches; return its Axes, an array where there are several."""
+    drawing_library(caller)
+    from matplotlib import pyplot
+
+    return pyplot.subplots(n_rows, n_columns, figsize=size, layout="compressed")[1]
+
+
+def class_styles(n_classes):
+    """Return a colour and a marker for each class, as dicts; no pair comes twice below 57."""
+    return [
+        {"color": _COLORS[i % len(_COLORS)], "marker": _MARKERS[i % len(_MARKERS)]}
+        for i in range(n_classes)
+    ]
+
+
+def light_grey(image):
+    """Return the luminance of an image (height, width[, 3]), float in [0, 1]."""
+    grey = image / 255 if image.dtype == np.uint8 else image
+    return grey @ np.array(_LUMINANCE) if grey.ndim == 3 else grey
+
+
+def draw_lane(ax, values, rows, width, style, label):
+    """Draw values as points around their rows, spread over `width` evenly, not at random."""
+    spread = (np.arange(len(values)) * _GOLDEN_RATIO % 1 - 0.5) * width
+    return ax.scatter(
+        values, rows + spread, s=13, alpha=0.6, linewidths=0, label=label, zorder=2,
+        color=style["color"], marker=style["marker"],
+    )  # fmt: skip
+
+
+def symlog_ticks(linear, largest):
+    """Ticks of a symmetric logarithmic axis: three in its linear part, round ones beyond.
+
+    Parameters
+    ----------
+    linear : float
+        End of the linear part.
+    largest : float
+        Largest absolute value.
+
+    Returns
+    -------
+    list of float
+        Ascending.
+
+    Examples
+    --------
+    >>> symlog_ticks(4.63, 300)
+    [-100.0, -20.0, -5.0, 0.0, 5.0, 20.0, 100.0]
+    """
+    end = float(f"{linear:.0e}")
+    decade = int(np.floor(np.log10(end)))
+    series = [m * 10.0**k for k in range(decade, decade + 20) for m in (1, 2, 5)]
+    positive, largest = [end], max(largest, 2 * end)
+    n_decades = np.log10(largest / end)
+    for tick in series:  # about two ticks for two decades and more, closer ones for less
+        if positive[-1] * max(2.0, 10 ** (n_decades / 3)) <= tick <= largest:
+            positive.append(tick)
+    return [*(-tick for tick in reversed(positive)), 0.0, *positive]
+
+
+def draw_outlines(places, anomaly_map, threshold, mask):
+    """Draw the threshold's contour in all `places`, the mask's in the last, and name them.
+
+    Returns
+    -------
+    contours, mask_contours : list of QuadContourSet
+        Empty where nothing is crossed.
+    """
+    contours, mask_contours, entries = [], [], []
+    if threshold is not None and anomaly_map.min() < threshold < anomaly_map.max():
+        contours = [_outline(ax, anomaly_map, threshold, "white", "solid") for ax in places]
+        entries.append(_legend_entry("threshold", "white", "solid"))
+    if mask is not None and mask.any() and not mask.all():
+        mask_contours.append(_outline(places[-1], mask.astype(float), 0.5, "#56B4E9", "dashed"))
+        entries.append(_legend_entry("true defect", "#56B4E9", "dashed"))
+    if entries:
+        places[-1].legend(
+            handles=entries, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon=False
+        )
+    return contours, mask_contours
+
+
+def _outline(ax, values, level, color, linestyle):
+    """Draw a contour on a wider black one, to be seen on any ground."""
+    ax.contour(values, levels=[level], colors="black", linewidths=3, alpha=0.7)
+    return ax.contour(values, levels=[level], colors=color, linestyles=linestyle, linewidths=1.4)
+
+
+def _legend_entry(label, color, linestyle):
+    from matplotlib.lines import Line2D
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=3, foreground="black")]
+    return Line2D([], [], color=color, linestyle=linestyle, path_effects=halo, label=label)

@@ -1,0 +1,325 @@
+"""What the displays compute and draw, on detectors of a second."""
+
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
+from sklearn.exceptions import NotFittedError
+
+from skhgad import HGADDetector
+from skhgad.display import (
+    AnomalyMapDisplay,
+    LatentSpaceDisplay,
+    ScoreDistributionDisplay,
+    TrainingCurveDisplay,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Keep torch to one thread: for work this small more only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_left():
+    yield
+    plt.close("all")
+
+
+def vectors(n, rng):
+    """Three classes of vectors; the last is one whose name is long."""
+    labels = np.array(["bolt", "nut", "a washer of stainless steel"])[np.arange(n) % 3]
+    return 8 * np.eye(3, 6)[np.arange(n) % 3] + rng.normal(size=(n, 6)), labels
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    X, y = vectors(90, np.random.default_rng(0))
+    return HGADDetector(max_iter=3, n_blocks=1, n_components=4, random_state=0).fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return rng.integers(90, 130, (14, 48, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def image_detector(images):
+    return HGADDetector(image_size=64, max_iter=1, n_blocks=1, random_state=0).fit(images)
+
+
+def damaged(images):
+    """One image with a bright block, and the block's mask."""
+    image, mask = images[:1].copy(), np.zeros((48, 64), dtype=bool)
+    mask[10:26, 30:50] = True
+    image[0][mask] = 255
+    return image, mask
+
+
+# anomaly maps
+
+
+def test_map_display_shows_the_detector_s_map(images, image_detector, monkeypatch):
+    X, mask = damaged(images)
+    (expected,) = image_detector.anomaly_maps(X)
+    monkeypatch.setattr(image_detector, "offset_", -float(np.median(expected)))
+    display = AnomalyMapDisplay.from_estimator(image_detector, X, mask=mask)
+    np.testing.assert_array_equal(display.heat_map_.get_array(), expected)
+    np.testing.assert_array_equal(display.axes_[0].images[0].get_array(), X[0])
+    np.testing.assert_array_equal(display.axes_[2].images[0].get_array(), X[0])
+    assert display.threshold == -image_detector.offset_
+    assert [contour.levels.tolist() for contour in display.contours_] == [[display.threshold]] * 2
+    assert display.heat_map_.get_clim()[0] == expected.min()
+    assert display.colorbar_.ax.get_ylabel() == "anomaly score"
+    outline = np.concatenate(display.mask_contours_[0].allsegs[0])
+    assert outline.min(0).tolist() == [29.5, 9.5] and outline.max(0).tolist() == [49.5, 25.5]
+    names = [text.get_text() for text in display.axes_[2].get_legend().get_texts()]
+    assert names == ["threshold", "true defect"]
+    assert [axes.get_title() for axes in display.axes_] == [
+        "image", "anomaly map", "above threshold",
+    ]  # fmt: skip
+
+
+def test_a_normal_image_does_not_glow():
+    anomaly_map = np.random.default_rng(0).uniform(0, 1, (8, 8))
+    display = AnomalyMapDisplay.from_predictions(np.zeros((8, 8)), anomaly_map, threshold=4)
+    low, high = display.heat_map_.get_clim()
+    assert low == anomaly_map.min() and high == pytest.approx(8 - low)  # 4 is in the middle
+    assert display.contours_ == [] and display.mask_contours_ == []
+    assert display.axes_[2].get_title() == "below threshold"
+    assert AnomalyMapDisplay.from_predictions(
+        np.zeros((8, 8)), anomaly_map, vmin=-1, vmax=3
+    ).heat_map_.get_clim() == (-1, 3)
+
+
+def test_one_axes_takes_an_overlay(images):
+    figure, ax = plt.subplots()
+    display = AnomalyMapDisplay.from_predictions(images[0], np.zeros((48, 64)), ax=ax)
+    assert display.axes_.tolist() == [ax] and display.figure_ is figure
+    assert len(ax.images) == 2 and ax.images[1].get_alpha() < 1
+    figure, axes = plt.subplots(1, 3)
+    assert display.plot(axes).axes_.tolist() == axes.tolist()
+    with pytest.raises(ValueError, match="ax must be one Axes or three, got 2"):
+        display.plot(axes[:2])
+
+
+def test_files_and_their_masks_are_read(tmp_path, images):
+    Image.fromarray(images[0]).save(tmp_path / "image.png")
+    mask = np.zeros((48, 64), dtype=np.uint8)
+    mask[5:9, 5:9] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    display = AnomalyMapDisplay.from_predictions(
+        tmp_path / "image.png", np.zeros((48, 64)), mask=tmp_path / "mask.png"
+    )
+    np.testing.assert_array_equal(display.image, images[0])
+    assert display.mask.sum() == 16
+
+
+def test_map_display_says_what_does_not_fit(images, image_detector, fitted):
+    with pytest.raises(ValueError, match="X holds 2 images; pass one"):
+        AnomalyMapDisplay.from_estimator(image_detector, images[:2])
+    with pytest.raises(ValueError, match=r"size \(48, 64\), its anomaly_map of \(4, 4\)"):
+        AnomalyMapDisplay.from_predictions(images[0], np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="mask .* has shape"):
+        AnomalyMapDisplay.from_predictions(images[0], np.zeros((48, 64)), mask=np.ones((4, 4)))
+    with pytest.raises(ValueError, match="anomaly_maps needs images"):
+        AnomalyMapDisplay.from_estimator(fitted, images[:1])
+
+
+# scores
+
+
+def drawn(points):
+    """Scores at which points stand, and the rows to which they belong."""
+    places = points.get_offsets()
+    return places[:, 0].tolist(), np.rint(places[:, 1]).astype(int).tolist()
+
+
+def test_every_score_stands_in_the_row_of_its_class(fitted):
+    X, labels = vectors(60, np.random.default_rng(1))
+    y = np.where(np.arange(60) % 4 == 0, -1, 1)
+    X[y == -1] += 5
+    display = ScoreDistributionDisplay.from_estimator(fitted, X, y, class_labels=labels)
+    scores = fitted.score_samples(X, class_labels=labels)
+    classes = [text.get_text() for text in display.ax_.get_yticklabels()]
+    assert classes == sorted(set(labels.tolist()))
+    for name, kind in (("normal", 1), ("anomaly", -1)):
+        found, rows = drawn(display.points_[name])
+        assert found == scores[y == kind].tolist()
+        assert [classes[row] for row in rows] == labels[y == kind].tolist()
+    assert display.threshold_line_.get_xdata()[0] == fitted.offset_
+    low, high = display.ax_.get_xlim()
+    assert low < scores.min() and high > scores.max()
+    bottom, top = display.ax_.get_ylim()
+    assert bottom > top  # the first class above
+
+
+def test_classes_are_inferred_and_kinds_unknown(fitted):
+    X, labels = vectors(30, np.random.default_rng(2))
+    display = ScoreDistributionDisplay.from_estimator(fitted, X)
+    assert list(display.points_) == ["sample"]
+    classes = [text.get_text() for text in display.ax_.get_yticklabels()]
+    assert [classes[row] for row in drawn(display.points_["sample"])[1]] == labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("scores", "offset"),
+    [([0.0], None), ([0.0, 0.0], 0.0), ([3.0, 9.0], -3.0), ([-1e6, 2.0], 40.0), ([1e-9], -1e-9)],
+)
+def test_any_scores_can_be_drawn(scores, offset):
+    for xscale in ("symlog", "linear"):
+        display = ScoreDistributionDisplay.from_predictions(
+            None, scores, offset=offset, xscale=xscale
+        )
+        display.figure_.canvas.draw()
+        low, high = display.ax_.get_xlim()
+        assert low < min(scores) and high > max(scores)
+        assert offset is None or low < offset < high
+    with pytest.raises(ValueError, match="xscale must be 'symlog' or 'linear', got 'log'"):
+        ScoreDistributionDisplay.from_predictions(None, scores, xscale="log")
+
+
+def test_score_display_says_what_does_not_fit():
+    with pytest.raises(ValueError, match="scores must have shape"):
+        ScoreDistributionDisplay.from_predictions([1, -1], [0.0])
+    with pytest.raises(ValueError, match=r"scores\[1\] is nan"):
+        ScoreDistributionDisplay.from_predictions(None, [0.0, np.nan])
+    with pytest.raises(ValueError, match="class_labels must have shape"):
+        ScoreDistributionDisplay.from_predictions(None, [0.0], ["a", "b"])
+
+
+# latent space
+
+
+def test_latent_display_puts_classes_at_their_means(fitted):
+    X, labels = vectors(60, np.random.default_rng(3))
+    display = LatentSpaceDisplay.from_estimator(fitted, X)
+    assert display.points.shape == (60, 2) and display.centers.shape == (3, 4, 2)
+    assert display.class_labels.tolist() == labels.tolist()
+    means = display.centers[:, 0]
+    nearest = np.linalg.norm(display.points[:, None] - means, axis=2).argmin(1)
+    assert (fitted.classes_[nearest] == labels).mean() > 0.9
+    np.testing.assert_array_equal(display.means_.get_offsets(), means)
+    np.testing.assert_array_equal(
+        display.centers_.get_offsets(), display.centers[:, 1:].reshape(-1, 2)
+    )
+    for label in fitted.classes_:
+        places = display.points_[label].get_offsets()
+        np.testing.assert_array_equal(places, display.points[labels == label])
+    names = [text.get_text() for text in display.legend_.get_texts()]
+    assert names == ["class mean", "center", *fitted.classes_]
+
+
+def test_anomalies_are_hollow(fitted):
+    X, labels = vectors(12, np.random.default_rng(4))
+    y = np.where(np.arange(12) < 6, -1, 1)
+    display = LatentSpaceDisplay.from_estimator(fitted, X, y, class_labels=labels)
+    faces = display.points_["bolt"].get_facecolors()
+    assert faces[:, 3].tolist() == [0, 0, 0.5, 0.5]
+    assert "anomaly (hollow)" in [text.get_text() for text in display.legend_.get_texts()]
+
+
+def test_as_many_labels_as_samples(fitted):
+    X, _ = vectors(12, np.random.default_rng(4))
+    with pytest.raises(ValueError, match="y has 14 labels, X 12 samples"):
+        LatentSpaceDisplay.from_estimator(fitted, X, [1] * 14)
+
+
+def test_latent_positions_of_images(images, image_detector):
+    whole = LatentSpaceDisplay.from_estimator(image_detector, images[:5])
+    assert whole.points.shape == (5, 2)
+    display = LatentSpaceDisplay.from_estimator(image_detector, images[:5], n_positions=3, level=0)
+    assert display.points.shape == (15, 2)
+    again = LatentSpaceDisplay.from_estimator(image_detector, images[:5], n_positions=3, level=0)
+    np.testing.assert_array_equal(display.points, again.points)
+    with pytest.raises(ValueError, match="level=7: the detector has the levels 0 to 1"):
+        LatentSpaceDisplay.from_estimator(image_detector, images[:5], level=7)
+    with pytest.raises(ValueError, match="X holds feature vectors, but .* fitted on images"):
+        LatentSpaceDisplay.from_estimator(image_detector, np.zeros((3, 5)))
+
+
+def test_latent_space_of_one_feature_and_one_center():
+    X = np.random.default_rng(0).normal(size=(20, 1))
+    detector = HGADDetector(max_iter=1, n_blocks=1, n_components=1, random_state=0).fit(X)
+    display = LatentSpaceDisplay.from_estimator(detector, X)
+    assert (display.points[:, 1] == 0).all() and len(display.centers_.get_offsets()) == 0
+    display.figure_.canvas.draw()
+
+
+def test_fifteen_classes_look_different():
+    rng = np.random.default_rng(0)
+    labels = np.array([f"product {i:02}" for i in range(15)]).repeat(6)
+    X = rng.normal(0, 9, (15, 5)).repeat(6, axis=0) + rng.normal(size=(90, 5))
+    detector = HGADDetector(max_iter=1, n_blocks=1, random_state=0).fit(X, labels)
+    display = LatentSpaceDisplay.from_estimator(detector, X)
+    looks = {
+        (to_hex(points.get_edgecolors()[0]), points.get_paths()[0].vertices.tobytes())
+        for points in display.points_.values()
+    }
+    assert len(looks) == 15
+    display.figure_.canvas.draw()
+    boxes = [text.get_window_extent() for text in display.legend_.get_texts()]
+    assert not any(one.overlaps(other) for one, other in zip(boxes[:-1], boxes[1:], strict=True))
+    legend = display.legend_.get_window_extent()
+    assert legend.y0 >= 0 and legend.x1 <= display.figure_.bbox.x1
+
+
+# training
+
+
+def test_curves_are_the_history(fitted):
+    display = TrainingCurveDisplay.from_estimator(fitted)
+    assert len(display.axes_) == 6 and list(display.lines_)[0] == "loss"
+    for term, line in display.lines_.items():
+        assert line.get_xdata().tolist() == [1, 2, 3]
+        np.testing.assert_array_equal(line.get_ydata(), [r[term] for r in fitted.history_])
+    _, ax = plt.subplots()
+    display.plot(ax, terms=["loss", "entropy"], yscale="log")
+    assert [line.get_label() for line in ax.lines] == ["loss", "posterior entropy"]
+    assert ax.get_legend() is not None
+    display.plot(terms=["learning_rate"], yscale="log")
+    assert display.axes_[0].get_yscale() == "log"
+    assert display.plot(terms=["loss"]).axes_.shape == (1,)
+
+
+def test_training_display_says_what_is_missing(fitted):
+    X, y = vectors(30, np.random.default_rng(0))
+    untrained = HGADDetector(max_iter=0).fit(X, y)
+    with pytest.raises(ValueError, match="max_iter=0"):
+        TrainingCurveDisplay.from_estimator(untrained)
+    with pytest.raises(ValueError, match="terms must be of .*'loss'"):
+        TrainingCurveDisplay.from_estimator(fitted, terms=["loss", "accuracy"])
+    with pytest.raises(ValueError, match="yscale must be 'linear' or 'log'"):
+        TrainingCurveDisplay.from_estimator(fitted, yscale="sqrt")
+
+
+# all
+
+
+@pytest.mark.parametrize(
+    "display",
+    [AnomalyMapDisplay, LatentSpaceDisplay, ScoreDistributionDisplay],
+)
+def test_an_unfitted_detector_is_refused(display, images):
+    with pytest.raises(NotFittedError):
+        display.from_estimator(HGADDetector(), images[:1])
+    with pytest.raises(NotFittedError):
+        TrainingCurveDisplay.from_estimator(HGADDetector())
+
+
+def test_without_matplotlib_the_way_to_get_it_is_named(monkeypatch, fitted):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r'TrainingCurveDisplay needs .* "skhgad\[display\]"'):
+        TrainingCurveDisplay.from_estimator(fitted)

@@ -1,0 +1,130 @@
+"""Class inference, the background and the frozen constants of the maps."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import linregress
+
+from skhgad._closed_form import fit_class_covariances, identity_start
+from skhgad._flow import ConditionalFlow
+from skhgad._level import LevelModel
+from skhgad._mixture import HierarchicalMixture, class_means
+from skhgad._scoring import ScoringModel, fit_normalizers
+
+
+def make_images(n_images, map_shape, n_features=4, n_classes=3, seed=0):
+    """Classes far apart, whose positions share a nuisance direction of varying strength."""
+    rng = np.random.default_rng(seed)
+    codes = np.arange(n_images) % n_classes
+    means = 6 * np.random.default_rng(99).normal(size=(n_classes, n_features))
+    noise = rng.normal(size=(n_images, map_shape[0] * map_shape[1], n_features))
+    noise[..., 0] += 4 * rng.standard_t(3, size=noise.shape[:2])
+    return torch.from_numpy(means[codes][:, None] + noise), torch.from_numpy(codes)
+
+
+def make_model(map_shapes, n_features=4, n_classes=3, criterion="likelihood"):
+    generator = torch.Generator().manual_seed(0)
+    levels = []
+    for shape in map_shapes:
+        mixture = HierarchicalMixture(
+            class_means(n_classes, n_features, 5.0), 2, generator=generator
+        )
+        flow = ConditionalFlow(n_features, n_blocks=1, identity_start=True, generator=generator)
+        levels.append(LevelModel(identity_start(n_features), flow, mixture, shape))
+    return ScoringModel(levels, (8, 8), criterion, "standardized", 4.0).double().eval()
+
+
+def fitted_model(map_shapes=((9, 7), (4, 4)), n_images=60, **options):
+    model = make_model(map_shapes, **options)
+    features, codes = [], None
+    for level, shape in zip(model.levels, map_shapes, strict=True):
+        x, codes = make_images(n_images, shape)
+        fit_class_covariances(level, lambda x=x, codes=codes: [(x, codes)])
+        features.append(x)
+    return model, features, codes
+
+
+@torch.no_grad()
+def test_class_is_the_one_of_highest_likelihood():
+    model, features, codes = fitted_model()
+    evidence = model.evidence(features)
+    assert torch.equal(evidence.codes, codes)
+    # The even grid stands for all positions.
+    for level, x in zip(model.levels, features, strict=True):
+        z, _ = level.latent(x)
+        every = level.mixture.log_density_within(z).sum(1)
+        assert torch.equal(every.argmax(1), codes)
+        grid = level.class_log_likelihood(z)
+        assert np.corrcoef(grid.flatten(), every.flatten())[0, 1] > 0.99
+    if model.levels[1].map_shape == (4, 4):  # fewer positions than the grid: exactly all
+        torch.testing.assert_close(grid, every)
+
+
+@torch.no_grad()
+def test_evidence_does_not_depend_on_companions():
+    model, features, _ = fitted_model()
+    together = model.evidence(features)
+    for row in (0, 7):
+        alone = model.evidence([x[row : row + 1] for x in features])
+        assert alone.codes == together.codes[row]
+        for name in ("likelihoods", "backgrounds", "entropies"):
+            for one, every in zip(getattr(alone, name), getattr(together, name), strict=True):
+                torch.testing.assert_close(one[0], every[row], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0])
+@torch.no_grad()
+def test_background_is_taken_off_by_the_slope_inside_the_classes(weight):
+    model, features, codes = fitted_model()
+    fit_normalizers(model, lambda: [(features, codes)], weight)
+    evidence = model.evidence(features, codes)
+    for index in range(2):
+        own, background = evidence.likelihoods[index], evidence.backgrounds[index]
+        own, background = own.clone(), background.clone()
+        for k in range(3):
+            own[codes == k] -= own[codes == k].mean()
+            background[codes == k] -= background[codes == k].mean()
+        slope = linregress(background.flatten(), own.flatten()).slope
+        assert slope > 0.1
+        assert float(model.background_slope[index]) == pytest.approx(weight * slope, rel=1e-6)
+    if weight == 1.0:  # what is left is unrelated to the background
+        left = (own - float(slope) * background).flatten()
+        assert abs(np.corrcoef(left, background.flatten())[0, 1]) < 1e-9
+
+
+@torch.no_grad()
+def test_no_weight_leaves_the_likelihood_alone():
+    model, features, codes = fitted_model()
+    fit_normalizers(model, lambda: [(features, codes)])
+    evidence = model.evidence(features, codes)
+    assert model.background_slope.tolist() == [0, 0]
+    for ratio, own in zip(model.likelihood_ratios(evidence), evidence.likelihoods, strict=True):
+        assert torch.equal(ratio, own)
+
+
+@torch.no_grad()
+def test_normal_maps_are_standardized_class_by_class():
+    model, features, codes = fitted_model()
+    half = [x[:30] for x in features], [x[30:] for x in features]
+    fit_normalizers(model, lambda: zip(half, (codes[:30], codes[30:]), strict=True), 0.5)
+    evidence = model.evidence(features, codes)
+    for index, ratio in enumerate(model.likelihood_ratios(evidence)):
+        for k in range(3):
+            own = ratio[codes == k]
+            assert float(model.likelihood_location[index, k]) == pytest.approx(float(own.mean()))
+            spread = float(own.std(correction=0))
+            assert float(model.likelihood_scale[index, k]) == pytest.approx(spread)
+
+
+@torch.no_grad()
+def test_background_excuses_no_more_than_for_the_strangest_normal_vector():
+    model, features, codes = fitted_model()
+    fit_normalizers(model, lambda: [(features, codes)], 1.0)
+    evidence = model.evidence(features, codes)
+    for floor, background in zip(model.background_floor, evidence.backgrounds, strict=True):
+        assert floor == background.min()
+    scores = []
+    for distance in (1e1, 1e2, 1e3, 1e6):
+        maps, _ = model([x[:1] + distance for x in features])
+        scores.append(float(maps.max()))
+    assert np.all(np.diff(scores) > 0)
