@@ -6,6 +6,7 @@ from ._covariance import ResidualMoments, shrink, whitening_matrix
 from ._flow import LinearStart
 
 _BACKGROUND_SHRINKAGE = 0.1
+_PROVISIONAL_IMAGES = 16  # of a class, from which its mean is known well enough to start from
 
 
 def identity_start(n_features):
@@ -62,30 +63,21 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
     """
     mixture = level.mixture
     n_classes, n_features = mixture.means.shape
-    means, counts = _class_means(((level.latent(x)[0], y) for x, y in blocks()), mixture.means)
-    center_weights = mixture.center_logits.softmax(1)[:, None]
-    shifts = means - (center_weights @ mixture.centers())[:, 0].double()
-    shifts[counts == 0] = 0
-
-    def residuals():
-        for x, codes in blocks():
-            z, _ = level.latent(x)
-            moved = z - shifts[codes][:, None].to(z)
-            yield z, moved - mixture.expected_center(moved, codes), codes
-
-    residual_means = torch.zeros_like(means)
-    if mixture.n_components > 1:  # a single center explains its class without remainder
-        residual_means, _ = _class_means(((r, y) for _, r, y in residuals()), mixture.means)
-    mean = (counts / counts.sum()) @ means
+    shifts = _provisional_shifts(level, blocks)
+    origin = shifts.mean(0)
     moments = [ResidualMoments(n_features) for _ in range(n_classes)]
     overall = ResidualMoments(n_features)
-    for z, residual, codes in residuals():
-        centered = residual.double() - residual_means[codes][:, None]
+    for x, codes in blocks():
+        z, _ = level.latent(x)
+        moved = z - shifts[codes][:, None].to(z)
+        residuals = moved - mixture.expected_center(moved, codes)
         for code in codes.unique().tolist():
             own = codes == code
-            moments[code].update(centered[own].flatten(0, 1), z[own].flatten(0, 1))
-        overall.update((z.double() - mean).flatten(0, 1), z.flatten(0, 1))
-
+            moments[code].update(residuals[own].flatten(0, 1), z[own].flatten(0, 1))
+        overall.update((z.double() - origin).flatten(0, 1), z.flatten(0, 1))
+    shifts = shifts + torch.stack([own.first / max(1, own.n_samples) for own in moments])
+    mean = origin + overall.first / overall.n_samples
+    moments, overall = [own.centered() for own in moments], overall.centered()
     within = sum(moments, ResidualMoments(n_features))
     # A class whose vectors are all the same has no spread of its own: it borrows everybody's.
     own = [own if own.covariance().trace() > 0 else within for own in moments]
@@ -93,10 +85,32 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
     for source in own:
         weight = source.ledoit_wolf_shrinkage() if shrinkage == "ledoit_wolf" else shrinkage
         whiteners.append(whitening_matrix(shrink(source.covariance(), weight)))
-    mixture.set_covariances(shifts + residual_means, torch.stack(whiteners))
+    mixture.set_covariances(shifts, torch.stack(whiteners))
     if n_classes > 1:  # of a single class, the background is the class
         covariance = shrink(overall.covariance(), _BACKGROUND_SHRINKAGE)
         mixture.set_background(mean, whitening_matrix(covariance))
+
+
+def _provisional_shifts(level, blocks):
+    """Move the centers of each class to the mean of its first images' latent vectors."""
+    mixture = level.mixture
+    seen = torch.zeros(len(mixture.means), dtype=torch.int64)
+
+    def first_images():
+        for x, codes in blocks():
+            chosen = []
+            for row, code in enumerate(codes.tolist()):
+                if seen[code] < _PROVISIONAL_IMAGES:
+                    seen[code] += 1
+                    chosen.append(row)
+            if chosen:
+                yield level.latent(x[chosen])[0], codes[chosen]
+
+    means, counts = _class_means(first_images(), mixture.means)
+    weights = mixture.center_logits.softmax(1)[:, None]
+    shifts = means - (weights @ mixture.centers())[:, 0].double()
+    shifts[counts == 0] = 0
+    return shifts
 
 
 def _class_means(pairs, like):

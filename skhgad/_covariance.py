@@ -4,7 +4,7 @@ import torch
 
 
 class ResidualMoments:
-    """Second and fourth moments of zero-mean residuals, gathered block by block in float64.
+    """Moments of residuals up to the fourth, gathered block by block in float64.
 
     Parameters
     ----------
@@ -14,6 +14,8 @@ class ResidualMoments:
 
     def __init__(self, n_features, device="cpu"):
         self.n_samples = 0
+        self.first = torch.zeros(n_features, dtype=torch.float64, device=device)
+        self.third = torch.zeros_like(self.first)
         self.second = torch.zeros(n_features, n_features, dtype=torch.float64, device=device)
         self.fourth = torch.zeros((), dtype=torch.float64, device=device)
         self._size = torch.zeros((), dtype=torch.float64, device=device)
@@ -31,15 +33,42 @@ class ResidualMoments:
         """
         self._eps = max(self._eps, torch.finfo(values.dtype).eps)
         residuals = residuals.double()
-        self._size += values.double().square().sum() + residuals.square().sum()
         self.n_samples += len(residuals)
+        squares = residuals.square().sum(1)
+        self._size += values.double().square().sum() + squares.sum()
+        self.first += residuals.sum(0)
         self.second += residuals.T @ residuals
-        self.fourth += residuals.square().sum(1).square().sum()
+        self.third += squares @ residuals
+        self.fourth += squares.square().sum()
+
+    def centered(self):
+        """Moments of the same residuals around their mean: exact, no second pass.
+
+        Returns
+        -------
+        ResidualMoments
+            To be read, not updated.
+        """
+        moments = self + ResidualMoments(len(self.first), self.first.device)
+        if not self.n_samples:
+            return moments
+        mean = self.first / self.n_samples
+        square = mean.square().sum()
+        moments.first = torch.zeros_like(mean)
+        moments.second = self.second - self.n_samples * torch.outer(mean, mean)
+        moments.fourth = (
+            self.fourth
+            - 4 * mean @ self.third
+            + 4 * mean @ self.second @ mean
+            + 2 * square * self.second.trace()
+            - 3 * self.n_samples * square.square()
+        )
+        return moments
 
     def __add__(self, other):
         """Moments of both sets of residuals together."""
         total = ResidualMoments(len(self.second), self.second.device)
-        for name in ("n_samples", "second", "fourth", "_size"):
+        for name in ("n_samples", "first", "second", "third", "fourth", "_size"):
             setattr(total, name, getattr(self, name) + getattr(other, name))
         total._eps = max(self._eps, other._eps)
         return total

@@ -104,9 +104,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     whitening_shrinkage : float in [0, 1], "ledoit_wolf" or "auto", default="auto"
         Shrinkage of that covariance to the identity of equal mean variance; "auto": 0.1 for
         images, 0.9 for feature vectors.
-    n_blocks : int, default=6
+    n_blocks : int, default=4
         Coupling blocks of each flow. 0 leaves the linear start alone.
-    hidden_ratio : float, default=2.0
+    hidden_ratio : float, default=1.0
         Width of a block's hidden layer over the width of its input.
     clamp : float, default=1.9
         Largest log-scale of a coupling.
@@ -235,8 +235,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         value_range=None,
         start="whitened",
         whitening_shrinkage="auto",
-        n_blocks=6,
-        hidden_ratio=2.0,
+        n_blocks=4,
+        hidden_ratio=1.0,
         clamp=1.9,
         position_channels=32,
         n_components=10,

@@ -348,3 +348,12 @@ def test_a_single_class_has_no_background():
     level = untrained_level(identity_start(4), 4, 2, 3, n_classes=1)
     fit_class_covariances(level, blocks_of(x, codes, [60]))
     assert level.mixture.background_mean is None
+
+
+@pytest.mark.parametrize("n_features", [1, 5])
+def test_moments_around_the_mean_need_no_second_pass(n_features):
+    rows = np.random.default_rng(0).gamma(1.0, size=(80, n_features)) + 3
+    found, expected = moments_of(rows, 3).centered(), moments_of(rows - rows.mean(0))
+    np.testing.assert_allclose(found.second, expected.second, rtol=1e-9)
+    assert float(found.fourth) == pytest.approx(float(expected.fourth), rel=1e-9)
+    assert found.ledoit_wolf_shrinkage() == pytest.approx(expected.ledoit_wolf_shrinkage())
