@@ -89,6 +89,8 @@ def unpack(cls, tensors, description, backbone):
         parts[part][rest] = tensor
     classes = _read_classes(fitted["classes"])
     level_shapes = [_read_level(shape) for shape in fitted["levels"]]
+    if fitted["images"] is not True and level_shapes != [(fitted["n_features_in"], 1, 1)]:
+        raise ValueError(f"levels {level_shapes!r:.80} are not those of feature vectors.")
     for index, shape in enumerate(level_shapes):
         _check_sizes(parameters, parts["model"], f"levels.{index}", shape, len(classes))
     extractor = None

@@ -5,11 +5,12 @@ however it was handed over. Whatever would have to be guessed (16-bit ranges, re
 which frame of an animation) is refused, with the name of the image and the remedy.
 """
 
+import io
 import os
 import re
 import stat
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -426,10 +427,23 @@ def _too_large(name, found):
     )
 
 
+class _File(io.BufferedReader):
+    """A file that is never asked for more bytes than it holds.
+
+    Python sets memory aside for what is asked for, and Pillow asks for what the file declares.
+    """
+
+    def read(self, size=-1):
+        """Read `size` bytes, or what is left."""
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
 def _read_file(path, name, value_range):
-    with _decoding(name):
-        image = Image.open(path)
-    with image:
+    with ExitStack() as opened:
+        with _decoding(name):
+            image = opened.enter_context(Image.open(opened.enter_context(_File(io.FileIO(path)))))
         n_pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
         # Pillow itself only warns up to twice its limit.
         if limit is not None and n_pixels > limit:

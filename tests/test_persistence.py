@@ -81,6 +81,7 @@ def set_tensors(**tensors):
         (set_parameters(evil=1), "inconsistent model"),
         (set_parameters(n_blocks=-1), "cannot be loaded: n_blocks"),
         (set_parameters(backbone=None), "fitted with a module as its backbone"),
+        (set_fitted(n_features_in=4), "not those of feature vectors"),
         (set_fitted(classes=["b", "a"]), "not sorted"),
         (set_fitted(classes=[]), "cannot be loaded"),
         (set_fitted(offset=[1]), "inconsistent model"),
