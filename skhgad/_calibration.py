@@ -1,5 +1,9 @@
 """Thresholds, common scales and p-values from normal samples the flow did not train on."""
 
+import math
+import warnings
+from numbers import Real
+
 import numpy as np
 
 FALSE_ALARM_RATE = 0.05
@@ -81,6 +85,29 @@ def threshold(scores, false_alarm_rate=FALSE_ALARM_RATE):
     """
     rank = max(1, int(np.floor(false_alarm_rate * (len(scores) + 1))))
     return float(np.sort(scores)[rank - 1])
+
+
+def check_rate(rate, name):
+    """Raise ValueError, or TypeError, unless a rate lies strictly between 0 and 1."""
+    if isinstance(rate, bool) or not isinstance(rate, Real):
+        raise TypeError(f"{name} must be a number between 0 and 1, got {rate!r}.")
+    if not 0 < rate < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {rate!r}.")
+
+
+def promised_threshold(scores, false_alarm_rate):
+    """`threshold`, with a UserWarning where there are too few samples to promise the rate."""
+    check_rate(false_alarm_rate, "false_alarm_rate")
+    needed = math.ceil(1 / false_alarm_rate - 1 - 1e-9)
+    if len(scores) < needed:
+        warnings.warn(
+            f"false_alarm_rate={false_alarm_rate:g} needs at least {needed} calibration samples, "
+            f"there are {len(scores)}: offset_ is the smallest calibration score, which promises "
+            f"no rate below {1 / (len(scores) + 1):.3g}.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return threshold(scores, false_alarm_rate)
 
 
 def conformal_p_values(scores, codes, reference_scores, reference_codes):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from . import _fitting
 from ._cache import FeatureCache, as_memory
-from ._calibration import class_scales, conformal_p_values, hold_out, threshold
+from ._calibration import class_scales, conformal_p_values, hold_out, promised_threshold, threshold
 from ._detector_state import pack, unpack
 from ._features import FeatureExtractor, image_batches, vector_batches
 from ._parameters import check_parameters, image_size, resolve_device
@@ -474,6 +474,40 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         codes, scores, _, _ = self._score(X, class_labels)
         return conformal_p_values(scores, codes, *self._calibration)
+
+    def set_threshold(self, *, false_alarm_rate):
+        """Move `offset_` so that about this share of fresh normal samples is flagged; no refit.
+
+        Parameters
+        ----------
+        false_alarm_rate : float in (0, 1)
+            Share of the normal samples of all classes together. With `class_calibration` it is
+            about the same in every class.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        NotFittedError
+        ValueError, TypeError
+            If the rate is not between 0 and 1.
+
+        Warns
+        -----
+        UserWarning
+            With fewer than ``1 / false_alarm_rate - 1`` calibration samples, which cannot promise
+            the rate.
+
+        Notes
+        -----
+        The calibration samples are the held-out normals, `validation_fraction` of those given to
+        fit. Without any they are the training samples, on which the rate is optimistic.
+        """
+        check_is_fitted(self)
+        self.offset_ = promised_threshold(self._calibration[0], false_alarm_rate)
+        return self
 
     def save(self, folder):
         """Write the fitted detector to a folder: safetensors and JSON, no pickle.
