@@ -111,7 +111,7 @@ def unpack(cls, tensors, description, backbone):
                 torch.zeros_like(means), identity.repeat(len(means), 1, 1)
             )
             if len(means) > 1:
-                level.mixture.set_background(means[0].detach(), identity)
+                level.mixture.set_background(torch.zeros(means.shape[1]), identity)
     model.to(torch.float32 if fitted["images"] else torch.float64)
     model.load_state_dict(parts["model"])
     detector._model, detector._extractor = model, extractor
