@@ -3,12 +3,31 @@
 import math
 import warnings
 from numbers import Real
+from typing import NamedTuple
 
 import numpy as np
 
 FALSE_ALARM_RATE = 0.05
 # A class counts as this many samples less of itself and as many of all classes together.
 _BORROWED_SAMPLES = 5
+
+
+class Calibration(NamedTuple):
+    """What the model finds in the normal samples that judge all others.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (n_samples,), float64
+        Normality scores, class inferred.
+    codes : ndarray of shape (n_samples,), int64
+        Class of each sample, as given to fit.
+    typicality : ndarray of shape (n_samples,), float64
+        How well each sample fits the class inferred as a whole; see `ScoredBatch`.
+    """
+
+    scores: np.ndarray
+    codes: np.ndarray
+    typicality: np.ndarray
 
 
 def hold_out(codes, fraction, random_state):
@@ -108,6 +127,39 @@ def promised_threshold(scores, false_alarm_rate):
             stacklevel=3,
         )
     return threshold(scores, false_alarm_rate)
+
+
+def unseen(typicality, codes, calibration, rate):
+    """Tell which samples are less typical of their class than all but a share of its normals.
+
+    Parameters
+    ----------
+    typicality, codes : ndarray of shape (n_samples,)
+    calibration : Calibration
+    rate : float in (0, 1)
+        That share.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), bool
+
+    Warns
+    -----
+    UserWarning
+        If a class that was inferred has too few calibration samples to find any such sample.
+    """
+    check_rate(rate, "unknown_rate")
+    p_values = conformal_p_values(typicality, codes, calibration.typicality, calibration.codes)
+    counts = np.bincount(calibration.codes, minlength=codes.max() + 1)[codes]
+    fewest = np.where(counts, counts, len(calibration.codes)).min()
+    if fewest + 1 < 1 / rate - 1e-9:
+        warnings.warn(
+            f"unknown_rate={rate:g} needs at least {math.ceil(1 / rate - 1 - 1e-9)} held-out "
+            f"normals in a class to find any unknown; one has {fewest}.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return p_values <= rate
 
 
 def conformal_p_values(scores, codes, reference_scores, reference_codes):

@@ -49,21 +49,23 @@ class LevelModel(nn.Module):
         z, log_det = self.flow(started)
         return z, log_det + start_log_det
 
-    def class_log_likelihood(self, z):
-        """Log-likelihood of the image under every class, from an even grid of its positions.
+    def class_log_likelihood(self, z, log_det):
+        """Log-likelihoods under every class, on an even grid of the image's positions.
 
         Parameters
         ----------
-        z : Tensor of shape (n_images, n_positions, n_features)
+        z, log_det
+            From `latent`.
 
         Returns
         -------
-        Tensor of shape (n_images, n_classes)
-            Sum over positions, estimated from at most `_GRID` x `_GRID` of them, in nats; up to a
-            constant of the image.
+        Tensor of shape (n_images, n_grid, n_classes)
+            Of at most `_GRID` x `_GRID` positions, times the number of positions, so that the
+            mean estimates the sum over all of them; in nats, up to a constant of the level.
         """
-        density = self.mixture.log_density_within(z[:, self._grid(z.device)])
-        return density.mean(1) * z.shape[1]
+        grid = self._grid(z.device)
+        density = self.mixture.log_density_within(z[:, grid]) + log_det[:, grid, None]
+        return density * z.shape[1]
 
     def evidence(self, z, log_det, codes):
         """Judge every position.

@@ -52,6 +52,16 @@ class Evidence(NamedTuple):
     likelihoods: list
     backgrounds: list
     entropies: list
+    # (n,): log-likelihood of the image under the class inferred, from the median position of each
+    # level, which a local defect does not move; None where the class was given
+    typicality: torch.Tensor | None = None
+
+
+class Terms(NamedTuple):
+    """What the anomaly map of a batch is made of, on the model's grid, blurred."""
+
+    likelihood: torch.Tensor | None  # (n_levels, n, height, width); None: criterion "entropy"
+    entropy: torch.Tensor | None  # (n, height, width); None: criterion "likelihood"
 
 
 class ScoringModel(nn.Module):
@@ -112,16 +122,24 @@ class ScoringModel(nn.Module):
         Evidence
         """
         latents = [level.latent(x) for level, x in zip(self.levels, features, strict=True)]
+        typicality = None
         if codes is None:
-            codes = sum(
-                level.class_log_likelihood(z)
-                for level, (z, _) in zip(self.levels, latents, strict=True)
-            ).argmax(1)
+            typicality, codes = self._best_class(latents)
         parts = [
             level.evidence(*latent, codes)
             for level, latent in zip(self.levels, latents, strict=True)
         ]
-        return Evidence(codes, *map(list, zip(*parts, strict=True)))
+        return Evidence(codes, *map(list, zip(*parts, strict=True)), typicality)
+
+    def _best_class(self, latents):
+        """Typicality and class of images: see `Evidence`."""
+        grids = [
+            level.class_log_likelihood(*latent)
+            for level, latent in zip(self.levels, latents, strict=True)
+        ]
+        codes = sum(grid.mean(1) for grid in grids).argmax(1)
+        rows = torch.arange(len(codes), device=codes.device)
+        return sum(grid[rows, :, codes].median(1).values for grid in grids), codes
 
     def forward(self, features, codes=None):
         """Anomaly maps on the model's grid.
@@ -139,10 +157,12 @@ class ScoringModel(nn.Module):
         codes : Tensor of shape (n,), int64
         """
         evidence = self.evidence(features, codes)
-        codes = evidence.codes
-        maps = self.raw_maps(evidence)
-        location, scale = self.score_location[codes], self.score_scale[codes]
-        return (maps - location[:, None, None]) / scale[:, None, None], codes
+        return self.maps(evidence), evidence.codes
+
+    def maps(self, evidence):
+        """Anomaly maps as from `forward`, of evidence that is at hand."""
+        location, scale = self.score_location[evidence.codes], self.score_scale[evidence.codes]
+        return (self.raw_maps(evidence) - location[:, None, None]) / scale[:, None, None]
 
     def raw_maps(self, evidence):
         """Anomaly maps before the classes are put on one scale, Tensor (n, height, width)."""
@@ -154,6 +174,22 @@ class ScoringModel(nn.Module):
         if self.normalization == "exponential":
             return torch.stack([self._blur(term) for term in terms]).prod(0)
         return self._blur(sum(terms))
+
+    def terms(self, evidence):
+        """Take the raw map apart.
+
+        "standardized": what is added, so that the levels' likelihoods and the entropy sum to the
+        raw map. "exponential": 1 - normality, in [0, 1], of each level's likelihood, which sum to
+        the likelihood's factor of the raw map; and the entropy's factor, likewise a sum over
+        levels. Both factors are at most the number of levels.
+        """
+        likelihood = entropy = None
+        if self.criterion != "entropy":
+            own = self._likelihood_terms(self.likelihood_ratios(evidence), evidence.codes)
+            likelihood = torch.stack([self._blur(term) for term in own])
+        if self.criterion != "likelihood":
+            entropy = self._blur(self._entropy_map(evidence.entropies, evidence.codes))
+        return Terms(likelihood, entropy)
 
     def likelihood_ratios(self, evidence):
         """Log-likelihoods less what the background predicts of them, one Tensor a level.
@@ -179,14 +215,23 @@ class ScoringModel(nn.Module):
     def _likelihood_map(self, own, codes):
         if self.normalization == "exponential":
             return len(own) - self.normality_maps(own, self.likelihood_location, codes)
+        return sum(self._likelihood_terms(own, codes))
+
+    def _likelihood_terms(self, own, codes):
+        """Return what each level adds to the likelihood map."""
         location, scale = self.likelihood_location, self.likelihood_scale
+        if self.normalization == "exponential":
+            return [
+                1 - self._on_grid((value - location[i, codes, None]).clamp_max(0).exp(), i)
+                for i, value in enumerate(own)
+            ]
         # Longer vectors carry more evidence: the spread of a log-likelihood grows as its root.
         widest = max(level.n_features for level in self.levels)
-        return sum(
+        return [
             (level.n_features / widest) ** 0.5
             * self._on_grid((location[i, codes, None] - value) / scale[i, codes, None], i)
             for i, (level, value) in enumerate(zip(self.levels, own, strict=True))
-        )
+        ]
 
     def _entropy_map(self, entropies, codes):
         anomaly = self.entropy_anomaly(entropies, codes)
