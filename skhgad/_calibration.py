@@ -87,6 +87,30 @@ def class_scales(anomaly_scores, codes, n_classes):
     return location, scale
 
 
+def borrowed_scales(own, others):
+    """Draw the location and scale of a class of few samples towards the median of other classes'.
+
+    Parameters
+    ----------
+    own : ndarray of shape (n_samples,)
+        Anomaly scores of the class; may be empty.
+    others : tuple of ndarray of shape (n_others,)
+        Their locations and scales.
+
+    Returns
+    -------
+    location, scale : float
+        As from `class_scales`.
+    """
+    weight = _BORROWED_SAMPLES / (len(own) + _BORROWED_SAMPLES)
+    location, scale = np.median(others[0]), np.median(others[1])
+    if len(own):
+        middle = np.median(own)
+        location = weight * location + (1 - weight) * middle
+        scale = weight * scale + (1 - weight) * _excess(own, middle)
+    return float(location), float(scale)
+
+
 def threshold(scores, false_alarm_rate=FALSE_ALARM_RATE):
     """Score below which a fresh normal sample falls with at most `false_alarm_rate`.
 

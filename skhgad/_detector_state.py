@@ -105,13 +105,13 @@ def unpack(cls, tensors, description, backbone):
     ]
     model = detector._scoring_model(levels, extractor)
     if detector.class_covariance:  # room for the saved ones
-        for level in levels:
+        for index, level in enumerate(levels):
             means = level.mixture.means
             identity = torch.eye(means.shape[1])
             level.mixture.set_covariances(
                 torch.zeros_like(means), identity.repeat(len(means), 1, 1)
             )
-            if len(means) > 1:
+            if f"levels.{index}.mixture.background_mean" in parts["model"]:
                 level.mixture.set_background(torch.zeros(means.shape[1]), identity)
     model.to(torch.float32 if fitted["images"] else torch.float64)
     model.load_state_dict(parts["model"])

@@ -8,6 +8,7 @@ import torch
 from ._calibration import conformal_p_values, unseen
 from ._scoring import Evidence, resize
 
+LOWEST = np.finfo(np.float64).min / 2  # a score that stays finite when offset_ is subtracted
 UNKNOWN = {"U": "unknown", "i": -1}  # by kind of the class labels
 
 
@@ -62,7 +63,7 @@ class Inspection(NamedTuple):
     maps: list | None
 
 
-def score_batch(model, features, codes, lowest, sizes=None):
+def score_batch(model, features, codes, sizes=None):
     """Score a batch of features.
 
     Parameters
@@ -71,8 +72,6 @@ def score_batch(model, features, codes, lowest, sizes=None):
     features : list of Tensor of shape (n, n_positions, n_features)
     codes : Tensor of shape (n,), int64, or None
         None: infer the class.
-    lowest : float
-        Score and typicality of what overflows: nan would compare as normal.
     sizes : list of (height, width), default=None
 
     Returns
@@ -81,16 +80,17 @@ def score_batch(model, features, codes, lowest, sizes=None):
     """
     evidence = model.evidence(features, codes)
     maps = model.maps(evidence)
-    scores = _finite(-maps.amax((1, 2)), lowest)
+    scores = _finite(-maps.amax((1, 2)))
     typicality = None
     if codes is None:
         is_vector = model.map_size == (1, 1)
-        typicality = scores if is_vector else _finite(evidence.typicality, lowest)
+        typicality = scores if is_vector else _finite(evidence.typicality)
     return ScoredBatch(evidence.codes.cpu().numpy(), scores, typicality, maps, evidence, sizes)
 
 
-def _finite(values, lowest):
-    return np.nan_to_num(values.double().cpu().numpy(), nan=lowest, neginf=lowest)
+def _finite(values):
+    # Evidence that overflows is nan, which `predict` would compare as normal.
+    return np.nan_to_num(values.double().cpu().numpy(), nan=LOWEST, neginf=LOWEST)
 
 
 def class_labels_of(detector, codes, typicality):

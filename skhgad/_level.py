@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from ._losses import log_likelihood
-from ._mixture import entropy
 
 _GRID = 5  # positions a side from which an image's class is inferred
 
@@ -84,7 +83,7 @@ class LevelModel(nn.Module):
         background : Tensor of shape (n_images, n_positions), or None
             The same under the background; None where none was fitted.
         entropy : Tensor of shape (n_images, n_positions)
-            Of the class posterior, in nats.
+            Of the class posterior, in nats; see `HierarchicalMixture.posterior_entropy`.
         """
         density = torch.empty_like(log_det)
         for code in codes.unique().tolist():
@@ -96,7 +95,7 @@ class LevelModel(nn.Module):
                 self.mixture.log_density_background(z), log_det, self.n_features
             )
         likelihood = log_likelihood(density, log_det, self.n_features)
-        return likelihood, background, entropy(self.mixture.class_logits_of(z))
+        return likelihood, background, self.mixture.posterior_entropy(z, codes)
 
     def _grid(self, device):
         rows, columns = (

@@ -103,6 +103,36 @@ class ScoringModel(nn.Module):
         self.register_buffer("score_location", torch.zeros(n_classes))
         self.register_buffer("score_scale", torch.ones(n_classes))
 
+    def extended(self, levels, order):
+        """Return the model with `levels` of more classes in place of its own.
+
+        Parameters
+        ----------
+        levels : list of LevelModel
+        order : Tensor of shape (n_classes,), int64
+            Where each of their classes stands in those of this model, followed by new ones.
+
+        Returns
+        -------
+        ScoringModel
+            The constants of new classes are means over this model's.
+        """
+        result = ScoringModel(
+            levels,
+            self.map_size,
+            self.criterion,
+            self.normalization,
+            self.blur_sigma,
+            self.entropy_weight,
+        )
+        for name, own in self.named_buffers(recurse=False):
+            if not name.startswith("background"):  # a constant of each class, in the last axis
+                n_new = len(order) - self.n_classes
+                more = own.mean(-1, keepdim=True).expand(*own.shape[:-1], n_new)
+                own = torch.cat((own, more), dim=-1)[..., order]
+            setattr(result, name, own.clone())
+        return result.requires_grad_(False)
+
     @property
     def n_classes(self):
         """Number of product classes."""
@@ -260,7 +290,7 @@ class ScoringModel(nn.Module):
 
 
 @torch.no_grad()
-def fit_normalizers(model, blocks, background_weight=0.0):
+def fit_normalizers(model, blocks, background_weight=0.0, *, chosen=None):
     """Freeze the constants of the maps from normal samples.
 
     Parameters
@@ -272,26 +302,26 @@ def fit_normalizers(model, blocks, background_weight=0.0):
     background_weight : float, default=0
         Share of what the background predicts of the log-likelihood of normal vectors, by the
         slope of a linear regression inside the classes, that is taken off.
+    chosen : Tensor of int64, default=None
+        Classes whose constants are set; None = all, and those of the background.
     """
     found = [model.evidence(features, codes) for features, codes in blocks()]
     codes = torch.cat([block.codes for block in found])
-    if background_weight and found[0].backgrounds[0] is not None:
-        for index in range(len(model.levels)):
-            likelihood = torch.cat([block.likelihoods[index] for block in found])
-            background = torch.cat([block.backgrounds[index] for block in found])
-            slope = _slope_within(likelihood, background, codes)
-            model.background_slope[index] = background_weight * slope
-            model.background_floor[index] = background.min()
+    if chosen is None:
+        chosen = torch.arange(model.n_classes)
+        _fit_background(model, found, codes, background_weight)
     ratios = [model.likelihood_ratios(block) for block in found]
     for index in range(len(model.levels)):
         value = torch.cat([block[index] for block in ratios])
         if model.normalization == "exponential":
             negative_entropy = -torch.cat([block.entropies[index] for block in found])
-            model.likelihood_location[index] = _per_class(model, codes, value, torch.amax)
-            model.entropy_location[index] = _per_class(model, codes, negative_entropy, torch.amax)
+            model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.amax)
+            model.entropy_location[index, chosen] = _per_class(
+                chosen, codes, negative_entropy, torch.amax
+            )
         else:
-            model.likelihood_location[index] = _per_class(model, codes, value, torch.mean)
-            model.likelihood_scale[index] = _per_class(model, codes, value, _spread)
+            model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.mean)
+            model.likelihood_scale[index, chosen] = _per_class(chosen, codes, value, _spread)
     if model.normalization == "standardized":
         log_entropy = torch.cat(
             [
@@ -299,8 +329,19 @@ def fit_normalizers(model, blocks, background_weight=0.0):
                 for block in found
             ]
         )
-        model.log_entropy_location[:] = _per_class(model, codes, log_entropy, torch.mean)
-        model.log_entropy_scale[:] = _per_class(model, codes, log_entropy, _spread)
+        model.log_entropy_location[chosen] = _per_class(chosen, codes, log_entropy, torch.mean)
+        model.log_entropy_scale[chosen] = _per_class(chosen, codes, log_entropy, _spread)
+
+
+def _fit_background(model, found, codes, background_weight):
+    if not background_weight or found[0].backgrounds[0] is None:
+        return
+    for index in range(len(model.levels)):
+        likelihood = torch.cat([block.likelihoods[index] for block in found])
+        background = torch.cat([block.backgrounds[index] for block in found])
+        slope = _slope_within(likelihood, background, codes)
+        model.background_slope[index] = background_weight * slope
+        model.background_floor[index] = background.min()
 
 
 def _slope_within(values, predictor, codes):
@@ -318,13 +359,13 @@ def _slope_within(values, predictor, codes):
     return torch.where(variance > 0, slope, torch.zeros_like(slope)).clamp_min(0)
 
 
-def _per_class(model, codes, values, statistic):
-    """Compute `statistic` of each class's values; of all values for a class without any."""
+def _per_class(chosen, codes, values, statistic):
+    """Compute `statistic` of each chosen class's values; of all values for a class without any."""
     overall = statistic(values)
     return torch.stack(
         [
             statistic(values[codes == code]) if (codes == code).any() else overall
-            for code in range(model.n_classes)
+            for code in chosen.tolist()
         ]
     )
 

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from ._calibration import (
 )
 from ._detector_state import pack, unpack
 from ._explain import explain
+from ._extension import add_class
 from ._features import FeatureExtractor, image_batches, vector_batches
 from ._inspection import inspect, score_batch
 from ._parameters import check_parameters, image_size, resolve_device
@@ -30,7 +32,6 @@ from ._scoring import ScoringModel, fit_normalizers, resize
 from ._validation import check_class_labels, check_X, check_y
 from .images import ImageSource
 
-_LOWEST = np.finfo(np.float64).min / 2  # a score that stays finite when offset_ is subtracted
 _GRID_STRIDE = 4  # image pixels to one position of the map on which levels are summed
 _PUBLISHED = {
     "backbone": "tf_efficientnet_b6",
@@ -392,6 +393,48 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             raise
         return self
 
+    def add_class(self, X, y):
+        """Learn the normal samples of new classes in closed form; the others stay as they are.
+
+        Parameters
+        ----------
+        X : array-like or images
+            Normal samples of the new classes, of the kind seen at fit.
+        y : str, int or array-like of shape (n_samples,)
+            Label of the new class, or of each sample; none of `classes_`. -1 or "-1" marks a
+            known anomaly, which is left out.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        NotFittedError
+        ValueError, TypeError
+            Naming the label or sample that cannot be used; or the detector was fitted with
+            ``class_covariance=False``. On any error the detector stays as it was.
+
+        Warns
+        -----
+        UserWarning
+            If a class is too small to hold samples out; it then borrows the known classes' scale.
+
+        Notes
+        -----
+        Backbone, start and flow stay, and so does the background. A new class becomes one
+        Gaussian, all its centers at its latent mean, with its own covariance, and its scores are
+        put on the common scale by a share `validation_fraction` of its samples. With
+        `class_labels` given, samples of the classes known before score exactly as before; without,
+        they may be taken for the new class. `offset_` is derived anew from the calibration samples
+        of all classes where ``contamination="auto"`` and it is still what `fit` chose; else it
+        stays.
+        """
+        check_is_fitted(self)
+        keep_to_one_thread_if_forked()
+        self.__dict__.update(add_class(self, X, y))
+        return self
+
     def fit_predict(self, X, y=None):
         """Fit on X and y, then return `predict` of X: ndarray of shape (n_samples,), +1 or -1."""
         return self.fit(X, y).predict(X)
@@ -658,17 +701,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             level_shapes = extractor.levels
         else:
             extractor, level_shapes = None, [(X.shape[1], 1, 1)]
-        budget = None if self.cache_budget == "auto" else self.cache_budget
-        with FeatureCache(
-            len(normal),
-            [(height * width, n_features) for n_features, height, width in level_shapes],
-            np.float32 if is_images else np.float64,
-            budget,
-        ) as cache:
-            filled = 0
-            for features, _ in self._features(X, extractor, device, memory, normal):
-                cache.write(filled, features)
-                filled += len(features[0])
+        with self._cached_features(X, extractor, normal, device, memory) as cache:
             codes = codes[normal]
             codes, classes = self._find_classes(cache, codes, classes, random_state)
             n_classes = len(classes)
@@ -735,6 +768,23 @@ class HGADDetector(OutlierMixin, BaseEstimator):
                 yield features, sizes
                 bar.update(len(sizes))
 
+    @contextmanager
+    def _cached_features(self, X, extractor, rows, device, memory):
+        """Enter a FeatureCache that holds the features of some rows of X."""
+        is_images = extractor is not None
+        level_shapes = extractor.levels if is_images else [(X.shape[1], 1, 1)]
+        with FeatureCache(
+            len(rows),
+            [(height * width, n_features) for n_features, height, width in level_shapes],
+            np.float32 if is_images else np.float64,
+            None if self.cache_budget == "auto" else self.cache_budget,
+        ) as cache:
+            filled = 0
+            for features, _ in self._features(X, extractor, device, memory, rows):
+                cache.write(filled, features)
+                filled += len(features[0])
+            yield cache
+
     def _find_classes(self, cache, codes, classes, random_state):
         """Discover classes where `n_classes` asks for it; check that it fits y otherwise."""
         if self.n_classes in ("auto", len(classes)):
@@ -748,12 +798,14 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         codes = _fitting.discover_classes(cache, rows, self.n_classes, random_state)
         return codes, np.arange(self.n_classes)
 
-    def _warn_uncalibrated(self, codes, classes, held_out):
+    def _warn_uncalibrated(self, codes, classes, held_out, known_classes=False):
         """Tell which classes are too small to hold samples out."""
         missing = np.setdiff1d(codes, codes[held_out])
         if self.validation_fraction == 0 or not len(missing):
             return
-        source = "the other classes' held-out normals" if held_out.any() else "training samples"
+        source = "training samples"
+        if held_out.any() or known_classes:
+            source = "the other classes' held-out normals"
         warnings.warn(
             f"fewer than 5 normal samples of class {classes[missing].tolist()[:10]}: all were used "
             f"for training, and scores, offset_ and p-values of these classes rest on {source}.",
@@ -786,7 +838,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """Scores and typicality of cached samples, class inferred, float64."""
         found = []
         for features, _ in _fitting.blocks_of(cache, range(cache.n_levels), rows, codes):
-            batch = score_batch(model, [level.to(device) for level in features], None, _LOWEST)
+            batch = score_batch(model, [level.to(device) for level in features], None)
             found.append((batch.scores, batch.typicality))
         return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
@@ -803,7 +855,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         model, n_seen = self._model.to(device), 0
         for features, sizes in self._features(X, self._extractor, device, memory):
             codes = None if given is None else given[n_seen : n_seen + len(sizes)].to(device)
-            yield score_batch(model, features, codes, _LOWEST, sizes)
+            yield score_batch(model, features, codes, sizes)
             n_seen += len(sizes)
 
     def _score(self, X, class_labels=None, *, keep_maps=False):

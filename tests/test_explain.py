@@ -35,8 +35,8 @@ def fit(**parameters):
     detector = HGADDetector(
         Two(),
         **{
-            "out_indices": (0, 1), "fuse_stages": False, "image_size": 64, "max_iter": 0, "n_blocks": 1,
-            "random_state": 0, **parameters,
+            "out_indices": (0, 1), "fuse_stages": False, "image_size": 64, "max_iter": 0,
+            "n_blocks": 1, "random_state": 0, **parameters,
         },
     )  # fmt: skip
     return detector.fit(*parts(60))
