@@ -1,10 +1,33 @@
 """Thresholds, common scales and p-values from normal samples the flow did not train on."""
 
+import math
+import warnings
+from numbers import Real
+from typing import NamedTuple
+
 import numpy as np
 
 FALSE_ALARM_RATE = 0.05
 # A class counts as this many samples less of itself and as many of all classes together.
 _BORROWED_SAMPLES = 5
+
+
+class Calibration(NamedTuple):
+    """What the model finds in the normal samples that judge all others.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (n_samples,), float64
+        Normality scores, class inferred.
+    codes : ndarray of shape (n_samples,), int64
+        Class of each sample, as given to fit.
+    typicality : ndarray of shape (n_samples,), float64
+        How well each sample fits the class inferred as a whole; see `ScoredBatch`.
+    """
+
+    scores: np.ndarray
+    codes: np.ndarray
+    typicality: np.ndarray
 
 
 def hold_out(codes, fraction, random_state):
@@ -64,6 +87,30 @@ def class_scales(anomaly_scores, codes, n_classes):
     return location, scale
 
 
+def borrowed_scales(own, others):
+    """Draw the location and scale of a class of few samples towards the median of other classes'.
+
+    Parameters
+    ----------
+    own : ndarray of shape (n_samples,)
+        Anomaly scores of the class; may be empty.
+    others : tuple of ndarray of shape (n_others,)
+        Their locations and scales.
+
+    Returns
+    -------
+    location, scale : float
+        As from `class_scales`.
+    """
+    weight = _BORROWED_SAMPLES / (len(own) + _BORROWED_SAMPLES)
+    location, scale = np.median(others[0]), np.median(others[1])
+    if len(own):
+        middle = np.median(own)
+        location = weight * location + (1 - weight) * middle
+        scale = weight * scale + (1 - weight) * _excess(own, middle)
+    return float(location), float(scale)
+
+
 def threshold(scores, false_alarm_rate=FALSE_ALARM_RATE):
     """Score below which a fresh normal sample falls with at most `false_alarm_rate`.
 
@@ -81,6 +128,62 @@ def threshold(scores, false_alarm_rate=FALSE_ALARM_RATE):
     """
     rank = max(1, int(np.floor(false_alarm_rate * (len(scores) + 1))))
     return float(np.sort(scores)[rank - 1])
+
+
+def check_rate(rate, name):
+    """Raise ValueError, or TypeError, unless a rate lies strictly between 0 and 1."""
+    if isinstance(rate, bool) or not isinstance(rate, Real):
+        raise TypeError(f"{name} must be a number between 0 and 1, got {rate!r}.")
+    if not 0 < rate < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {rate!r}.")
+
+
+def promised_threshold(scores, false_alarm_rate):
+    """`threshold`, with a UserWarning where there are too few samples to promise the rate."""
+    check_rate(false_alarm_rate, "false_alarm_rate")
+    needed = math.ceil(1 / false_alarm_rate - 1 - 1e-9)
+    if len(scores) < needed:
+        warnings.warn(
+            f"false_alarm_rate={false_alarm_rate:g} needs at least {needed} calibration samples, "
+            f"there are {len(scores)}: offset_ is the smallest calibration score, which promises "
+            f"no rate below {1 / (len(scores) + 1):.3g}.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return threshold(scores, false_alarm_rate)
+
+
+def unseen(typicality, codes, calibration, rate):
+    """Tell which samples are less typical of their class than all but a share of its normals.
+
+    Parameters
+    ----------
+    typicality, codes : ndarray of shape (n_samples,)
+    calibration : Calibration
+    rate : float in (0, 1)
+        That share.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), bool
+
+    Warns
+    -----
+    UserWarning
+        If a class that was inferred has too few calibration samples to find any such sample.
+    """
+    check_rate(rate, "unknown_rate")
+    p_values = conformal_p_values(typicality, codes, calibration.typicality, calibration.codes)
+    counts = np.bincount(calibration.codes, minlength=codes.max() + 1)[codes]
+    fewest = np.where(counts, counts, len(calibration.codes)).min()
+    if fewest + 1 < 1 / rate - 1e-9:
+        warnings.warn(
+            f"unknown_rate={rate:g} needs at least {math.ceil(1 / rate - 1 - 1e-9)} held-out "
+            f"normals in a class to find any unknown; one has {fewest}.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return p_values <= rate
 
 
 def conformal_p_values(scores, codes, reference_scores, reference_codes):

@@ -4,6 +4,8 @@ import torch
 
 from ._covariance import ResidualMoments, shrink, whitening_matrix
 from ._flow import LinearStart
+from ._level import LevelModel
+from ._mixture import HierarchicalMixture
 
 _BACKGROUND_SHRINKAGE = 0.1
 _PROVISIONAL_IMAGES = 16  # of a class, from which its mean is known well enough to start from
@@ -147,6 +149,37 @@ def _provisional_shifts(level, blocks):
     shifts = means - (weights @ mixture.centers())[:, 0].double()
     shifts[counts == 0] = 0
     return shifts
+
+
+@torch.no_grad()
+def fit_new_classes(level, blocks, n_classes):
+    """Fit a mixture of classes that the level has not seen; its start and flow stay.
+
+    Every center of such a class is its mean, and its covariance that of its latent vectors.
+
+    Parameters
+    ----------
+    level : LevelModel
+        Not changed.
+    blocks : callable
+        As for `whitened_start`; codes count the new classes from 0.
+    n_classes : int
+        Of the new classes.
+
+    Returns
+    -------
+    HierarchicalMixture
+        For `HierarchicalMixture.joined`.
+    """
+    known = level.mixture
+    pairs = ((level.latent(x)[0], codes) for x, codes in blocks())
+    means, _ = _class_means(pairs, torch.empty(n_classes, level.n_features))
+    mixture = HierarchicalMixture(
+        means, known.n_components, offset_scale=0.0, generator=torch.Generator()
+    ).to(known.means)
+    mixture.class_logits.fill_(known.class_logits.mean())
+    fit_class_covariances(LevelModel(level.start, level.flow, mixture, level.map_shape), blocks)
+    return mixture
 
 
 def _class_means(pairs, like):

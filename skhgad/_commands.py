@@ -16,11 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ._calibration import conformal_p_values
 from ._dataset_folders import _IMAGE_ENDINGS
 from ._heat_maps import HeatScale, write_heat_map
 from ._output import check_file_place, check_folder_place, check_model_place, whole_file
-from ._scoring import resize
 from .datasets import load_folder
 from .estimator import HGADDetector
 from .images import ImageSource
@@ -243,17 +241,10 @@ def inspect(detector, paths, class_label=None, *, maps=False):
             chunk = paths[first : first + _CHUNK]
             labels = None if class_label is None else [class_label] * len(chunk)
             with _naming_files(chunk):
-                codes, scores, grids, sizes = detector._score(chunk, labels, keep_maps=maps)
-            p_values = conformal_p_values(scores, codes, *detector._calibration)
-            for row, path in enumerate(chunk):
-                yield Finding(
-                    path,
-                    detector.classes_[codes[row]].item(),
-                    float(scores[row]),
-                    float(p_values[row]),
-                    bool(scores[row] < detector.offset_),
-                    resize(grids[row][None], sizes[row])[0].numpy() if maps else None,
-                )
+                found = detector.inspect(chunk, class_labels=labels, maps=maps)
+            arrays = (array.tolist() for array in found[:4])
+            for finding in zip(chunk, *arrays, found.maps or [None] * len(chunk), strict=True):
+                yield Finding(*finding)
                 bar.update()
 
 

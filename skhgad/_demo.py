@@ -50,8 +50,7 @@ def demo(args):
             detector.fit(cells.train, cells.train_product)
         detector.set_params(verbose=0)
         with _timed(f"Scoring {len(cells.test)} other cells, whose product is not told"):
-            scores = detector.score_samples(cells.test)
-            found = detector.predict_class(cells.test)
+            found, scores, _, _, _ = detector.inspect(cells.test)
         with _timed("Nearest neighbours on the same features"):
             neighbour_scores = nearest_neighbour_scores(detector, cells, args.seed)
         print()
@@ -254,7 +253,7 @@ def write_detections(path, detector, cells, scores, found):
             if len(cases):
                 shown.setdefault(int(cases[len(cases) // 2]), kind)
         images = cells.test[list(shown)]
-        p_values, maps = detector.p_values(images), detector.anomaly_maps(images)
+        seen = detector.inspect(images, maps=True)
         rows[name] = [
             Panel(
                 cells.test[i],
@@ -262,7 +261,9 @@ def write_detections(path, detector, cells, scores, found):
                 f"{_TITLES[kind]}\nclass found: {found[i]}\n"
                 f"score {scores[i]:.1f}, p = {p_value:.3f}",
             )
-            for (i, kind), p_value, anomaly_map in zip(shown.items(), p_values, maps, strict=True)
+            for (i, kind), p_value, anomaly_map in zip(
+                shown.items(), seen.p_value, seen.maps, strict=True
+            )
         ]
     write_sheet(
         path,

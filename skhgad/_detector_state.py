@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from . import _fitting
+from ._calibration import Calibration
 from ._parameters import check_parameters, image_size
 from ._validation import check_y
 
@@ -29,7 +30,7 @@ def pack(detector):
     if detector._extractor is not None:
         state = detector._extractor.state_dict()
         tensors.update({f"extractor.{name}": t for name, t in state.items()})
-    for name, values in zip(("scores", "codes"), detector._calibration, strict=True):
+    for name, values in detector._calibration._asdict().items():
         tensors[f"calibration.{name}"] = torch.from_numpy(values)
     fitted = {
         "classes": detector.classes_.tolist(),
@@ -106,14 +107,14 @@ def unpack(cls, tensors, description, backbone):
     ]
     model = detector._scoring_model(levels, extractor)
     if detector.class_covariance:  # room for the saved ones
-        for level in levels:
+        for index, level in enumerate(levels):
             means = level.mixture.means
             identity = torch.eye(means.shape[1])
             level.mixture.set_covariances(
                 torch.zeros_like(means), identity.repeat(len(means), 1, 1)
             )
-            if len(means) > 1:
-                level.mixture.set_background(means[0].detach(), identity)
+            if f"levels.{index}.mixture.background_mean" in parts["model"]:
+                level.mixture.set_background(torch.zeros(means.shape[1]), identity)
     model.to(torch.float32 if fitted["images"] else torch.float64)
     model.load_state_dict(parts["model"])
     detector._model, detector._extractor = model, extractor
@@ -170,17 +171,18 @@ def _check_sizes(parameters, tensors, level, shape, n_classes):
 
 
 def _read_calibration(tensors, n_classes):
-    """Return scores and codes of the held-out normals."""
-    scores, codes = tensors["scores"].numpy(), tensors["codes"].numpy()
+    """Return what was found in the held-out normals."""
+    found = Calibration(*(tensors[name].numpy() for name in Calibration._fields))
+    scores, codes, typicality = found
     if not (
         scores.ndim == 1
-        and scores.shape == codes.shape
+        and scores.shape == codes.shape == typicality.shape
         and len(scores)
-        and (scores.dtype, codes.dtype) == (np.float64, np.int64)
+        and (scores.dtype, codes.dtype, typicality.dtype) == (np.float64, np.int64, np.float64)
         and 0 <= codes.min() <= codes.max() < n_classes
     ):
-        raise ValueError("calibration scores or codes of a wrong shape, type or range.")
-    return scores, codes
+        raise ValueError("calibration scores, codes or typicality of a wrong shape, type or range.")
+    return found
 
 
 def _saved_parameters(detector):

@@ -63,9 +63,9 @@ class ScoreDistributionDisplay:
         ScoreDistributionDisplay
         """
         drawing_library(cls.__name__)
-        codes, scores, _, _ = detector._score(X, class_labels)
+        found = detector.inspect(X, class_labels=class_labels)
         return cls.from_predictions(
-            y, scores, detector.classes_[codes], offset=detector.offset_, ax=ax, **kwargs
+            y, found.score, found.class_label, offset=detector.offset_, ax=ax, **kwargs
         )
 
     @classmethod

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from ._losses import log_likelihood
-from ._mixture import entropy
 
 _GRID = 5  # positions a side from which an image's class is inferred
 
@@ -49,21 +48,23 @@ class LevelModel(nn.Module):
         z, log_det = self.flow(started)
         return z, log_det + start_log_det
 
-    def class_log_likelihood(self, z):
-        """Log-likelihood of the image under every class, from an even grid of its positions.
+    def class_log_likelihood(self, z, log_det):
+        """Log-likelihoods under every class, on an even grid of the image's positions.
 
         Parameters
         ----------
-        z : Tensor of shape (n_images, n_positions, n_features)
+        z, log_det
+            From `latent`.
 
         Returns
         -------
-        Tensor of shape (n_images, n_classes)
-            Sum over positions, estimated from at most `_GRID` x `_GRID` of them, in nats; up to a
-            constant of the image.
+        Tensor of shape (n_images, n_grid, n_classes)
+            Of at most `_GRID` x `_GRID` positions, times the number of positions, so that the
+            mean estimates the sum over all of them; in nats, up to a constant of the level.
         """
-        density = self.mixture.log_density_within(z[:, self._grid(z.device)])
-        return density.mean(1) * z.shape[1]
+        grid = self._grid(z.device)
+        density = self.mixture.log_density_within(z[:, grid]) + log_det[:, grid, None]
+        return density * z.shape[1]
 
     def evidence(self, z, log_det, codes):
         """Judge every position.
@@ -82,7 +83,7 @@ class LevelModel(nn.Module):
         background : Tensor of shape (n_images, n_positions), or None
             The same under the background; None where none was fitted.
         entropy : Tensor of shape (n_images, n_positions)
-            Of the class posterior, in nats.
+            Of the class posterior, in nats; see `HierarchicalMixture.posterior_entropy`.
         """
         density = torch.empty_like(log_det)
         for code in codes.unique().tolist():
@@ -94,7 +95,7 @@ class LevelModel(nn.Module):
                 self.mixture.log_density_background(z), log_det, self.n_features
             )
         likelihood = log_likelihood(density, log_det, self.n_features)
-        return likelihood, background, entropy(self.mixture.class_logits_of(z))
+        return likelihood, background, self.mixture.posterior_entropy(z, codes)
 
     def _grid(self, device):
         rows, columns = (

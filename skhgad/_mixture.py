@@ -1,5 +1,6 @@
 """The hierarchical Gaussian mixture prior: classes, and centers inside each class."""
 
+import copy
 import math
 
 import torch
@@ -62,6 +63,12 @@ def squared_distances(z, centers):
     return torch.add(squares, cross, alpha=-2).clamp_min(0)
 
 
+_OF_CLASSES = (
+    "means", "class_logits", "offsets", "center_logits", "shifts", "whiteners",
+    "whitened_offsets", "log_dets", "generations",
+)  # fmt: skip
+
+
 class HierarchicalMixture(nn.Module):
     r"""Gaussians around class means and around centers inside each class.
 
@@ -92,6 +99,8 @@ class HierarchicalMixture(nn.Module):
         self.center_logits = nn.Parameter(torch.zeros(n_classes, n_components))
         for name in ("shifts", "whiteners", "whitened_offsets", "log_dets"):
             self.register_buffer(name, None)
+        # Classes that joined later take no part in the posterior of those before them.
+        self.register_buffer("generations", torch.zeros(n_classes, dtype=torch.int64))
         for name in ("background_mean", "background_whitener", "background_log_det"):
             self.register_buffer(name, None)
 
@@ -117,6 +126,55 @@ class HierarchicalMixture(nn.Module):
         Tensor of shape (..., n_classes)
         """
         return -0.5 * squared_distances(z, self.means)
+
+    def posterior_entropy(self, z, codes):
+        """Entropy of the class posterior, over the classes that an image's class was fitted among.
+
+        Parameters
+        ----------
+        z : Tensor of shape (n_images, n_positions, n_features)
+        codes : Tensor of shape (n_images,), int64
+            Class of each image.
+
+        Returns
+        -------
+        Tensor of shape (n_images, n_positions)
+            In nats.
+        """
+        if not self.generations.any():
+            return entropy(self.class_logits_of(z))
+        found = torch.empty_like(z[..., 0])
+        own_generations = self.generations[codes]
+        for generation in own_generations.unique().tolist():
+            own, known = own_generations == generation, self.generations <= generation
+            found[own] = entropy(-0.5 * squared_distances(z[own], self.means[known]))
+        return found
+
+    def joined(self, other, order):
+        """Return the mixture of the classes of both, with the background of this one.
+
+        Parameters
+        ----------
+        other : HierarchicalMixture
+            Classes that join later, of as many components, covariances set.
+        order : Tensor of shape (n_classes of both,), int64
+            Where each class of the result stands in the classes of this one, then the other's.
+
+        Returns
+        -------
+        HierarchicalMixture
+            Each class's density, and the posterior of the classes of this one, are unchanged.
+        """
+        result = copy.deepcopy(self)
+        for name in _OF_CLASSES:
+            own, more = getattr(self, name), getattr(other, name)
+            if name == "generations":
+                more = torch.full_like(more, int(own.max()) + 1)
+            values = torch.cat((own.detach(), more.detach().to(own)))[order]
+            if isinstance(own, nn.Parameter):
+                values = nn.Parameter(values, requires_grad=own.requires_grad)
+            setattr(result, name, values)
+        return result
 
     def log_prior(self):
         """Log-probability of each class, Tensor of shape (n_classes,)."""

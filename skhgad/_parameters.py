@@ -7,6 +7,7 @@ import torch
 from sklearn.utils import check_scalar
 from torch import nn
 
+from ._calibration import check_rate
 from ._scoring import CRITERIA, NORMALIZATIONS
 
 STARTS = ("whitened", "published")
@@ -92,6 +93,8 @@ def check_parameters(parameters):
             "position_channels must be a multiple of 4 (sine and cosine of row and column), got "
             f"{parameters['position_channels']}."
         )
+    if parameters["unknown_rate"] is not None:
+        check_rate(parameters["unknown_rate"], "unknown_rate")
     betas = parameters["betas"]
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ValueError(f"betas must be two numbers, got {betas!r}.")

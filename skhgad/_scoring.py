@@ -52,6 +52,16 @@ class Evidence(NamedTuple):
     likelihoods: list
     backgrounds: list
     entropies: list
+    # (n,): log-likelihood of the image under the class inferred, from the median position of each
+    # level, which a local defect does not move; None where the class was given
+    typicality: torch.Tensor | None = None
+
+
+class Terms(NamedTuple):
+    """What the anomaly map of a batch is made of, on the model's grid, blurred."""
+
+    likelihood: torch.Tensor | None  # (n_levels, n, height, width); None: criterion "entropy"
+    entropy: torch.Tensor | None  # (n, height, width); None: criterion "likelihood"
 
 
 class ScoringModel(nn.Module):
@@ -93,6 +103,36 @@ class ScoringModel(nn.Module):
         self.register_buffer("score_location", torch.zeros(n_classes))
         self.register_buffer("score_scale", torch.ones(n_classes))
 
+    def extended(self, levels, order):
+        """Return the model with `levels` of more classes in place of its own.
+
+        Parameters
+        ----------
+        levels : list of LevelModel
+        order : Tensor of shape (n_classes,), int64
+            Where each of their classes stands in those of this model, followed by new ones.
+
+        Returns
+        -------
+        ScoringModel
+            The constants of new classes are means over this model's.
+        """
+        result = ScoringModel(
+            levels,
+            self.map_size,
+            self.criterion,
+            self.normalization,
+            self.blur_sigma,
+            self.entropy_weight,
+        )
+        for name, own in self.named_buffers(recurse=False):
+            if not name.startswith("background"):  # a constant of each class, in the last axis
+                n_new = len(order) - self.n_classes
+                more = own.mean(-1, keepdim=True).expand(*own.shape[:-1], n_new)
+                own = torch.cat((own, more), dim=-1)[..., order]
+            setattr(result, name, own.clone())
+        return result.requires_grad_(False)
+
     @property
     def n_classes(self):
         """Number of product classes."""
@@ -112,16 +152,24 @@ class ScoringModel(nn.Module):
         Evidence
         """
         latents = [level.latent(x) for level, x in zip(self.levels, features, strict=True)]
+        typicality = None
         if codes is None:
-            codes = sum(
-                level.class_log_likelihood(z)
-                for level, (z, _) in zip(self.levels, latents, strict=True)
-            ).argmax(1)
+            typicality, codes = self._best_class(latents)
         parts = [
             level.evidence(*latent, codes)
             for level, latent in zip(self.levels, latents, strict=True)
         ]
-        return Evidence(codes, *map(list, zip(*parts, strict=True)))
+        return Evidence(codes, *map(list, zip(*parts, strict=True)), typicality)
+
+    def _best_class(self, latents):
+        """Typicality and class of images: see `Evidence`."""
+        grids = [
+            level.class_log_likelihood(*latent)
+            for level, latent in zip(self.levels, latents, strict=True)
+        ]
+        codes = sum(grid.mean(1) for grid in grids).argmax(1)
+        rows = torch.arange(len(codes), device=codes.device)
+        return sum(grid[rows, :, codes].median(1).values for grid in grids), codes
 
     def forward(self, features, codes=None):
         """Anomaly maps on the model's grid.
@@ -139,10 +187,12 @@ class ScoringModel(nn.Module):
         codes : Tensor of shape (n,), int64
         """
         evidence = self.evidence(features, codes)
-        codes = evidence.codes
-        maps = self.raw_maps(evidence)
-        location, scale = self.score_location[codes], self.score_scale[codes]
-        return (maps - location[:, None, None]) / scale[:, None, None], codes
+        return self.maps(evidence), evidence.codes
+
+    def maps(self, evidence):
+        """Anomaly maps as from `forward`, of evidence that is at hand."""
+        location, scale = self.score_location[evidence.codes], self.score_scale[evidence.codes]
+        return (self.raw_maps(evidence) - location[:, None, None]) / scale[:, None, None]
 
     def raw_maps(self, evidence):
         """Anomaly maps before the classes are put on one scale, Tensor (n, height, width)."""
@@ -154,6 +204,22 @@ class ScoringModel(nn.Module):
         if self.normalization == "exponential":
             return torch.stack([self._blur(term) for term in terms]).prod(0)
         return self._blur(sum(terms))
+
+    def terms(self, evidence):
+        """Take the raw map apart.
+
+        "standardized": what is added, so that the levels' likelihoods and the entropy sum to the
+        raw map. "exponential": 1 - normality, in [0, 1], of each level's likelihood, which sum to
+        the likelihood's factor of the raw map; and the entropy's factor, likewise a sum over
+        levels. Both factors are at most the number of levels.
+        """
+        likelihood = entropy = None
+        if self.criterion != "entropy":
+            own = self._likelihood_terms(self.likelihood_ratios(evidence), evidence.codes)
+            likelihood = torch.stack([self._blur(term) for term in own])
+        if self.criterion != "likelihood":
+            entropy = self._blur(self._entropy_map(evidence.entropies, evidence.codes))
+        return Terms(likelihood, entropy)
 
     def likelihood_ratios(self, evidence):
         """Log-likelihoods less what the background predicts of them, one Tensor a level.
@@ -179,14 +245,23 @@ class ScoringModel(nn.Module):
     def _likelihood_map(self, own, codes):
         if self.normalization == "exponential":
             return len(own) - self.normality_maps(own, self.likelihood_location, codes)
+        return sum(self._likelihood_terms(own, codes))
+
+    def _likelihood_terms(self, own, codes):
+        """Return what each level adds to the likelihood map."""
         location, scale = self.likelihood_location, self.likelihood_scale
+        if self.normalization == "exponential":
+            return [
+                1 - self._on_grid((value - location[i, codes, None]).clamp_max(0).exp(), i)
+                for i, value in enumerate(own)
+            ]
         # Longer vectors carry more evidence: the spread of a log-likelihood grows as its root.
         widest = max(level.n_features for level in self.levels)
-        return sum(
+        return [
             (level.n_features / widest) ** 0.5
             * self._on_grid((location[i, codes, None] - value) / scale[i, codes, None], i)
             for i, (level, value) in enumerate(zip(self.levels, own, strict=True))
-        )
+        ]
 
     def _entropy_map(self, entropies, codes):
         anomaly = self.entropy_anomaly(entropies, codes)
@@ -215,7 +290,7 @@ class ScoringModel(nn.Module):
 
 
 @torch.no_grad()
-def fit_normalizers(model, blocks, background_weight=0.0):
+def fit_normalizers(model, blocks, background_weight=0.0, *, chosen=None):
     """Freeze the constants of the maps from normal samples.
 
     Parameters
@@ -227,26 +302,26 @@ def fit_normalizers(model, blocks, background_weight=0.0):
     background_weight : float, default=0
         Share of what the background predicts of the log-likelihood of normal vectors, by the
         slope of a linear regression inside the classes, that is taken off.
+    chosen : Tensor of int64, default=None
+        Classes whose constants are set; None = all, and those of the background.
     """
     found = [model.evidence(features, codes) for features, codes in blocks()]
     codes = torch.cat([block.codes for block in found])
-    if background_weight and found[0].backgrounds[0] is not None:
-        for index in range(len(model.levels)):
-            likelihood = torch.cat([block.likelihoods[index] for block in found])
-            background = torch.cat([block.backgrounds[index] for block in found])
-            slope = _slope_within(likelihood, background, codes)
-            model.background_slope[index] = background_weight * slope
-            model.background_floor[index] = background.min()
+    if chosen is None:
+        chosen = torch.arange(model.n_classes)
+        _fit_background(model, found, codes, background_weight)
     ratios = [model.likelihood_ratios(block) for block in found]
     for index in range(len(model.levels)):
         value = torch.cat([block[index] for block in ratios])
         if model.normalization == "exponential":
             negative_entropy = -torch.cat([block.entropies[index] for block in found])
-            model.likelihood_location[index] = _per_class(model, codes, value, torch.amax)
-            model.entropy_location[index] = _per_class(model, codes, negative_entropy, torch.amax)
+            model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.amax)
+            model.entropy_location[index, chosen] = _per_class(
+                chosen, codes, negative_entropy, torch.amax
+            )
         else:
-            model.likelihood_location[index] = _per_class(model, codes, value, torch.mean)
-            model.likelihood_scale[index] = _per_class(model, codes, value, _spread)
+            model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.mean)
+            model.likelihood_scale[index, chosen] = _per_class(chosen, codes, value, _spread)
     if model.normalization == "standardized":
         log_entropy = torch.cat(
             [
@@ -254,8 +329,19 @@ def fit_normalizers(model, blocks, background_weight=0.0):
                 for block in found
             ]
         )
-        model.log_entropy_location[:] = _per_class(model, codes, log_entropy, torch.mean)
-        model.log_entropy_scale[:] = _per_class(model, codes, log_entropy, _spread)
+        model.log_entropy_location[chosen] = _per_class(chosen, codes, log_entropy, torch.mean)
+        model.log_entropy_scale[chosen] = _per_class(chosen, codes, log_entropy, _spread)
+
+
+def _fit_background(model, found, codes, background_weight):
+    if not background_weight or found[0].backgrounds[0] is None:
+        return
+    for index in range(len(model.levels)):
+        likelihood = torch.cat([block.likelihoods[index] for block in found])
+        background = torch.cat([block.backgrounds[index] for block in found])
+        slope = _slope_within(likelihood, background, codes)
+        model.background_slope[index] = background_weight * slope
+        model.background_floor[index] = background.min()
 
 
 def _slope_within(values, predictor, codes):
@@ -273,13 +359,13 @@ def _slope_within(values, predictor, codes):
     return torch.where(variance > 0, slope, torch.zeros_like(slope)).clamp_min(0)
 
 
-def _per_class(model, codes, values, statistic):
-    """Compute `statistic` of each class's values; of all values for a class without any."""
+def _per_class(chosen, codes, values, statistic):
+    """Compute `statistic` of each chosen class's values; of all values for a class without any."""
     overall = statistic(values)
     return torch.stack(
         [
             statistic(values[codes == code]) if (codes == code).any() else overall
-            for code in range(model.n_classes)
+            for code in chosen.tolist()
         ]
     )
 

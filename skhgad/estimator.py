@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -12,9 +13,18 @@ from tqdm import tqdm
 
 from . import _fitting
 from ._cache import FeatureCache, as_memory
-from ._calibration import class_scales, conformal_p_values, hold_out, threshold
+from ._calibration import (
+    Calibration,
+    class_scales,
+    hold_out,
+    promised_threshold,
+    threshold,
+)
 from ._detector_state import pack, unpack
+from ._explain import explain
+from ._extension import add_class
 from ._features import FeatureExtractor, image_batches, vector_batches
+from ._inspection import inspect, score_batch
 from ._parameters import check_parameters, image_size, resolve_device
 from ._persistence import load_state, save_state
 from ._processes import keep_to_one_thread_if_forked
@@ -22,7 +32,6 @@ from ._scoring import ScoringModel, fit_normalizers, resize
 from ._validation import check_class_labels, check_X, check_y
 from .images import ImageSource
 
-_LOWEST = np.finfo(np.float64).min / 2  # a score that stays finite when offset_ is subtracted
 _GRID_STRIDE = 4  # image pixels to one position of the map on which levels are summed
 _PUBLISHED = {
     "backbone": "tf_efficientnet_b6",
@@ -170,6 +179,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     contamination : float in (0, 0.5] or "auto", default="auto"
         A float puts `offset_` so that this share of the training normals is flagged. "auto": about
         5 % of fresh normals of every class are flagged.
+    unknown_rate : float in (0, 1), default=None
+        A float makes `predict_class` answer "unknown" (-1 where classes are ints) where a sample
+        fits its class worse than all but this share of the held-out normals of that class: images
+        by the likelihood of their median position, which a local defect hardly moves, vectors by
+        their score. Needs 1 / `unknown_rate` - 1 held-out normals a class.
+        May be set after the fit.
     cache_budget : int or "auto", default="auto"
         Bytes of features to hold in memory during fit, "auto" = half of the free memory; past it
         they go to a temporary memory-mapped float16 file.
@@ -267,6 +282,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         blur_sigma=4.0,
         validation_fraction=0.2,
         contamination="auto",
+        unknown_rate=None,
         cache_budget="auto",
         device="auto",
         memory=None,
@@ -317,6 +333,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.blur_sigma = blur_sigma
         self.validation_fraction = validation_fraction
         self.contamination = contamination
+        self.unknown_rate = unknown_rate
         self.cache_budget = cache_budget
         self.device = device
         self.memory = memory
@@ -376,6 +393,48 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             raise
         return self
 
+    def add_class(self, X, y):
+        """Learn the normal samples of new classes in closed form; the others stay as they are.
+
+        Parameters
+        ----------
+        X : array-like or images
+            Normal samples of the new classes, of the kind seen at fit.
+        y : str, int or array-like of shape (n_samples,)
+            Label of the new class, or of each sample; none of `classes_`. -1 or "-1" marks a
+            known anomaly, which is left out.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        NotFittedError
+        ValueError, TypeError
+            Naming the label or sample that cannot be used; or the detector was fitted with
+            ``class_covariance=False``. On any error the detector stays as it was.
+
+        Warns
+        -----
+        UserWarning
+            If a class is too small to hold samples out; it then borrows the known classes' scale.
+
+        Notes
+        -----
+        Backbone, start and flow stay, and so does the background. A new class becomes one
+        Gaussian, all its centers at its latent mean, with its own covariance, and its scores are
+        put on the common scale by a share `validation_fraction` of its samples. With
+        `class_labels` given, samples of the classes known before score exactly as before; without,
+        they may be taken for the new class. `offset_` is derived anew from the calibration samples
+        of all classes where ``contamination="auto"`` and it is still what `fit` chose; else it
+        stays.
+        """
+        check_is_fitted(self)
+        keep_to_one_thread_if_forked()
+        self.__dict__.update(add_class(self, X, y))
+        return self
+
     def fit_predict(self, X, y=None):
         """Fit on X and y, then return `predict` of X: ndarray of shape (n_samples,), +1 or -1."""
         return self.fit(X, y).predict(X)
@@ -426,9 +485,45 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         return float(scores.mean())
 
     def predict_class(self, X):
-        """Return the inferred product class of each sample: ndarray (n_samples,) of `classes_`."""
-        codes, _, _, _ = self._score(X)
-        return self.classes_[codes]
+        """Infer the product class of each sample.
+
+        Parameters
+        ----------
+        X : array-like or images
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Elements of `classes_`; with `unknown_rate` also "unknown", or -1 where classes are
+            ints.
+        """
+        return self.inspect(X).class_label
+
+    def inspect(self, X, *, class_labels=None, maps=False):
+        """Score X once and return everything there is to say of it.
+
+        Parameters
+        ----------
+        X : array-like or images
+        class_labels : array-like of shape (n_samples,), str or int, default=None
+        maps : bool, default=False
+            Whether to return anomaly maps, each of its own image's size.
+
+        Returns
+        -------
+        Inspection
+            Named tuple of `class_label`, `score`, `p_value` and `is_anomaly`, ndarrays of shape
+            (n_samples,), and `maps`, a list of ndarray (height, width), or None.
+
+        Raises
+        ------
+        ValueError
+            If maps are asked for after a fit on feature vectors.
+        """
+        check_is_fitted(self)
+        if maps:
+            self._require_images("maps=True")
+        return inspect(self, X, class_labels, maps)
 
     def anomaly_maps(self, X, *, class_labels=None):
         """Where each image is anomalous.
@@ -450,8 +545,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             After a fit on feature vectors.
         """
         check_is_fitted(self)
-        if self._extractor is None:
-            raise ValueError("anomaly_maps needs images; this detector was fitted on vectors.")
+        self._require_images("anomaly_maps")
         _, _, grids, sizes = self._score(X, class_labels, keep_maps=True)
         size = sizes[0] if len(set(sizes)) == 1 else image_size(self.image_size)
         maps = np.empty((len(grids), *size), dtype=np.float32)
@@ -472,8 +566,67 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         ndarray of shape (n_samples,), in (0, 1]
             Class-conditional conformal p-values from the held-out normals of the class.
         """
-        codes, scores, _, _ = self._score(X, class_labels)
-        return conformal_p_values(scores, codes, *self._calibration)
+        return self.inspect(X, class_labels=class_labels).p_value
+
+    def explain(self, X, *, class_labels=None, threshold=None):
+        """Say of each sample where it is anomalous, how much, and by which evidence.
+
+        Parameters
+        ----------
+        X : array-like or images
+        class_labels : array-like of shape (n_samples,), str or int, default=None
+        threshold : float, default=None
+            Pixels whose anomaly map lies above it make regions; None = ``-offset_``, from which
+            an image is flagged.
+
+        Returns
+        -------
+        list of Explanation
+            Named tuples of `class_label`, `score`, `p_value`, `is_anomaly`, `peak`,
+            `peak_position`, `area`, `regions`, `level` and `term`. Vectors have no place: `peak`,
+            `peak_position` and `area` are None and `regions` is empty.
+
+        Raises
+        ------
+        ValueError
+            If the threshold is no finite number.
+        """
+        check_is_fitted(self)
+        return explain(self, X, class_labels, threshold)
+
+    def set_threshold(self, *, false_alarm_rate):
+        """Move `offset_` so that about this share of fresh normal samples is flagged; no refit.
+
+        Parameters
+        ----------
+        false_alarm_rate : float in (0, 1)
+            Share of the normal samples of all classes together. With `class_calibration` it is
+            about the same in every class.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        NotFittedError
+        ValueError, TypeError
+            If the rate is not between 0 and 1.
+
+        Warns
+        -----
+        UserWarning
+            With fewer than ``1 / false_alarm_rate - 1`` calibration samples, which cannot promise
+            the rate.
+
+        Notes
+        -----
+        The calibration samples are the held-out normals, `validation_fraction` of those given to
+        fit. Without any they are the training samples, on which the rate is optimistic.
+        """
+        check_is_fitted(self)
+        self.offset_ = promised_threshold(self._calibration.scores, false_alarm_rate)
+        return self
 
     def save(self, folder):
         """Write the fitted detector to a folder: safetensors and JSON, no pickle.
@@ -548,17 +701,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             level_shapes = extractor.levels
         else:
             extractor, level_shapes = None, [(X.shape[1], 1, 1)]
-        budget = None if self.cache_budget == "auto" else self.cache_budget
-        with FeatureCache(
-            len(normal),
-            [(height * width, n_features) for n_features, height, width in level_shapes],
-            np.float32 if is_images else np.float64,
-            budget,
-        ) as cache:
-            filled = 0
-            for features, _ in self._features(X, extractor, device, memory, normal):
-                cache.write(filled, features)
-                filled += len(features[0])
+        with self._cached_features(X, extractor, normal, device, memory) as cache:
             codes = codes[normal]
             codes, classes = self._find_classes(cache, codes, classes, random_state)
             n_classes = len(classes)
@@ -583,9 +726,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             model.to(device)
             calibration = self._calibrate(model, cache, codes, held_out, device)
             if self.contamination == "auto":
-                offset = threshold(calibration[0])
+                offset = threshold(calibration.scores)
             else:
-                scores = self._cached_scores(model, cache, np.arange(len(codes)), codes, device)
+                scores, _ = self._cached_scores(model, cache, np.arange(len(codes)), codes, device)
                 offset = float(np.percentile(scores, 100 * self.contamination))
         self._model, self._extractor = model, extractor
         self._calibration = calibration
@@ -625,6 +768,23 @@ class HGADDetector(OutlierMixin, BaseEstimator):
                 yield features, sizes
                 bar.update(len(sizes))
 
+    @contextmanager
+    def _cached_features(self, X, extractor, rows, device, memory):
+        """Enter a FeatureCache that holds the features of some rows of X."""
+        is_images = extractor is not None
+        level_shapes = extractor.levels if is_images else [(X.shape[1], 1, 1)]
+        with FeatureCache(
+            len(rows),
+            [(height * width, n_features) for n_features, height, width in level_shapes],
+            np.float32 if is_images else np.float64,
+            None if self.cache_budget == "auto" else self.cache_budget,
+        ) as cache:
+            filled = 0
+            for features, _ in self._features(X, extractor, device, memory, rows):
+                cache.write(filled, features)
+                filled += len(features[0])
+            yield cache
+
     def _find_classes(self, cache, codes, classes, random_state):
         """Discover classes where `n_classes` asks for it; check that it fits y otherwise."""
         if self.n_classes in ("auto", len(classes)):
@@ -638,12 +798,14 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         codes = _fitting.discover_classes(cache, rows, self.n_classes, random_state)
         return codes, np.arange(self.n_classes)
 
-    def _warn_uncalibrated(self, codes, classes, held_out):
+    def _warn_uncalibrated(self, codes, classes, held_out, known_classes=False):
         """Tell which classes are too small to hold samples out."""
         missing = np.setdiff1d(codes, codes[held_out])
         if self.validation_fraction == 0 or not len(missing):
             return
-        source = "the other classes' held-out normals" if held_out.any() else "training samples"
+        source = "training samples"
+        if held_out.any() or known_classes:
+            source = "the other classes' held-out normals"
         warnings.warn(
             f"fewer than 5 normal samples of class {classes[missing].tolist()[:10]}: all were used "
             f"for training, and scores, offset_ and p-values of these classes rest on {source}.",
@@ -662,27 +824,27 @@ class HGADDetector(OutlierMixin, BaseEstimator):
                 yield [level.to(device) for level in features], own.to(device)
 
         fit_normalizers(model, blocks, self.background_weight)
-        scores = self._cached_scores(model, cache, rows, codes, device)
+        scores, typicality = self._cached_scores(model, cache, rows, codes, device)
         if self.class_calibration:
             location, scale = class_scales(-scores, codes[rows], len(model.score_location))
             model.score_location.copy_(torch.from_numpy(location))
             model.score_scale.copy_(torch.from_numpy(scale))
-            scores = self._cached_scores(model, cache, rows, codes, device)
-        return scores, codes[rows]
+            scores, typicality = self._cached_scores(model, cache, rows, codes, device)
+        return Calibration(scores, codes[rows], typicality)
 
     @staticmethod
     @torch.no_grad()
     def _cached_scores(model, cache, rows, codes, device):
-        """Scores of cached samples, class inferred, float64."""
-        scores = []
+        """Scores and typicality of cached samples, class inferred, float64."""
+        found = []
         for features, _ in _fitting.blocks_of(cache, range(cache.n_levels), rows, codes):
-            maps, _ = model([level.to(device) for level in features])
-            scores.append(-maps.amax((1, 2)).double().cpu().numpy())
-        return np.concatenate(scores)
+            batch = score_batch(model, [level.to(device) for level in features], None)
+            found.append((batch.scores, batch.typicality))
+        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
     @torch.no_grad()
-    def _score(self, X, class_labels=None, *, keep_maps=False):
-        """Codes, scores, maps on the model's grid (if kept) and image sizes of X."""
+    def _scored_batches(self, X, class_labels=None):
+        """Iterate over X, batch by batch, as ScoredBatch."""
         check_is_fitted(self)
         keep_to_one_thread_if_forked()
         X = self._check_input(X)
@@ -690,22 +852,27 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         if class_labels is not None:
             given = torch.from_numpy(check_class_labels(class_labels, self.classes_, len(X)))
         device, memory = resolve_device(self.device), as_memory(self.memory)
-        model = self._model.to(device)
-        all_codes, scores, grids, all_sizes = [], [], [], []
+        model, n_seen = self._model.to(device), 0
         for features, sizes in self._features(X, self._extractor, device, memory):
-            codes = None
-            if given is not None:
-                codes = given[len(all_sizes) : len(all_sizes) + len(sizes)].to(device)
-            maps, codes = model(features, codes)
-            all_codes.append(codes.cpu().numpy())
-            scores.append(-maps.amax((1, 2)).double().cpu().numpy())
-            all_sizes += sizes
+            codes = None if given is None else given[n_seen : n_seen + len(sizes)].to(device)
+            yield score_batch(model, features, codes, sizes)
+            n_seen += len(sizes)
+
+    def _score(self, X, class_labels=None, *, keep_maps=False):
+        """Codes, scores, maps on the model's grid (if kept) and image sizes of X."""
+        codes, scores, grids, sizes = [], [], [], []
+        for batch in self._scored_batches(X, class_labels):
+            codes.append(batch.codes)
+            scores.append(batch.scores)
+            sizes += batch.sizes
             if keep_maps:
-                grids.append(maps.float().cpu())
+                grids.append(batch.maps.float().cpu())
         grids = torch.cat(grids) if keep_maps else None
-        # Evidence that overflows is nan, which `predict` would compare as normal.
-        scores = np.nan_to_num(np.concatenate(scores), nan=_LOWEST, neginf=_LOWEST)
-        return np.concatenate(all_codes), scores, grids, all_sizes
+        return np.concatenate(codes), np.concatenate(scores), grids, sizes
+
+    def _require_images(self, wish):
+        if self._extractor is None:
+            raise ValueError(f"{wish} needs images; this detector was fitted on feature vectors.")
 
     def _check_input(self, X):
         """Validate X and its kind against fit."""

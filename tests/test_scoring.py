@@ -51,10 +51,10 @@ def test_class_is_the_one_of_highest_likelihood():
     assert torch.equal(evidence.codes, codes)
     # The even grid stands for all positions.
     for level, x in zip(model.levels, features, strict=True):
-        z, _ = level.latent(x)
-        every = level.mixture.log_density_within(z).sum(1)
+        z, log_det = level.latent(x)
+        every = (level.mixture.log_density_within(z) + log_det[..., None]).sum(1)
         assert torch.equal(every.argmax(1), codes)
-        grid = level.class_log_likelihood(z)
+        grid = level.class_log_likelihood(z, log_det).mean(1)
         assert np.corrcoef(grid.flatten(), every.flatten())[0, 1] > 0.99
     if model.levels[1].map_shape == (4, 4):  # fewer positions than the grid: exactly all
         torch.testing.assert_close(grid, every)

@@ -1,0 +1,223 @@
+"""What a fitted detector says of samples: thresholds, unknown products, one pass for everything."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skhgad import HGADDetector
+
+
+def gaussians(n, seed=0, classes=("bolt", "nut"), n_features=6, spread=1.0):
+    """Classes that lie 8 apart on different axes."""
+    rng = np.random.default_rng(seed)
+    X = [
+        rng.normal(0, spread, (n, n_features)) + 8 * np.eye(n_features)[code]
+        for code in range(len(classes))
+    ]
+    return np.concatenate(X), np.repeat(classes, n)
+
+
+class Pooled(nn.Module):
+    """A backbone of two levels: random filters of stride 4 and 8."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.fine, self.coarse = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 10, 2, 2)
+
+    def forward(self, x):
+        fine = torch.tanh(self.fine(x))
+        return [fine, torch.tanh(self.coarse(fine))]
+
+
+def waves(n, kinds=("stripes", "checks"), seed=0):
+    """Made products, 48 x 48, uint8 grey: `n` of each kind, and their labels."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:48, :48]
+    images, labels = [], []
+    for kind in kinds:
+        for _ in range(n):
+            shift = rng.integers(8)
+            wave = np.sin((columns + shift) * 0.8)
+            if kind == "checks":
+                wave = wave * np.sin((rows + shift) * 0.8)
+            if kind == "slants":
+                wave = np.sin((rows + columns + shift) * 0.5)
+            images.append(0.5 + 0.3 * wave + rng.normal(0, 0.03, wave.shape))
+            labels.append(kind)
+    return (255 * np.clip(images, 0, 1)).astype(np.uint8), np.array(labels)
+
+
+def with_blob(images):
+    damaged = images.copy()
+    damaged[:, 14:24, 26:36] = 250
+    return damaged
+
+
+@pytest.fixture(scope="module")
+def fitted_images():
+    detector = HGADDetector(
+        Pooled(), out_indices=(0, 1), image_size=48, max_iter=0, n_blocks=1, random_state=0
+    )
+    return detector.fit(*waves(60))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return HGADDetector(max_iter=0, random_state=0).fit(*gaussians(600))
+
+
+class TestSetThreshold:
+    @pytest.fixture(autouse=True)
+    def keep_offset(self, fitted):
+        before = fitted.offset_
+        yield
+        fitted.offset_ = before
+
+    @pytest.mark.parametrize("rate", [0.02, 0.2, 0.5])
+    def test_about_that_share_of_fresh_normals_is_flagged(self, fitted, rate):
+        fresh, _ = gaussians(2000, seed=1)
+        scores = fitted.score_samples(fresh)
+        assert fitted.set_threshold(false_alarm_rate=rate) is fitted
+        flagged = np.mean(fitted.predict(fresh) == -1)
+        assert abs(flagged - rate) < 5 * np.sqrt(rate * (1 - rate) / 240)
+        np.testing.assert_array_equal(fitted.score_samples(fresh), scores)
+
+    def test_five_percent_is_what_fit_chose(self, fitted):
+        before = fitted.offset_
+        assert fitted.set_threshold(false_alarm_rate=0.05).offset_ == before
+
+    def test_it_is_saved(self, fitted, tmp_path):
+        fitted.set_threshold(false_alarm_rate=0.2).save(tmp_path / "model")
+        assert HGADDetector.load(tmp_path / "model").offset_ == fitted.offset_
+
+    def test_too_few_samples_to_promise_the_rate_are_said(self, fitted):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fitted.set_threshold(false_alarm_rate=1 / 241)  # 240 held-out samples
+        with pytest.warns(UserWarning, match="needs at least 241 calibration samples, there are 2"):
+            fitted.set_threshold(false_alarm_rate=1 / 242)
+
+    @pytest.mark.parametrize("rate", [0, 1, -0.1, float("nan")])
+    def test_a_rate_outside_0_and_1_is_refused(self, fitted, rate):
+        before = fitted.offset_
+        with pytest.raises(ValueError, match="false_alarm_rate must lie strictly between 0 and 1"):
+            fitted.set_threshold(false_alarm_rate=rate)
+        assert fitted.offset_ == before
+
+    @pytest.mark.parametrize("rate", ["0.1", True, None])
+    def test_what_is_no_number_is_refused(self, fitted, rate):
+        with pytest.raises(TypeError, match="false_alarm_rate must be a number"):
+            fitted.set_threshold(false_alarm_rate=rate)
+
+
+class TestUnknownProducts:
+    def test_without_a_rate_every_product_is_a_known_one(self, fitted):
+        unseen = np.full((5, 6), -30.0)
+        assert set(fitted.predict_class(unseen)) <= {"bolt", "nut"}
+
+    def test_a_vector_of_a_class_not_seen_is_unknown_and_an_anomaly(self, fitted):
+        unseen = np.random.default_rng(0).normal(0, 1, (50, 6)) + [0, 0, 8, 0, 0, 0]
+        known, labels = gaussians(500, seed=2)
+        detector = copy.copy(fitted).set_params(unknown_rate=0.05)
+        assert (detector.predict_class(unseen) == "unknown").all()
+        assert (detector.predict(unseen) == -1).all()
+        found = detector.predict_class(known)
+        assert abs(np.mean(found == "unknown") - 0.05) < 0.05
+        assert (found == labels)[found != "unknown"].all()
+
+    def test_a_product_not_seen_is_unknown_and_an_image_with_a_defect_is_not(self, fitted_images):
+        unseen, _ = waves(12, ["slants"], seed=1)
+        known, labels = waves(30, seed=2)
+        fitted_images.set_params(unknown_rate=0.08)
+        try:
+            assert (fitted_images.predict_class(unseen) == "unknown").all()
+            defects = fitted_images.inspect(with_blob(known))
+            assert np.mean(fitted_images.predict_class(known) == labels) > 0.8
+        finally:
+            fitted_images.set_params(unknown_rate=None)
+        assert (fitted_images.predict(unseen) == -1).all()
+        assert defects.is_anomaly.mean() > 0.95
+        assert np.mean(defects.class_label == labels) > 0.7
+
+    def test_int_classes_have_minus_one_for_unknown(self):
+        X, labels = gaussians(40, classes=(3, 7))
+        detector = HGADDetector(max_iter=0, unknown_rate=0.2, random_state=0).fit(X, labels)
+        found = detector.predict_class(np.full((2, 6), 40.0))
+        assert found.tolist() == [-1, -1]
+        assert found.dtype.kind == "i"
+
+    def test_a_given_class_is_not_doubted(self):
+        X, labels = gaussians(40)
+        detector = HGADDetector(max_iter=0, unknown_rate=0.2, random_state=0).fit(X, labels)
+        far = np.full((2, 6), 40.0)
+        assert detector.inspect(far, class_labels="nut").class_label.tolist() == ["nut", "nut"]
+
+    def test_a_rate_that_the_held_out_normals_cannot_show_is_said(self):
+        X, labels = gaussians(40)
+        detector = HGADDetector(max_iter=0, unknown_rate=0.01, random_state=0).fit(X, labels)
+        with pytest.warns(UserWarning, match="needs at least 99 held-out normals in a class.* 8"):
+            detector.predict_class(X[:1])
+
+    def test_a_class_called_unknown_is_refused(self):
+        X, labels = gaussians(40, classes=("nut", "unknown"))
+        detector = HGADDetector(max_iter=0, unknown_rate=0.2, random_state=0).fit(X, labels)
+        with pytest.raises(ValueError, match="a product class is called 'unknown'"):
+            detector.predict_class(X[:1])
+
+    @pytest.mark.parametrize("rate", [0, 1.0, float("nan")])
+    def test_a_rate_outside_0_and_1_is_refused_by_fit(self, rate):
+        with pytest.raises(ValueError, match="unknown_rate must lie strictly between"):
+            HGADDetector(unknown_rate=rate).fit(*gaussians(10))
+
+    def test_a_loaded_model_knows_as_much(self, fitted_images, tmp_path):
+        fitted_images.save(tmp_path / "model")
+        loaded = HGADDetector.load(tmp_path / "model", backbone=Pooled())
+        X = np.concatenate([waves(4, seed=3)[0], waves(4, ["slants"], seed=3)[0]])
+        np.testing.assert_allclose(loaded.score_samples(X), fitted_images.score_samples(X))
+        for detector in (loaded, fitted_images):
+            detector.set_params(unknown_rate=0.1)
+        try:
+            expected = fitted_images.predict_class(X)
+        finally:
+            fitted_images.set_params(unknown_rate=None)
+        np.testing.assert_array_equal(loaded.predict_class(X), expected)
+        assert "unknown" in expected
+
+
+class TestInspect:
+    def test_it_agrees_with_every_method(self, fitted_images):
+        X, _ = waves(5, seed=4)
+        X[::3] = with_blob(X[::3])
+        found = fitted_images.inspect(X, maps=True)
+        np.testing.assert_array_equal(found.class_label, fitted_images.predict_class(X))
+        np.testing.assert_array_equal(found.score, fitted_images.score_samples(X))
+        np.testing.assert_array_equal(found.p_value, fitted_images.p_values(X))
+        np.testing.assert_array_equal(found.is_anomaly, fitted_images.predict(X) == -1)
+        np.testing.assert_array_equal(np.stack(found.maps), fitted_images.anomaly_maps(X))
+        assert 0 < found.is_anomaly.sum() < len(X)
+
+    def test_a_given_class_is_used(self, fitted, fitted_images):
+        X, labels = gaussians(3)
+        wrong = np.where(labels == "nut", "bolt", "nut")
+        found = fitted.inspect(X, class_labels=wrong)
+        assert found.class_label.tolist() == wrong.tolist()
+        np.testing.assert_array_equal(found.score, fitted.score_samples(X, class_labels=wrong))
+        assert found.is_anomaly.all()
+
+    def test_maps_are_of_each_image_own_size(self, fitted_images):
+        wide, tall = np.full((20, 60), 90, np.uint8), np.full((50, 30), 90, np.uint8)
+        found = fitted_images.inspect([wide, tall], maps=True)
+        assert [(m.shape, m.dtype) for m in found.maps] == [
+            ((20, 60), np.float32), ((50, 30), np.float32),
+        ]  # fmt: skip
+        assert fitted_images.inspect([wide]).maps is None
+
+    def test_vectors_have_no_maps(self, fitted):
+        with pytest.raises(ValueError, match="maps=True needs images"):
+            fitted.inspect([[0.0] * 6], maps=True)
