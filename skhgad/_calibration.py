@@ -21,13 +21,30 @@ class Calibration(NamedTuple):
         Normality scores, class inferred.
     codes : ndarray of shape (n_samples,), int64
         Class of each sample, as given to fit.
+    inferred : ndarray of shape (n_samples,), int64
+        Class of each sample, as inferred.
+    given_scores : ndarray of shape (n_samples,), float64
+        Normality scores under the class given to fit.
     typicality : ndarray of shape (n_samples,), float64
         How well each sample fits the class inferred as a whole; see `ScoredBatch`.
     """
 
     scores: np.ndarray
     codes: np.ndarray
+    inferred: np.ndarray
+    given_scores: np.ndarray
     typicality: np.ndarray
+
+    def p_values(self, scores, codes, *, given):
+        """Compare samples with those whose class was found in the same way, given or inferred.
+
+        See `conformal_p_values`. Samples whose class is inferred wrongly would else be compared
+        with normals of a class that is not theirs, and samples told rightly with scores of the
+        wrong class.
+        """
+        if given:
+            return conformal_p_values(scores, codes, self.given_scores, self.codes)
+        return conformal_p_values(scores, codes, self.scores, self.inferred)
 
 
 def hold_out(codes, fraction, random_state):
@@ -173,8 +190,8 @@ def unseen(typicality, codes, calibration, rate):
         If a class that was inferred has too few calibration samples to find any such sample.
     """
     check_rate(rate, "unknown_rate")
-    p_values = conformal_p_values(typicality, codes, calibration.typicality, calibration.codes)
-    counts = np.bincount(calibration.codes, minlength=codes.max() + 1)[codes]
+    p_values = conformal_p_values(typicality, codes, calibration.typicality, calibration.inferred)
+    counts = np.bincount(calibration.inferred, minlength=codes.max() + 1)[codes]
     fewest = np.where(counts, counts, len(calibration.codes)).min()
     if fewest + 1 < 1 / rate - 1e-9:
         warnings.warn(

@@ -173,15 +173,15 @@ def _check_sizes(parameters, tensors, level, shape, n_classes):
 def _read_calibration(tensors, n_classes):
     """Return what was found in the held-out normals."""
     found = Calibration(*(tensors[name].numpy() for name in Calibration._fields))
-    scores, codes, typicality = found
-    if not (
-        scores.ndim == 1
-        and scores.shape == codes.shape == typicality.shape
-        and len(scores)
-        and (scores.dtype, codes.dtype, typicality.dtype) == (np.float64, np.int64, np.float64)
-        and 0 <= codes.min() <= codes.max() < n_classes
-    ):
-        raise ValueError("calibration scores, codes or typicality of a wrong shape, type or range.")
+    n_samples = len(found.scores)
+    for name, values in found._asdict().items():
+        is_code = name in ("codes", "inferred")
+        if not n_samples or values.shape != (n_samples,):
+            raise ValueError(f"calibration.{name} has shape {values.shape}.")
+        if values.dtype != (np.int64 if is_code else np.float64):
+            raise ValueError(f"calibration.{name} is of type {values.dtype}.")
+        if is_code and not 0 <= values.min() <= values.max() < n_classes:
+            raise ValueError(f"calibration.{name} names classes that there are not.")
     return found
 
 

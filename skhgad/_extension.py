@@ -11,7 +11,6 @@ from ._cache import as_memory
 from ._calibration import Calibration, borrowed_scales, hold_out, threshold
 from ._closed_form import fit_new_classes
 from ._fitting import blocks_of, level_blocks
-from ._inspection import score_batch
 from ._level import LevelModel
 from ._parameters import check_parameters, resolve_device
 from ._scoring import fit_normalizers
@@ -59,7 +58,9 @@ def add_class(detector, X, y):
             rows = np.flatnonzero(held_out)
         added = _calibrate(detector, model, cache, rows, new_places[codes], known, device)
     before = detector._calibration
-    before = before._replace(codes=known_places[before.codes])
+    before = before._replace(
+        codes=known_places[before.codes], inferred=known_places[before.inferred]
+    )
     calibration = Calibration(*map(np.concatenate, zip(before, added, strict=True)))
     offset = detector.offset_
     if detector.contamination == "auto" and offset == threshold(before.scores):
@@ -125,15 +126,14 @@ def _calibrate(detector, model, cache, rows, codes, known, device):
         new = np.unique(codes)
         model.score_location[new] = 0
         model.score_scale[new] = 1
-        raw = [-score_batch(model, features, own).scores for features, own in blocks()]
-        raw = np.concatenate([*raw, np.empty(0)])
+        raw = np.empty(0)
+        if len(rows):
+            raw = -detector._cached_scores(model, cache, rows, codes, device, given=True)[0]
         others = known.score_location.double().numpy(), known.score_scale.double().numpy()
         for code in new:
             location, scale = borrowed_scales(raw[codes[rows] == code], others)
             model.score_location[code] = location
             model.score_scale[code] = scale
     if not len(rows):
-        empty = np.empty(0)
-        return Calibration(empty, empty.astype(np.int64), empty)
-    scores, typicality = detector._cached_scores(model, cache, rows, codes, device)
-    return Calibration(scores, codes[rows], typicality)
+        return Calibration(*(own[:0] for own in detector._calibration))
+    return detector._calibration_of(model, cache, rows, codes, device)

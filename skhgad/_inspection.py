@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ._calibration import conformal_p_values, unseen
+from ._calibration import unseen
 from ._scoring import Evidence, resize
 
 LOWEST = np.finfo(np.float64).min / 2  # a score that stays finite when offset_ is subtracted
@@ -144,11 +144,10 @@ def judge(detector, X, class_labels, details_of):
     codes, scores, typicality = (
         None if parts[0] is None else np.concatenate(parts) for parts in zip(*batches, strict=True)
     )
-    calibration = detector._calibration
     return (
         class_labels_of(detector, codes, typicality),
         scores,
-        conformal_p_values(scores, codes, calibration.scores, calibration.codes),
+        detector._calibration.p_values(scores, codes, given=class_labels is not None),
         scores < detector.offset_,
     ), details
 

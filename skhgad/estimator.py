@@ -564,7 +564,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples,), in (0, 1]
-            Class-conditional conformal p-values from the held-out normals of the class.
+            Class-conditional conformal p-values from the held-out normals of the class: given to
+            fit, if `class_labels` are given, else inferred like that of the sample.
         """
         return self.inspect(X, class_labels=class_labels).p_value
 
@@ -728,7 +729,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             if self.contamination == "auto":
                 offset = threshold(calibration.scores)
             else:
-                scores, _ = self._cached_scores(model, cache, np.arange(len(codes)), codes, device)
+                scores, _, _ = self._cached_scores(
+                    model, cache, np.arange(len(codes)), codes, device
+                )
                 offset = float(np.percentile(scores, 100 * self.contamination))
         self._model, self._extractor = model, extractor
         self._calibration = calibration
@@ -824,22 +827,33 @@ class HGADDetector(OutlierMixin, BaseEstimator):
                 yield [level.to(device) for level in features], own.to(device)
 
         fit_normalizers(model, blocks, self.background_weight)
-        scores, typicality = self._cached_scores(model, cache, rows, codes, device)
         if self.class_calibration:
+            scores, _, _ = self._cached_scores(model, cache, rows, codes, device)
             location, scale = class_scales(-scores, codes[rows], len(model.score_location))
             model.score_location.copy_(torch.from_numpy(location))
             model.score_scale.copy_(torch.from_numpy(scale))
-            scores, typicality = self._cached_scores(model, cache, rows, codes, device)
-        return Calibration(scores, codes[rows], typicality)
+        return self._calibration_of(model, cache, rows, codes, device)
+
+    def _calibration_of(self, model, cache, rows, codes, device):
+        """Calibration of cached samples."""
+        scores, inferred, typicality = self._cached_scores(model, cache, rows, codes, device)
+        given_scores, wrong = scores.copy(), inferred != codes[rows]
+        if wrong.any():
+            given_scores[wrong], _, _ = self._cached_scores(
+                model, cache, rows[wrong], codes, device, given=True
+            )
+        return Calibration(scores, codes[rows], inferred, given_scores, typicality)
 
     @staticmethod
     @torch.no_grad()
-    def _cached_scores(model, cache, rows, codes, device):
-        """Scores and typicality of cached samples, class inferred, float64."""
+    def _cached_scores(model, cache, rows, codes, device, *, given=False):
+        """Scores, codes and typicality of cached samples, class inferred or as in `codes`."""
         found = []
-        for features, _ in _fitting.blocks_of(cache, range(cache.n_levels), rows, codes):
-            batch = score_batch(model, [level.to(device) for level in features], None)
-            found.append((batch.scores, batch.typicality))
+        for features, own in _fitting.blocks_of(cache, range(cache.n_levels), rows, codes):
+            features = [level.to(device) for level in features]
+            batch = score_batch(model, features, own.to(device) if given else None)
+            typicality = batch.scores if given else batch.typicality
+            found.append((batch.scores, batch.codes, typicality))
         return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
     @torch.no_grad()

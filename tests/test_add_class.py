@@ -237,7 +237,7 @@ def test_an_error_half_way_leaves_the_detector_as_it_was(fitted, monkeypatch):
     before = detector.score_samples(X), detector.p_values(X), detector.offset_
     state = dict(vars(detector))
 
-    def interrupted(*args):
+    def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(HGADDetector, "_cached_scores", interrupted)

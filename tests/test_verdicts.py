@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from skhgad import HGADDetector
@@ -188,6 +189,61 @@ class TestUnknownProducts:
             fitted_images.set_params(unknown_rate=None)
         np.testing.assert_array_equal(loaded.predict_class(X), expected)
         assert "unknown" in expected
+
+
+class TestCalibration:
+    """P-values hold what they promise, in every class: 40 draws of classes of different scales."""
+
+    _RATES = (2 / 39, 8 / 39)  # what 38 held-out normals can promise
+
+    @staticmethod
+    def draw(rng, n, distance):
+        """Three Gaussian classes, `distance` widths of the wider apart."""
+        scales = (0.5, 1.0, 3.0)
+        X = [rng.normal(i * s * distance, s, (n, 3)) for i, s in enumerate(scales)]
+        return np.concatenate(X), np.repeat(["a", "b", "c"], n)
+
+    def false_alarms(self, distance, **parameters):
+        """Mean and standard error over draws of P(p <= rate): {(given, class, rate): ...}."""
+        found = {}
+        for seed in range(40):
+            rng = np.random.default_rng(seed)
+            detector = HGADDetector(
+                max_iter=0, n_blocks=0, validation_fraction=0.5, random_state=seed, **parameters
+            ).fit(*self.draw(rng, 76, distance))
+            X, labels = self.draw(rng, 60, distance)
+            for given in (True, False):
+                p_values = detector.p_values(X, class_labels=labels if given else None)
+                told = labels if given else detector.predict_class(X)
+                for name in np.unique(told):
+                    for rate in self._RATES:
+                        hit = np.mean(p_values[told == name] <= rate + 1e-12)
+                        found.setdefault((given, name, rate), []).append(hit)
+        return {
+            key: (np.mean(rates), np.std(rates) / np.sqrt(len(rates)))
+            for key, rates in found.items()
+        }
+
+    @pytest.mark.parametrize("distance", [12, 2])  # well apart; overlapping
+    def test_false_alarms_are_what_the_p_value_says_in_every_class(self, distance):
+        for key, (mean, error) in self.false_alarms(distance, n_components=1).items():
+            assert abs(mean - key[2]) < 4 * error, key
+
+    def test_pooled_scores_separate_no_worse_than_without_a_common_scale(self):
+        pooled = {True: [], False: []}
+        for seed in range(10):
+            rng = np.random.default_rng(seed)
+            X, labels = self.draw(rng, 76, 12)
+            normal, told = self.draw(rng, 100, 12)
+            width = np.select([told == "a", told == "b"], [0.5, 1.0], 3.0)[:, None]
+            mixed = np.concatenate([normal, normal + 3 * width * rng.choice([-1, 1], (300, 3))])
+            truth = np.repeat([1, 0], 300)
+            for calibrated, found in pooled.items():
+                detector = HGADDetector(
+                    max_iter=0, n_blocks=0, class_calibration=calibrated, random_state=seed
+                ).fit(X, labels)
+                found.append(roc_auc_score(truth, detector.score_samples(mixed)))
+        assert np.mean(pooled[True]) > np.mean(pooled[False]) - 0.01
 
 
 class TestInspect:
