@@ -1,6 +1,6 @@
 """A new product by `add_class` beside a fit on all products: accuracy and time.
 
-    python -m benchmarks.add_class --data DIR [--part features] [--json FILE]
+    python -m benchmarks.add_class --data DIR [--part mvtec_resnet18] [--json FILE]
 
 Each class is left out of a fit in turn, then added.
 """

@@ -716,6 +716,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
                 for index, shape in enumerate(level_shapes)
             ]
             plan = _fitting.training_plan(parameters, len(rows), level_shapes)
+            if not plan.n_passes:  # centers at random would only blur classes that are tight
+                for level in levels:
+                    level.mixture.offsets.data.zero_()
             history = _fitting.train_levels(
                 levels, cache, rows, codes, plan, generator, device, self.verbose,
                 on_pass=self._on_pass,
