@@ -326,8 +326,8 @@ class TestPaperProtocol:
         with extract(detector, part.X_test, is_images=False) as features:
             detector.watch(features, codes, part.y).fit(part.X_train, part.class_train)
         vectors = torch.from_numpy(part.X_test.astype(np.float64))[:, None]
-        (likelihood,), _ = detector._model.evidence([vectors])
-        own = likelihood[np.arange(len(codes)), 0, codes].numpy()
+        evidence = detector._model.evidence([vectors], torch.from_numpy(codes))
+        own = evidence.likelihoods[0][:, 0].numpy()
         top = np.array([own[codes == code].max() for code in (0, 1)])
         np.testing.assert_allclose(detector.best_["scores"], np.exp(own - top[codes]) - 1)
         assert [detector.best_["scores"][codes == code].max() for code in (0, 1)] == [0, 0]
