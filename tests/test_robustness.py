@@ -45,6 +45,14 @@ def small(**parameters):
     return HGADDetector(**{**defaults, **parameters})
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Let Ctrl-C work, here and in child processes: a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def of_vectors():
     return small().fit(VECTORS[:300])
@@ -280,7 +288,9 @@ def test_ctrl_c_at_the_command_line(products, tmp_path):
     )
     try:
         deadline = time.monotonic() + TIMEOUT
-        while not any((tmp_path / "tmp").iterdir()):  # the features are on their way to the disk
+        while not any(
+            (tmp_path / "tmp").glob("skhgad-features-*")
+        ):  # the features are on their way to the disk
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(0.5)
