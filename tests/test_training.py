@@ -366,12 +366,13 @@ def test_trained_level_tells_the_classes_and_the_anomalies():
     new_codes = torch.arange(40) % 2
     new += 6.0 * new_codes[:, None, None] - 3.0
     with torch.no_grad():
-        likelihood, entropy = level(new)
-        between = level(torch.zeros(1, 1, 3).double())
-    assert (likelihood[:, 0].argmax(1) == new_codes).all()
-    own = likelihood[torch.arange(40), 0, new_codes]
-    assert between[0].max() < own.median()
-    assert between[1] > entropy.median()
+        latent, between = level.latent(new), level.latent(torch.zeros(1, 1, 3).double())
+        assert (level.class_log_likelihood(latent[0]).argmax(1) == new_codes).all()
+        own, _, entropy = level.evidence(*latent, new_codes)
+        for code in (0, 1):
+            likelihood, _, between_entropy = level.evidence(*between, torch.tensor([code]))
+            assert likelihood < own.median()
+            assert between_entropy > entropy.median()
 
 
 def test_mixture_trains_without_blocks():
