@@ -27,11 +27,14 @@ INSTALL_REQUIRES = [
 ]
 
 MATPLOTLIB = "matplotlib>=3.7.0"
+ONNX = ["onnx>=1.17.0", "onnxruntime>=1.20.0"]
 
 EXTRAS_REQUIRE = {
     "display": [MATPLOTLIB],
     "demo": ["elpv-dataset>=1.0.0", MATPLOTLIB],
+    "onnx": ONNX,
     "test": [
+        *ONNX,
         "FrEIA>=0.2",
         "hypothesis>=6.100.0",
         MATPLOTLIB,

@@ -157,6 +157,8 @@ def _check_sizes(parameters, tensors, level, shape, n_classes):
         "start.matrix": (n_features, n_features),
         "mixture.offsets": (n_classes, parameters["n_components"] - 1, n_features),
     }
+    if parameters["class_covariance"]:
+        expected["mixture.whiteners"] = (n_classes, n_features, n_features)
     if n_conditions:
         expected["flow.codes"] = (height * width, n_conditions)
     for name, size in expected.items():

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -165,13 +166,15 @@ def _create(name, options, image_size):
         return timm.create_model(name, **options)
 
 
-def fuse_stages(maps):
+def fuse_stages(maps, pool=F.adaptive_avg_pool2d):
     """Describe each stage together with what finer stages show inside its positions.
 
     Parameters
     ----------
     maps : list of Tensor of shape (n, channels, height, width)
         From fine to coarse.
+    pool : callable
+        Mean over the cells of a grid of the size given.
 
     Returns
     -------
@@ -187,11 +190,13 @@ def fuse_stages(maps):
         parts = []
         for finer in maps[:index]:
             size = own.shape[2:]
-            mean = F.adaptive_avg_pool2d(finer, size)
-            parts.append(mean)
+            # In float32 the variance of a smooth region would be rounding noise.
+            wide = finer if finer.device.type == "mps" else finer.double()
+            mean = pool(wide, size)
+            parts.append(mean.to(own.dtype))
             if finer.shape[2:] != size:
-                variance = F.adaptive_avg_pool2d(finer.square(), size) - mean.square()
-                parts.append(variance.clamp_min(0).sqrt())
+                variance = pool(wide.square(), size) - mean.square()
+                parts.append(variance.clamp_min(0).sqrt().to(own.dtype))
         fused.append(torch.cat([*parts, own], dim=1))
     return fused
 
@@ -293,6 +298,10 @@ class FeatureExtractor(nn.Module):
             )
         return [m.permute(0, 2, 3, 1).flatten(1, 2).float() for m in maps]
 
+    # Both are constant linear maps of rows and columns, which a subclass may compute as such.
+    pool = staticmethod(F.adaptive_avg_pool2d)
+    rescale = staticmethod(partial(F.interpolate, mode="bilinear", antialias=True))
+
     def digest(self):
         """SHA-256 of everything the features depend on beside the pixels."""
         text = json.dumps(self.spec, sort_keys=True) + tensors_sha256(self.state_dict())
@@ -304,10 +313,10 @@ class FeatureExtractor(nn.Module):
         for scale in self.spec["image_scales"]:
             scaled = pixels
             if scale != 1:
-                size = [max(1, round(scale * side)) for side in pixels.shape[2:]]
-                scaled = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+                size = [max(1, round(scale * side)) for side in self.spec["image_size"]]
+                scaled = self.rescale(pixels, size)
             maps = self._select(self.backbone(scaled))
-            levels += fuse_stages(maps) if self.spec["fuse"] else maps
+            levels += fuse_stages(maps, self.pool) if self.spec["fuse"] else maps
         pool = self.spec["pool_size"]
         if pool > 1:
             levels = [F.avg_pool2d(m, pool, 1, pool // 2, count_include_pad=False) for m in levels]

@@ -25,6 +25,7 @@ from ._explain import explain
 from ._extension import add_class
 from ._features import FeatureExtractor, image_batches, vector_batches
 from ._inspection import inspect, score_batch
+from ._onnx import write_onnx
 from ._parameters import check_parameters, image_size, resolve_device
 from ._persistence import load_state, save_state
 from ._processes import keep_to_one_thread_if_forked
@@ -676,6 +677,42 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             raise ValueError(f"{str(folder)!r} cannot be loaded: {error}") from error
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
             raise ValueError(f"{str(folder)!r} holds an inconsistent model: {error}") from error
+
+    def to_onnx(self, path):
+        """Write the whole scoring path as one ONNX file, for machines without torch.
+
+        Parameters
+        ----------
+        path : str or path
+            Replaced if it exists, when the new file is complete.
+
+        Raises
+        ------
+        NotFittedError
+        ImportError
+            If onnx is not installed: ``pip install "skhgad[onnx]"``.
+        ValueError
+            If no file can be at `path`.
+        RuntimeError
+            If torch cannot export the backbone.
+        OSError
+            If the file cannot be written.
+
+        Notes
+        -----
+        Fitted on images, the input is "image": RGB, uint8 of shape (n, h, w, 3), of any height and
+        width; with `value_range`, float32 of that shape with the raw values. Everything else is
+        in the graph. The resizing to `image_size` gives the same pixels to the last bit, but takes
+        longer than the rest for large images; images that have the size skip it. Fitted on
+        vectors, the input is "features": float64 of shape (n, n_features).
+
+        The outputs are "score" (n,), as `score_samples`; "class_index" (n,), into `classes_`; and
+        for images "map" (n, h, w), as `anomaly_maps`. They agree within 1e-4 and what float32
+        leaves. Classes are inferred, without `unknown_rate`. The file's metadata hold "classes"
+        and "image_size", as JSON, and "offset": a lower score is an anomaly.
+        """
+        check_is_fitted(self)
+        write_onnx(self, path)
 
     def __getstate__(self):
         """Move tensors to the CPU, so that a model fitted on a GPU loads anywhere."""

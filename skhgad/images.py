@@ -268,13 +268,18 @@ def _resize(pixels, size):
     is_uint8 = pixels.dtype == np.uint8
     if pixels.shape[:2] != size:
         planes = [pixels] if is_uint8 else [pixels[..., channel] for channel in range(3)]
-        resized = [
-            np.asarray(Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR))
-            for plane in planes
-        ]
+        resized = [np.asarray(_filter(Image.fromarray(plane), size)) for plane in planes]
         pixels = resized[0] if is_uint8 else np.stack(resized, axis=2)
     pixels = np.moveaxis(pixels, 2, 0)
     return pixels.astype(np.float32) / np.float32(255) if is_uint8 else pixels
+
+
+def _filter(image, size):
+    # Across, then down: since Pillow 13 the order of a single call depends on the sizes, and 8-bit
+    # pixels are rounded in between.
+    for step in ((size[1], image.height), size[::-1]):
+        image = image.resize(step, Image.Resampling.BILINEAR)
+    return image
 
 
 def _check_value_range(value_range):

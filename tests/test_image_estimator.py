@@ -301,6 +301,15 @@ def test_fused_stages_hold_mean_and_spread_of_finer_ones():
     np.testing.assert_allclose(fused[:, 6:], coarse)
 
 
+def test_the_spread_of_smooth_regions_is_no_rounding_noise():
+    fine = (1000 + 0.1 * np.random.default_rng(0).normal(size=(1, 1, 8, 8))).astype(np.float32)
+    fused = _features.fuse_stages([torch.from_numpy(fine), torch.zeros(1, 1, 2, 2)])[0]
+    cells = fine.astype(np.float64).reshape(2, 4, 2, 4).swapaxes(1, 2).reshape(2, 2, 16)
+    np.testing.assert_allclose(fused[0, 1], cells.std(-1), rtol=1e-4)
+    flat = torch.full((1, 1, 8, 8), 0.1)
+    assert _features.fuse_stages([flat, torch.zeros(1, 1, 2, 2)])[0][0, 1].max() < 1e-6
+
+
 @pytest.mark.parametrize(
     ("backbone", "out_indices"),
     [

@@ -86,6 +86,16 @@ def test_resizing_is_antialiased_bilinear():
     np.testing.assert_allclose(halved, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [(7, 30), (40, 9), (200, 15)])
+def test_resizing_goes_across_and_then_down(size):
+    """Whatever order Pillow's version prefers: rounding in between shows in the pixels."""
+    image = Image.fromarray(RNG.integers(0, 256, (150, 20, 3), dtype=np.uint8))
+    across = image.resize((size[1], 150), Image.Resampling.BILINEAR)
+    down = across.resize(size[::-1], Image.Resampling.BILINEAR)
+    found = batches([image], size=size)[0].pixels[0].transpose(1, 2, 0)
+    np.testing.assert_array_equal(np.rint(found * 255), np.asarray(down))
+
+
 def test_float_resizing_stays_in_range():
     image = RNG.integers(0, 2, (40, 40)).astype(np.float64)
     pixels = batches([image], size=(37, 90))[0].pixels

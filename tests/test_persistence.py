@@ -111,6 +111,11 @@ def test_damaged_models_are_refused(model_folder, damage, message):
         set_fitted(levels=[[3, 10**6, 10**6]]),
         set_fitted(levels=[[3, 1, 1]] * 10**4),
         set_fitted(classes=list(range(10**5))),
+        lambda f: (
+            set_parameters(n_components=1)(f),
+            set_fitted(classes=list(range(10**6)))(f),
+            set_tensors(model__levels__0__mixture__offsets=torch.empty(10**6, 0, 3))(f),
+        ),
         set_tensors(model__levels__0__mixture__offsets=torch.empty(0, 10**12, 3)),
         lambda f: (set_parameters(image_size=10**7)(f), set_fitted(images=True)(f)),
         lambda f: (set_parameters(image_scales=[1e9])(f), set_fitted(images=True)(f)),

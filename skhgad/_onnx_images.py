@@ -1,0 +1,167 @@
+"""What surrounds the traced network in an ONNX file of images: preprocessing and final resizing.
+
+Written in ONNX's text form. The resizing is Pillow's antialiased bilinear filter, which `images`
+uses, to the last bit: a triangle filter along rows, then along columns, with weights of 22 bits
+and values rounded between the two for 8-bit pixels.
+"""
+
+import onnx
+
+_FLOAT, _INT, _BOOL, _DOUBLE = 1, 6, 9, 11  # element types
+_SCALE = 1 << 22  # of the weights, for 8-bit pixels
+
+
+def surround(core, size, value_range, opset):
+    """Return the model from images to score, class index and map.
+
+    Parameters
+    ----------
+    core : onnx.ModelProto
+        From "pixels" of shape (n, 3, height, width) to "score", "class_index" and "grid".
+    size : tuple (height, width)
+        Of the pixels.
+    value_range : tuple (low, high), or None for 8-bit images
+    opset : int
+
+    Returns
+    -------
+    onnx.ModelProto
+        From "image", uint8 or (with a value range) float of shape (n, h, w, 3), any h and w; to
+        "score" and "class_index" of shape (n,) and "map" of shape (n, h, w).
+    """
+    head = f'<ir_version: {core.ir_version}, opset_import: ["" : {opset}]>\n'
+    before, behind = (
+        onnx.parser.parse_model(head + text) for text in (_before(*size, value_range), _BEHIND)
+    )
+    model = onnx.compose.merge_models(before, core, io_map=[("unit", "pixels")])
+    return onnx.compose.merge_models(
+        model,
+        behind,
+        io_map=[("grid", "small"), ("image_shape", "sides")],
+        outputs=["score", "class_index", "map"],
+    )
+
+
+_BEHIND = """
+behind (float[n, gh, gw] small, int64[4] sides) => (float[n, h, w] map)
+<int64[1] behind_0 = {0}, int64[1] behind_1 = {1}, int64[1] behind_3 = {3}>
+{
+    behind_planes = Unsqueeze (small, behind_1)
+    behind_count = Slice (sides, behind_0, behind_1)
+    behind_size = Slice (sides, behind_1, behind_3)
+    behind_sizes = Concat <axis = 0> (behind_count, behind_1, behind_size)
+    behind_large = Resize <mode = "linear"> (behind_planes, , , behind_sizes)
+    map = Squeeze (behind_large, behind_1)
+}
+"""
+
+
+def _before(height, width, value_range):
+    is_rounded = value_range is None
+    if is_rounded:
+        kind = "uint8"
+        constants = f"""
+            float white = {{255.0}}, double top = {{255.0}},
+            double scale = {{{float(_SCALE)}}}, double half_scale = {{{_SCALE / 2}}}"""
+        values = f"values = Cast <to = {_FLOAT}> (planes)"
+        unit = "unit = Div (sized, white)"
+    else:
+        kind = "float"
+        low, high = map(float, value_range)
+        constants = f"double low = {{{low!r}}}, double span = {{{high - low!r}}}"
+        values = f"""
+            wide = Cast <to = {_DOUBLE}> (planes)
+            raised = Sub (wide, low)
+            stretched = Div (raised, span)
+            clipped = Clip (stretched, d0, d1)
+            values = Cast <to = {_FLOAT}> (clipped)"""
+        unit = "unit = Identity (sized)"
+    return f"""
+before ({kind}[n, h, w, 3] image) => (float[n, 3, {height}, {width}] unit, int64[4] image_shape)
+<
+    int64 i0 = {{0}}, int64 i1 = {{1}}, int64 i2 = {{2}},
+    int64[1] a0 = {{0}}, int64[1] a1 = {{1}}, int64[1] a3 = {{3}},
+    double d0 = {{0.0}}, double d1 = {{1.0}}, double half = {{0.5}},
+    {constants},
+    int64[2] size = {{{height}, {width}}},
+    double to_height = {{{float(height)}}}, double to_width = {{{float(width)}}},
+    double[{height}, 1] rows = {{{_middles(height)}}},
+    double[1, {width}] columns = {{{_middles(width)}}}
+>
+{{
+    image_shape = Shape (image)
+    planes = Transpose <perm = [0, 3, 1, 2]> (image)
+    {values}
+    sides = Slice (image_shape, a1, a3)
+    equal = Equal (sides, size)
+    equal_int = Cast <to = {_INT}> (equal)
+    all_equal = ReduceMin <keepdims = 0> (equal_int)
+    has_size = Cast <to = {_BOOL}> (all_equal)
+    sized = If (has_size) <
+        then_branch = keep () => (float[n, 3, {height}, {width}] kept)
+        {{ kept = Identity (values) }},
+        else_branch = resize () => (float[n, 3, {height}, {width}] resized)
+        {{
+            {_weights("across", "i2", "to_width", "columns", "a1", "a0", is_rounded)}
+            {_weights("down", "i1", "to_height", "rows", "a0", "a1", is_rounded)}
+            long = Cast <to = {_DOUBLE}> (values)
+            across_sum = MatMul (long, across)
+            {_rounding("across", is_rounded)}
+            down_sum = MatMul (down, across_done)
+            {_rounding("down", is_rounded)}
+            resized = Cast <to = {_FLOAT}> (down_done)
+        }}
+    >
+    {unit}
+}}
+"""
+
+
+def _middles(n):
+    return ", ".join(f"{i + 0.5}" for i in range(n))
+
+
+def _weights(name, side, target, middles, tap_axis, sum_axis, is_rounded):
+    """Triangles around the `middles` of the target's pixels, over the taps of the image's side."""
+    last = f"{name}_share = Div ({name}_high, {name}_total)"
+    if is_rounded:
+        last += f"""
+            {name}_scaled = Mul ({name}_share, scale)
+            {name}_up = Add ({name}_scaled, half)
+            {name} = Floor ({name}_up)"""
+    else:
+        last += f"\n{name} = Identity ({name}_share)"
+    return f"""
+            {name}_n = Gather (image_shape, {side})
+            {name}_long = Cast <to = {_DOUBLE}> ({name}_n)
+            {name}_ratio = Div ({name}_long, {target})
+            {name}_support = Max ({name}_ratio, d1)
+            {name}_inverse = Div (d1, {name}_support)
+            {name}_middles = Mul ({middles}, {name}_ratio)
+            {name}_range = Range (i0, {name}_n, i1)
+            {name}_range_long = Cast <to = {_DOUBLE}> ({name}_range)
+            {name}_taps = Unsqueeze ({name}_range_long, {tap_axis})
+            {name}_offset = Sub ({name}_taps, {name}_middles)
+            {name}_centred = Add ({name}_offset, half)
+            {name}_relative = Mul ({name}_centred, {name}_inverse)
+            {name}_distance = Abs ({name}_relative)
+            {name}_height = Sub (d1, {name}_distance)
+            {name}_high = Max ({name}_height, d0)
+            {name}_total = ReduceSum <keepdims = 1> ({name}_high, {sum_axis})
+            {last}
+    """
+
+
+def _rounding(name, is_rounded):
+    """Bring the weighted sums back to what Pillow stores between its passes."""
+    if is_rounded:
+        return f"""
+            {name}_more = Add ({name}_sum, half_scale)
+            {name}_exact = Div ({name}_more, scale)
+            {name}_floor = Floor ({name}_exact)
+            {name}_done = Clip ({name}_floor, d0, top)
+        """
+    return f"""
+            {name}_short = Cast <to = {_FLOAT}> ({name}_sum)
+            {name}_done = Cast <to = {_DOUBLE}> ({name}_short)
+        """

@@ -1,0 +1,250 @@
+"""Exported models in onnxruntime against the detector they come from."""
+
+import json
+import os
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+from torch import nn
+
+from skhgad import HGADDetector
+from skhgad.images import ImageSource, iter_batches
+
+SIZE = (24, 32)
+
+
+class Stages(nn.Module):
+    """A small random convolutional backbone with maps of strides 2, 4 and 8."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.stages = nn.ModuleList(
+                [nn.Conv2d(i, o, 2, 2) for i, o in ((3, 6), (6, 8), (8, 9))]
+            )
+
+    def forward(self, x):
+        maps = []
+        for stage in self.stages:
+            x = torch.tanh(stage(x))
+            maps.append(x)
+        return maps
+
+
+def textures(n, size=SIZE, seed=0):
+    """Stripes and checks, (n, height, width, 3) uint8, and their labels."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    wave = np.sin(columns * 0.9)
+    waves = np.stack([wave, wave * np.sin(rows * 0.9)] * (n // 2 + 1))[:n, ..., None]
+    noise = rng.normal(0, 10, (n, *size, 3))
+    images = np.clip(120 + 60 * waves * [1, 0.9, 0.7] + noise, 0, 255).astype(np.uint8)
+    return images, np.array(["stripes", "checks"] * (n // 2 + 1))[:n]
+
+
+def small(**parameters):
+    defaults = {
+        "backbone": Stages(), "out_indices": (0, 1, 2), "image_size": SIZE, "max_iter": 2,
+        "n_blocks": 2, "position_channels": 4, "random_state": 0,
+    }  # fmt: skip
+    return HGADDetector(**{**defaults, **parameters})
+
+
+def exported(detector, path):
+    detector.to_onnx(path)
+    onnx.checker.check_model(path, full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def compare(session, detector, images):
+    score, class_index, anomaly_map = session.run(None, {"image": images})
+    native = images if images.dtype == np.uint8 else images.astype(np.float64)
+    close(score, detector.score_samples(native))
+    close(anomaly_map, detector.anomaly_maps(native))
+    assert detector.classes_[class_index].tolist() == detector.predict_class(native).tolist()
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return small().fit(*textures(60))
+
+
+@pytest.fixture(scope="module")
+def session(fitted, tmp_path_factory):
+    return exported(fitted, tmp_path_factory.mktemp("onnx") / "model.onnx")
+
+
+def test_images_of_any_number_score_the_same(fitted, session):
+    fresh, _ = textures(20, seed=1)
+    fresh[3, 5:15, 5:15] = 255
+    for images in (fresh, fresh[:1], fresh[3:4]):
+        compare(session, fitted, images)
+    assert len(set(fitted.predict_class(fresh))) == 2
+    assert fitted.predict(fresh)[3] == -1
+
+
+@pytest.mark.parametrize(
+    "size", [(48, 64), (37, 50), (24, 100), (90, 32), (11, 13), (1, 1), (1, 300), (301, 2)]
+)
+def test_images_of_any_size_score_the_same(fitted, session, size):
+    compare(session, fitted, np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8))
+
+
+@pytest.mark.parametrize("size", [(24, 33), (100, 80), (29, 500), (333, 31), (5, 7)])
+def test_the_resizing_is_pillows_to_the_last_bit(fitted, tmp_path, size):
+    """The pixels that the network of the file sees, through a network that returns them."""
+
+    class Pixels(nn.Module):
+        def forward(self, x):
+            return [x]
+
+    model = HGADDetector(
+        Pixels(), out_indices=(0,), image_size=SIZE, n_blocks=0, max_iter=0, random_state=0
+    ).fit(textures(10)[0])
+    model.to_onnx(tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx")
+    graph.graph.output.append(onnx.ValueInfoProto(name="unit"))
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    images = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
+    (found,) = session.run(["unit"], {"image": images})
+    (batch,) = iter_batches(ImageSource(images), size=SIZE, batch_size=2)
+    np.testing.assert_array_equal(found, batch.pixels)
+
+
+def test_deep_images_go_in_raw(tmp_path):
+    images, labels = textures(60)
+    detector = small(value_range=(100, 60_000)).fit(images.astype(np.uint16) * 230 + 150, labels)
+    session = exported(detector, tmp_path / "model.onnx")
+    for size in (SIZE, (60, 41)):
+        raw = np.random.default_rng(0).integers(0, 65_536, (3, *size, 3), np.uint16)
+        compare(session, detector, raw.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"image_size": (21, 30)},  # pooled over unequal cells
+        {"image_scales": (1.0, 0.5), "pool_size": 3},
+        {"fuse_stages": False, "feature_power": 1.0},
+        {"class_covariance": False, "n_components": 1},
+        {"map_normalization": "exponential", "start": "published"},
+        {"criterion": "entropy", "class_calibration": False},
+        {"background_weight": 0.0, "position_channels": 0, "n_blocks": 0},
+    ],
+)
+def test_every_way_of_scoring(tmp_path, parameters):
+    detector = small(**parameters).fit(*textures(60))
+    compare(exported(detector, tmp_path / "model.onnx"), detector, textures(8, seed=2)[0])
+
+
+def test_classes_that_were_added_later(tmp_path):
+    images, labels = textures(60)
+    flat = np.random.default_rng(0).integers(90, 110, (30, *SIZE, 3), np.uint8)
+    detector = small().fit(images, labels).add_class(flat, "a flat one")
+    given = np.concatenate([images[:6], flat[:6]])
+    assert len(set(detector.predict_class(given))) == 3
+    compare(exported(detector, tmp_path / "model.onnx"), detector, given)
+
+
+def test_one_class(tmp_path):
+    detector = small().fit(textures(30)[0][::2])
+    compare(exported(detector, tmp_path / "model.onnx"), detector, textures(8, seed=2)[0])
+
+
+@pytest.mark.parametrize("paper", [False, True])
+def test_vectors(tmp_path, paper):
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(0, 1, (60, 5)), rng.normal(6, 1, (60, 5))])
+    make = HGADDetector.paper if paper else HGADDetector
+    detector = make(max_iter=2, n_blocks=2, random_state=0).fit(X, np.repeat([3, 7], 60))
+    session = exported(detector, tmp_path / "model.onnx")
+    fresh = rng.normal(3, 3, (50, 5))
+    for given in (fresh, fresh[:1], fresh * 1e6):
+        score, class_index = session.run(None, {"features": given})
+        np.testing.assert_allclose(score, detector.score_samples(given), rtol=1e-9, atol=1e-9)
+        assert detector.classes_[class_index].tolist() == detector.predict_class(given).tolist()
+    score, _ = session.run(None, {"features": np.full((1, 5), 1.7e308)})
+    assert np.isfinite(score) and score < -1e300
+
+
+@pytest.mark.parametrize(
+    "backbone", ["tf_efficientnet_lite0", "resnet18", "vit_tiny_patch16_224", "convnext_atto"]
+)
+def test_timm_models(tmp_path, backbone):
+    images, labels = textures(12, size=(64, 64))
+    detector = HGADDetector(
+        backbone, weights=None, out_indices=(1, 2), image_size=64, max_iter=1, n_blocks=1,
+        random_state=0,
+    ).fit(images, labels)  # fmt: skip
+    compare(exported(detector, tmp_path / "model.onnx"), detector, images)
+
+
+def test_the_file_tells_classes_and_threshold(fitted, session):
+    told = session.get_modelmeta().custom_metadata_map
+    assert json.loads(told["classes"]) == fitted.classes_.tolist() == ["checks", "stripes"]
+    assert float(told["offset"]) == fitted.offset_
+    assert json.loads(told["image_size"]) == list(SIZE)
+    assert [entry.name for entry in session.get_outputs()] == ["score", "class_index", "map"]
+
+
+def test_export_leaves_the_detector_alone(fitted, tmp_path):
+    images, _ = textures(6, seed=3)
+    before = fitted.score_samples(images)
+    fitted.to_onnx(tmp_path / "model.onnx")
+    np.testing.assert_array_equal(fitted.score_samples(images), before)
+    fitted.save(tmp_path / "model")
+    loaded = HGADDetector.load(tmp_path / "model", backbone=Stages())
+    np.testing.assert_array_equal(loaded.score_samples(images), before)
+
+
+def test_a_failed_export_leaves_the_old_file(fitted, tmp_path, monkeypatch):
+    path = tmp_path / "modèle 1.onnx"
+    path.write_text("old")
+
+    def full_disk(*_):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(onnx, "save", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            fitted.to_onnx(path)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == [path.name]
+    fitted.to_onnx(path)
+    assert os.listdir(tmp_path) == [path.name]
+    assert onnx.load(path).producer_name == "skhgad"
+
+
+def test_what_cannot_be_exported_says_so(tmp_path):
+    with pytest.raises(NotFittedError):
+        HGADDetector().to_onnx(tmp_path / "model.onnx")
+
+    with pytest.raises(ValueError, match="is a folder"):
+        small().fit(textures(10)[0]).to_onnx(tmp_path)
+
+    class Spectrum(nn.Module):
+        def forward(self, x):
+            return [torch.linalg.svdvals(x)[:, :, :8, None].expand(-1, -1, -1, 8)]
+
+    detector = small(backbone=Spectrum(), out_indices=(0,)).fit(textures(20)[0])
+    with pytest.raises(RuntimeError, match="cannot export this backbone to ONNX"):
+        detector.to_onnx(tmp_path / "model.onnx")
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_onnx_the_package_works_and_the_export_names_it(fitted, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r"pip install 'skhgad\[onnx\]'"):
+        fitted.to_onnx(tmp_path / "model.onnx")
+    assert os.listdir(tmp_path) == []
