@@ -1,9 +1,11 @@
 """One conditional affine coupling block."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # scale = 0.1 * softplus(raw, beta=0.5); this raw value gives a scale of exactly 1.
@@ -33,6 +35,80 @@ def linear_parameters(n_in, n_out, generator):
     weight = torch.empty(n_out, n_in).uniform_(-bound, bound, generator=generator)
     bias = torch.empty(n_out).uniform_(-bound, bound, generator=generator)
     return nn.Parameter(weight), nn.Parameter(bias)
+
+
+class GridCondition(NamedTuple):
+    """Condition of the positions of a grid, in which each row and each column has its own share.
+
+    Attributes
+    ----------
+    columns : Tensor of shape (width, n_of_columns)
+    rows : Tensor of shape (height, n_of_rows)
+    positions : Tensor of shape (n_positions,), int64, or None
+        Row-major places on the grid; None = all of them, in order.
+    """
+
+    columns: torch.Tensor
+    rows: torch.Tensor
+    positions: torch.Tensor | None = None
+
+    def linear(self, weight, bias):
+        """Map the condition of every position linearly, at the price of one row and one column.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (n_out, n_of_columns + n_of_rows)
+        bias : Tensor of shape (n_out,)
+
+        Returns
+        -------
+        Tensor of shape (n_positions, n_out)
+        """
+        column_weight, row_weight = weight.split((self.columns.shape[1], self.rows.shape[1]), 1)
+        of_columns = F.linear(self.columns, column_weight, bias)
+        of_rows = F.linear(self.rows, row_weight)
+        mapped = (of_rows[:, None] + of_columns).flatten(0, 1)
+        return mapped if self.positions is None else F.embedding(self.positions, mapped)
+
+
+class _HiddenLayer(torch.autograd.Function):
+    """A network of one hidden layer, with one array as wide as that layer where autograd has five.
+
+    output_weight @ relu(weight @ x + bias) + output_bias, with a bias for each position.
+    """
+
+    @staticmethod
+    def forward(ctx, x, bias, weight, output_weight, output_bias):
+        """Map x of shape (n_images, n_positions, n_in)."""
+        ctx.has_positions = bias.ndim == 2
+        bias = bias.expand(len(x), x.shape[1], -1)
+        hidden = torch.baddbmm(bias, x, weight.T.expand(len(x), -1, -1)).relu_()
+        ctx.save_for_backward(x, weight, output_weight, hidden)
+        return F.linear(hidden, output_weight, output_bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        """Gradients in the order of the inputs."""
+        x, weight, output_weight, hidden = ctx.saved_tensors
+        shape, n_images = x.shape, len(x)
+        x, hidden, grad = (values.flatten(0, 1) for values in (x, hidden, grad))
+        inner = grad @ output_weight
+        torch.ops.aten.threshold_backward.grad_input(inner, hidden, 0, grad_input=inner)
+        of_positions = inner.unflatten(0, (n_images, -1)).sum(0)
+        return (
+            (inner @ weight).view(shape),
+            of_positions if ctx.has_positions else of_positions.sum(0),
+            inner.T @ x,
+            grad.T @ hidden,
+            grad.sum(0),
+        )
+
+
+def _hidden_layer(x, bias, weight, output_weight, output_bias):
+    """`_HiddenLayer` where no gradient is asked for."""
+    hidden = F.linear(x, weight).add_(bias).relu_()
+    return F.linear(hidden, output_weight, output_bias)
 
 
 class CouplingBlock(nn.Module):
@@ -105,7 +181,7 @@ class CouplingBlock(nn.Module):
         Parameters
         ----------
         x : Tensor of shape (n_images, n_positions, n_features)
-        condition : Tensor of shape (n_positions, n_conditions) or None
+        condition : GridCondition or None
             Shared by all images.
 
         Returns
@@ -116,24 +192,37 @@ class CouplingBlock(nn.Module):
         passive, active = x.split((self.n_passive, self.n_active), dim=-1)
         log_scale, shift = self._coupling(passive, condition)
         active = torch.addcmul(shift, active, log_scale.exp())
-        scale = self._scale()
-        scaled = torch.cat((passive, active), dim=-1) * scale + self.offset
-        return F.linear(scaled, self.mix.to(x.dtype)), log_scale.sum(-1) + scale.log().sum()
+        scale, offset = self._scale()[: self.n_passive], self.offset[: self.n_passive]
+        mapped = torch.cat((torch.addcmul(offset, passive, scale), active), dim=-1)
+        log_det = log_scale.sum(-1) + scale.log().sum()
+        return F.linear(mapped, self.mix.to(x.dtype)), log_det
 
     def inverse(self, z, condition=None):
         """Map z back to x; shapes as in `forward`, without the log-determinant."""
-        x = (F.linear(z, self.mix.T.to(z.dtype)) - self.offset) / self._scale()
-        passive, active = x.split((self.n_passive, self.n_active), dim=-1)
+        mapped = F.linear(z, self.mix.T.to(z.dtype))
+        passive, active = mapped.split((self.n_passive, self.n_active), dim=-1)
+        passive = (passive - self.offset[: self.n_passive]) / self._scale()[: self.n_passive]
         log_scale, shift = self._coupling(passive, condition)
         return torch.cat((passive, (active - shift) * (-log_scale).exp()), dim=-1)
 
     def _coupling(self, passive, condition):
+        """Log-scale and shift of the active channels, the per-channel affine map after it included.
+
+        The map joins the network's last layer, which is smaller than a batch of vectors.
+        """
+        scale, offset = self._scale()[self.n_passive :], self.offset[self.n_passive :]
+        of_log_scale, of_shift = self.output_weight.chunk(2)
+        weight = torch.cat((0.1 * of_log_scale, 0.1 * scale[:, None] * of_shift))
+        of_log_scale, of_shift = self.output_bias.chunk(2)
+        bias = torch.cat((0.1 * of_log_scale, 0.1 * scale * of_shift + offset))
         hidden_bias = self.hidden_bias
         if condition is not None:
-            hidden_bias = F.linear(condition, self.condition_weight, hidden_bias)
-        hidden = F.relu(F.linear(passive, self.hidden_weight) + hidden_bias)
-        raw_scale, raw_shift = F.linear(hidden, self.output_weight, self.output_bias).chunk(2, -1)
-        return self.clamp * torch.tanh(0.1 * raw_scale), 0.1 * raw_shift
+            hidden_bias = condition.linear(self.condition_weight, hidden_bias)
+        layer = _HiddenLayer.apply if torch.is_grad_enabled() else _hidden_layer
+        raw_log_scale, shift = layer(passive, hidden_bias, self.hidden_weight, weight, bias).chunk(
+            2, dim=-1
+        )
+        return torch.add(scale.log(), raw_log_scale.tanh(), alpha=self.clamp), shift
 
     def _scale(self):
         return 0.1 * F.softplus(self.raw_scale, beta=0.5)

@@ -160,7 +160,8 @@ def _check_sizes(parameters, tensors, level, shape, n_classes):
     if parameters["class_covariance"]:
         expected["mixture.whiteners"] = (n_classes, n_features, n_features)
     if n_conditions:
-        expected["flow.codes"] = (height * width, n_conditions)
+        expected["flow.column_codes"] = (width, n_conditions // 2)
+        expected["flow.row_codes"] = (height, n_conditions // 2)
     for name, size in expected.items():
         found = tuple(tensors[f"{level}.{name}"].shape)
         if found != size:

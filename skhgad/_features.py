@@ -16,6 +16,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torch.nn import functional as F
 
+from ._folding import fold_batch_norm
 from .images import iter_batches
 
 EMBEDDED_BACKBONE = "tf_efficientnet_lite0"
@@ -267,6 +268,7 @@ class FeatureExtractor(nn.Module):
         for name, default in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
             value = torch.tensor(configuration.get(name, default), dtype=torch.float32)
             self.register_buffer(name, value.view(1, 3, 1, 1))
+        self._folded = {}  # by device; made when needed, never saved
         self.eval().requires_grad_(False)
         self.to(memory_format=torch.channels_last)
         if levels is None:
@@ -302,6 +304,10 @@ class FeatureExtractor(nn.Module):
     pool = staticmethod(F.adaptive_avg_pool2d)
     rescale = staticmethod(partial(F.interpolate, mode="bilinear", antialias=True))
 
+    def __getstate__(self):
+        """Leave out what is derived from the backbone."""
+        return self.__dict__ | {"_folded": {}}
+
     def digest(self):
         """SHA-256 of everything the features depend on beside the pixels."""
         text = json.dumps(self.spec, sort_keys=True) + tensors_sha256(self.state_dict())
@@ -315,12 +321,19 @@ class FeatureExtractor(nn.Module):
             if scale != 1:
                 size = [max(1, round(scale * side)) for side in self.spec["image_size"]]
                 scaled = self.rescale(pixels, size)
-            maps = self._select(self.backbone(scaled))
+            maps = self._select(self._run_backbone(scaled))
             levels += fuse_stages(maps, self.pool) if self.spec["fuse"] else maps
         pool = self.spec["pool_size"]
         if pool > 1:
             levels = [F.avg_pool2d(m, pool, 1, pool // 2, count_include_pad=False) for m in levels]
         return [signed_power(m, self.spec["power"]) for m in levels]
+
+    def _run_backbone(self, pixels):
+        if self.spec["backbone"] is None:
+            return self.backbone(pixels)
+        if pixels.device not in self._folded:
+            self._folded[pixels.device] = fold_batch_norm(self.backbone, pixels[:1])
+        return self._folded[pixels.device](pixels)
 
     def _select(self, outputs):
         """Keep the wanted stages, channels first."""

@@ -4,9 +4,8 @@ import math
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from ._coupling import CouplingBlock
+from ._coupling import CouplingBlock, GridCondition
 
 
 def position_codes(height, width, n_channels):
@@ -24,8 +23,8 @@ def position_codes(height, width, n_channels):
 
     Returns
     -------
-    Tensor of shape (height * width, n_channels), float32
-        Row-major order of positions.
+    GridCondition
+        Of float32.
     """
     if n_channels % 4:
         raise ValueError(f"n_channels must be a multiple of 4, got {n_channels}.")
@@ -36,11 +35,9 @@ def position_codes(height, width, n_channels):
 
     def code(length):
         angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
-        return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)
+        return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1).float()
 
-    columns = code(width)[None].expand(height, width, half)
-    rows = code(height)[:, None].expand(height, width, half)
-    return torch.cat((columns, rows), dim=-1).reshape(height * width, n_channels).float()
+    return GridCondition(code(width), code(height))
 
 
 class LinearStart(nn.Module):
@@ -79,8 +76,8 @@ class ConditionalFlow(nn.Module):
     Parameters
     ----------
     n_features : int
-    codes : Tensor of shape (n_positions, n_conditions) or None
-        Position codes, kept as a buffer; None for feature vectors.
+    codes : GridCondition or None
+        Position codes of the map; None for feature vectors.
     n_blocks : int, default=12
     hidden_ratio, clamp, identity_start, generator
         See `CouplingBlock`.
@@ -98,11 +95,12 @@ class ConditionalFlow(nn.Module):
         generator,
     ):
         super().__init__()
-        self.register_buffer("codes", codes)
+        self.register_buffer("column_codes", codes and codes.columns)
+        self.register_buffer("row_codes", codes and codes.rows)
         self.blocks = nn.ModuleList(
             CouplingBlock(
                 n_features,
-                0 if codes is None else codes.shape[1],
+                0 if codes is None else codes.columns.shape[1] + codes.rows.shape[1],
                 hidden_ratio=hidden_ratio,
                 clamp=clamp,
                 identity_start=identity_start,
@@ -140,6 +138,6 @@ class ConditionalFlow(nn.Module):
         return z
 
     def _codes(self, positions):
-        if self.codes is None or positions is None:
-            return self.codes
-        return F.embedding(positions, self.codes)
+        if self.column_codes is None:
+            return None
+        return GridCondition(self.column_codes, self.row_codes, positions)

@@ -133,6 +133,9 @@ class _TraceableBlock(CouplingBlock):
 
 
 class _TraceableExtractor(FeatureExtractor):
+    def _run_backbone(self, pixels):
+        return self.backbone(pixels)  # onnxruntime folds what can be folded
+
     def pool(self, x, size):
         return self._product("pool", x, size)
 

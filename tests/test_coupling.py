@@ -7,7 +7,7 @@ from FrEIA.modules import AllInOneBlock
 from scipy import stats
 from torch import nn
 
-from skhgad._coupling import CouplingBlock, linear_parameters, random_orthogonal
+from skhgad._coupling import CouplingBlock, GridCondition, linear_parameters, random_orthogonal
 from skhgad._flow import ConditionalFlow, position_codes
 
 DIMENSIONS = [1, 2, 3, 6, 7]
@@ -29,7 +29,18 @@ def randomised(block, seed=1):
 def make_inputs(n_features, n_conditions, n_images=3, n_positions=5):
     x = 2 * torch.randn(n_images, n_positions, n_features, generator=seeded(2)).double()
     condition = torch.randn(n_positions, n_conditions, generator=seeded(3)).double()
-    return x, condition if n_conditions else None
+    return x, one_row(condition) if n_conditions else None
+
+
+def one_row(condition):
+    return GridCondition(condition, torch.zeros(1, 0, dtype=torch.float64))
+
+
+def of_positions(condition):
+    """Condition of each position of the grid, (n_positions, n_conditions)."""
+    height, width = len(condition.rows), len(condition.columns)
+    columns = condition.columns.repeat(height, 1)
+    return torch.cat((columns, condition.rows.repeat_interleave(width, 0)), dim=1)
 
 
 def freia_block(block):
@@ -68,7 +79,7 @@ def freia_block(block):
 def freia_forward(blocks, x, condition):
     """Run FrEIA's blocks in a row on all positions of all images, each with its condition."""
     z = x.flatten(0, 1)
-    c = [] if condition is None else [condition.repeat(len(x), 1)]
+    c = [] if condition is None else [of_positions(condition).repeat(len(x), 1)]
     log_det = torch.zeros(len(z), dtype=torch.float64)
     for block in blocks:
         (z,), own = block((z,), c=c)
@@ -90,7 +101,7 @@ def test_same_as_freia(n_features, n_conditions):
     assert log_det.std() > 0.1
     (back,), _ = freia_block(block)(
         (z.flatten(0, 1),),
-        c=[] if condition is None else [condition.repeat(len(x), 1)],
+        c=[] if condition is None else [of_positions(condition).repeat(len(x), 1)],
         rev=True,
     )
     torch.testing.assert_close(block.inverse(z, condition).flatten(0, 1), back)
@@ -104,7 +115,7 @@ def test_flow_same_as_freia(n_features, map_shape):
     flow = randomised(ConditionalFlow(n_features, codes, n_blocks=5, generator=seeded(5)))
     x, _ = make_inputs(n_features, 0, n_positions=6)
     z, log_det = flow(x)
-    expected = freia_forward([freia_block(block) for block in flow.blocks], x, flow.codes)
+    expected = freia_forward([freia_block(block) for block in flow.blocks], x, codes)
     torch.testing.assert_close(z, expected[0], rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(log_det, expected[1], rtol=1e-11, atol=1e-11)
 
@@ -135,7 +146,7 @@ def test_log_det_is_that_of_the_jacobian(n_features, n_conditions, clamp):
     _, log_det = block(x, condition)
     for image in range(2):
         for position in range(3):
-            own = None if condition is None else condition[[position]]
+            own = None if condition is None else one_row(condition.columns[[position]])
             jacobian = torch.autograd.functional.jacobian(
                 lambda v, own=own: block(v[None, None], own)[0][0, 0], x[image, position]
             )
@@ -200,8 +211,8 @@ def test_condition_of_a_position_acts_there_only():
     block = randomised(CouplingBlock(5, 3, generator=seeded()))
     x, condition = make_inputs(5, 3)
     z, log_det = block(x, condition)
-    moved = condition.clone()
-    moved[1] += 1
+    moved = one_row(condition.columns.clone())
+    moved.columns[1] += 1
     moved_z, moved_log_det = block(x, moved)
     changed = (z != moved_z).any(-1)
     assert changed[:, 1].all() and not changed[:, [0, 2, 3, 4]].any()
@@ -254,3 +265,20 @@ def test_linear_parameters_are_drawn_as_torch_does():
     for values in (weight, bias):
         uniform = stats.uniform(-1 / 3, 2 / 3)
         assert stats.kstest(values.detach().numpy().ravel(), uniform.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("n_conditions", [0, 3])
+def test_gradients_are_those_of_finite_differences(n_conditions):
+    block = randomised(CouplingBlock(5, n_conditions, generator=seeded()))
+    x, condition = make_inputs(5, n_conditions, n_images=2, n_positions=3)
+    names, weights = zip(*block.named_parameters(), strict=True)
+
+    def run(x, *weights):
+        parameters = dict(zip(names, weights, strict=True))
+        return torch.func.functional_call(block, parameters, (x, condition))
+
+    assert torch.autograd.gradcheck(run, (x.requires_grad_(), *weights))
+    with torch.no_grad():
+        without = block(x, condition)
+    for found, expected in zip(block(x, condition), without, strict=True):
+        torch.testing.assert_close(found, expected)

@@ -61,16 +61,19 @@ def test_position_codes_follow_the_formula(height, width, n_channels):
         [slow_position_code(r, c, n_channels) for r in range(height) for c in range(width)]
     )
     codes = position_codes(height, width, n_channels)
-    assert codes.dtype == torch.float32
-    assert codes.shape == (height * width, n_channels)
-    np.testing.assert_allclose(codes.numpy(), expected, rtol=0, atol=1e-6)
+    assert codes.columns.dtype == codes.rows.dtype == torch.float32
+    found = codes.linear(torch.eye(n_channels), torch.zeros(n_channels))
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-6)
+    places = torch.arange(height * width)[::3]
+    found = codes._replace(positions=places).linear(torch.eye(n_channels), torch.ones(n_channels))
+    np.testing.assert_allclose(found.numpy(), expected[::3] + 1, rtol=0, atol=1e-6)
 
 
 def test_position_codes_spend_half_on_columns_half_on_rows():
-    codes = position_codes(3, 4, 16).reshape(3, 4, 16)
-    assert (codes[:, :, :8] == codes[:1, :, :8]).all(), "the first half depends on the row"
-    assert (codes[:, :, 8:] == codes[:, :1, 8:]).all(), "the second half depends on the column"
-    assert torch.pdist(codes.flatten(0, 1)).min() > 0.1, "two positions share a code"
+    codes = position_codes(3, 4, 16)
+    assert codes.columns.shape == (4, 8) and codes.rows.shape == (3, 8)
+    mapped = codes.linear(torch.eye(16), torch.zeros(16))
+    assert torch.pdist(mapped).min() > 0.1, "two positions share a code"
 
 
 @pytest.mark.parametrize("n_channels", [2, 7, 254])

@@ -1,0 +1,75 @@
+"""Batch normalisation folded into convolutions."""
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from skhgad._features import FeatureExtractor
+from skhgad._folding import fold_batch_norm
+
+
+def with_statistics(backbone):
+    """Give every normalisation other statistics than those that change nothing."""
+    generator = torch.Generator().manual_seed(0)
+    for module in backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.running_mean, module.bias.data):
+                values.normal_(generator=generator)
+            for values in (module.running_var, module.weight.data):
+                values.uniform_(0.5, 2, generator=generator)
+    return backbone.eval()
+
+
+def n_normalizations(backbone):
+    return sum(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
+
+
+@pytest.mark.parametrize(
+    "name, n_left",
+    [("tf_efficientnet_lite0", 0), ("resnet18", 0), ("densenet121", 62), ("convnext_atto", 0)],
+)
+def test_maps_stay_as_they_are(name, n_left):
+    backbone = with_statistics(timm.create_model(name, features_only=True))
+    before = copy.deepcopy(backbone.state_dict())
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    folded = fold_batch_norm(backbone, pixels)
+    # DenseNet normalises before most of its convolutions.
+    assert n_normalizations(folded) == n_left
+    with torch.no_grad():
+        for own, found in zip(backbone(pixels), folded(pixels), strict=True):
+            torch.testing.assert_close(found, own, rtol=0, atol=1e-4 * float(own.abs().max()))
+    after = backbone.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before), "the original changed"
+
+
+class Branching(nn.Module):
+    """Uses the convolution's output beside the normalised one, so that folding is wrong."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.normalization = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = self.convolution(x)
+        return [x + self.normalization(x)]
+
+
+def test_what_cannot_be_folded_is_left():
+    backbone = with_statistics(Branching())
+    assert fold_batch_norm(backbone, torch.ones(1, 3, 8, 8)) is backbone
+    twice = with_statistics(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)))
+    twice.append(twice[1])
+    assert fold_batch_norm(twice, torch.ones(1, 3, 8, 8)) is twice
+
+
+def test_the_extractor_keeps_the_backbone_it_was_given():
+    extractor = FeatureExtractor("resnet18", None, (1, 2), (64, 64), (1.0,), 1, True, 1.0)
+    assert n_normalizations(extractor._folded[torch.device("cpu")]) == 0
+    assert n_normalizations(extractor.backbone) > 0
+    assert not any("_folded" in key for key in extractor.state_dict())
+    assert not pickle.loads(pickle.dumps(extractor))._folded
