@@ -116,8 +116,7 @@ def _calibrate(detector, model, cache, rows, codes, known, device):
     """
 
     def blocks():
-        for features, own in blocks_of(cache, range(cache.n_levels), rows, codes):
-            yield [level.to(device) for level in features], own.to(device)
+        return blocks_of(cache, range(cache.n_levels), rows, codes, device)
 
     seen = np.unique(codes[rows])
     if len(seen):

@@ -22,7 +22,7 @@ _WHITENING_SHRINKAGE = {"maps": 0.1, "vectors": 0.9}
 _VECTORS_PER_FEATURE = 10
 
 
-def blocks_of(cache, levels, rows, codes):
+def blocks_of(cache, levels, rows, codes, device="cpu"):
     """Cut cached samples into blocks of bounded memory.
 
     Parameters
@@ -33,6 +33,8 @@ def blocks_of(cache, levels, rows, codes):
         Samples to visit, in this order.
     codes : ndarray of int
         Class of every cached sample.
+    device : torch.device, default="cpu"
+        Where the blocks go.
 
     Yields
     ------
@@ -45,7 +47,8 @@ def blocks_of(cache, levels, rows, codes):
     step = max(1, _BLOCK_BYTES // sample)
     for first in range(0, len(rows), step):
         chosen = rows[first : first + step]
-        yield [cache.read(level, chosen) for level in levels], torch.from_numpy(codes[chosen])
+        features = [cache.read(level, chosen).to(device) for level in levels]
+        yield features, torch.from_numpy(codes[chosen]).to(device)
 
 
 def level_blocks(cache, level, rows, codes):

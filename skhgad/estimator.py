@@ -863,8 +863,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             rows = np.arange(len(codes))
 
         def blocks():
-            for features, own in _fitting.blocks_of(cache, range(cache.n_levels), rows, codes):
-                yield [level.to(device) for level in features], own.to(device)
+            return _fitting.blocks_of(cache, range(cache.n_levels), rows, codes, device)
 
         fit_normalizers(model, blocks, self.background_weight)
         if self.class_calibration:
@@ -889,9 +888,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     def _cached_scores(model, cache, rows, codes, device, *, given=False):
         """Scores, codes and typicality of cached samples, class inferred or as in `codes`."""
         found = []
-        for features, own in _fitting.blocks_of(cache, range(cache.n_levels), rows, codes):
-            features = [level.to(device) for level in features]
-            batch = score_batch(model, features, own.to(device) if given else None)
+        levels = range(cache.n_levels)
+        for features, own in _fitting.blocks_of(cache, levels, rows, codes, device):
+            batch = score_batch(model, features, own if given else None)
             typicality = batch.scores if given else batch.typicality
             found.append((batch.scores, batch.codes, typicality))
         return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
