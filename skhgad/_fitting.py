@@ -22,6 +22,11 @@ _WHITENING_SHRINKAGE = {"maps": 0.1, "vectors": 0.9}
 _VECTORS_PER_FEATURE = 10
 
 
+def level_shapes(X, extractor):
+    """Tell (n_features, height, width) of each level; a vector is a map of one position."""
+    return [(X.shape[1], 1, 1)] if extractor is None else extractor.levels
+
+
 def blocks_of(cache, levels, rows, codes, device="cpu"):
     """Cut cached samples into blocks of bounded memory.
 

@@ -734,11 +734,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
         normal = np.flatnonzero(codes >= 0)
         is_images = isinstance(X, ImageSource)
-        if is_images:
-            extractor = self._feature_extractor(self.weights)
-            level_shapes = extractor.levels
-        else:
-            extractor, level_shapes = None, [(X.shape[1], 1, 1)]
+        extractor = self._feature_extractor(self.weights) if is_images else None
+        level_shapes = _fitting.level_shapes(X, extractor)
         with self._cached_features(X, extractor, normal, device, memory) as cache:
             codes = codes[normal]
             codes, classes = self._find_classes(cache, codes, classes, random_state)
@@ -814,12 +811,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     @contextmanager
     def _cached_features(self, X, extractor, rows, device, memory):
         """Enter a FeatureCache that holds the features of some rows of X."""
-        is_images = extractor is not None
-        level_shapes = extractor.levels if is_images else [(X.shape[1], 1, 1)]
+        shapes = _fitting.level_shapes(X, extractor)
         with FeatureCache(
             len(rows),
-            [(height * width, n_features) for n_features, height, width in level_shapes],
-            np.float32 if is_images else np.float64,
+            [(height * width, n_features) for n_features, height, width in shapes],
+            np.float64 if extractor is None else np.float32,
             None if self.cache_budget == "auto" else self.cache_budget,
         ) as cache:
             filled = 0
