@@ -8,8 +8,10 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
+from ._calibration import Calibration
 from ._closed_form import align_start, fit_class_covariances, identity_start, whitened_start
 from ._flow import ConditionalFlow, position_codes
+from ._inspection import score_batch, score_evidence
 from ._level import LevelModel
 from ._mixture import HierarchicalMixture, class_means
 from ._training import TrainingPlan, train
@@ -247,3 +249,42 @@ def fit_covariances(levels, cache, rows, codes):
     """Replace unit covariances by each class's own, level by level."""
     for index, level in enumerate(levels):
         fit_class_covariances(level, level_blocks(cache, index, rows, codes))
+
+
+@torch.no_grad()
+def evidence_of(model, cache, rows, codes, device):
+    """Ask the levels about cached samples, once for all constants and scores that rest on it.
+
+    Returns
+    -------
+    list of tuples (inferred, given) of Evidence
+        Block by block, under the class inferred and under that in `codes`.
+    """
+    found = []
+    for features, own in blocks_of(cache, range(cache.n_levels), rows, codes, device):
+        inferred = given = model.evidence(features)
+        if (inferred.codes != own).any():
+            given = model.evidence(features, own)
+        found.append((inferred, given))
+    return found
+
+
+@torch.no_grad()
+def calibration_of(model, evidence):
+    """Judge samples by the model as it is now; `evidence` as from `evidence_of`."""
+    nothing, no_codes = np.empty(0), np.empty(0, dtype=np.int64)
+    parts = [Calibration(nothing, no_codes, no_codes, nothing, nothing)]
+    for inferred, given in evidence:
+        batch = score_evidence(model, inferred)
+        given_scores = batch.scores if given is inferred else score_evidence(model, given).scores
+        codes = given.codes.cpu().numpy()
+        parts.append(Calibration(batch.scores, codes, batch.codes, given_scores, batch.typicality))
+    return Calibration(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def scores_of(model, cache, device):
+    """Score all cached samples, class inferred; ndarray of shape (n_samples,)."""
+    rows = np.arange(len(cache))
+    blocks = blocks_of(cache, range(cache.n_levels), rows, rows, device)
+    return np.concatenate([score_batch(model, features, None).scores for features, _ in blocks])

@@ -13,13 +13,7 @@ from tqdm import tqdm
 
 from . import _fitting
 from ._cache import FeatureCache, as_memory
-from ._calibration import (
-    Calibration,
-    class_scales,
-    hold_out,
-    promised_threshold,
-    threshold,
-)
+from ._calibration import class_scales, hold_out, promised_threshold, threshold
 from ._detector_state import pack, unpack
 from ._explain import explain
 from ._extension import add_class
@@ -766,9 +760,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             if self.contamination == "auto":
                 offset = threshold(calibration.scores)
             else:
-                scores, _, _ = self._cached_scores(
-                    model, cache, np.arange(len(codes)), codes, device
-                )
+                scores = _fitting.scores_of(model, cache, device)
                 offset = float(np.percentile(scores, 100 * self.contamination))
         self._model, self._extractor = model, extractor
         self._calibration = calibration
@@ -853,43 +845,18 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         )
 
     def _calibrate(self, model, cache, codes, held_out, device):
-        """Freeze the model's constants on held-out normals; return their scores and codes."""
+        """Freeze the model's constants on held-out normals; return what it finds in them."""
         rows = np.flatnonzero(held_out)
         if not len(rows):
             rows = np.arange(len(codes))
-
-        def blocks():
-            return _fitting.blocks_of(cache, range(cache.n_levels), rows, codes, device)
-
-        fit_normalizers(model, blocks, self.background_weight)
+        evidence = _fitting.evidence_of(model, cache, rows, codes, device)
+        fit_normalizers(model, [given for _, given in evidence], self.background_weight)
         if self.class_calibration:
-            scores, _, _ = self._cached_scores(model, cache, rows, codes, device)
-            location, scale = class_scales(-scores, codes[rows], len(model.score_location))
+            raw = _fitting.calibration_of(model, evidence)
+            location, scale = class_scales(-raw.scores, raw.codes, model.n_classes)
             model.score_location.copy_(torch.from_numpy(location))
             model.score_scale.copy_(torch.from_numpy(scale))
-        return self._calibration_of(model, cache, rows, codes, device)
-
-    def _calibration_of(self, model, cache, rows, codes, device):
-        """Calibration of cached samples."""
-        scores, inferred, typicality = self._cached_scores(model, cache, rows, codes, device)
-        given_scores, wrong = scores.copy(), inferred != codes[rows]
-        if wrong.any():
-            given_scores[wrong], _, _ = self._cached_scores(
-                model, cache, rows[wrong], codes, device, given=True
-            )
-        return Calibration(scores, codes[rows], inferred, given_scores, typicality)
-
-    @staticmethod
-    @torch.no_grad()
-    def _cached_scores(model, cache, rows, codes, device, *, given=False):
-        """Scores, codes and typicality of cached samples, class inferred or as in `codes`."""
-        found = []
-        levels = range(cache.n_levels)
-        for features, own in _fitting.blocks_of(cache, levels, rows, codes, device):
-            batch = score_batch(model, features, own if given else None)
-            typicality = batch.scores if given else batch.typicality
-            found.append((batch.scores, batch.codes, typicality))
-        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+        return _fitting.calibration_of(model, evidence)
 
     @torch.no_grad()
     def _scored_batches(self, X, class_labels=None):
