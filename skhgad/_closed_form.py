@@ -8,7 +8,6 @@ from ._level import LevelModel
 from ._mixture import HierarchicalMixture
 
 _BACKGROUND_SHRINKAGE = 0.1
-_PROVISIONAL_IMAGES = 16  # of a class, from which its mean is known well enough to start from
 
 
 def identity_start(n_features):
@@ -79,7 +78,7 @@ def align_start(start, blocks, flow, means):
 
 
 @torch.no_grad()
-def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
+def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None):
     """Give every class the covariance its latent vectors have around their centers.
 
     A flow trained on few samples leaves each class a shape of its own, which unit covariances read
@@ -98,10 +97,13 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
     blocks : callable
         As for `whitened_start`; raw features.
     shrinkage : float in [0, 1] or "ledoit_wolf"
+    first : callable, default=None
+        Like `blocks`, of some images of each class, enough to move its centers near its vectors;
+        None = all images.
     """
     mixture = level.mixture
     n_classes, n_features = mixture.means.shape
-    shifts = _provisional_shifts(level, blocks)
+    shifts = _provisional_shifts(level, blocks if first is None else first)
     origin = shifts.mean(0)
     moments = [ResidualMoments(n_features) for _ in range(n_classes)]
     overall = ResidualMoments(n_features)
@@ -130,21 +132,9 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
 
 
 def _provisional_shifts(level, blocks):
-    """Move the centers of each class to the mean of its first images' latent vectors."""
+    """Move the centers of each class to the mean of its latent vectors in `blocks`, if any."""
     mixture = level.mixture
-    seen = torch.zeros(len(mixture.means), dtype=torch.int64)
-
-    def first_images():
-        for x, codes in blocks():
-            chosen = []
-            for row, code in enumerate(codes.tolist()):
-                if seen[code] < _PROVISIONAL_IMAGES:
-                    seen[code] += 1
-                    chosen.append(row)
-            if chosen:
-                yield level.latent(x[chosen])[0], codes[chosen]
-
-    means, counts = _class_means(first_images(), mixture.means)
+    means, counts = _class_means(((level.latent(x)[0], y) for x, y in blocks()), mixture.means)
     weights = mixture.center_logits.softmax(1)[:, None]
     shifts = means - (weights @ mixture.centers())[:, 0].double()
     shifts[counts == 0] = 0
@@ -178,7 +168,8 @@ def fit_new_classes(level, blocks, n_classes):
         means, known.n_components, offset_scale=0.0, generator=torch.Generator()
     ).to(known.means)
     mixture.class_logits.fill_(known.class_logits.mean())
-    fit_class_covariances(LevelModel(level.start, level.flow, mixture, level.map_shape), blocks)
+    fitted = LevelModel(level.start, level.flow, mixture, level.map_shape)
+    fit_class_covariances(fitted, blocks, first=tuple)  # none: the centers are in place
     return mixture
 
 

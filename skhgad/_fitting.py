@@ -22,6 +22,8 @@ _EMBEDDING_COMPONENTS = 32
 _WHITENING_SHRINKAGE = {"maps": 0.1, "vectors": 0.9}
 # With fewer, training makes the model worse than its closed-form start.
 _VECTORS_PER_FEATURE = 10
+# Of a class; from them its mean is known well enough to start from.
+_FIRST_IMAGES = 16
 
 
 def level_shapes(X, extractor):
@@ -247,8 +249,11 @@ def train_levels(levels, cache, rows, codes, plan, generator, device, verbose, *
 
 def fit_covariances(levels, cache, rows, codes):
     """Replace unit covariances by each class's own, level by level."""
+    few = [rows[codes[rows] == code][:_FIRST_IMAGES] for code in np.unique(codes[rows])]
+    few = np.sort(np.concatenate(few))
     for index, level in enumerate(levels):
-        fit_class_covariances(level, level_blocks(cache, index, rows, codes))
+        blocks, first = (level_blocks(cache, index, chosen, codes) for chosen in (rows, few))
+        fit_class_covariances(level, blocks, first=first)
 
 
 @torch.no_grad()
