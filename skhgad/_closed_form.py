@@ -3,6 +3,7 @@
 import torch
 
 from ._covariance import ResidualMoments, shrink, whitening_matrix
+from ._distributed import ALONE
 from ._flow import LinearStart
 from ._level import LevelModel
 from ._mixture import HierarchicalMixture
@@ -15,7 +16,7 @@ def identity_start(n_features):
     return LinearStart(torch.zeros(n_features), torch.eye(n_features))
 
 
-def whitened_start(blocks, n_classes, n_features, shrinkage="ledoit_wolf"):
+def whitened_start(blocks, n_classes, n_features, shrinkage="ledoit_wolf", processes=ALONE):
     """Whiten by the pooled within-class covariance.
 
     Parameters
@@ -25,16 +26,19 @@ def whitened_start(blocks, n_classes, n_features, shrinkage="ledoit_wolf"):
     n_classes, n_features : int
     shrinkage : float in [0, 1] or "ledoit_wolf"
         Towards the identity of the same mean variance; or Ledoit and Wolf's estimate.
+    processes : Processes, default=ALONE
+        Who visit the samples together; `blocks` are those of this one.
 
     Returns
     -------
     start : LinearStart
     """
-    means, counts = _class_means(blocks(), torch.empty(n_classes, n_features))
+    means, counts = _class_means(blocks(), torch.empty(n_classes, n_features), processes)
     moments = ResidualMoments(n_features)
     for x, codes in blocks():
         x = x.double()
         moments.update((x - means[codes][:, None]).flatten(0, 1), x.flatten(0, 1))
+    moments = processes.total(moments)
     if shrinkage == "ledoit_wolf":
         shrinkage = moments.ledoit_wolf_shrinkage()
     covariance = shrink(moments.covariance(), shrinkage)
@@ -42,7 +46,7 @@ def whitened_start(blocks, n_classes, n_features, shrinkage="ledoit_wolf"):
 
 
 @torch.no_grad()
-def align_start(start, blocks, flow, means):
+def align_start(start, blocks, flow, means, processes=ALONE):
     """Turn and move a whitened start so that the classes begin near their latent means.
 
     The orthogonal Procrustes rotation; distances between vectors stay what they are. Without it,
@@ -57,12 +61,15 @@ def align_start(start, blocks, flow, means):
         Untrained, its blocks at the identity: a rotation.
     means : Tensor of shape (n_classes, n_features)
         Of the mixture.
+    processes : Processes, default=ALONE
+        As for `whitened_start`.
 
     Returns
     -------
     LinearStart
     """
-    found, _ = _class_means(((start(x.double())[0], y) for x, y in blocks()), means)
+    started = ((start(x.double())[0], codes) for x, codes in blocks())
+    found, _ = _class_means(started, means, processes)
     turn = torch.eye(means.shape[1], dtype=torch.float64)
     for block in flow.blocks:
         turn = turn @ block.mix.double().T
@@ -78,7 +85,7 @@ def align_start(start, blocks, flow, means):
 
 
 @torch.no_grad()
-def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None):
+def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None, processes=ALONE):
     """Give every class the covariance its latent vectors have around their centers.
 
     A flow trained on few samples leaves each class a shape of its own, which unit covariances read
@@ -100,10 +107,12 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None)
     first : callable, default=None
         Like `blocks`, of some images of each class, enough to move its centers near its vectors;
         None = all images.
+    processes : Processes, default=ALONE
+        As for `whitened_start`.
     """
     mixture = level.mixture
     n_classes, n_features = mixture.means.shape
-    shifts = _provisional_shifts(level, blocks if first is None else first)
+    shifts = _provisional_shifts(level, blocks if first is None else first, processes)
     origin = shifts.mean(0)
     moments = [ResidualMoments(n_features) for _ in range(n_classes)]
     overall = ResidualMoments(n_features)
@@ -115,6 +124,7 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None)
             own = codes == code
             moments[code].update(residuals[own].flatten(0, 1), z[own].flatten(0, 1))
         overall.update((z.double() - origin).flatten(0, 1), z.flatten(0, 1))
+    moments, overall = [processes.total(own) for own in moments], processes.total(overall)
     shifts = shifts + torch.stack([own.first / max(1, own.n_samples) for own in moments])
     mean = origin + overall.first / overall.n_samples
     moments, overall = [own.centered() for own in moments], overall.centered()
@@ -131,10 +141,11 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None)
         mixture.set_background(mean, whitening_matrix(covariance))
 
 
-def _provisional_shifts(level, blocks):
+def _provisional_shifts(level, blocks, processes):
     """Move the centers of each class to the mean of its latent vectors in `blocks`, if any."""
     mixture = level.mixture
-    means, counts = _class_means(((level.latent(x)[0], y) for x, y in blocks()), mixture.means)
+    latents = ((level.latent(x)[0], codes) for x, codes in blocks())
+    means, counts = _class_means(latents, mixture.means, processes)
     weights = mixture.center_logits.softmax(1)[:, None]
     shifts = means - (weights @ mixture.centers())[:, 0].double()
     shifts[counts == 0] = 0
@@ -173,11 +184,12 @@ def fit_new_classes(level, blocks, n_classes):
     return mixture
 
 
-def _class_means(pairs, like):
+def _class_means(pairs, like, processes=ALONE):
     """Mean over images and positions of each class's vectors, and images of each class, float64."""
     sums = torch.zeros(like.shape, dtype=torch.float64)
     counts = torch.zeros(len(like), dtype=torch.float64)
     for vectors, codes in pairs:
         sums.index_add_(0, codes, vectors.double().mean(1))
         counts += torch.bincount(codes, minlength=len(like))
+    sums, counts = processes.total(sums), processes.total(counts)
     return sums / counts.clamp_min(1)[:, None], counts

@@ -39,7 +39,7 @@ def blocks_of(cache, levels, rows, codes, device="cpu"):
     cache : FeatureCache
     levels : iterable of int
     rows : ndarray of int
-        Samples to visit, in this order.
+        Samples to visit, in this order; each process visits its own.
     codes : ndarray of int
         Class of every cached sample.
     device : torch.device, default="cpu"
@@ -51,8 +51,8 @@ def blocks_of(cache, levels, rows, codes, device="cpu"):
         One for each of `levels`.
     codes : Tensor of shape (n,), int64
     """
-    levels = list(levels)
-    sample = sum(cache.read(level, slice(0, 1)).nbytes for level in levels)
+    levels, rows = list(levels), cache.processes.own(rows)
+    sample = sum(math.prod(cache.shapes[level]) for level in levels) * cache.dtype.itemsize
     step = max(1, _BLOCK_BYTES // sample)
     for first in range(0, len(rows), step):
         chosen = rows[first : first + step]
@@ -93,11 +93,10 @@ def discover_classes(cache, rows, n_classes, random_state):
     ValueError
         If there are fewer distinct samples than classes.
     """
-    parts = []
+    parts, no_codes = [], np.zeros(len(cache))
     for level in range(cache.n_levels):
-        means = np.concatenate(
-            [x.mean(1).numpy() for (x,), _ in blocks_of(cache, [level], rows, np.zeros(len(cache)))]
-        ).astype(np.float64)
+        means = [x.mean(1).numpy() for (x,), _ in blocks_of(cache, [level], rows, no_codes)]
+        means = cache.processes.gather_rows(np.concatenate(means).astype(np.float64), rows)
         spread = np.sqrt(means.var(0).mean())
         parts.append((means - means.mean(0)) / (spread if spread > 0 else 1))
     embedding = np.concatenate(parts, axis=1)
@@ -112,7 +111,7 @@ def discover_classes(cache, rows, n_classes, random_state):
     _, first = np.unique(found, return_index=True)
     rank = np.empty(n_classes, dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
-    return rank[found]
+    return cache.processes.broadcast(rank[found])
 
 
 def build_level(parameters, cache, level, map_shape, rows, codes, n_classes, generator):
@@ -134,20 +133,18 @@ def build_level(parameters, cache, level, map_shape, rows, codes, n_classes, gen
     -------
     LevelModel
     """
-    n_features = cache.read(level, slice(0, 1)).shape[-1]
+    n_features = cache.shapes[level][-1]
     if parameters["start"] == "whitened":
         shrinkage = parameters["whitening_shrinkage"]
         if shrinkage == "auto":
             shrinkage = _WHITENING_SHRINKAGE["vectors" if math.prod(map_shape) == 1 else "maps"]
-        start = whitened_start(
-            level_blocks(cache, level, rows, codes), n_classes, n_features, shrinkage
-        )
+        blocks = level_blocks(cache, level, rows, codes)
+        start = whitened_start(blocks, n_classes, n_features, shrinkage, cache.processes)
     else:
         start = identity_start(n_features)
     built = empty_level(parameters, n_features, map_shape, n_classes, generator)
     if parameters["start"] == "whitened" and n_classes > 1 and math.prod(map_shape) == 1:
-        blocks = level_blocks(cache, level, rows, codes)
-        start = align_start(start, blocks, built.flow, built.mixture.means)
+        start = align_start(start, blocks, built.flow, built.mixture.means, cache.processes)
     # Vectors may be of any magnitude: their start keeps the float64 of the cache.
     built.start = start.to(torch.float64 if cache.dtype == np.float64 else torch.float32)
     return built
@@ -225,14 +222,13 @@ def train_levels(levels, cache, rows, codes, plan, generator, device, verbose, *
         History, see `_training.train`.
     """
     starts = [level.start.to(device) for level in levels]
-    trained_codes = torch.from_numpy(codes[rows])
     for level in levels:
         level.flow.to(device)
         level.mixture.to(device)
     bar = tqdm(total=plan.n_passes, desc="training", unit="pass", disable=verbose < 1)
 
     def read(level, batch, positions):
-        x = cache.read(level, rows[batch]).to(device, non_blocking=True)
+        x = cache.read(level, batch).to(device, non_blocking=True)
         if positions is not None:
             x = x[:, positions]
         return starts[level](x)[0].float()
@@ -244,7 +240,10 @@ def train_levels(levels, cache, rows, codes, plan, generator, device, verbose, *
             on_pass(number, levels)
 
     with bar:
-        return train(levels, read, trained_codes, plan, generator, on_pass=after_pass)
+        return train(
+            levels, read, rows, torch.from_numpy(codes), plan, generator,
+            on_pass=after_pass, processes=cache.processes,
+        )  # fmt: skip
 
 
 def fit_covariances(levels, cache, rows, codes):
@@ -253,7 +252,7 @@ def fit_covariances(levels, cache, rows, codes):
     few = np.sort(np.concatenate(few))
     for index, level in enumerate(levels):
         blocks, first = (level_blocks(cache, index, chosen, codes) for chosen in (rows, few))
-        fit_class_covariances(level, blocks, first=first)
+        fit_class_covariances(level, blocks, first=first, processes=cache.processes)
 
 
 @torch.no_grad()
@@ -263,7 +262,7 @@ def evidence_of(model, cache, rows, codes, device):
     Returns
     -------
     list of tuples (inferred, given) of Evidence
-        Block by block, under the class inferred and under that in `codes`.
+        Block by block, under the class inferred and under that in `codes`; those of all processes.
     """
     found = []
     for features, own in blocks_of(cache, range(cache.n_levels), rows, codes, device):
@@ -271,7 +270,7 @@ def evidence_of(model, cache, rows, codes, device):
         if (inferred.codes != own).any():
             given = model.evidence(features, own)
         found.append((inferred, given))
-    return found
+    return cache.processes.gather(found, device)
 
 
 @torch.no_grad()
@@ -289,7 +288,8 @@ def calibration_of(model, evidence):
 
 @torch.no_grad()
 def scores_of(model, cache, device):
-    """Score all cached samples, class inferred; ndarray of shape (n_samples,)."""
+    """Score all cached samples, class inferred, in any order; ndarray of shape (n_samples,)."""
     rows = np.arange(len(cache))
     blocks = blocks_of(cache, range(cache.n_levels), rows, rows, device)
-    return np.concatenate([score_batch(model, features, None).scores for features, _ in blocks])
+    scores = [score_batch(model, features, None).scores for features, _ in blocks]
+    return np.concatenate(cache.processes.gather(scores))

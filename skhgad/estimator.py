@@ -15,6 +15,7 @@ from . import _fitting
 from ._cache import FeatureCache, as_memory
 from ._calibration import class_scales, hold_out, promised_threshold, threshold
 from ._detector_state import pack, unpack
+from ._distributed import ALONE, Processes
 from ._explain import explain
 from ._extension import add_class
 from ._features import FeatureExtractor, image_batches, vector_batches
@@ -719,23 +720,33 @@ class HGADDetector(OutlierMixin, BaseEstimator):
 
     def _fit(self, X, y):
         keep_to_one_thread_if_forked()
-        parameters = self.get_params(deep=False)
-        check_parameters(parameters)
-        device, memory = resolve_device(self.device), as_memory(self.memory)
-        X = check_X(X, value_range=self.value_range, estimator=self, reset=True)
-        codes, classes = check_y(y, len(X))
-        random_state = check_random_state(self.random_state)
+        processes = Processes.current()
+        with processes.agree():
+            parameters = self.get_params(deep=False)
+            check_parameters(parameters)
+            device, memory = resolve_device(self.device), as_memory(self.memory)
+            X = check_X(X, value_range=self.value_range, estimator=self, reset=True)
+            codes, classes = check_y(y, len(X))
+            random_state = check_random_state(self.random_state)
+            is_images = isinstance(X, ImageSource)
+            extractor = self._feature_extractor(self.weights) if is_images else None
+        processes.check_data(X, codes, classes)
+        if is_images:
+            processes.share_state(extractor)
+        random_state = processes.broadcast(random_state)
         generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
+        verbose = self.verbose if processes.is_first else 0
         normal = np.flatnonzero(codes >= 0)
-        is_images = isinstance(X, ImageSource)
-        extractor = self._feature_extractor(self.weights) if is_images else None
         level_shapes = _fitting.level_shapes(X, extractor)
-        with self._cached_features(X, extractor, normal, device, memory) as cache:
+        with self._cached_features(
+            X, extractor, normal, device, memory, processes, verbose
+        ) as cache:
             codes = codes[normal]
             codes, classes = self._find_classes(cache, codes, classes, random_state)
             n_classes = len(classes)
             held_out = hold_out(codes, self.validation_fraction, random_state)
-            self._warn_uncalibrated(codes, classes, held_out)
+            if processes.is_first:
+                self._warn_uncalibrated(codes, classes, held_out)
             rows = np.flatnonzero(~held_out)
             levels = [
                 _fitting.build_level(
@@ -748,7 +759,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
                 for level in levels:
                     level.mixture.offsets.data.zero_()
             history = _fitting.train_levels(
-                levels, cache, rows, codes, plan, generator, device, self.verbose,
+                levels, cache, rows, codes, plan, generator, device, verbose,
                 on_pass=self._on_pass,
             )  # fmt: skip
             model = self._scoring_model(levels, extractor)
@@ -762,6 +773,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             else:
                 scores = _fitting.scores_of(model, cache, device)
                 offset = float(np.percentile(scores, 100 * self.contamination))
+        processes.share_state(model)  # machines that differ round differently
+        calibration, offset = processes.broadcast((calibration, offset))
         self._model, self._extractor = model, extractor
         self._calibration = calibration
         self.classes_ = classes
@@ -786,7 +799,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             levels,
         )
 
-    def _features(self, X, extractor, device, memory, rows=None):
+    def _features(self, X, extractor, device, memory, rows=None, verbose=None):
         """Iterate over (features, sizes) of X, batch by batch, with a progress bar."""
         if extractor is None:
             yield from vector_batches(X, rows)
@@ -795,25 +808,29 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         batches = image_batches(
             X, extractor.to(device), rows, device=device, memory=memory, n_jobs=self.n_jobs
         )
-        with tqdm(total=total, desc="images", unit="image", disable=self.verbose < 1) as bar:
+        verbose = self.verbose if verbose is None else verbose
+        with tqdm(total=total, desc="images", unit="image", disable=verbose < 1) as bar:
             for features, sizes in batches:
                 yield features, sizes
                 bar.update(len(sizes))
 
     @contextmanager
-    def _cached_features(self, X, extractor, rows, device, memory):
-        """Enter a FeatureCache that holds the features of some rows of X."""
+    def _cached_features(self, X, extractor, rows, device, memory, processes=ALONE, verbose=None):
+        """Enter a FeatureCache that holds the features of some rows of X, shared by processes."""
+        own = rows[processes.own(np.arange(len(rows)))]
         shapes = _fitting.level_shapes(X, extractor)
         with FeatureCache(
             len(rows),
             [(height * width, n_features) for n_features, height, width in shapes],
             np.float64 if extractor is None else np.float32,
             None if self.cache_budget == "auto" else self.cache_budget,
+            processes,
         ) as cache:
             filled = 0
-            for features, _ in self._features(X, extractor, device, memory, rows):
-                cache.write(filled, features)
-                filled += len(features[0])
+            with processes.agree():
+                for features, _ in self._features(X, extractor, device, memory, own, verbose):
+                    cache.write(filled, features)
+                    filled += len(features[0])
             yield cache
 
     def _find_classes(self, cache, codes, classes, random_state):
