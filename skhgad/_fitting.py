@@ -225,7 +225,8 @@ def train_levels(levels, cache, rows, codes, plan, generator, device, verbose, *
     for level in levels:
         level.flow.to(device)
         level.mixture.to(device)
-    bar = tqdm(total=plan.n_passes, desc="training", unit="pass", disable=verbose < 1)
+    quiet = verbose < 1 or not cache.processes.is_first
+    bar = tqdm(total=plan.n_passes, desc="training", unit="pass", disable=quiet)
 
     def read(level, batch, positions):
         x = cache.read(level, batch).to(device, non_blocking=True)

@@ -379,6 +379,13 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             Naming the parameter, label, image or file that cannot be used.
         FloatingPointError
             If the loss is not finite.
+        RuntimeError
+            In a group of processes, where another one failed.
+
+        Notes
+        -----
+        Where `torch.distributed` is initialised, all processes of the group call fit together, with
+        the same X and y, and share the work. Each then holds the same detector.
         """
         before = self.__dict__.copy()
         try:
@@ -735,12 +742,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             processes.share_state(extractor)
         random_state = processes.broadcast(random_state)
         generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
-        verbose = self.verbose if processes.is_first else 0
         normal = np.flatnonzero(codes >= 0)
         level_shapes = _fitting.level_shapes(X, extractor)
-        with self._cached_features(
-            X, extractor, normal, device, memory, processes, verbose
-        ) as cache:
+        with self._cached_features(X, extractor, normal, device, memory, processes) as cache:
             codes = codes[normal]
             codes, classes = self._find_classes(cache, codes, classes, random_state)
             n_classes = len(classes)
@@ -759,7 +763,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
                 for level in levels:
                     level.mixture.offsets.data.zero_()
             history = _fitting.train_levels(
-                levels, cache, rows, codes, plan, generator, device, verbose,
+                levels, cache, rows, codes, plan, generator, device, self.verbose,
                 on_pass=self._on_pass,
             )  # fmt: skip
             model = self._scoring_model(levels, extractor)
@@ -799,7 +803,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             levels,
         )
 
-    def _features(self, X, extractor, device, memory, rows=None, verbose=None):
+    def _features(self, X, extractor, device, memory, rows=None, *, quiet=False):
         """Iterate over (features, sizes) of X, batch by batch, with a progress bar."""
         if extractor is None:
             yield from vector_batches(X, rows)
@@ -808,27 +812,29 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         batches = image_batches(
             X, extractor.to(device), rows, device=device, memory=memory, n_jobs=self.n_jobs
         )
-        verbose = self.verbose if verbose is None else verbose
-        with tqdm(total=total, desc="images", unit="image", disable=verbose < 1) as bar:
+        quiet = quiet or self.verbose < 1
+        with tqdm(total=total, desc="images", unit="image", disable=quiet) as bar:
             for features, sizes in batches:
                 yield features, sizes
                 bar.update(len(sizes))
 
     @contextmanager
-    def _cached_features(self, X, extractor, rows, device, memory, processes=ALONE, verbose=None):
+    def _cached_features(self, X, extractor, rows, device, memory, processes=ALONE):
         """Enter a FeatureCache that holds the features of some rows of X, shared by processes."""
         own = rows[processes.own(np.arange(len(rows)))]
         shapes = _fitting.level_shapes(X, extractor)
-        with FeatureCache(
-            len(rows),
-            [(height * width, n_features) for n_features, height, width in shapes],
-            np.float64 if extractor is None else np.float32,
-            None if self.cache_budget == "auto" else self.cache_budget,
-            processes,
-        ) as cache:
-            filled = 0
+        with processes.agree():
+            cache = FeatureCache(
+                len(rows),
+                [(height * width, n_features) for n_features, height, width in shapes],
+                np.float64 if extractor is None else np.float32,
+                None if self.cache_budget == "auto" else self.cache_budget,
+                processes,
+            )
+        with cache:
+            filled, quiet = 0, not processes.is_first
             with processes.agree():
-                for features, _ in self._features(X, extractor, device, memory, own, verbose):
+                for features, _ in self._features(X, extractor, device, memory, own, quiet=quiet):
                     cache.write(filled, features)
                     filled += len(features[0])
             yield cache
