@@ -59,12 +59,12 @@ class PaperProtocolDetector(HGADDetector):
         model = self._published_model(levels, features)
         codes = torch.from_numpy(codes)
 
-        def blocks():
-            for rows, own_levels in features.blocks(np.arange(len(features))):
-                yield own_levels, codes[rows].to(features.device)
-
-        fit_normalizers(model, blocks)  # maxima of each class: over the test set, here
-        maps = torch.cat([model(own_levels, own)[0].float().cpu() for own_levels, own in blocks()])
+        found = [
+            model.evidence(own_levels, codes[rows].to(features.device))
+            for rows, own_levels in features.blocks(np.arange(len(features)))
+        ]
+        fit_normalizers(model, found)  # maxima of each class: over the test set, here
+        maps = torch.cat([model.maps(evidence).float().cpu() for evidence in found])
         scores = -maps.amax((1, 2)).double().numpy()
         per_class = image_metrics(y, scores, codes.numpy()).per_class.values()
         auroc = float(np.nanmean([figures.auroc for figures in per_class]))

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from joblib import Memory
 
+from ._distributed import ALONE
+
 _HALF_MAX = 65504.0
 _PIECE = 1 << 20  # bytes written at a time
 
@@ -35,18 +37,32 @@ class FeatureCache:
         memory-mapped float16 file in a temporary folder, removed on exit whatever happened. Each
         channel is then stored relative to its mean and spread in the first block written, so that
         half precision (three digits) keeps what tells one vector from another.
+    processes : Processes, default=ALONE
+        Each holds the samples that are its own; budgets are those of one process.
+
+    Attributes
+    ----------
+    shapes, dtype, processes
+        As given.
+    spilled : bool
+        Whether the features are in a file.
     """
 
-    def __init__(self, n_samples, shapes, dtype=np.float32, budget=None):
-        sizes = [n_samples * n_positions * n_features for n_positions, n_features in shapes]
-        needed = sum(sizes) * np.dtype(dtype).itemsize
+    def __init__(self, n_samples, shapes, dtype=np.float32, budget=None, processes=ALONE):
+        self.shapes = list(shapes)
         self.dtype = np.dtype(dtype)
+        self.processes = processes
+        self._n_samples = n_samples
         self._folder = None
-        self.spilled = needed > (default_budget() if budget is None else budget)
+        held = [(len(processes.own(np.arange(n_samples))), *shape) for shape in self.shapes]
+        needed = sum(map(math.prod, held)) * self.dtype.itemsize
+        if budget is None:
+            budget = default_budget() // processes.n_local
+        self.spilled = needed > budget
         if self.spilled:
-            self._arrays = self._spill([(n_samples, *shape) for shape in shapes])
+            self._arrays = self._spill(held)
         else:
-            self._arrays = [np.empty((n_samples, *shape), dtype) for shape in shapes]
+            self._arrays = [np.empty(shape, dtype) for shape in held]
         self._shift = [None] * len(shapes)
         self._scale = [None] * len(shapes)
 
@@ -58,20 +74,21 @@ class FeatureCache:
         self._remove()
 
     def __len__(self):
-        return len(self._arrays[0])
+        """Return the number of samples that all processes hold together."""
+        return self._n_samples
 
     @property
     def n_levels(self):
         """Number of levels."""
-        return len(self._arrays)
+        return len(self.shapes)
 
     def write(self, start, levels):
-        """Store consecutive samples.
+        """Store consecutive samples, of those that are this process's own.
 
         Parameters
         ----------
         start : int
-            Row of the first.
+            How many come before them.
         levels : list of Tensor of shape (n, n_positions, n_features)
         """
         for index, (array, block) in enumerate(zip(self._arrays, levels, strict=True)):
@@ -83,13 +100,14 @@ class FeatureCache:
         Parameters
         ----------
         level : int
-        rows : slice or ndarray of int
+        rows : ndarray of int
+            Samples that are this process's own, by their number among all.
 
         Returns
         -------
         Tensor of shape (n, n_positions, n_features)
         """
-        block = self._arrays[level][rows]
+        block = self._arrays[level][rows // self.processes.size]
         if self.spilled:
             block = block.astype(self.dtype) * self._scale[level] + self._shift[level]
         return torch.from_numpy(np.ascontiguousarray(block))

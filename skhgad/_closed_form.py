@@ -3,12 +3,12 @@
 import torch
 
 from ._covariance import ResidualMoments, shrink, whitening_matrix
+from ._distributed import ALONE
 from ._flow import LinearStart
 from ._level import LevelModel
 from ._mixture import HierarchicalMixture
 
 _BACKGROUND_SHRINKAGE = 0.1
-_PROVISIONAL_IMAGES = 16  # of a class, from which its mean is known well enough to start from
 
 
 def identity_start(n_features):
@@ -16,7 +16,7 @@ def identity_start(n_features):
     return LinearStart(torch.zeros(n_features), torch.eye(n_features))
 
 
-def whitened_start(blocks, n_classes, n_features, shrinkage="ledoit_wolf"):
+def whitened_start(blocks, n_classes, n_features, shrinkage="ledoit_wolf", processes=ALONE):
     """Whiten by the pooled within-class covariance.
 
     Parameters
@@ -26,16 +26,19 @@ def whitened_start(blocks, n_classes, n_features, shrinkage="ledoit_wolf"):
     n_classes, n_features : int
     shrinkage : float in [0, 1] or "ledoit_wolf"
         Towards the identity of the same mean variance; or Ledoit and Wolf's estimate.
+    processes : Processes, default=ALONE
+        Who visit the samples together; `blocks` are those of this one.
 
     Returns
     -------
     start : LinearStart
     """
-    means, counts = _class_means(blocks(), torch.empty(n_classes, n_features))
+    means, counts = _class_means(blocks(), torch.empty(n_classes, n_features), processes)
     moments = ResidualMoments(n_features)
     for x, codes in blocks():
         x = x.double()
         moments.update((x - means[codes][:, None]).flatten(0, 1), x.flatten(0, 1))
+    moments = processes.total(moments)
     if shrinkage == "ledoit_wolf":
         shrinkage = moments.ledoit_wolf_shrinkage()
     covariance = shrink(moments.covariance(), shrinkage)
@@ -43,7 +46,7 @@ def whitened_start(blocks, n_classes, n_features, shrinkage="ledoit_wolf"):
 
 
 @torch.no_grad()
-def align_start(start, blocks, flow, means):
+def align_start(start, blocks, flow, means, processes=ALONE):
     """Turn and move a whitened start so that the classes begin near their latent means.
 
     The orthogonal Procrustes rotation; distances between vectors stay what they are. Without it,
@@ -58,12 +61,15 @@ def align_start(start, blocks, flow, means):
         Untrained, its blocks at the identity: a rotation.
     means : Tensor of shape (n_classes, n_features)
         Of the mixture.
+    processes : Processes, default=ALONE
+        As for `whitened_start`.
 
     Returns
     -------
     LinearStart
     """
-    found, _ = _class_means(((start(x.double())[0], y) for x, y in blocks()), means)
+    started = ((start(x.double())[0], codes) for x, codes in blocks())
+    found, _ = _class_means(started, means, processes)
     turn = torch.eye(means.shape[1], dtype=torch.float64)
     for block in flow.blocks:
         turn = turn @ block.mix.double().T
@@ -79,7 +85,7 @@ def align_start(start, blocks, flow, means):
 
 
 @torch.no_grad()
-def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
+def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None, processes=ALONE):
     """Give every class the covariance its latent vectors have around their centers.
 
     A flow trained on few samples leaves each class a shape of its own, which unit covariances read
@@ -98,10 +104,15 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
     blocks : callable
         As for `whitened_start`; raw features.
     shrinkage : float in [0, 1] or "ledoit_wolf"
+    first : callable, default=None
+        Like `blocks`, of some images of each class, enough to move its centers near its vectors;
+        None = all images.
+    processes : Processes, default=ALONE
+        As for `whitened_start`.
     """
     mixture = level.mixture
     n_classes, n_features = mixture.means.shape
-    shifts = _provisional_shifts(level, blocks)
+    shifts = _provisional_shifts(level, blocks if first is None else first, processes)
     origin = shifts.mean(0)
     moments = [ResidualMoments(n_features) for _ in range(n_classes)]
     overall = ResidualMoments(n_features)
@@ -113,6 +124,7 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
             own = codes == code
             moments[code].update(residuals[own].flatten(0, 1), z[own].flatten(0, 1))
         overall.update((z.double() - origin).flatten(0, 1), z.flatten(0, 1))
+    moments, overall = [processes.total(own) for own in moments], processes.total(overall)
     shifts = shifts + torch.stack([own.first / max(1, own.n_samples) for own in moments])
     mean = origin + overall.first / overall.n_samples
     moments, overall = [own.centered() for own in moments], overall.centered()
@@ -129,22 +141,11 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf"):
         mixture.set_background(mean, whitening_matrix(covariance))
 
 
-def _provisional_shifts(level, blocks):
-    """Move the centers of each class to the mean of its first images' latent vectors."""
+def _provisional_shifts(level, blocks, processes):
+    """Move the centers of each class to the mean of its latent vectors in `blocks`, if any."""
     mixture = level.mixture
-    seen = torch.zeros(len(mixture.means), dtype=torch.int64)
-
-    def first_images():
-        for x, codes in blocks():
-            chosen = []
-            for row, code in enumerate(codes.tolist()):
-                if seen[code] < _PROVISIONAL_IMAGES:
-                    seen[code] += 1
-                    chosen.append(row)
-            if chosen:
-                yield level.latent(x[chosen])[0], codes[chosen]
-
-    means, counts = _class_means(first_images(), mixture.means)
+    latents = ((level.latent(x)[0], codes) for x, codes in blocks())
+    means, counts = _class_means(latents, mixture.means, processes)
     weights = mixture.center_logits.softmax(1)[:, None]
     shifts = means - (weights @ mixture.centers())[:, 0].double()
     shifts[counts == 0] = 0
@@ -178,15 +179,17 @@ def fit_new_classes(level, blocks, n_classes):
         means, known.n_components, offset_scale=0.0, generator=torch.Generator()
     ).to(known.means)
     mixture.class_logits.fill_(known.class_logits.mean())
-    fit_class_covariances(LevelModel(level.start, level.flow, mixture, level.map_shape), blocks)
+    fitted = LevelModel(level.start, level.flow, mixture, level.map_shape)
+    fit_class_covariances(fitted, blocks, first=tuple)  # none: the centers are in place
     return mixture
 
 
-def _class_means(pairs, like):
+def _class_means(pairs, like, processes=ALONE):
     """Mean over images and positions of each class's vectors, and images of each class, float64."""
     sums = torch.zeros(like.shape, dtype=torch.float64)
     counts = torch.zeros(len(like), dtype=torch.float64)
     for vectors, codes in pairs:
         sums.index_add_(0, codes, vectors.double().mean(1))
         counts += torch.bincount(codes, minlength=len(like))
+    sums, counts = processes.total(sums), processes.total(counts)
     return sums / counts.clamp_min(1)[:, None], counts

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ._dataset_folders import _IMAGE_ENDINGS
+from ._distributed import launched
 from ._heat_maps import HeatScale, write_heat_map
 from ._output import check_file_place, check_folder_place, check_model_place, whole_file
 from .datasets import load_folder
@@ -45,7 +46,12 @@ class Finding(NamedTuple):
 
 
 def fit(args):
-    """Fit one detector on the training images of a folder and save it."""
+    """Fit one detector on the training images of a folder and save it; also under torchrun."""
+    with launched() as processes:
+        _fit(args, processes)
+
+
+def _fit(args, processes):
     parameters = chosen_parameters(args)
     check_model_place(args.out, "--out")
     data = load_folder(args.folder, classes=args.classes, split="train")
@@ -59,7 +65,8 @@ def fit(args):
     detector = HGADDetector(**{"verbose": int(sys.stderr.isatty()), **parameters})
     with _naming_files(data.images):
         detector.fit(data.images, data.target)
-    detector.set_params(verbose=parameters.get("verbose", 0)).save(args.out)
+    if processes.is_first:
+        detector.set_params(verbose=parameters.get("verbose", 0)).save(args.out)
     print(
         f"fitted in {time.perf_counter() - start:.0f} s, {detector.n_iter_} passes; "
         f"anomaly = score below {detector.offset_:.4g}\nmodel: {Path(args.out).resolve()}"

@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from ._cache import as_memory
 from ._calibration import Calibration, borrowed_scales, hold_out, threshold
 from ._closed_form import fit_new_classes
-from ._fitting import blocks_of, level_blocks
+from ._fitting import calibration_of, evidence_of, level_blocks
 from ._level import LevelModel
 from ._parameters import check_parameters, resolve_device
 from ._scoring import fit_normalizers
@@ -108,32 +108,23 @@ def new_labels(y, classes, n_samples):
     return codes, labels
 
 
-@torch.no_grad()
 def _calibrate(detector, model, cache, rows, codes, known, device):
     """Freeze the constants of the new classes; return the Calibration of the samples in `rows`.
 
     `codes` are those of the extended model. Classes without samples in `rows` borrow everything.
     """
-
-    def blocks():
-        for features, own in blocks_of(cache, range(cache.n_levels), rows, codes):
-            yield [level.to(device) for level in features], own.to(device)
-
-    seen = np.unique(codes[rows])
-    if len(seen):
-        fit_normalizers(model, blocks, chosen=torch.from_numpy(seen))
+    evidence = evidence_of(model, cache, rows, codes, device)
+    if evidence:
+        seen = torch.from_numpy(np.unique(codes[rows]))
+        fit_normalizers(model, [given for _, given in evidence], chosen=seen)
     if detector.class_calibration:
         new = np.unique(codes)
         model.score_location[new] = 0
         model.score_scale[new] = 1
-        raw = np.empty(0)
-        if len(rows):
-            raw = -detector._cached_scores(model, cache, rows, codes, device, given=True)[0]
+        raw = calibration_of(model, evidence)
         others = known.score_location.double().numpy(), known.score_scale.double().numpy()
         for code in new:
-            location, scale = borrowed_scales(raw[codes[rows] == code], others)
+            location, scale = borrowed_scales(-raw.given_scores[raw.codes == code], others)
             model.score_location[code] = location
             model.score_scale[code] = scale
-    if not len(rows):
-        return Calibration(*(own[:0] for own in detector._calibration))
-    return detector._calibration_of(model, cache, rows, codes, device)
+    return calibration_of(model, evidence)

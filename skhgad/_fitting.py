@@ -8,8 +8,10 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
+from ._calibration import Calibration
 from ._closed_form import align_start, fit_class_covariances, identity_start, whitened_start
 from ._flow import ConditionalFlow, position_codes
+from ._inspection import score_batch, score_evidence
 from ._level import LevelModel
 from ._mixture import HierarchicalMixture, class_means
 from ._training import TrainingPlan, train
@@ -20,9 +22,16 @@ _EMBEDDING_COMPONENTS = 32
 _WHITENING_SHRINKAGE = {"maps": 0.1, "vectors": 0.9}
 # With fewer, training makes the model worse than its closed-form start.
 _VECTORS_PER_FEATURE = 10
+# Of a class; from them its mean is known well enough to start from.
+_FIRST_IMAGES = 16
 
 
-def blocks_of(cache, levels, rows, codes):
+def level_shapes(X, extractor):
+    """Tell (n_features, height, width) of each level; a vector is a map of one position."""
+    return [(X.shape[1], 1, 1)] if extractor is None else extractor.levels
+
+
+def blocks_of(cache, levels, rows, codes, device="cpu"):
     """Cut cached samples into blocks of bounded memory.
 
     Parameters
@@ -30,9 +39,11 @@ def blocks_of(cache, levels, rows, codes):
     cache : FeatureCache
     levels : iterable of int
     rows : ndarray of int
-        Samples to visit, in this order.
+        Samples to visit, in this order; each process visits its own.
     codes : ndarray of int
         Class of every cached sample.
+    device : torch.device, default="cpu"
+        Where the blocks go.
 
     Yields
     ------
@@ -40,12 +51,13 @@ def blocks_of(cache, levels, rows, codes):
         One for each of `levels`.
     codes : Tensor of shape (n,), int64
     """
-    levels = list(levels)
-    sample = sum(cache.read(level, slice(0, 1)).nbytes for level in levels)
+    levels, rows = list(levels), cache.processes.own(rows)
+    sample = sum(math.prod(cache.shapes[level]) for level in levels) * cache.dtype.itemsize
     step = max(1, _BLOCK_BYTES // sample)
     for first in range(0, len(rows), step):
         chosen = rows[first : first + step]
-        yield [cache.read(level, chosen) for level in levels], torch.from_numpy(codes[chosen])
+        features = [cache.read(level, chosen).to(device) for level in levels]
+        yield features, torch.from_numpy(codes[chosen]).to(device)
 
 
 def level_blocks(cache, level, rows, codes):
@@ -81,11 +93,10 @@ def discover_classes(cache, rows, n_classes, random_state):
     ValueError
         If there are fewer distinct samples than classes.
     """
-    parts = []
+    parts, no_codes = [], np.zeros(len(cache))
     for level in range(cache.n_levels):
-        means = np.concatenate(
-            [x.mean(1).numpy() for (x,), _ in blocks_of(cache, [level], rows, np.zeros(len(cache)))]
-        ).astype(np.float64)
+        means = [x.mean(1).numpy() for (x,), _ in blocks_of(cache, [level], rows, no_codes)]
+        means = cache.processes.gather_rows(np.concatenate(means).astype(np.float64), rows)
         spread = np.sqrt(means.var(0).mean())
         parts.append((means - means.mean(0)) / (spread if spread > 0 else 1))
     embedding = np.concatenate(parts, axis=1)
@@ -100,7 +111,7 @@ def discover_classes(cache, rows, n_classes, random_state):
     _, first = np.unique(found, return_index=True)
     rank = np.empty(n_classes, dtype=np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
-    return rank[found]
+    return cache.processes.broadcast(rank[found])
 
 
 def build_level(parameters, cache, level, map_shape, rows, codes, n_classes, generator):
@@ -122,20 +133,18 @@ def build_level(parameters, cache, level, map_shape, rows, codes, n_classes, gen
     -------
     LevelModel
     """
-    n_features = cache.read(level, slice(0, 1)).shape[-1]
+    n_features = cache.shapes[level][-1]
     if parameters["start"] == "whitened":
         shrinkage = parameters["whitening_shrinkage"]
         if shrinkage == "auto":
             shrinkage = _WHITENING_SHRINKAGE["vectors" if math.prod(map_shape) == 1 else "maps"]
-        start = whitened_start(
-            level_blocks(cache, level, rows, codes), n_classes, n_features, shrinkage
-        )
+        blocks = level_blocks(cache, level, rows, codes)
+        start = whitened_start(blocks, n_classes, n_features, shrinkage, cache.processes)
     else:
         start = identity_start(n_features)
     built = empty_level(parameters, n_features, map_shape, n_classes, generator)
     if parameters["start"] == "whitened" and n_classes > 1 and math.prod(map_shape) == 1:
-        blocks = level_blocks(cache, level, rows, codes)
-        start = align_start(start, blocks, built.flow, built.mixture.means)
+        start = align_start(start, blocks, built.flow, built.mixture.means, cache.processes)
     # Vectors may be of any magnitude: their start keeps the float64 of the cache.
     built.start = start.to(torch.float64 if cache.dtype == np.float64 else torch.float32)
     return built
@@ -213,14 +222,14 @@ def train_levels(levels, cache, rows, codes, plan, generator, device, verbose, *
         History, see `_training.train`.
     """
     starts = [level.start.to(device) for level in levels]
-    trained_codes = torch.from_numpy(codes[rows])
     for level in levels:
         level.flow.to(device)
         level.mixture.to(device)
-    bar = tqdm(total=plan.n_passes, desc="training", unit="pass", disable=verbose < 1)
+    quiet = verbose < 1 or not cache.processes.is_first
+    bar = tqdm(total=plan.n_passes, desc="training", unit="pass", disable=quiet)
 
     def read(level, batch, positions):
-        x = cache.read(level, rows[batch]).to(device, non_blocking=True)
+        x = cache.read(level, batch).to(device, non_blocking=True)
         if positions is not None:
             x = x[:, positions]
         return starts[level](x)[0].float()
@@ -232,10 +241,56 @@ def train_levels(levels, cache, rows, codes, plan, generator, device, verbose, *
             on_pass(number, levels)
 
     with bar:
-        return train(levels, read, trained_codes, plan, generator, on_pass=after_pass)
+        return train(
+            levels, read, rows, torch.from_numpy(codes), plan, generator,
+            on_pass=after_pass, processes=cache.processes,
+        )  # fmt: skip
 
 
 def fit_covariances(levels, cache, rows, codes):
     """Replace unit covariances by each class's own, level by level."""
+    few = [rows[codes[rows] == code][:_FIRST_IMAGES] for code in np.unique(codes[rows])]
+    few = np.sort(np.concatenate(few))
     for index, level in enumerate(levels):
-        fit_class_covariances(level, level_blocks(cache, index, rows, codes))
+        blocks, first = (level_blocks(cache, index, chosen, codes) for chosen in (rows, few))
+        fit_class_covariances(level, blocks, first=first, processes=cache.processes)
+
+
+@torch.no_grad()
+def evidence_of(model, cache, rows, codes, device):
+    """Ask the levels about cached samples, once for all constants and scores that rest on it.
+
+    Returns
+    -------
+    list of tuples (inferred, given) of Evidence
+        Block by block, under the class inferred and under that in `codes`; those of all processes.
+    """
+    found = []
+    for features, own in blocks_of(cache, range(cache.n_levels), rows, codes, device):
+        inferred = given = model.evidence(features)
+        if (inferred.codes != own).any():
+            given = model.evidence(features, own)
+        found.append((inferred, given))
+    return cache.processes.gather(found, device)
+
+
+@torch.no_grad()
+def calibration_of(model, evidence):
+    """Judge samples by the model as it is now; `evidence` as from `evidence_of`."""
+    nothing, no_codes = np.empty(0), np.empty(0, dtype=np.int64)
+    parts = [Calibration(nothing, no_codes, no_codes, nothing, nothing)]
+    for inferred, given in evidence:
+        batch = score_evidence(model, inferred)
+        given_scores = batch.scores if given is inferred else score_evidence(model, given).scores
+        codes = given.codes.cpu().numpy()
+        parts.append(Calibration(batch.scores, codes, batch.codes, given_scores, batch.typicality))
+    return Calibration(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def scores_of(model, cache, device):
+    """Score all cached samples, class inferred, in any order; ndarray of shape (n_samples,)."""
+    rows = np.arange(len(cache))
+    blocks = blocks_of(cache, range(cache.n_levels), rows, rows, device)
+    scores = [score_batch(model, features, None).scores for features, _ in blocks]
+    return np.concatenate(cache.processes.gather(scores))

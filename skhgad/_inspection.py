@@ -78,11 +78,15 @@ def score_batch(model, features, codes, sizes=None):
     -------
     ScoredBatch
     """
-    evidence = model.evidence(features, codes)
+    return score_evidence(model, model.evidence(features, codes), sizes)
+
+
+def score_evidence(model, evidence, sizes=None):
+    """Score a batch as `score_batch` does, of evidence that is at hand."""
     maps = model.maps(evidence)
     scores = _finite(-maps.amax((1, 2)))
     typicality = None
-    if codes is None:
+    if evidence.typicality is not None:
         is_vector = model.map_size == (1, 1)
         typicality = scores if is_vector else _finite(evidence.typicality)
     return ScoredBatch(evidence.codes.cpu().numpy(), scores, typicality, maps, evidence, sizes)

@@ -125,13 +125,19 @@ def image_size(value):
 def resolve_device(device):
     """Turn `device` into a torch.device; "auto" is the GPU where there is one.
 
+    Of the processes that torchrun starts on a machine, each has a GPU of its own.
+
     Raises
     ------
     ValueError
         If the name is unknown or the device is not there.
     """
     if isinstance(device, str) and device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        if "LOCAL_RANK" not in os.environ:
+            return torch.device("cuda")
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     try:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)

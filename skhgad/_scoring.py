@@ -290,22 +290,21 @@ class ScoringModel(nn.Module):
 
 
 @torch.no_grad()
-def fit_normalizers(model, blocks, background_weight=0.0, *, chosen=None):
+def fit_normalizers(model, found, background_weight=0.0, *, chosen=None):
     """Freeze the constants of the maps from normal samples.
 
     Parameters
     ----------
     model : ScoringModel
         Changed in place.
-    blocks : callable
-        Each call iterates over (features, codes).
+    found : list of Evidence
+        Of the samples, under their true classes.
     background_weight : float, default=0
         Share of what the background predicts of the log-likelihood of normal vectors, by the
         slope of a linear regression inside the classes, that is taken off.
     chosen : Tensor of int64, default=None
         Classes whose constants are set; None = all, and those of the background.
     """
-    found = [model.evidence(features, codes) for features, codes in blocks()]
     codes = torch.cat([block.codes for block in found])
     if chosen is None:
         chosen = torch.arange(model.n_classes)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ._distributed import ALONE
 from ._losses import (
     entropy_loss,
     inter_class_loss,
@@ -99,7 +100,7 @@ def level_loss(level, x, codes, positions, plan, second_stage):
     return loss, torch.stack(terms).detach()
 
 
-def train(levels, read, codes, plan, generator, *, on_pass=None):
+def train(levels, read, rows, codes, plan, generator, *, on_pass=None, processes=ALONE):
     """Train flows and mixtures in place.
 
     Parameters
@@ -108,12 +109,17 @@ def train(levels, read, codes, plan, generator, *, on_pass=None):
     read : callable
         read(level_index, rows, positions) -> Tensor (n, n_positions, n_features), after the
         level's start, on the levels' device and of their dtype; positions None = all.
+    rows : ndarray of int
+        Images to train on.
     codes : Tensor of shape (n_images,), int64
+        Class of every image, those in `rows` and the others.
     plan : TrainingPlan
     generator : torch.Generator
         On the CPU; draws the order of images and the positions.
     on_pass : callable, optional
         Called as on_pass(pass_number, record) after each pass.
+    processes : Processes, default=ALONE
+        Who train together: all draw the same batches, and each reads its own images of them.
 
     Returns
     -------
@@ -137,14 +143,20 @@ def train(levels, read, codes, plan, generator, *, on_pass=None):
         betas=plan.betas,
         fused=True,
     )
-    batches = math.ceil(len(codes) / plan.batch_size)
+    spare = processes.own(np.arange(len(codes)))[:1]
+    batches = math.ceil(len(rows) / plan.batch_size)
     n_steps = plan.n_passes * batches
     history, step = [], 0
     for number in range(plan.n_passes):
         totals = torch.zeros(len(TERMS), device=device)
         total_loss = torch.zeros((), device=device)
-        order = torch.randperm(len(codes), generator=generator)
-        for rows in np.array_split(order.numpy(), batches):
+        order = rows[torch.randperm(len(rows), generator=generator).numpy()]
+        for batch in np.array_split(order, batches):
+            own = processes.own(batch)
+            # Means over own images, so weighted, add up to the mean over the batch. Who owns none
+            # of them takes one for nothing, and has gradients of zero where others have theirs.
+            share = len(own) / len(batch)
+            own = own if len(own) else spare
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate * group["factor"] * plan.lr_factor(step, n_steps)
             second_stage = plan.in_second_stage(step, n_steps)
@@ -154,15 +166,17 @@ def train(levels, read, codes, plan, generator, *, on_pass=None):
                 positions = _draw_positions(n_positions, plan.position_fraction, generator)
                 if positions is not None:
                     positions = positions.to(device)
-                x = read(index, rows, positions)
+                x = read(index, own, positions)
                 loss, terms = level_loss(
-                    level, x, codes[rows].to(device), positions, plan, second_stage
+                    level, x, codes[own].to(device), positions, plan, second_stage
                 )
-                loss.backward()  # levels share no parameter: their gradients never mix
-                total_loss += loss.detach()
-                totals += terms
+                (share * loss).backward()  # levels share no parameter: their gradients never mix
+                total_loss += share * loss.detach()
+                totals += share * terms
+            processes.sum_gradients(flow_parameters + mixture_parameters)
             optimizer.step()
             step += 1
+        total_loss, totals = processes.total(total_loss), processes.total(totals)
         record = {"loss": float(total_loss) / batches}
         if not math.isfinite(record["loss"]):
             raise FloatingPointError(

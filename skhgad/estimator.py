@@ -13,14 +13,9 @@ from tqdm import tqdm
 
 from . import _fitting
 from ._cache import FeatureCache, as_memory
-from ._calibration import (
-    Calibration,
-    class_scales,
-    hold_out,
-    promised_threshold,
-    threshold,
-)
+from ._calibration import class_scales, hold_out, promised_threshold, threshold
 from ._detector_state import pack, unpack
+from ._distributed import ALONE, Processes
 from ._explain import explain
 from ._extension import add_class
 from ._features import FeatureExtractor, image_batches, vector_batches
@@ -384,6 +379,13 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             Naming the parameter, label, image or file that cannot be used.
         FloatingPointError
             If the loss is not finite.
+        RuntimeError
+            In a group of processes, where another one failed.
+
+        Notes
+        -----
+        Where `torch.distributed` is initialised, all processes of the group call fit together, with
+        the same X and y, and share the work. Each then holds the same detector.
         """
         before = self.__dict__.copy()
         try:
@@ -725,26 +727,30 @@ class HGADDetector(OutlierMixin, BaseEstimator):
 
     def _fit(self, X, y):
         keep_to_one_thread_if_forked()
-        parameters = self.get_params(deep=False)
-        check_parameters(parameters)
-        device, memory = resolve_device(self.device), as_memory(self.memory)
-        X = check_X(X, value_range=self.value_range, estimator=self, reset=True)
-        codes, classes = check_y(y, len(X))
-        random_state = check_random_state(self.random_state)
+        processes = Processes.current()
+        with processes.agree():
+            parameters = self.get_params(deep=False)
+            check_parameters(parameters)
+            device, memory = resolve_device(self.device), as_memory(self.memory)
+            X = check_X(X, value_range=self.value_range, estimator=self, reset=True)
+            codes, classes = check_y(y, len(X))
+            random_state = check_random_state(self.random_state)
+            is_images = isinstance(X, ImageSource)
+            extractor = self._feature_extractor(self.weights) if is_images else None
+        processes.check_data(X, codes, classes)
+        if is_images:
+            processes.share_state(extractor)
+        random_state = processes.broadcast(random_state)
         generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
         normal = np.flatnonzero(codes >= 0)
-        is_images = isinstance(X, ImageSource)
-        if is_images:
-            extractor = self._feature_extractor(self.weights)
-            level_shapes = extractor.levels
-        else:
-            extractor, level_shapes = None, [(X.shape[1], 1, 1)]
-        with self._cached_features(X, extractor, normal, device, memory) as cache:
+        level_shapes = _fitting.level_shapes(X, extractor)
+        with self._cached_features(X, extractor, normal, device, memory, processes) as cache:
             codes = codes[normal]
             codes, classes = self._find_classes(cache, codes, classes, random_state)
             n_classes = len(classes)
             held_out = hold_out(codes, self.validation_fraction, random_state)
-            self._warn_uncalibrated(codes, classes, held_out)
+            if processes.is_first:
+                self._warn_uncalibrated(codes, classes, held_out)
             rows = np.flatnonzero(~held_out)
             levels = [
                 _fitting.build_level(
@@ -769,10 +775,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             if self.contamination == "auto":
                 offset = threshold(calibration.scores)
             else:
-                scores, _, _ = self._cached_scores(
-                    model, cache, np.arange(len(codes)), codes, device
-                )
+                scores = _fitting.scores_of(model, cache, device)
                 offset = float(np.percentile(scores, 100 * self.contamination))
+        processes.share_state(model)  # machines that differ round differently
+        calibration, offset = processes.broadcast((calibration, offset))
         self._model, self._extractor = model, extractor
         self._calibration = calibration
         self.classes_ = classes
@@ -797,7 +803,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             levels,
         )
 
-    def _features(self, X, extractor, device, memory, rows=None):
+    def _features(self, X, extractor, device, memory, rows=None, *, quiet=False):
         """Iterate over (features, sizes) of X, batch by batch, with a progress bar."""
         if extractor is None:
             yield from vector_batches(X, rows)
@@ -806,26 +812,31 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         batches = image_batches(
             X, extractor.to(device), rows, device=device, memory=memory, n_jobs=self.n_jobs
         )
-        with tqdm(total=total, desc="images", unit="image", disable=self.verbose < 1) as bar:
+        quiet = quiet or self.verbose < 1
+        with tqdm(total=total, desc="images", unit="image", disable=quiet) as bar:
             for features, sizes in batches:
                 yield features, sizes
                 bar.update(len(sizes))
 
     @contextmanager
-    def _cached_features(self, X, extractor, rows, device, memory):
-        """Enter a FeatureCache that holds the features of some rows of X."""
-        is_images = extractor is not None
-        level_shapes = extractor.levels if is_images else [(X.shape[1], 1, 1)]
-        with FeatureCache(
-            len(rows),
-            [(height * width, n_features) for n_features, height, width in level_shapes],
-            np.float32 if is_images else np.float64,
-            None if self.cache_budget == "auto" else self.cache_budget,
-        ) as cache:
-            filled = 0
-            for features, _ in self._features(X, extractor, device, memory, rows):
-                cache.write(filled, features)
-                filled += len(features[0])
+    def _cached_features(self, X, extractor, rows, device, memory, processes=ALONE):
+        """Enter a FeatureCache that holds the features of some rows of X, shared by processes."""
+        own = rows[processes.own(np.arange(len(rows)))]
+        shapes = _fitting.level_shapes(X, extractor)
+        with processes.agree():
+            cache = FeatureCache(
+                len(rows),
+                [(height * width, n_features) for n_features, height, width in shapes],
+                np.float64 if extractor is None else np.float32,
+                None if self.cache_budget == "auto" else self.cache_budget,
+                processes,
+            )
+        with cache:
+            filled, quiet = 0, not processes.is_first
+            with processes.agree():
+                for features, _ in self._features(X, extractor, device, memory, own, quiet=quiet):
+                    cache.write(filled, features)
+                    filled += len(features[0])
             yield cache
 
     def _find_classes(self, cache, codes, classes, random_state):
@@ -857,44 +868,18 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         )
 
     def _calibrate(self, model, cache, codes, held_out, device):
-        """Freeze the model's constants on held-out normals; return their scores and codes."""
+        """Freeze the model's constants on held-out normals; return what it finds in them."""
         rows = np.flatnonzero(held_out)
         if not len(rows):
             rows = np.arange(len(codes))
-
-        def blocks():
-            for features, own in _fitting.blocks_of(cache, range(cache.n_levels), rows, codes):
-                yield [level.to(device) for level in features], own.to(device)
-
-        fit_normalizers(model, blocks, self.background_weight)
+        evidence = _fitting.evidence_of(model, cache, rows, codes, device)
+        fit_normalizers(model, [given for _, given in evidence], self.background_weight)
         if self.class_calibration:
-            scores, _, _ = self._cached_scores(model, cache, rows, codes, device)
-            location, scale = class_scales(-scores, codes[rows], len(model.score_location))
+            raw = _fitting.calibration_of(model, evidence)
+            location, scale = class_scales(-raw.scores, raw.codes, model.n_classes)
             model.score_location.copy_(torch.from_numpy(location))
             model.score_scale.copy_(torch.from_numpy(scale))
-        return self._calibration_of(model, cache, rows, codes, device)
-
-    def _calibration_of(self, model, cache, rows, codes, device):
-        """Calibration of cached samples."""
-        scores, inferred, typicality = self._cached_scores(model, cache, rows, codes, device)
-        given_scores, wrong = scores.copy(), inferred != codes[rows]
-        if wrong.any():
-            given_scores[wrong], _, _ = self._cached_scores(
-                model, cache, rows[wrong], codes, device, given=True
-            )
-        return Calibration(scores, codes[rows], inferred, given_scores, typicality)
-
-    @staticmethod
-    @torch.no_grad()
-    def _cached_scores(model, cache, rows, codes, device, *, given=False):
-        """Scores, codes and typicality of cached samples, class inferred or as in `codes`."""
-        found = []
-        for features, own in _fitting.blocks_of(cache, range(cache.n_levels), rows, codes):
-            features = [level.to(device) for level in features]
-            batch = score_batch(model, features, own.to(device) if given else None)
-            typicality = batch.scores if given else batch.typicality
-            found.append((batch.scores, batch.codes, typicality))
-        return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+        return _fitting.calibration_of(model, evidence)
 
     @torch.no_grad()
     def _scored_batches(self, X, class_labels=None):

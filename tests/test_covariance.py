@@ -258,7 +258,7 @@ def test_untrained_level_is_the_ledoit_wolf_mahalanobis_detector(
     blocks = blocks_of(x, codes, [11, 49])
     start = whitened_start(blocks, 3, n_features) if whiten else identity_start(n_features)
     level = untrained_level(start, n_features, n_blocks, n_positions)
-    fit_class_covariances(level, blocks)
+    fit_class_covariances(level, blocks, first=blocks_of(x[:20], codes[:20], [9, 11]))
     new = make_classes(n_positions=n_positions, n_features=n_features, seed=8)[0]
     z, log_det = level.latent(torch.from_numpy(new))
     found = level.mixture.log_density_within(z) + log_det[..., None]
@@ -286,7 +286,7 @@ def test_given_shrinkage_is_used_for_the_classes():
 
 @torch.no_grad()
 def test_with_several_centers_the_residuals_are_those_of_the_posterior_mean():
-    x, codes = make_classes(n_images=24)  # so few that the provisional means are those of all
+    x, codes = make_classes(n_images=24)
     level = untrained_level(identity_start(4), 4, 2, 3, n_components=4)
     blocks = blocks_of(x, codes, [24])
     z, _ = level.latent(torch.from_numpy(x))

@@ -150,7 +150,8 @@ def test_training_goes_where_skhgads_goes(monkeypatch):
     before = [ours.detach().clone() for _, _, ours in pairs_of(model, 0, levels[0])]
     losses = model.fit(maps, codes, n_passes=20)
     data = [vectors(level) for level in maps]
-    history = train(levels, lambda i, rows, _: data[i][rows], codes, plan, seeded())
+    rows = np.arange(N_IMAGES)
+    history = train(levels, lambda i, rows, _: data[i][rows], rows, codes, plan, seeded())
     np.testing.assert_allclose(losses, [record["loss"] for record in history], rtol=1e-4)
     for index, level in enumerate(levels):
         for name, theirs, ours in pairs_of(model, index, level):

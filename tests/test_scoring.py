@@ -76,7 +76,7 @@ def test_evidence_does_not_depend_on_companions():
 @torch.no_grad()
 def test_background_is_taken_off_by_the_slope_inside_the_classes(weight):
     model, features, codes = fitted_model()
-    fit_normalizers(model, lambda: [(features, codes)], weight)
+    fit_normalizers(model, [model.evidence(features, codes)], weight)
     evidence = model.evidence(features, codes)
     for index in range(2):
         own, background = evidence.likelihoods[index], evidence.backgrounds[index]
@@ -95,7 +95,7 @@ def test_background_is_taken_off_by_the_slope_inside_the_classes(weight):
 @torch.no_grad()
 def test_no_weight_leaves_the_likelihood_alone():
     model, features, codes = fitted_model()
-    fit_normalizers(model, lambda: [(features, codes)])
+    fit_normalizers(model, [model.evidence(features, codes)])
     evidence = model.evidence(features, codes)
     assert model.background_slope.tolist() == [0, 0]
     for ratio, own in zip(model.likelihood_ratios(evidence), evidence.likelihoods, strict=True):
@@ -105,8 +105,9 @@ def test_no_weight_leaves_the_likelihood_alone():
 @torch.no_grad()
 def test_normal_maps_are_standardized_class_by_class():
     model, features, codes = fitted_model()
-    half = [x[:30] for x in features], [x[30:] for x in features]
-    fit_normalizers(model, lambda: zip(half, (codes[:30], codes[30:]), strict=True), 0.5)
+    halves = slice(None, 30), slice(30, None)
+    found = [model.evidence([x[half] for x in features], codes[half]) for half in halves]
+    fit_normalizers(model, found, 0.5)
     evidence = model.evidence(features, codes)
     for index, ratio in enumerate(model.likelihood_ratios(evidence)):
         for k in range(3):
@@ -119,7 +120,7 @@ def test_normal_maps_are_standardized_class_by_class():
 @torch.no_grad()
 def test_background_excuses_no_more_than_for_the_strangest_normal_vector():
     model, features, codes = fitted_model()
-    fit_normalizers(model, lambda: [(features, codes)], 1.0)
+    fit_normalizers(model, [model.evidence(features, codes)], 1.0)
     evidence = model.evidence(features, codes)
     for floor, background in zip(model.background_floor, evidence.backgrounds, strict=True):
         assert floor == background.min()

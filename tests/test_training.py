@@ -77,7 +77,7 @@ def parameters_of(level):
 
 
 def run(level, plan, x, codes, seed=0, **kwargs):
-    return train([level], reader(x), codes, plan, seeded(seed), **kwargs)
+    return train([level], reader(x), np.arange(len(codes)), codes, plan, seeded(seed), **kwargs)
 
 
 def full_loss(level, x, codes, plan, second_stage=True):
@@ -220,7 +220,7 @@ def test_every_image_is_read_once_a_pass(position_fraction, n_drawn):
         return x[rows] if positions is None else x[rows][:, positions]
 
     plan = replace(SHORT, n_passes=3, batch_size=8, position_fraction=position_fraction)
-    train([make_level(map_shape=(1, 5))], read, codes, plan, seeded())
+    train([make_level(map_shape=(1, 5))], read, np.arange(len(codes)), codes, plan, seeded())
     assert len(seen) == 9
     for number in range(3):
         batches = [rows for rows, _ in seen[3 * number : 3 * number + 3]]
@@ -262,7 +262,7 @@ def test_levels_train_as_if_alone():
         return make_level(), make_level(n_features=5, map_shape=(1, 1))
 
     together, alone = levels(), levels()
-    history = train(list(together), reader(x, wide), codes, SHORT, seeded())
+    history = train(list(together), reader(x, wide), np.arange(len(codes)), codes, SHORT, seeded())
     own = [run(alone[0], SHORT, x, codes), run(alone[1], SHORT, wide, codes)]
     for one, other in zip(together, alone, strict=True):
         expected = parameters_of(other)
@@ -397,6 +397,14 @@ def test_loss_that_is_not_finite_names_the_pass(first_bad_pass, fault):
 
     plan = replace(SHORT, n_passes=5)
     with pytest.raises(FloatingPointError, match=rf"in pass {first_bad_pass}\b.*learning_rate"):
-        train([make_level()], read, codes, plan, seeded(), on_pass=lambda n, _: finished.append(n))
+        train(
+            [make_level()],
+            read,
+            np.arange(len(codes)),
+            codes,
+            plan,
+            seeded(),
+            on_pass=lambda n, _: finished.append(n),
+        )
     assert finished == list(range(1, first_bad_pass))
     assert len(calls) == 3 * first_bad_pass
