@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from skhgad import HGADDetector, _persistence
+from skhgad import HGADDetector, _detector_state, _features, _persistence
 from skhgad._features import file_sha256
 from skhgad._persistence import load_state, save_state
 
@@ -119,6 +119,8 @@ def test_damaged_models_are_refused(model_folder, damage, message):
         set_tensors(model__levels__0__mixture__offsets=torch.empty(0, 10**12, 3)),
         lambda f: (set_parameters(image_size=10**7)(f), set_fitted(images=True)(f)),
         lambda f: (set_parameters(image_scales=[1e9])(f), set_fitted(images=True)(f)),
+        # 350 million weights, of which none is stored
+        lambda f: (set_parameters(backbone="convnext_xlarge")(f), set_fitted(images=True)(f)),
     ],
 )
 def test_sizes_that_are_only_declared_take_no_memory(model_folder, damage):
@@ -168,6 +170,43 @@ def test_a_backbone_is_a_name_and_no_place(model_folder, backbone):
     set_fitted(images=True)(model_folder)
     with pytest.raises(ValueError, match="not a timm model"):
         HGADDetector.load(model_folder)
+
+
+@pytest.fixture(scope="module")
+def transformer_folder(tmp_path_factory):
+    """A detector whose backbone makes index tables, which its files do not hold."""
+    images = np.random.default_rng(1).random((8, 64, 64, 3))
+    detector = HGADDetector(
+        "tiny_vit_5m_224", weights=None, out_indices=(2, 3), image_size=64, max_iter=0
+    ).fit(images)
+    folder = tmp_path_factory.mktemp("transformer") / "model"
+    detector.save(folder)
+    loaded = HGADDetector.load(folder)
+    np.testing.assert_array_equal(loaded.score_samples(images), detector.score_samples(images))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("backbone", "difference"),
+    [
+        ("tiny_vit_11m_224", r"\(5, 196\) is stored, \(8, 196\) is needed"),
+        ("resnet10t", r"none is stored, \(.+\) is needed"),
+    ],
+)
+def test_another_backbone_than_the_stored_weights(
+    transformer_folder, tmp_path, monkeypatch, backbone, difference
+):
+    folder = shutil.copytree(transformer_folder, tmp_path / "model")
+    set_parameters(backbone=backbone)(folder)
+    monkeypatch.delattr(_features.FeatureExtractor, "__init__")  # it would be the wrong one
+    with pytest.raises(ValueError, match=f"does not fit the stored weights.*{difference}"):
+        HGADDetector.load(folder)
+
+
+def test_tables_of_a_backbone_are_limited(transformer_folder, monkeypatch):
+    monkeypatch.setattr(_detector_state, "_LARGEST_TABLES", 1000)
+    with pytest.raises(ValueError, match="image_size=64 is too large for 'tiny_vit_5m_224'"):
+        HGADDetector.load(transformer_folder)
 
 
 _watched = []  # what happened while a list stands here; audit hooks cannot be removed
