@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from backbones import RandomFilters
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
@@ -18,23 +19,11 @@ from skhgad.images import ImageSource, iter_batches
 SIZE = (24, 32)
 
 
-class Stages(nn.Module):
-    """A small random convolutional backbone with maps of strides 2, 4 and 8."""
+class Stages(RandomFilters):
+    """Maps of strides 2, 4 and 8."""
 
     def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.stages = nn.ModuleList(
-                [nn.Conv2d(i, o, 2, 2) for i, o in ((3, 6), (6, 8), (8, 9))]
-            )
-
-    def forward(self, x):
-        maps = []
-        for stage in self.stages:
-            x = torch.tanh(stage(x))
-            maps.append(x)
-        return maps
+        super().__init__((6, 2), (8, 2), (9, 2))
 
 
 def textures(n, size=SIZE, seed=0):

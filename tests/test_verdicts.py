@@ -5,9 +5,8 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
+from backbones import two_levels
 from sklearn.metrics import roc_auc_score
-from torch import nn
 
 from skhgad import HGADDetector
 
@@ -20,20 +19,6 @@ def gaussians(n, seed=0, classes=("bolt", "nut"), n_features=6, spread=1.0):
         for code in range(len(classes))
     ]
     return np.concatenate(X), np.repeat(classes, n)
-
-
-class Pooled(nn.Module):
-    """A backbone of two levels: random filters of stride 4 and 8."""
-
-    def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.fine, self.coarse = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 10, 2, 2)
-
-    def forward(self, x):
-        fine = torch.tanh(self.fine(x))
-        return [fine, torch.tanh(self.coarse(fine))]
 
 
 def waves(n, kinds=("stripes", "checks"), seed=0):
@@ -63,7 +48,7 @@ def with_blob(images):
 @pytest.fixture(scope="module")
 def fitted_images():
     detector = HGADDetector(
-        Pooled(), out_indices=(0, 1), image_size=48, max_iter=0, n_blocks=1, random_state=0
+        two_levels(), out_indices=(0, 1), image_size=48, max_iter=0, n_blocks=1, random_state=0
     )
     return detector.fit(*waves(60))
 
@@ -178,7 +163,7 @@ class TestUnknownProducts:
 
     def test_a_loaded_model_knows_as_much(self, fitted_images, tmp_path):
         fitted_images.save(tmp_path / "model")
-        loaded = HGADDetector.load(tmp_path / "model", backbone=Pooled())
+        loaded = HGADDetector.load(tmp_path / "model", backbone=two_levels())
         X = np.concatenate([waves(4, seed=3)[0], waves(4, ["slants"], seed=3)[0]])
         np.testing.assert_allclose(loaded.score_samples(X), fitted_images.score_samples(X))
         for detector in (loaded, fitted_images):
