@@ -93,6 +93,21 @@ def test_a_new_class_is_recognized_and_its_defects_are_found(fitted):
     assert np.mean(detector.predict(own + [0, 0, 0, 6, 0, 0]) == -1) > 0.95
 
 
+@pytest.mark.parametrize("n_new", [1, 2])
+def test_known_classes_are_told_from_their_anomalies_as_well_as_before(fitted, n_new):
+    """Class inferred: some of their samples are now compared with the new classes, too."""
+    detector = extended(fitted, vectors, ["clip", "pin"][:n_new])
+    normal, labels = vectors(["bolt", "nut"], n=300, seed=3)
+    anomalous = normal + np.random.default_rng(4).normal(0, 1.5, normal.shape)
+    X, truth = np.concatenate([normal, anomalous]), np.repeat([1, 0], len(normal))
+    before, after = fitted.score_samples(X), detector.score_samples(X)
+    for name in ("bolt", "nut"):
+        own = np.tile(labels == name, 2)
+        known = roc_auc_score(truth[own], before[own])
+        assert 0.6 < known < 0.95  # neither hopeless nor without an error to make
+        assert roc_auc_score(truth[own], after[own]) == pytest.approx(known, abs=0.01)
+
+
 def test_a_new_product_is_recognized_and_its_defects_are_found(fitted_images):
     detector = extended(fitted_images, plates)
     X, labels = plates(["bolt", "nut", "clip"], seed=2)

@@ -198,16 +198,17 @@ def test_export_leaves_the_detector_alone(fitted, tmp_path):
     np.testing.assert_array_equal(loaded.score_samples(images), before)
 
 
-def test_a_failed_export_leaves_the_old_file(fitted, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()])
+def test_a_failed_export_leaves_the_old_file(fitted, tmp_path, monkeypatch, error):
     path = tmp_path / "modèle 1.onnx"
     path.write_text("old")
 
-    def full_disk(*_):
-        raise OSError("no space left on device")
+    def fail(*_):
+        raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(onnx, "save", full_disk)
-        with pytest.raises(OSError, match="no space"):
+        patched.setattr(onnx, "save", fail)
+        with pytest.raises(type(error)):
             fitted.to_onnx(path)
     assert path.read_text() == "old" and os.listdir(tmp_path) == [path.name]
     fitted.to_onnx(path)

@@ -4,14 +4,15 @@ import errno
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import sys
 import threading
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from skhgad import HGADDetector, _detector_state, _features, _persistence
@@ -38,6 +39,20 @@ def edit(folder, change):
     (folder / "model.json").write_text(json.dumps(manifest))
 
 
+def store(folder, content):
+    """Put other tensors there, with the hash that goes with them."""
+    path = folder / "model.safetensors"
+    path.write_bytes(content)
+    edit(folder, lambda m: m["sha256"].update({path.name: file_sha256(path)}))
+
+
+class Trap:
+    """Tells on whoever unpickles it."""
+
+    def __reduce__(self):
+        return pytest.fail, ("the file was unpickled",)
+
+
 def set_parameters(**parameters):
     return lambda folder: edit(folder, lambda m: m["model"]["parameters"].update(parameters))
 
@@ -51,10 +66,9 @@ def set_tensors(**tensors):
 
     def damage(folder):
         path = folder / "model.safetensors"
-        stored = load_file(path)
+        stored = safetensors.torch.load_file(path)
         stored.update({name.replace("__", "."): tensor for name, tensor in tensors.items()})
-        save_file({name: t for name, t in stored.items() if t is not None}, path)
-        edit(folder, lambda m: m["sha256"].update({path.name: file_sha256(path)}))
+        store(folder, safetensors.torch.save({n: t for n, t in stored.items() if t is not None}))
 
     return damage
 
@@ -69,7 +83,11 @@ def set_tensors(**tensors):
         (lambda f: os.truncate(f / "model.safetensors", 500), "does not match the hash"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "does not match the hash"),
         (lambda f: (f / "model.safetensors").unlink(), "no skhgad model"),
+        (lambda f: (f / "model.json").rename(f / "config.json"), "no skhgad model"),
         (lambda f: (f / "model.json").write_text("{"), "no model description"),
+        (lambda f: (f / "model.json").write_text("[1]"), "no model description"),
+        (lambda f: (f / "model.json").write_bytes(pickle.dumps(Trap())), "no model description"),
+        (lambda f: store(f, pickle.dumps(Trap())), "no safetensors file"),
         (lambda f: (f / "model.json").write_text("[" * 100_000), "no model description"),
         (lambda f: (f / "model.json").write_bytes(b"\xff\xfe\xfa"), "no model description"),
         (lambda f: os.truncate(f / "model.json", (64 << 20) + 1), "too large for a model desc"),
@@ -133,10 +151,8 @@ def test_sizes_that_are_only_declared_take_no_memory(model_folder, damage):
 
 
 def test_a_giant_tensor_is_refused_by_its_header(model_folder):
-    path = model_folder / "model.safetensors"
     giant = b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
-    path.write_bytes(len(giant).to_bytes(8, "little") + giant + bytes(64))
-    edit(model_folder, lambda m: m["sha256"].update({path.name: file_sha256(path)}))
+    store(model_folder, len(giant).to_bytes(8, "little") + giant + bytes(64))
     with pytest.raises(ValueError, match="no safetensors file"):
         HGADDetector.load(model_folder)
 

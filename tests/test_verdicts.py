@@ -214,6 +214,26 @@ class TestCalibration:
         for key, (mean, error) in self.false_alarms(distance, n_components=1).items():
             assert abs(mean - key[2]) < 4 * error, key
 
+    def test_the_false_discovery_rate_of_a_batch_is_kept(self):
+        """As the guide does it, over batches of 120 that hold 18 anomalies."""
+        stats = pytest.importorskip("scipy", minversion="1.11").stats
+        false, found = [], []
+        for seed in range(40):
+            rng = np.random.default_rng(seed)
+            detector = HGADDetector(
+                max_iter=0, n_blocks=0, n_components=1, validation_fraction=0.5, random_state=seed
+            ).fit(*self.draw(rng, 300, 12))
+            X, labels = self.draw(rng, 40, 12)
+            anomalous = rng.permutation(len(X)) < 18
+            X[anomalous] += (
+                10 * np.select([labels == "a", labels == "b"], [0.5, 1.0], 3.0)[anomalous, None]
+            )
+            alarms = stats.false_discovery_control(detector.p_values(X)) <= 0.2
+            false.append(np.mean(~anomalous[alarms]) if alarms.any() else 0)
+            found.append(np.mean(alarms[anomalous]))
+        assert np.mean(found) > 0.95
+        assert np.mean(false) < 0.2 + 3 * np.std(false) / np.sqrt(len(false))
+
     def test_pooled_scores_separate_no_worse_than_without_a_common_scale(self):
         pooled = {True: [], False: []}
         for seed in range(10):
