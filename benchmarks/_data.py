@@ -32,6 +32,8 @@ class Part:
     masks : ndarray of object or None
         Path of each test image's mask, None where it has none; None for tables.
     is_images : bool
+    defects : ndarray of str or None
+        Defect type of each test image, "good" for normals; None for tables.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Part:
     y: np.ndarray
     masks: np.ndarray | None
     is_images: bool
+    defects: np.ndarray | None = None
 
     def __post_init__(self):
         unknown = sorted(set(self.class_test) - set(self.class_train))
@@ -72,11 +75,16 @@ class Part:
             class_test=self.class_test[test],
             y=self.y[test],
             masks=None if self.masks is None else self.masks[test],
+            defects=None if self.defects is None else self.defects[test],
         )
 
-    def limited(self, n):
-        """Return the part with at most `n` samples of each class and kind, the first ones."""
-        kinds = np.array([f"{y} {label}" for y, label in zip(self.y, self.class_test, strict=True)])
+    def limited(self, n, by_defect=False):
+        """Return the part with at most `n` samples of each class and kind, the first ones.
+
+        Kinds are normals and anomalies, or with `by_defect` normals and the types of defect.
+        """
+        kinds = self.defects if by_defect and self.defects is not None else self.y
+        kinds = np.array([f"{y} {label}" for y, label in zip(kinds, self.class_test, strict=True)])
         return self.taking(_first_of_each(self.class_train, n), _first_of_each(kinds, n))
 
 
@@ -141,6 +149,7 @@ def image_part(name, data):
         data.y[test],
         data.mask[test],
         is_images=True,
+        defects=data.defect[test],
     )
 
 

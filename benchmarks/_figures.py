@@ -100,18 +100,20 @@ def render(part_name, protocol, rows, notes=()):
     for label in classes:
         path = ("image", "per_class", label, "auroc")
         table.append([label, *(cell(values(runs, path), 3) for runs in rows.values())])
-    lines += _markdown(["class", *rows], table)
+    lines += markdown(["class", *rows], table)
     return "\n".join([*lines, ""])
 
 
 def summary(heading, rows):
     """Lines of a Markdown table: the figures of `COLUMNS` for each of `rows`, see `render`."""
     columns = [c for c in COLUMNS if any(_known(runs, c[1]) for runs in rows.values())]
-    cells = [
-        [name, *(cell(values(runs, path), digits) for _, path, digits in columns)]
-        for name, runs in rows.items()
-    ]
-    return _markdown([heading, *(column for column, _, _ in columns)], cells)
+    cells = [row(name, runs, [column[1:] for column in columns]) for name, runs in rows.items()]
+    return markdown([heading, *(column for column, _, _ in columns)], cells)
+
+
+def row(name, runs, columns):
+    """Cells of one row of a table: its name, then the figures of runs at each (path, digits)."""
+    return [name, *(cell(values(runs, path), digits) for path, digits in columns)]
 
 
 def values(runs, path):
@@ -132,19 +134,31 @@ def cell(numbers, digits):
     return text if len(numbers) == 1 else f"{text} ± {np.ptp(numbers) / 2:.{digits}f}"
 
 
+def markdown(header, rows):
+    """Lines of a Markdown table; all columns but the first are numbers."""
+    lines = [f"| {' | '.join(header)} |", f"| --- |{' ---: |' * (len(header) - 1)}"]
+    return lines + [f"| {' | '.join(map(str, row))} |" for row in rows]
+
+
 def write_json(path, content):
-    """Write JSON whole or not at all; nan becomes null."""
+    """Write JSON whole or not at all, nothing if `path` is None; nan becomes null."""
+    if path is not None:
+        _write(path, json.dumps(_plain(content), indent=1) + "\n")
+
+
+def write_markdown(path, texts):
+    """Write texts one below the other, whole or not at all; nothing if `path` is None."""
+    if path is not None:
+        _write(path, "\n".join(texts))
+
+
+def _write(path, text):
     with whole_file(path) as part:
-        part.write_text(json.dumps(_plain(content), indent=1) + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
 
 
 def _known(runs, path):
     return not np.isnan(values(runs, path)).all()
-
-
-def _markdown(header, rows):
-    lines = [f"| {' | '.join(header)} |", f"| --- |{' ---: |' * (len(header) - 1)}"]
-    return lines + [f"| {' | '.join(map(str, row))} |" for row in rows]
 
 
 def _plain(value):

@@ -1,5 +1,6 @@
 """Command-line options that the benchmarks share, and what a run says of itself."""
 
+import argparse
 import os
 import platform
 import shlex
@@ -25,8 +26,33 @@ from ._figures import cell, values
 _RESERVED = ("memory", "random_state")
 
 
-def add_data_options(parser):
-    """Add what says which data, and how much of it."""
+def benchmark_parser(name, doc, *, pixels=False, epilog=None):
+    """Make a parser with the options that the benchmarks share.
+
+    Parameters
+    ----------
+    name : str
+        Of the module in benchmarks.
+    doc : str
+        Its docstring; the first line describes it.
+    pixels : bool, default=False
+        Whether it has pixel figures.
+    epilog : str, default=None
+
+    Returns
+    -------
+    argparse.ArgumentParser
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=doc.split("\n")[0], epilog=epilog
+    )
+    _add_data_options(parser)
+    _add_detector_options(parser)
+    _add_run_options(parser, pixels)
+    return parser
+
+
+def _add_data_options(parser):
     group = parser.add_argument_group("data")
     group.add_argument(
         "--data",
@@ -52,8 +78,7 @@ def add_data_options(parser):
     )
 
 
-def add_detector_options(parser):
-    """Add what changes HGADDetector's parameters."""
+def _add_detector_options(parser):
     group = parser.add_argument_group("detector")
     group.add_argument("--paper", action="store_true", help="start from HGADDetector.paper()")
     group.add_argument("--backbone", metavar="NAME", help="timm model")
@@ -70,26 +95,29 @@ def add_detector_options(parser):
     parser.set_defaults(n_components=None, random_state=None)
 
 
-def add_run_options(parser):
-    """Add repetitions and outputs."""
+def _add_run_options(parser, pixels):
     group = parser.add_argument_group("run")
     group.add_argument(
         "--seeds", type=_positive, default=3, help="number of repetitions (default: 3)"
     )
-    group.add_argument("--no-pixels", action="store_true", help="leave the pixel figures out")
-    group.add_argument(
-        "--pixel-size",
-        type=_image_size,
-        default=256,
-        metavar="N|HxW",
-        help="maps and masks are brought to this size to be compared (default: 256)",
-    )
+    if pixels:
+        group.add_argument("--no-pixels", action="store_true", help="leave the pixel figures out")
+        group.add_argument(
+            "--pixel-size",
+            type=_image_size,
+            default=256,
+            metavar="N|HxW",
+            help="maps and masks are brought to this size to be compared (default: 256)",
+        )
     group.add_argument("--json", metavar="FILE", help="write every figure, after every run")
     group.add_argument("--markdown", metavar="FILE", help="write the tables")
 
 
-def read_parts(parser, args):
-    """Load the parts that the options name; end with a usage error if they cannot be."""
+def read_parts(parser, args, *, by_defect=False):
+    """Load the parts that the options name; end with a usage error if they cannot be.
+
+    `by_defect`: --limit counts each defect type as a kind of its own.
+    """
     try:
         for option in ("json", "markdown"):
             if getattr(args, option):
@@ -102,7 +130,7 @@ def read_parts(parser, args):
         if args.part not in names:
             parser.error(f"--part {args.part!r}: --data has {', '.join(names)}.")
         parts = [part for part in parts if part.name == args.part]
-    return parts if args.limit is None else [part.limited(args.limit) for part in parts]
+    return parts if args.limit is None else [part.limited(args.limit, by_defect) for part in parts]
 
 
 def read_parameters(parser, args):
@@ -151,6 +179,11 @@ def describe_run(parameters):
         "device": f"{device.type} ({name}), {torch.get_num_threads()} threads",
         "parameters": {name: _plain(value) for name, value in parameters.items()},
     }
+
+
+def repeats(seeds):
+    """Say how many seeds a table is of."""
+    return f"{seeds} seed{'s' * (seeds > 1)}"
 
 
 def say(text):

@@ -5,26 +5,23 @@
 With --json, finished runs are kept after every run and not repeated by the next call.
 """
 
-import argparse
 import json
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
 from skhgad import HGADDetector
-from skhgad._output import whole_file
 
 from ._features import extract
-from ._figures import summary, write_json
+from ._figures import summary, write_json, write_markdown
 from ._methods import SINGLE_GAUSSIAN, Bench
 from ._options import (
-    add_data_options,
-    add_detector_options,
-    add_run_options,
+    benchmark_parser,
     describe_run,
     memory_folder,
     read_parameters,
     read_parts,
+    repeats,
     say_run,
 )
 
@@ -161,8 +158,7 @@ class Ledger:
         )
         if record["seed"] not in [known["seed"] for known in entry["runs"]]:
             entry["runs"].append(record)
-            if self.path is not None:
-                write_json(self.path, self.content)
+            write_json(self.path, self.content)
 
 
 def run_part(part, rows, parameters, seeds, pixel_size, ledger, memory):
@@ -197,12 +193,7 @@ def _extract_all(bench):
 
 def parse_arguments(arguments=None):
     """Return the options, the parts, the parameters and the rows; exit on wrong usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ablation", description=__doc__.split("\n")[0]
-    )
-    add_data_options(parser)
-    add_detector_options(parser)
-    add_run_options(parser)
+    parser = benchmark_parser("ablation", __doc__, pixels=True)
     parser.add_argument(
         "--only", nargs="+", metavar="ROW", help="groups or titles, * for any text (default: all)"
     )
@@ -226,12 +217,10 @@ def main(arguments=None):
     with memory_folder(args) as memory:
         for part in parts:
             runs = run_part(part, rows, parameters, args.seeds, pixel_size, ledger, memory)
-            title = f"### {part.name}, ablation, {args.seeds} seed{'s' * (args.seeds > 1)}"
+            title = f"### {part.name}, ablation, {repeats(args.seeds)}"
             tables.append("\n".join([title, "", *summary("row", runs), ""]))
             print(tables[-1], flush=True)
-    if args.markdown is not None:
-        with whole_file(args.markdown) as file:
-            file.write_text("\n".join(tables), encoding="utf-8")
+    write_markdown(args.markdown, tables)
 
 
 if __name__ == "__main__":

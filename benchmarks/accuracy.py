@@ -6,18 +6,13 @@ docs/benchmarks.rst says how every method is configured, what the protocols are,
 reproduces which published table.
 """
 
-import argparse
-
 from skhgad import HGADDetector
-from skhgad._output import whole_file
 
 from ._features import extract
-from ._figures import render, write_json
+from ._figures import render, write_json, write_markdown
 from ._methods import ON_REQUEST, TITLES, Bench, applicable, is_deterministic, runs_of
 from ._options import (
-    add_data_options,
-    add_detector_options,
-    add_run_options,
+    benchmark_parser,
     describe_run,
     memory_folder,
     read_parameters,
@@ -39,14 +34,12 @@ _NOTES = {
 
 def parse_arguments(arguments=None):
     """Return the options, the parts and the detector's parameters; exit on wrong usage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.accuracy",
-        description=__doc__.split("\n")[0],
+    parser = benchmark_parser(
+        "accuracy",
+        __doc__,
+        pixels=True,
         epilog="docs/benchmarks.rst explains methods and protocols.",
     )
-    add_data_options(parser)
-    add_detector_options(parser)
-    add_run_options(parser)
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -170,17 +163,14 @@ def main(arguments=None):
 
             def progress(results, name=part.name):
                 content["parts"][name] = results
-                if args.json is not None:
-                    write_json(args.json, content)
+                write_json(args.json, content)
 
             results = run_part(part, args, {**parameters, "memory": memory}, progress)
             for protocol, rows in results["protocols"].items():
                 notes = notes_of(part, protocol, results, args.seeds)
                 tables.append(render(part.name, protocol, rows, notes))
                 print(tables[-1], flush=True)
-            if args.markdown is not None:
-                with whole_file(args.markdown) as file:
-                    file.write_text("\n".join(tables), encoding="utf-8")
+            write_markdown(args.markdown, tables)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,26 @@
 """A new product by `add_class` beside a fit on all products: accuracy and time.
 
-    python -m benchmarks.add_class --data DIR [--part mvtec_resnet18] [--json FILE]
+    python -m benchmarks.add_class --data DIR [--part NAME] [--markdown FILE] [--json FILE]
 
 Each class is left out of a fit in turn, then added.
 """
 
-import argparse
 import time
 
 import numpy as np
 
 from skhgad import HGADDetector
-from skhgad._output import whole_file
 from skhgad.metrics import image_metrics
 
 from ._features import extract
-from ._figures import cell, write_json
+from ._figures import markdown, row, write_json, write_markdown
 from ._options import (
-    add_data_options,
-    add_detector_options,
-    add_run_options,
+    benchmark_parser,
     describe_run,
     memory_folder,
     read_parameters,
     read_parts,
+    repeats,
     say,
 )
 
@@ -81,8 +78,6 @@ def compare_class(part, label, full, parameters, seed):
 def run_part(part, parameters, seeds):
     """Run every class of a part; return {class: list of records, one a seed}."""
     records = {label: [] for label in part.classes.tolist()}
-    if len(records) < 2:
-        raise ValueError(f"{part.name} has one class: there is none to leave out.")
     if part.is_images:  # into the memory, so that neither side pays for the backbone
         for X in (part.X_train, part.X_test):
             with extract(HGADDetector(**parameters), X, is_images=True):
@@ -103,40 +98,30 @@ def table(records):
     """Return the lines of a Markdown table of `run_part`'s records, and their mean over classes."""
     seeds = zip(*records.values(), strict=True)
     means = [{key: np.mean([run[key] for run in runs]) for key in runs[0]} for runs in seeds]
-    lines = [f"| class | {' | '.join(_COLUMNS)} |", f"| --- |{' ---: |' * len(_COLUMNS)}"]
-    for label, runs in {**records, "mean": means}.items():
-        cells = [
-            cell([run[key] for run in runs], 2 if key.endswith("seconds") else 3)
-            for key in _COLUMNS.values()
-        ]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-    return lines
+    columns = [((key,), 2 if key.endswith("seconds") else 3) for key in _COLUMNS.values()]
+    rows = [row(label, runs, columns) for label, runs in {**records, "mean": means}.items()]
+    return markdown(["class", *_COLUMNS], rows)
 
 
 def main(arguments=None):
     """Run, print the tables and write them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.add_class", description=__doc__.split("\n")[0]
-    )
-    add_data_options(parser)
-    add_detector_options(parser)
-    add_run_options(parser)
+    parser = benchmark_parser("add_class", __doc__)
     args = parser.parse_args(arguments)
     parts, parameters = read_parts(parser, args), read_parameters(parser, args)
+    parts = [part for part in parts if len(part.classes) > 1]
+    if not parts:
+        parser.error("--data: with one class there is none to leave out.")
     content, texts = {**describe_run(parameters), "parts": {}}, []
     with memory_folder(args) as memory:
         for part in parts:
             records = run_part(part, {**parameters, "memory": memory}, args.seeds)
             content["parts"][part.name] = records
-            title = f"### {part.name}, each class added, {args.seeds} seed{'s' * (args.seeds > 1)}"
+            title = f"### {part.name}, each class added, {repeats(args.seeds)}"
             note = "AUROC of images or vectors, class inferred; times without the backbone's."
             texts.append("\n".join([title, "", *table(records), "", note, ""]))
             print(texts[-1], flush=True)
-            if args.json is not None:
-                write_json(args.json, content)
-    if args.markdown is not None:
-        with whole_file(args.markdown) as file:
-            file.write_text("\n".join(texts), encoding="utf-8")
+            write_json(args.json, content)
+            write_markdown(args.markdown, texts)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Speed of an exported model in onnxruntime beside the detector it comes from.
 
-    python -m benchmarks.onnx_speed [--sides 256 1024] [--batches 1 32] [--threads 1] [--json FILE]
+    python -m benchmarks.onnx_speed [--sides 256 1024] [--batches 1 32] [--threads 1]
+        [--markdown FILE] [--json FILE]
 
 Both sides get the same uint8 images and return scores, classes and maps of the images' size: the
 detector by `anomaly_maps`, the file by its three outputs. Images of another side than --image-size
-are resized, by Pillow and inside the graph. Seconds are medians of repeated pairs, the side that
-goes first in turn; the detector is fitted for a moment only, which changes no shape.
+are resized, by Pillow and inside the graph. Times are of one image, medians of repeated pairs, the
+side that goes first in turn; the detector is fitted for a moment only, which changes no shape.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -20,11 +20,14 @@ import onnxruntime
 import torch
 
 from skhgad import HGADDetector
+from skhgad._features import EMBEDDED_BACKBONE
 
+from ._figures import markdown, write_json, write_markdown
 from .measurement import Comparison, environment
 from .pictures import DEFAULT_DATA, load_pictures
 
 _FITTED = 64  # images
+_HEAD = ("images", "torch, ms", "onnxruntime, ms", "speed-up", "scores differ by at most")
 
 
 def export(detector, path, threads):
@@ -53,62 +56,78 @@ def compare(detector, session, images, batch, repeats):
     return comparison, float(np.abs(found - native).max()), float(np.abs(native).max())
 
 
-def main():
-    """Export, time and print."""
+def parse(arguments=None):
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="benchmark folder")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
-    parser.add_argument("--weights", default="auto", help='"none" = random')
-    parser.add_argument("--image-size", type=int, default=256)
-    parser.add_argument("--sides", type=int, nargs="+", default=[256, 1024])
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--images", type=int, default=32, help="images in each run")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="also write every figure here")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    add = parser.add_argument
+    add("--data", type=Path, default=DEFAULT_DATA, help="folder of the benchmark")
+    add("--backbone", default=EMBEDDED_BACKBONE)
+    add("--weights", choices=("auto", "none"), default="auto", help="none = random")
+    add("--image-size", type=int, default=256)
+    add("--sides", type=int, nargs="+", default=[256, 1024])
+    add("--batches", type=int, nargs="+", default=[1, 32])
+    add("--images", type=int, default=32, help="images in each run")
+    add("--repeats", type=int, default=5)
+    add("--threads", type=int, default=1)
+    add("--json", type=Path, help="write every figure here")
+    add("--markdown", type=Path, help="write the table here")
+    return parser.parse_args(arguments)
+
+
+def fitted_detector(options):
+    """Fit for a moment: speed depends on shapes alone."""
     detector = HGADDetector(
-        arguments.backbone,
-        weights=None if arguments.weights == "none" else arguments.weights,
-        image_size=arguments.image_size,
+        options.backbone,
+        weights=None if options.weights == "none" else options.weights,
+        image_size=options.image_size,
         max_iter=1,
         random_state=0,
     )
-    pictures = load_pictures(arguments.data, arguments.image_size, _FITTED)
-    detector.fit(pictures.pixels, pictures.labels)
-    figures = {"environment": environment("cpu") | {"onnxruntime": onnxruntime.__version__}}
+    pictures = load_pictures(options.data, options.image_size, _FITTED)
+    return detector.fit(pictures.pixels, pictures.labels)
+
+
+def main(arguments=None):
+    """Export, time, print and write."""
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    detector = fitted_detector(options)
+    found = environment("cpu") | {"onnxruntime": onnxruntime.__version__}
+    figures, rows = {"environment": found}, []
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        session, seconds, size = export(detector, path, arguments.threads)
-        print(f"export {seconds:.1f} s, {size:.1f} MiB, {figures['environment']}\n")
-        print("| images | torch | onnxruntime | speed-up | scores differ by at most |")
-        print("| --- | ---: | ---: | ---: | ---: |")
-        for side in arguments.sides:
-            images = load_pictures(arguments.data, side, arguments.images, split="test").pixels
-            for batch in arguments.batches:
+        session, seconds, size = export(detector, Path(folder) / "model.onnx", options.threads)
+        figures["export"] = {"seconds": seconds, "MiB": size}
+        for side in options.sides:
+            images = load_pictures(options.data, side, options.images, split="test").pixels
+            for batch in options.batches:
                 comparison, distance, largest = compare(
-                    detector, session, images, batch, arguments.repeats
-                )
-                print(
-                    f"| {comparison.name} | {_each(comparison.yardstick_seconds, images)} "
-                    f"| {_each(comparison.skhgad_seconds, images)} | {comparison.ratio:.2f} "
-                    f"| {distance:.1e} of {largest:.3g} |",
-                    flush=True,
+                    detector, session, images, batch, options.repeats
                 )
                 figures[comparison.name] = comparison.record() | {
                     "distance": distance,
                     "largest": largest,
                 }
-    figures["export"] = {"seconds": seconds, "MiB": size}
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+                rows.append(
+                    [
+                        comparison.name,
+                        _each(comparison.yardstick_seconds, images),
+                        _each(comparison.skhgad_seconds, images),
+                        f"{comparison.ratio:.2f}",
+                        f"{distance:.1e} of {largest:.3g}",
+                    ]
+                )
+                print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    described = ", ".join(f"{name} {value}" for name, value in found.items())
+    lines = [f"{described}; export {seconds:.1f} s, {size:.1f} MiB", "", *markdown(_HEAD, rows), ""]
+    print("\n".join(lines))
+    write_json(options.json, figures)
+    write_markdown(options.markdown, lines)
 
 
 def _each(seconds, images):
     """Median time of an image, in ms."""
-    return f"{1e3 * np.median(seconds) / len(images):.1f} ms an image"
+    return f"{1e3 * np.median(seconds) / len(images):.1f}"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -29,7 +29,9 @@ ROUTING = re.compile(r"set_\w+_request$")
 
 
 def skip_member(app, what, name, obj, skip, options):
-    return True if ROUTING.match(name) else None
+    # A named tuple's fields are in its docstring; as members they would be "Alias for field 0".
+    is_field = type(obj).__name__ == "_tuplegetter"
+    return True if ROUTING.match(name) or is_field else None
 
 
 def setup(app):

@@ -89,16 +89,9 @@ def class_scales(anomaly_scores, codes, n_classes):
     -------
     location, scale : ndarray of shape (n_classes,)
     """
-    location, scale = np.zeros(n_classes), np.zeros(n_classes)
-    counts = np.bincount(codes, minlength=n_classes)
-    for code in np.flatnonzero(counts):
-        own = anomaly_scores[codes == code]
-        location[code] = np.median(own)
-        scale[code] = _excess(own, location[code])
-    seen = counts > 0
-    borrowed = _BORROWED_SAMPLES / (counts + _BORROWED_SAMPLES)
-    location += borrowed * (np.median(location[seen]) - location)
-    scale += borrowed * (np.median(scale[seen]) - scale)
+    own = [anomaly_scores[codes == code] for code in range(n_classes)]
+    others = np.transpose([_median_and_excess(values) for values in own if len(values)])
+    location, scale = np.transpose([borrowed_scales(values, others) for values in own])
     # One sample, or copies of one: no spread to go by.
     scale[scale <= 1e-12 * np.maximum(1, np.abs(location))] = 1.0
     return location, scale
@@ -116,16 +109,14 @@ def borrowed_scales(own, others):
 
     Returns
     -------
-    location, scale : float
-        As from `class_scales`.
+    ndarray of shape (2,)
+        Location and scale, as from `class_scales`.
     """
-    weight = _BORROWED_SAMPLES / (len(own) + _BORROWED_SAMPLES)
-    location, scale = np.median(others[0]), np.median(others[1])
-    if len(own):
-        middle = np.median(own)
-        location = weight * location + (1 - weight) * middle
-        scale = weight * scale + (1 - weight) * _excess(own, middle)
-    return float(location), float(scale)
+    common = np.median(others, axis=1)
+    if not len(own):
+        return common
+    found = np.array(_median_and_excess(own))
+    return found + _BORROWED_SAMPLES / (len(own) + _BORROWED_SAMPLES) * (common - found)
 
 
 def threshold(scores, false_alarm_rate=FALSE_ALARM_RATE):
@@ -226,6 +217,8 @@ def conformal_p_values(scores, codes, reference_scores, reference_codes):
     return p_values
 
 
-def _excess(values, location):
-    above = values[values > location] - location
-    return above.mean() if len(above) else 0.0
+def _median_and_excess(values):
+    """Median, and mean excess of the values above it."""
+    median = np.median(values)
+    above = values[values > median] - median
+    return median, above.mean() if len(above) else 0.0

@@ -4,13 +4,16 @@ import math
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from . import _fitting
 from ._calibration import Calibration
+from ._features import create_backbone
 from ._parameters import check_parameters, image_size
 from ._validation import check_y
 
 _LARGEST_IMAGE = 1 << 26  # pixels; a backbone may ask for memory by it before its weights are read
+_LARGEST_TABLES = 1 << 30  # bytes; index tables and masks that a backbone makes for its image size
 
 
 def pack(detector):
@@ -99,6 +102,8 @@ def unpack(cls, tensors, description, backbone):
         pixels = math.prod(image_size(parameters["image_size"]))
         if pixels * max(parameters["image_scales"]) ** 2 > _LARGEST_IMAGE:
             raise ValueError(f"image_size={parameters['image_size']} is too large.")
+        if isinstance(parameters["backbone"], str):
+            _check_backbone(parameters, parts["extractor"])
         extractor = detector._feature_extractor(weights=None, levels=level_shapes)
         extractor.load_state_dict(parts["extractor"])
     levels = [
@@ -171,6 +176,41 @@ def _check_sizes(parameters, tensors, level, shape, n_classes):
         n_hidden = tensors[f"{level}.flow.blocks.{block}.hidden_weight"].shape[0]
         if abs(parameters["hidden_ratio"] * (n_passive + n_conditions) - n_hidden) > 1:
             raise ValueError(f"{level}, block {block}, has {n_hidden} hidden units.")
+
+
+def _check_backbone(parameters, tensors):
+    """Refuse a backbone whose weights are not the stored ones, before it takes any memory."""
+    name, size = parameters["backbone"], image_size(parameters["image_size"])
+    try:
+        with torch.device("meta"), _SequencesOnCpu():
+            backbone = create_backbone(name, None, parameters["out_indices"], size)
+    except ValueError as error:
+        if "meta" in str(error.__cause__):
+            # It computes with values while it is built: nest and efficientformerv2 of older timm,
+            # 70 million weights at most. What is loaded is compared all the same.
+            return
+        raise
+    expected = {f"backbone.{key}": tuple(t.shape) for key, t in backbone.state_dict().items()}
+    found = {key: tuple(t.shape) for key, t in tensors.items() if key.startswith("backbone.")}
+    different = sorted(set(expected.items()) ^ set(found.items()))
+    if different:
+        key = different[0][0]
+        raise ValueError(
+            f"backbone={name!r} does not fit the stored weights: extractor.{key} of shape "
+            f"{found.get(key, 'none')} is stored, {expected.get(key, 'none')} is needed."
+        )
+    tables = (b for key, b in backbone.named_buffers() if f"backbone.{key}" not in expected)
+    if sum(table.nbytes for table in tables) > _LARGEST_TABLES:
+        raise ValueError(f"image_size={parameters['image_size']} is too large for {name!r}.")
+
+
+class _SequencesOnCpu(TorchFunctionMode):
+    """Keep linspace off the meta device: timm reads drop-path rates from it."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.linspace:
+            kwargs = {"device": "cpu", **(kwargs or {})}
+        return func(*args, **(kwargs or {}))
 
 
 def _read_calibration(tensors, n_classes):

@@ -5,28 +5,13 @@ import pickle
 
 import numpy as np
 import pytest
-import torch
+from backbones import two_levels
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
-from torch import nn
 
 from skhgad import HGADDetector
 
 _AXES = {"bolt": 0, "nut": 1, "clip": 2, "pin": 3}
-
-
-class Two(nn.Module):
-    """A backbone of two levels: random filters of stride 4 and 8."""
-
-    def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.fine, self.coarse = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 10, 2, 2)
-
-    def forward(self, x):
-        fine = torch.tanh(self.fine(x))
-        return [fine, torch.tanh(self.coarse(fine))]
 
 
 def vectors(names, n=60, seed=0):
@@ -58,7 +43,7 @@ def fit_images(**parameters):
         "out_indices": (0, 1), "image_size": 48, "max_iter": 1, "n_blocks": 1,
         "random_state": 0, **parameters,
     }  # fmt: skip
-    return HGADDetector(Two(), **parameters).fit(*plates(["bolt", "nut"]))
+    return HGADDetector(two_levels(), **parameters).fit(*plates(["bolt", "nut"]))
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +93,21 @@ def test_a_new_class_is_recognized_and_its_defects_are_found(fitted):
     assert np.mean(detector.predict(own + [0, 0, 0, 6, 0, 0]) == -1) > 0.95
 
 
+@pytest.mark.parametrize("n_new", [1, 2])
+def test_known_classes_are_told_from_their_anomalies_as_well_as_before(fitted, n_new):
+    """Class inferred: some of their samples are now compared with the new classes, too."""
+    detector = extended(fitted, vectors, ["clip", "pin"][:n_new])
+    normal, labels = vectors(["bolt", "nut"], n=300, seed=3)
+    anomalous = normal + np.random.default_rng(4).normal(0, 1.5, normal.shape)
+    X, truth = np.concatenate([normal, anomalous]), np.repeat([1, 0], len(normal))
+    before, after = fitted.score_samples(X), detector.score_samples(X)
+    for name in ("bolt", "nut"):
+        own = np.tile(labels == name, 2)
+        known = roc_auc_score(truth[own], before[own])
+        assert 0.6 < known < 0.95  # neither hopeless nor without an error to make
+        assert roc_auc_score(truth[own], after[own]) == pytest.approx(known, abs=0.01)
+
+
 def test_a_new_product_is_recognized_and_its_defects_are_found(fitted_images):
     detector = extended(fitted_images, plates)
     X, labels = plates(["bolt", "nut", "clip"], seed=2)
@@ -127,7 +127,7 @@ def test_a_new_product_is_recognized_and_its_defects_are_found(fitted_images):
 @pytest.mark.parametrize("make", [vectors, plates])
 def test_saved_and_pickled_models_are_extended_alike(make, fitted, fitted_images, tmp_path):
     first = fitted if make is vectors else fitted_images
-    backbone = {} if make is vectors else {"backbone": Two()}
+    backbone = {} if make is vectors else {"backbone": two_levels()}
     first.save(tmp_path / "first")
     X, _ = make(["bolt", "nut", "clip"], seed=3)
     expected = extended(first, make)

@@ -1,14 +1,7 @@
-"""The benchmarks: peers against independent formulas, data, protocols, tables and whole runs.
+"""The benchmarks: peers against independent formulas, data, protocols, tables and whole runs."""
 
-`benchmarks` is not installed. It is loaded by its path, because a repository root on sys.path
-would also replace the installed skhgad.
-"""
-
-import importlib.util
 import json
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,27 +12,22 @@ from sklearn.covariance import LedoitWolf
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
+from benchmarks import (
+    _data,
+    _figures,
+    ablation,
+    accuracy,
+    add_class,
+    defect_groups,
+    peers,
+    pixel_memory,
+)
+from benchmarks._features import Features, extract
+from benchmarks._methods import Bench, runs_of
+from benchmarks._paper_protocol import PaperProtocolDetector
 from skhgad import HGADDetector
 from skhgad._cache import FeatureCache
 from skhgad.metrics import pixel_metrics
-
-FOLDER = Path(__file__).parents[1] / "benchmarks"
-
-
-def _load_package():
-    spec = importlib.util.spec_from_file_location(
-        "benchmarks", FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
-    )
-    sys.modules["benchmarks"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["benchmarks"])
-
-
-_load_package()
-
-from benchmarks import _data, _figures, ablation, accuracy, peers, pixel_memory  # noqa: E402
-from benchmarks._features import Features, extract  # noqa: E402
-from benchmarks._methods import Bench, runs_of  # noqa: E402
-from benchmarks._paper_protocol import PaperProtocolDetector  # noqa: E402
 
 
 def features_of(*levels, map_size, blur_sigma=0.0):
@@ -553,6 +541,72 @@ class TestAblation:
         with pytest.raises(SystemExit):
             ablation.main([*command, "1", "--set", "n_components=2"])
         assert "other data or parameters" in capsys.readouterr().err
+
+
+class TestAddClass:
+    def test_every_class_is_left_out_and_added(self, table_file, tmp_path, capsys):
+        out = tmp_path / "out.json", tmp_path / "out.md"
+        add_class.main(f"--data {table_file} --seeds 2 --json {out[0]} --markdown {out[1]}".split())
+        records = json.loads(out[0].read_text(encoding="utf-8"))["parts"]["toy"]
+        assert list(records) == ["bolt", "nut"] and len(records["bolt"]) == 2
+        for run in (*records["bolt"], *records["nut"]):
+            aurocs = [value for name, value in run.items() if not name.endswith("seconds")]
+            assert aurocs == [1.0] * 4  # anomalies lie far from both classes
+        text = out[1].read_text(encoding="utf-8")
+        assert capsys.readouterr().out.strip() == text.strip()
+        assert "### toy, each class added, 2 seeds" in text
+        assert re.search(r"^\| mean \|( 1\.000 ± 0\.000 \|){4}", text, re.M)
+
+    def test_one_class_leaves_nothing_to_add(self, table_file, capsys):
+        with pytest.raises(SystemExit):
+            add_class.main(f"--data {table_file} --classes bolt".split())
+        assert "with one class" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def defect_folder(tmp_path_factory):
+    """A class whose plates have a red square or a row of white and black dots."""
+    rng = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("defects")
+    for kind, n in (("train/good", 30), ("test/good", 3), ("test/stain", 6), ("test/dots", 6)):
+        for index in range(n):
+            pixels = rng.normal(120, 8, (64, 64, 3))
+            row, column = rng.integers(8, 36, 2)
+            if kind == "test/stain":
+                pixels[row : row + 16, column : column + 16] = (255, 0, 0)
+            if kind == "test/dots":
+                pixels[row : row + 16, column : column + 16] = rng.choice([0, 255], (16, 16, 1))
+            save(root / "plate" / kind / f"{index}.png", pixels.clip(0, 255).astype(np.uint8))
+    return root
+
+
+class TestDefectGroups:
+    def test_types_that_look_different_are_told_apart(self, defect_folder, tmp_path, capsys):
+        out = tmp_path / "out.json", tmp_path / "out.md"
+        defect_groups.main(
+            f"--data {defect_folder} --loader folder --seeds 1 --image-size 64 --set max_iter=0 "
+            f"--json {out[0]} --markdown {out[1]}".split()
+        )
+        (run,) = json.loads(out[0].read_text(encoding="utf-8"))["parts"]["folder"]["plate"]
+        assert run["images"] == run["with a region"] == 12
+        assert run["of these, by type"] == {"dots": 6, "stain": 6}
+        found = run["figures"]["highest peak of each image"]["features, types known"]
+        assert found["groups"] == 2 and found["NMI"] == found["AMI"] == 1
+        assert found["NMI of permuted labels"] < 0.4
+        text = out[1].read_text(encoding="utf-8")
+        assert "12 anomalous images, 12 with a region" in text
+        assert "| features, types known | 2.0 | 1.000 |" in text
+
+    def test_the_limit_keeps_every_type(self, defect_folder):
+        (part,) = _data.load_parts([str(defect_folder)], "folder")
+        kept = part.limited(2, by_defect=True)
+        assert sorted(kept.defects) == ["dots"] * 2 + ["good"] * 2 + ["stain"] * 2
+        assert sorted(part.limited(2).defects) == ["dots"] * 2 + ["good"] * 2
+
+    def test_products_with_one_type_have_nothing_to_group(self, image_folder, capsys):
+        with pytest.raises(SystemExit):
+            defect_groups.main(f"--data {image_folder} --loader folder".split())
+        assert "nothing to group" in capsys.readouterr().err
 
 
 class TestPixelMemory:

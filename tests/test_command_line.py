@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import skhgad
@@ -25,6 +24,7 @@ from skhgad._output import whole_file
 from skhgad.datasets import load_folder
 from skhgad.metrics import image_metrics, pixel_metrics
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ["--image-size", "64", "--set", "max_iter=2", "--set", "n_blocks=2", "--seed", "3"]
 PARAMETERS = {"image_size": 64, "max_iter": 2, "n_blocks": 2, "random_state": 3}
 SIZE = 48
@@ -46,15 +46,6 @@ def write(path, pixels):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Keep torch to one thread: for work this small more only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -5,23 +5,14 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from skhgad import HGADDetector, _demo
 from skhgad.__main__ import main
 from skhgad.metrics import image_metrics
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 PARAMETERS = {"image_size": 64, "max_iter": 2, "n_blocks": 2}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Keep torch to one thread: for work this small more only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def draw(rng, product, has_defect):

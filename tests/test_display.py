@@ -5,7 +5,6 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 matplotlib.use("Agg")
@@ -21,14 +20,7 @@ from skhgad.display import (
     TrainingCurveDisplay,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Keep torch to one thread: for work this small more only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)

@@ -3,24 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from backbones import two_levels
 
 from skhgad import HGADDetector
 from skhgad.regions import find_regions
-
-
-class Two(nn.Module):
-    """A backbone of two levels: random filters of stride 4 and 8."""
-
-    def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.fine, self.coarse = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 10, 2, 2)
-
-    def forward(self, x):
-        fine = torch.tanh(self.fine(x))
-        return [fine, torch.tanh(self.coarse(fine))]
 
 
 def parts(n, seed=0):
@@ -33,7 +19,7 @@ def parts(n, seed=0):
 
 def fit(**parameters):
     detector = HGADDetector(
-        Two(),
+        two_levels(),
         **{
             "out_indices": (0, 1), "fuse_stages": False, "image_size": 64, "max_iter": 0,
             "n_blocks": 1, "random_state": 0, **parameters,

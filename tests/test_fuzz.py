@@ -1,28 +1,16 @@
 """A short, fixed run of the fuzzer; `python -m benchmarks.fuzz` is the long one."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-# By its path: with the checkout on sys.path, tests would run on it and not on what is installed.
-PATH = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
+from benchmarks import fuzz
 
 
 @pytest.fixture(scope="module")
-def fuzz():
-    spec = importlib.util.spec_from_file_location("fuzz", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def fuzzer(fuzz, tmp_path_factory):
+def fuzzer(tmp_path_factory):
     return fuzz.Fuzzer(0, tmp_path_factory.mktemp("fuzz"))
 
 
-def test_broken_files_are_read_or_refused_as_documented(fuzz, fuzzer):
+def test_broken_files_are_read_or_refused_as_documented(fuzzer):
     outcomes, failures = fuzz.fuzz(fuzzer, range(400))
     assert failures == {}
     assert outcomes.keys() == {"png", "jpeg", "bmp", "tiff", "gif", "webp", "model"}
@@ -30,7 +18,7 @@ def test_broken_files_are_read_or_refused_as_documented(fuzz, fuzzer):
     assert total["read"] > 10 and total["ValueError"] > 200  # neither all harmless nor all hopeless
 
 
-def test_valid_files_are_read(fuzz, fuzzer):
+def test_valid_files_are_read(fuzzer):
     for name, content in fuzzer.images.items():
         path = fuzzer.folder / name
         path.write_bytes(content)
@@ -43,7 +31,7 @@ def test_valid_files_are_read(fuzz, fuzzer):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about what is broken
-def test_a_case_depends_on_its_number_alone(fuzz, fuzzer, tmp_path):
+def test_a_case_depends_on_its_number_alone(fuzzer, tmp_path):
     other = fuzz.Fuzzer(0, tmp_path)
     for number in range(30):
         fuzzer.case(number)
@@ -68,7 +56,7 @@ def out_of_memory(*_):
 @pytest.mark.parametrize(
     ("read", "failure"), [(out_of_memory, "MemoryError"), (endless, "Hang"), (print, "Attribute")]
 )
-def test_what_is_not_documented_is_a_failure(fuzz, fuzzer, monkeypatch, read, failure):
+def test_what_is_not_documented_is_a_failure(fuzzer, monkeypatch, read, failure):
     monkeypatch.setattr(fuzz, "LIMIT", 0.2)
     monkeypatch.setattr(fuzz.ImageSource, "read", read)
     outcomes, failures = fuzz.fuzz(fuzzer, [0])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from backbones import RandomFilters
 from PIL import Image
 from skimage import data
 from torch import nn
@@ -11,23 +12,11 @@ from torch import nn
 from skhgad import HGADDetector, _features
 
 
-class Pyramid(nn.Module):
-    """A small random convolutional backbone with maps of strides 4, 8 and 16."""
+class Pyramid(RandomFilters):
+    """Maps of strides 4, 8 and 16."""
 
     def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.stages = nn.ModuleList(
-                [nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 12, 2, 2), nn.Conv2d(12, 16, 2, 2)]
-            )
-
-    def forward(self, x):
-        maps = []
-        for stage in self.stages:
-            x = torch.tanh(stage(x))
-            maps.append(x)
-        return maps
+        super().__init__((8, 4), (12, 2), (16, 2))
 
 
 class Counting(Pyramid):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from plans import PUBLISHED
 from scipy.spatial.distance import cdist
 from scipy.special import expit, logsumexp, softmax
 
@@ -23,28 +24,11 @@ from skhgad._losses import (
     smooth_one_hot,
 )
 from skhgad._mixture import HierarchicalMixture, class_means
-from skhgad._training import TERMS, TrainingPlan, level_loss
+from skhgad._training import TERMS, level_loss
 
 # (K, d, M): also one class, fewer features than classes, one feature, one center
 SIZES = [(3, 4, 2), (1, 3, 4), (5, 2, 3), (4, 1, 2), (2, 5, 1), (1, 1, 1), (15, 6, 10)]
 
-PUBLISHED = TrainingPlan(
-    n_passes=200,
-    batch_size=8,
-    learning_rate=2e-4,
-    center_lr_factor=3.0,
-    betas=(0.95, 0.99),
-    weight_decay=1e-4,
-    warmup_fraction=0.08,
-    final_lr_fraction=1e-3,
-    first_stage_fraction=0.08,
-    lambda_inter=1.0,
-    lambda_mi=100.0,
-    lambda_entropy=1.0,
-    lambda_intra=1.0,
-    label_smoothing=0.02,
-    position_fraction=1.0,
-)
 # Weights that no two terms share, so that a swapped pair shows.
 UNEVEN = replace(PUBLISHED, lambda_inter=0.7, lambda_mi=3.0, lambda_entropy=1.9, lambda_intra=0.4)
 

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from backbones import RandomFilters
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
@@ -18,23 +19,11 @@ from skhgad.images import ImageSource, iter_batches
 SIZE = (24, 32)
 
 
-class Stages(nn.Module):
-    """A small random convolutional backbone with maps of strides 2, 4 and 8."""
+class Stages(RandomFilters):
+    """Maps of strides 2, 4 and 8."""
 
     def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.stages = nn.ModuleList(
-                [nn.Conv2d(i, o, 2, 2) for i, o in ((3, 6), (6, 8), (8, 9))]
-            )
-
-    def forward(self, x):
-        maps = []
-        for stage in self.stages:
-            x = torch.tanh(stage(x))
-            maps.append(x)
-        return maps
+        super().__init__((6, 2), (8, 2), (9, 2))
 
 
 def textures(n, size=SIZE, seed=0):
@@ -209,16 +198,17 @@ def test_export_leaves_the_detector_alone(fitted, tmp_path):
     np.testing.assert_array_equal(loaded.score_samples(images), before)
 
 
-def test_a_failed_export_leaves_the_old_file(fitted, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()])
+def test_a_failed_export_leaves_the_old_file(fitted, tmp_path, monkeypatch, error):
     path = tmp_path / "modèle 1.onnx"
     path.write_text("old")
 
-    def full_disk(*_):
-        raise OSError("no space left on device")
+    def fail(*_):
+        raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(onnx, "save", full_disk)
-        with pytest.raises(OSError, match="no space"):
+        patched.setattr(onnx, "save", fail)
+        with pytest.raises(type(error)):
             fitted.to_onnx(path)
     assert path.read_text() == "old" and os.listdir(tmp_path) == [path.name]
     fitted.to_onnx(path)

@@ -4,17 +4,18 @@ import errno
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import sys
 import threading
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from skhgad import HGADDetector, _persistence
+from skhgad import HGADDetector, _detector_state, _features, _persistence
 from skhgad._features import file_sha256
 from skhgad._persistence import load_state, save_state
 
@@ -38,6 +39,20 @@ def edit(folder, change):
     (folder / "model.json").write_text(json.dumps(manifest))
 
 
+def store(folder, content):
+    """Put other tensors there, with the hash that goes with them."""
+    path = folder / "model.safetensors"
+    path.write_bytes(content)
+    edit(folder, lambda m: m["sha256"].update({path.name: file_sha256(path)}))
+
+
+class Trap:
+    """Tells on whoever unpickles it."""
+
+    def __reduce__(self):
+        return pytest.fail, ("the file was unpickled",)
+
+
 def set_parameters(**parameters):
     return lambda folder: edit(folder, lambda m: m["model"]["parameters"].update(parameters))
 
@@ -51,10 +66,9 @@ def set_tensors(**tensors):
 
     def damage(folder):
         path = folder / "model.safetensors"
-        stored = load_file(path)
+        stored = safetensors.torch.load_file(path)
         stored.update({name.replace("__", "."): tensor for name, tensor in tensors.items()})
-        save_file({name: t for name, t in stored.items() if t is not None}, path)
-        edit(folder, lambda m: m["sha256"].update({path.name: file_sha256(path)}))
+        store(folder, safetensors.torch.save({n: t for n, t in stored.items() if t is not None}))
 
     return damage
 
@@ -69,7 +83,11 @@ def set_tensors(**tensors):
         (lambda f: os.truncate(f / "model.safetensors", 500), "does not match the hash"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "does not match the hash"),
         (lambda f: (f / "model.safetensors").unlink(), "no skhgad model"),
+        (lambda f: (f / "model.json").rename(f / "config.json"), "no skhgad model"),
         (lambda f: (f / "model.json").write_text("{"), "no model description"),
+        (lambda f: (f / "model.json").write_text("[1]"), "no model description"),
+        (lambda f: (f / "model.json").write_bytes(pickle.dumps(Trap())), "no model description"),
+        (lambda f: store(f, pickle.dumps(Trap())), "no safetensors file"),
         (lambda f: (f / "model.json").write_text("[" * 100_000), "no model description"),
         (lambda f: (f / "model.json").write_bytes(b"\xff\xfe\xfa"), "no model description"),
         (lambda f: os.truncate(f / "model.json", (64 << 20) + 1), "too large for a model desc"),
@@ -119,6 +137,8 @@ def test_damaged_models_are_refused(model_folder, damage, message):
         set_tensors(model__levels__0__mixture__offsets=torch.empty(0, 10**12, 3)),
         lambda f: (set_parameters(image_size=10**7)(f), set_fitted(images=True)(f)),
         lambda f: (set_parameters(image_scales=[1e9])(f), set_fitted(images=True)(f)),
+        # 350 million weights, of which none is stored
+        lambda f: (set_parameters(backbone="convnext_xlarge")(f), set_fitted(images=True)(f)),
     ],
 )
 def test_sizes_that_are_only_declared_take_no_memory(model_folder, damage):
@@ -131,10 +151,8 @@ def test_sizes_that_are_only_declared_take_no_memory(model_folder, damage):
 
 
 def test_a_giant_tensor_is_refused_by_its_header(model_folder):
-    path = model_folder / "model.safetensors"
     giant = b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
-    path.write_bytes(len(giant).to_bytes(8, "little") + giant + bytes(64))
-    edit(model_folder, lambda m: m["sha256"].update({path.name: file_sha256(path)}))
+    store(model_folder, len(giant).to_bytes(8, "little") + giant + bytes(64))
     with pytest.raises(ValueError, match="no safetensors file"):
         HGADDetector.load(model_folder)
 
@@ -168,6 +186,43 @@ def test_a_backbone_is_a_name_and_no_place(model_folder, backbone):
     set_fitted(images=True)(model_folder)
     with pytest.raises(ValueError, match="not a timm model"):
         HGADDetector.load(model_folder)
+
+
+@pytest.fixture(scope="module")
+def transformer_folder(tmp_path_factory):
+    """A detector whose backbone makes index tables, which its files do not hold."""
+    images = np.random.default_rng(1).random((8, 64, 64, 3))
+    detector = HGADDetector(
+        "tiny_vit_5m_224", weights=None, out_indices=(2, 3), image_size=64, max_iter=0
+    ).fit(images)
+    folder = tmp_path_factory.mktemp("transformer") / "model"
+    detector.save(folder)
+    loaded = HGADDetector.load(folder)
+    np.testing.assert_array_equal(loaded.score_samples(images), detector.score_samples(images))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("backbone", "difference"),
+    [
+        ("tiny_vit_11m_224", r"\(5, 196\) is stored, \(8, 196\) is needed"),
+        ("resnet10t", r"none is stored, \(.+\) is needed"),
+    ],
+)
+def test_another_backbone_than_the_stored_weights(
+    transformer_folder, tmp_path, monkeypatch, backbone, difference
+):
+    folder = shutil.copytree(transformer_folder, tmp_path / "model")
+    set_parameters(backbone=backbone)(folder)
+    monkeypatch.delattr(_features.FeatureExtractor, "__init__")  # it would be the wrong one
+    with pytest.raises(ValueError, match=f"does not fit the stored weights.*{difference}"):
+        HGADDetector.load(folder)
+
+
+def test_tables_of_a_backbone_are_limited(transformer_folder, monkeypatch):
+    monkeypatch.setattr(_detector_state, "_LARGEST_TABLES", 1000)
+    with pytest.raises(ValueError, match="image_size=64 is too large for 'tiny_vit_5m_224'"):
+        HGADDetector.load(transformer_folder)
 
 
 _watched = []  # what happened while a list stands here; audit hooks cannot be removed

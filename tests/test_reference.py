@@ -1,10 +1,4 @@
-"""The yardstick of the benchmarks: with the same weights it is skhgad's published configuration.
-
-benchmarks/ is no part of the installed package: its files are imported by their paths.
-"""
-
-import importlib.util
-from pathlib import Path
+"""The yardstick of the benchmarks: with the same weights it is skhgad's published configuration."""
 
 import numpy as np
 import pytest
@@ -12,23 +6,12 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
+from benchmarks import reference, reference_maps
 from skhgad import HGADDetector
 from skhgad._fitting import empty_level, training_plan
 from skhgad._losses import log_likelihood
 from skhgad._mixture import entropy
 from skhgad._training import TERMS, level_loss, train
-
-
-def benchmark(name):
-    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = benchmark("reference")
-reference_maps = benchmark("reference_maps")
 
 CHANNELS, SHAPES = (6, 7), ((3, 4), (2, 2))
 K, M, BLOCKS, CODES, N_IMAGES = 3, 4, 3, 8, 6

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from skhgad import HGADDetector
@@ -109,15 +108,12 @@ class Brightness(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def detector():
+def detector(one_thread):
     images = np.random.default_rng(0).integers(100, 140, (12, 32, 32, 3), dtype=np.uint8)
     parameters = {"out_indices": (0, 1), "image_size": 32, "fuse_stages": False, "n_blocks": 1}
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield HGADDetector(
+    return HGADDetector(
         Brightness(), **parameters, feature_power=1.0, max_iter=0, random_state=0
     ).fit(images)
-    torch.set_num_threads(before)
 
 
 def test_embeddings_are_the_backbone_s_features_under_each_region(detector):

@@ -19,14 +19,7 @@ from skhgad.datasets import load_folder
 from skhgad.metrics import image_metrics
 from skhgad.regions import find_regions
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Keep torch to one thread: for work this small more only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def texture(rng, product, *, blob=False, size=(48, 48)):

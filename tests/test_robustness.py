@@ -93,8 +93,8 @@ def test_threads_score_at_once(of_vectors, of_images):
 # ---------------------------------------------------------------- processes
 
 
-def score_in_worker(queue, detector, X):
-    queue.put(detector.score_samples(X))
+def score_in_worker(queue, *jobs):
+    queue.put(np.concatenate([detector.score_samples(X) for detector, X in jobs]))
 
 
 def fit_in_worker(queue, detector, X):
@@ -120,16 +120,17 @@ def result_of_worker(start_method, work, *arguments):
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_workers_score_the_same(of_vectors, start_method, two_threads):
-    expected = of_vectors.score_samples(VECTORS)  # and OpenMP has its threads, which a fork loses
-    found = result_of_worker(start_method, score_in_worker, of_vectors, VECTORS)
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+def test_workers_score_the_same(of_vectors, of_images, start_method, two_threads):
+    jobs = (of_vectors, VECTORS), (of_images, IMAGES)  # images are read with threads
+    # By now OpenMP has its threads, which a fork loses.
+    expected = [detector.score_samples(X) for detector, X in jobs]
+    found = result_of_worker(start_method, score_in_worker, *jobs)
+    np.testing.assert_allclose(found[: len(VECTORS)], expected[0], rtol=1e-9)
+    np.testing.assert_allclose(found[len(VECTORS) :], expected[1], rtol=1e-4)
 
 
-def test_forked_workers_fit_and_read_images_with_threads(of_images, two_threads):
-    expected = of_images.score_samples(IMAGES)
-    found = result_of_worker("fork", score_in_worker, of_images, IMAGES)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+def test_forked_workers_fit(of_vectors, two_threads):
+    of_vectors.score_samples(VECTORS)
     assert result_of_worker("fork", fit_in_worker, small(), VECTORS)
 
 
@@ -255,6 +256,29 @@ def test_ctrl_c_in_score_leaves_whole_files_only(
     for path in files:
         with Image.open(path) as image:
             image.load()
+
+
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [("skhgad.images.ImageSource.read", 5), ("skhgad._output.os.replace", 1)],
+)
+def test_ctrl_c_in_report_leaves_the_older_page(
+    products, model, tmp_path, capsys, monkeypatch, place, number
+):
+    pytest.importorskip("matplotlib")
+    argv = ["report", str(model), str(products), "--out", str(tmp_path / "out"), "--top", "0"]
+    (tmp_path / "out").mkdir()
+    with monkeypatch.context() as patched:
+        interrupt_call(patched, place, number)
+        assert main(argv) == 130
+    assert capsys.readouterr().err.endswith("skhgad: interrupted\n")
+    assert os.listdir(tmp_path / "out") == []
+    assert main(argv) == 0
+    before = (tmp_path / "out/report.html").read_bytes()
+    interrupt_call(monkeypatch, place, number)
+    assert main(argv) == 130
+    assert os.listdir(tmp_path / "out") == ["report.html"]
+    assert (tmp_path / "out/report.html").read_bytes() == before
 
 
 def test_ctrl_c_in_evaluate_leaves_no_file(products, model, tmp_path, monkeypatch):

@@ -6,29 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from plans import PUBLISHED
 
 from skhgad._flow import ConditionalFlow, LinearStart, position_codes
 from skhgad._level import LevelModel
 from skhgad._mixture import HierarchicalMixture, class_means
-from skhgad._training import TERMS, TrainingPlan, level_loss, train
+from skhgad._training import TERMS, level_loss, train
 
-PUBLISHED = TrainingPlan(
-    n_passes=200,
-    batch_size=8,
-    learning_rate=2e-4,
-    center_lr_factor=3.0,
-    betas=(0.95, 0.99),
-    weight_decay=1e-4,
-    warmup_fraction=0.08,
-    final_lr_fraction=1e-3,
-    first_stage_fraction=0.08,
-    lambda_inter=1.0,
-    lambda_mi=100.0,
-    lambda_entropy=1.0,
-    lambda_intra=1.0,
-    label_smoothing=0.02,
-    position_fraction=1.0,
-)
 SHORT = replace(PUBLISHED, n_passes=6, learning_rate=5e-3)
 
 

@@ -5,9 +5,8 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
+from backbones import two_levels
 from sklearn.metrics import roc_auc_score
-from torch import nn
 
 from skhgad import HGADDetector
 
@@ -20,20 +19,6 @@ def gaussians(n, seed=0, classes=("bolt", "nut"), n_features=6, spread=1.0):
         for code in range(len(classes))
     ]
     return np.concatenate(X), np.repeat(classes, n)
-
-
-class Pooled(nn.Module):
-    """A backbone of two levels: random filters of stride 4 and 8."""
-
-    def __init__(self):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.fine, self.coarse = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 10, 2, 2)
-
-    def forward(self, x):
-        fine = torch.tanh(self.fine(x))
-        return [fine, torch.tanh(self.coarse(fine))]
 
 
 def waves(n, kinds=("stripes", "checks"), seed=0):
@@ -63,7 +48,7 @@ def with_blob(images):
 @pytest.fixture(scope="module")
 def fitted_images():
     detector = HGADDetector(
-        Pooled(), out_indices=(0, 1), image_size=48, max_iter=0, n_blocks=1, random_state=0
+        two_levels(), out_indices=(0, 1), image_size=48, max_iter=0, n_blocks=1, random_state=0
     )
     return detector.fit(*waves(60))
 
@@ -178,7 +163,7 @@ class TestUnknownProducts:
 
     def test_a_loaded_model_knows_as_much(self, fitted_images, tmp_path):
         fitted_images.save(tmp_path / "model")
-        loaded = HGADDetector.load(tmp_path / "model", backbone=Pooled())
+        loaded = HGADDetector.load(tmp_path / "model", backbone=two_levels())
         X = np.concatenate([waves(4, seed=3)[0], waves(4, ["slants"], seed=3)[0]])
         np.testing.assert_allclose(loaded.score_samples(X), fitted_images.score_samples(X))
         for detector in (loaded, fitted_images):
@@ -228,6 +213,26 @@ class TestCalibration:
     def test_false_alarms_are_what_the_p_value_says_in_every_class(self, distance):
         for key, (mean, error) in self.false_alarms(distance, n_components=1).items():
             assert abs(mean - key[2]) < 4 * error, key
+
+    def test_the_false_discovery_rate_of_a_batch_is_kept(self):
+        """As the guide does it, over batches of 120 that hold 18 anomalies."""
+        stats = pytest.importorskip("scipy", minversion="1.11").stats
+        false, found = [], []
+        for seed in range(40):
+            rng = np.random.default_rng(seed)
+            detector = HGADDetector(
+                max_iter=0, n_blocks=0, n_components=1, validation_fraction=0.5, random_state=seed
+            ).fit(*self.draw(rng, 300, 12))
+            X, labels = self.draw(rng, 40, 12)
+            anomalous = rng.permutation(len(X)) < 18
+            X[anomalous] += (
+                10 * np.select([labels == "a", labels == "b"], [0.5, 1.0], 3.0)[anomalous, None]
+            )
+            alarms = stats.false_discovery_control(detector.p_values(X)) <= 0.2
+            false.append(np.mean(~anomalous[alarms]) if alarms.any() else 0)
+            found.append(np.mean(alarms[anomalous]))
+        assert np.mean(found) > 0.95
+        assert np.mean(false) < 0.2 + 3 * np.std(false) / np.sqrt(len(false))
 
     def test_pooled_scores_separate_no_worse_than_without_a_common_scale(self):
         pooled = {True: [], False: []}
