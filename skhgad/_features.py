@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from joblib import cpu_count, effective_n_jobs
 from safetensors.torch import load_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
@@ -19,6 +20,9 @@ from torch.nn import functional as F
 from ._folding import fold_batch_norm
 from .images import iter_batches
 
+# Of the backbone's arithmetic; everything after it stays in float32.
+MIXED_PRECISION = {"cuda": torch.float16}
+_MOST_THREADS = 8
 EMBEDDED_BACKBONE = "tf_efficientnet_lite0"
 EMBEDDED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -329,11 +333,15 @@ class FeatureExtractor(nn.Module):
         return [signed_power(m, self.spec["power"]) for m in levels]
 
     def _run_backbone(self, pixels):
-        if self.spec["backbone"] is None:
-            return self.backbone(pixels)
-        if pixels.device not in self._folded:
-            self._folded[pixels.device] = fold_batch_norm(self.backbone, pixels[:1])
-        return self._folded[pixels.device](pixels)
+        device, backbone = pixels.device, self.backbone
+        if self.spec["backbone"] is not None:
+            if device not in self._folded:
+                self._folded[device] = fold_batch_norm(backbone, pixels[:1])
+            backbone = self._folded[device]
+        half = MIXED_PRECISION.get(device.type)
+        with torch.autocast(device.type, half, enabled=half is not None):
+            maps = backbone(pixels)
+        return [m.float() if isinstance(m, torch.Tensor) else m for m in maps]
 
     def _select(self, outputs):
         """Keep the wanted stages, channels first."""
@@ -390,7 +398,8 @@ def image_batches(source, extractor, rows=None, *, device, memory, n_jobs=None, 
     device : torch.device
     memory : joblib.Memory
     n_jobs : int, default=None
-        Threads that decode.
+        Threads that decode. None: as in the `joblib.parallel_config` around, else one, or several
+        where a GPU would wait for them.
     batch_size : int, default=32
 
     Yields
@@ -401,6 +410,8 @@ def image_batches(source, extractor, rows=None, *, device, memory, n_jobs=None, 
         Of the images before resizing.
     """
     size = tuple(extractor.spec["image_size"])
+    if n_jobs is None and device.type != "cpu" and effective_n_jobs(None) == 1:
+        n_jobs = min(_MOST_THREADS, cpu_count())
     batches = iter_batches(source, size=size, batch_size=batch_size, n_jobs=n_jobs, indices=rows)
     if memory.location is None:
 

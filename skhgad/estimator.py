@@ -185,10 +185,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Bytes of features to hold in memory during fit, "auto" = half of the free memory; past it
         they go to a temporary memory-mapped float16 file.
     device : str or torch.device, default="auto"
+        "auto" = the GPU where there is one. On a GPU the backbone computes in float16.
     memory : None, str, path or joblib.Memory, default=None
         Where features of images are remembered, image by image, between fits and scorings.
     n_jobs : int, default=None
-        Threads that decode images.
+        Threads that decode images. None = one, or several where a GPU would wait for them.
     random_state : int, RandomState or None, default=None
     verbose : int, default=0
         >= 1 shows progress bars.

@@ -375,3 +375,16 @@ def test_a_model_fitted_on_a_gpu_scores_on_the_cpu(tmp_path):
     expected = detector.score_samples(images)
     stored = pickle.loads(pickle.dumps(detector)).set_params(device="cpu")
     np.testing.assert_allclose(stored.score_samples(images), expected, atol=1e-2)
+
+
+def test_a_backbone_in_half_precision_leaves_the_verdicts_as_they_are(monkeypatch):
+    images, labels = product_images(40)
+    test, _ = product_images(20, seed=1)
+    test[10:] = with_blob(test[10:], 30, 30)
+    scores = []
+    for precision in ({}, {"cpu": torch.float16}):  # what a GPU computes in
+        monkeypatch.setattr(_features, "MIXED_PRECISION", precision)
+        detector = small().fit(images, labels)
+        scores.append(detector.score_samples(test))
+        assert scores[-1][10:].max() < scores[-1][:10].min()
+    assert 0 < np.abs(scores[0] - scores[1]).max() < 0.05 * np.ptp(scores[0])
