@@ -255,12 +255,9 @@ class ScoringModel(nn.Module):
                 1 - self._on_grid((value - location[i, codes, None]).clamp_max(0).exp(), i)
                 for i, value in enumerate(own)
             ]
-        # Longer vectors carry more evidence: the spread of a log-likelihood grows as its root.
-        widest = max(level.n_features for level in self.levels)
         return [
-            (level.n_features / widest) ** 0.5
-            * self._on_grid((location[i, codes, None] - value) / scale[i, codes, None], i)
-            for i, (level, value) in enumerate(zip(self.levels, own, strict=True))
+            self._on_grid((location[i, codes, None] - value) / scale[i, codes, None], i)
+            for i, value in enumerate(own)
         ]
 
     def _entropy_map(self, entropies, codes):

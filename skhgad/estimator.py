@@ -166,7 +166,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     class_calibration : bool, default=True
         Put the scores of all classes on one scale, measured on held-out normals, so that one
         threshold serves all products.
-    blur_sigma : float, default=4.0
+    blur_sigma : float, default=1.0
         Gaussian blur of maps, in pixels of a map 256 pixels high.
     validation_fraction : float in [0, 1), default=0.2
         Share of each class's normals kept from training to calibrate scores, `offset_` and
@@ -276,7 +276,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         entropy_weight=0.3,
         map_normalization="standardized",
         class_calibration=True,
-        blur_sigma=4.0,
+        blur_sigma=1.0,
         validation_fraction=0.2,
         contamination="auto",
         unknown_rate=None,

@@ -199,7 +199,7 @@ class TestFeatures:
             (_, levels), *more = features.blocks(np.array([3, 0]))
             assert not more
             assert features.map_size == (16, 16)
-            assert features.blur_sigma == pytest.approx(4 * 16 / 256)
+            assert features.blur_sigma == pytest.approx(16 / 256)
         extractor = detector._feature_extractor("auto")
         pixels = np.stack([np.asarray(Image.open(part.X_test[i])) for i in (3, 0)])
         pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
