@@ -100,7 +100,7 @@ def render(part_name, protocol, rows, notes=()):
     for label in classes:
         path = ("image", "per_class", label, "auroc")
         table.append([label, *(cell(values(runs, path), 3) for runs in rows.values())])
-    lines += _markdown(["class", *rows], table)
+    lines += markdown(["class", *rows], table)
     return "\n".join([*lines, ""])
 
 
@@ -111,7 +111,7 @@ def summary(heading, rows):
         [name, *(cell(values(runs, path), digits) for _, path, digits in columns)]
         for name, runs in rows.items()
     ]
-    return _markdown([heading, *(column for column, _, _ in columns)], cells)
+    return markdown([heading, *(column for column, _, _ in columns)], cells)
 
 
 def values(runs, path):
@@ -142,7 +142,8 @@ def _known(runs, path):
     return not np.isnan(values(runs, path)).all()
 
 
-def _markdown(header, rows):
+def markdown(header, rows):
+    """Lines of a Markdown table."""
     lines = [f"| {' | '.join(header)} |", f"| --- |{' ---: |' * (len(header) - 1)}"]
     return lines + [f"| {' | '.join(map(str, row))} |" for row in rows]
 
