@@ -92,7 +92,9 @@ class Bench:
         if class_labels is None and detector.classes_.dtype.kind == "U":
             more["class_found"] = float(np.mean(detector.classes_[codes] == self.part.class_test))
         if class_labels is None:
-            more["rand_index"] = float(adjusted_rand_score(self.part.class_test, codes))
+            normal = self.part.y == 1
+            found = adjusted_rand_score(self.part.class_test[normal], codes[normal])
+            more["rand_index"] = float(found)  # of classes as inferred, whatever they are called
         more["n_passes"] = detector.n_iter_
         more["n_classes"] = len(detector.classes_)
         return self.record(seed, scores, maps, offset=detector.offset_, **more)
