@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn.metrics import adjusted_rand_score
 
 from skhgad import HGADDetector
 
@@ -90,7 +91,12 @@ class Bench:
         more = {"score_seconds": time.perf_counter() - start, "fit_seconds": fit_seconds}
         if class_labels is None and detector.classes_.dtype.kind == "U":
             more["class_found"] = float(np.mean(detector.classes_[codes] == self.part.class_test))
+        if class_labels is None:
+            normal = self.part.y == 1
+            found = adjusted_rand_score(self.part.class_test[normal], codes[normal])
+            more["rand_index"] = float(found)  # of classes as inferred, whatever they are called
         more["n_passes"] = detector.n_iter_
+        more["n_classes"] = len(detector.classes_)
         return self.record(seed, scores, maps, offset=detector.offset_, **more)
 
 
@@ -115,7 +121,7 @@ def runs_of(key, bench, seeds):
     """
     for seed in range(1 if is_deterministic(key, bench.part) else seeds):
         if key == "hgad":
-            yield from _run_hgad(bench, seed)
+            yield from run_hgad(bench, seed)
         elif key == "hgad-unlabelled":
             if "honest" in bench.protocols:
                 n_classes = len(bench.part.classes)
@@ -123,7 +129,7 @@ def runs_of(key, bench, seeds):
                 yield "honest", TITLES[key], record
         else:
             for form in FORMS if "honest" in bench.protocols else FORMS[1:]:
-                record = _run_peer(bench, key, form, seed)
+                record = run_peer(bench, key, form, seed)
                 for protocol in bench.protocols:
                     if protocol == "honest" or form == "class given":
                         yield protocol, f"{TITLES[key]}, {form}", record
@@ -142,7 +148,7 @@ def applicable(part):
     return [key for key in TITLES if key not in absent]
 
 
-def _run_hgad(bench, seed):
+def run_hgad(bench, seed):
     """Fit HGAD with labels; yield (protocol, row, record) for each protocol and form asked for."""
     paper = "paper" in bench.protocols
     kind = PaperProtocolDetector if paper else HGADDetector
@@ -172,7 +178,7 @@ def _run_hgad(bench, seed):
         yield "honest", TITLES["hgad-given"], record
 
 
-def _run_peer(bench, key, form, seed):
+def run_peer(bench, key, form, seed):
     """Fit and score a peer: one for all samples, or one a class for the samples of the class.
 
     Returns

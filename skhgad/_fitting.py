@@ -1,11 +1,9 @@
-"""Fit, step by step: features, classes, start, training, covariances, frozen constants."""
+"""Fit, step by step: features, start, training, covariances, frozen constants."""
 
 import math
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 from ._calibration import Calibration
@@ -17,7 +15,6 @@ from ._mixture import HierarchicalMixture, class_means
 from ._training import TrainingPlan, train
 
 _BLOCK_BYTES = 64 << 20  # of features read at once
-_EMBEDDING_COMPONENTS = 32
 # Samples with one vector each say little of its small directions; whitening would blow these up.
 _WHITENING_SHRINKAGE = {"maps": 0.1, "vectors": 0.9}
 # With fewer, training makes the model worse than its closed-form start.
@@ -68,50 +65,6 @@ def level_blocks(cache, level, rows, codes):
             yield x, block_codes
 
     return blocks
-
-
-def discover_classes(cache, rows, n_classes, random_state):
-    """Group samples into classes by k-means on image-level embeddings.
-
-    The embedding of a sample is the mean over positions of every level, standardised, reduced to
-    its leading principal components.
-
-    Parameters
-    ----------
-    cache : FeatureCache
-    rows : ndarray of int
-    n_classes : int
-    random_state : numpy.random.RandomState
-
-    Returns
-    -------
-    ndarray of shape (n_rows,), int64
-        Numbered 0 .. n_classes - 1 in the order of their first sample.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer distinct samples than classes.
-    """
-    parts, no_codes = [], np.zeros(len(cache))
-    for level in range(cache.n_levels):
-        means = [x.mean(1).numpy() for (x,), _ in blocks_of(cache, [level], rows, no_codes)]
-        means = cache.processes.gather_rows(np.concatenate(means).astype(np.float64), rows)
-        spread = np.sqrt(means.var(0).mean())
-        parts.append((means - means.mean(0)) / (spread if spread > 0 else 1))
-    embedding = np.concatenate(parts, axis=1)
-    if len(np.unique(embedding, axis=0)) < n_classes:
-        raise ValueError(
-            f"n_classes={n_classes}, but X has only {len(np.unique(embedding, axis=0))} distinct "
-            "normal samples: give fewer classes or more samples."
-        )
-    n_kept = min(_EMBEDDING_COMPONENTS, *embedding.shape)
-    embedding = PCA(n_kept, random_state=random_state).fit_transform(embedding)
-    found = KMeans(n_classes, n_init=10, random_state=random_state).fit_predict(embedding)
-    _, first = np.unique(found, return_index=True)
-    rank = np.empty(n_classes, dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return cache.processes.broadcast(rank[found])
 
 
 def build_level(parameters, cache, level, map_shape, rows, codes, n_classes, generator):

@@ -42,7 +42,7 @@ _NUMBERS = {
 }
 # As above, or a word that lets the data decide.
 _NUMBERS_OR_WORD = {
-    "n_classes": (("auto",), Integral, 1, None, "left"),
+    "n_classes": (("auto", "discover"), Integral, 1, None, "left"),
     "max_iter": (("auto",), Integral, 0, None, "left"),
     "batch_size": (("auto",), Integral, 1, None, "left"),
     "learning_rate": (("auto",), Real, 0, None, "neither"),

@@ -12,6 +12,7 @@ NORMALIZATIONS = ("standardized", "exponential")
 # Entropy of the class posterior, in nats, below which differences are numerical noise.
 _ENTROPY_FLOOR = 1e-2
 _BLUR_REFERENCE = 256
+_SLOPE_PRIOR_VECTORS = 50  # of a slope of 1 from the background to a class
 
 
 def gaussian_blur(maps, sigma):
@@ -341,18 +342,35 @@ def _fit_background(model, found, codes, background_weight):
 
 
 def _slope_within(values, predictor, codes):
-    """Slope of the regression of `values` on `predictor` around the means of the classes.
+    """Slope of the regression of `values` on `predictor` inside the classes; never negative.
 
-    Both of shape (n, n_positions); 0 where the predictor does not vary. Never negative.
+    Both of shape (n, n_positions); 0 where the predictor does not vary. Values far from the median
+    of their class are drawn in, because a few anomalies among the normals, far away on both axes,
+    would settle the slope alone; a few vectors are drawn to the slope 1 of the likelihood ratio.
     """
     values, predictor = values.double().clone(), predictor.double().clone()
     for code in codes.unique().tolist():
         own = codes == code
-        values[own] -= values[own].mean()
-        predictor[own] -= predictor[own].mean()
+        values[own] = _drawn_in(values[own])
+        predictor[own] = _drawn_in(predictor[own])
     variance = predictor.square().sum()
     slope = (values * predictor).sum() / variance
+    known = values.numel() / (values.numel() + _SLOPE_PRIOR_VECTORS)
+    slope = known * slope + (1 - known)
     return torch.where(variance > 0, slope, torch.zeros_like(slope)).clamp_min(0)
+
+
+def _drawn_in(values):
+    """Clip to 3 robust standard deviations from the median, then center."""
+    median = _median(values)
+    reach = 3 * 1.4826 * _median((values - median).abs())
+    values = values.clamp(median - reach, median + reach)
+    return values - values.mean()
+
+
+def _median(values):
+    """Median, of an even number the mean of both in the middle; of any size."""
+    return (values.median() - (-values).median()) / 2
 
 
 def _per_class(chosen, codes, values, statistic):

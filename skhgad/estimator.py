@@ -15,6 +15,7 @@ from . import _fitting
 from ._cache import FeatureCache, as_memory
 from ._calibration import class_scales, hold_out, promised_threshold, threshold
 from ._detector_state import pack, unpack
+from ._discovery import discover_classes
 from ._distributed import ALONE, Processes
 from ._explain import explain
 from ._extension import add_class
@@ -131,9 +132,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Gaussian over all classes, predicts of the log-likelihood of normal vectors is taken off.
         What is unusual for everything (contrast, brightness) then counts less than what is unusual
         for the class. 0 = none, as published; 1 = the full regression on held-out normals.
-    n_classes : int or "auto", default="auto"
-        "auto": the classes in y, one without y. An int, with y None or a single class: discover
-        that many classes by clustering.
+    n_classes : int, "discover" or "auto", default="auto"
+        "auto": the classes in y, one without y. With y None or a single class, an int finds that
+        many classes by clustering, and "discover" finds their number too, up to 100: the largest
+        one whose clusters are all found again in random parts of the samples. A class needs 5
+        samples to be counted, better 20.
     max_iter : int or "auto", default="auto"
         Passes over the training data. "auto": enough for 240 steps (images) or 120 (vectors); none
         with fewer than 10 training vectors per feature, which teach a whitened flow nothing.
@@ -846,12 +849,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             return codes, classes
         if len(classes) > 1:
             raise ValueError(
-                f"n_classes={self.n_classes}, but y names {len(classes)} classes: "
+                f"n_classes={self.n_classes!r}, but y names {len(classes)} classes: "
                 f"{classes.tolist()[:10]}. Leave n_classes='auto', or y=None to discover classes."
             )
         rows = np.arange(len(codes))
-        codes = _fitting.discover_classes(cache, rows, self.n_classes, random_state)
-        return codes, np.arange(self.n_classes)
+        codes = discover_classes(cache, rows, self.n_classes, random_state)
+        return codes, np.arange(codes.max() + 1)
 
     def _warn_uncalibrated(self, codes, classes, held_out, known_classes=False):
         """Tell which classes are too small to hold samples out."""

@@ -21,6 +21,7 @@ from benchmarks import (
     defect_groups,
     peers,
     pixel_memory,
+    robustness,
 )
 from benchmarks._features import Features, extract
 from benchmarks._methods import Bench, runs_of
@@ -607,6 +608,89 @@ class TestDefectGroups:
         with pytest.raises(SystemExit):
             defect_groups.main(f"--data {image_folder} --loader folder".split())
         assert "nothing to group" in capsys.readouterr().err
+
+
+class TestRobustness:
+    @pytest.fixture
+    def part(self, table_file):
+        (part,) = _data.load_parts([str(table_file)])
+        return part
+
+    def test_few_normals_are_drawn_from_each_class(self, part, rng):
+        few = robustness.few_normals(part, 7, rng)
+        assert np.unique(few.class_train, return_counts=True)[1].tolist() == [7, 7]
+        again = robustness.few_normals(part, 7, rng)
+        assert not np.array_equal(few.X_train, again.X_train)
+        np.testing.assert_array_equal(few.X_test, part.X_test)
+        assert len(robustness.few_normals(part, 1000, rng).X_train) == len(part.X_train)
+
+    def test_contamination_moves_anomalies_from_the_test_to_the_training(self, part, rng):
+        clean, dirty = robustness.contaminate(part, 0.05, rng)
+        assert len(dirty.X_train) == len(dirty.class_train) == 80 + 2 * 3  # 3 of 43 are 7 %, 2 4 %
+        assert (dirty.X_train[80:] > 20).all()  # anomalies
+        assert dirty.class_train[80:].tolist() == ["bolt"] * 3 + ["nut"] * 3
+        np.testing.assert_array_equal(clean.X_train, part.X_train)
+        np.testing.assert_array_equal(clean.X_test, dirty.X_test)
+        assert (clean.y == -1).sum() == 10 and (clean.y == 1).sum() == 24
+        moved = {tuple(row) for row in dirty.X_train[80:]}
+        assert not moved & {tuple(row) for row in dirty.X_test}
+        _, half = robustness.contaminate(part, 0.5, rng)
+        assert len(half.X_train) == 80 + 2 * 4  # never more than half of a class's anomalies
+
+    def test_losses_and_margins_are_differences_seed_by_seed(self):
+        def runs(*values):
+            return [{"image": {"mean": {"auroc": value}}} for value in values]
+
+        path = robustness.FIGURES["mean"]
+        np.testing.assert_allclose(
+            robustness.losses(runs(0.9, 0.8), runs(0.7, 0.85), path), [0.2, -0.05]
+        )
+        records = {
+            "HGAD, class inferred": runs(0.8, 0.9),
+            "HGAD, class given": runs(1.0, 1.0),  # no peer
+            "PaDiM, class given": runs(0.7, 0.95),
+            "PatchCore, class given": runs(0.75, 0.6),
+        }
+        np.testing.assert_allclose(robustness.margins(records, path), [0.05, -0.05])
+
+    def test_end_to_end(self, table_file, tmp_path, capsys):
+        robustness.main(
+            f"--data {table_file} --seeds 2 --few 6 20 --methods hgad mahalanobis --set max_iter=1 "
+            f"--set n_blocks=1 --json {tmp_path / 'r.json'} --markdown {tmp_path / 'r.md'}".split()
+        )
+        text = capsys.readouterr().out
+        assert (tmp_path / "r.md").read_text(encoding="utf-8") == text.rstrip("\n") + "\n"
+        studies = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["parts"]["toy"]
+        assert list(studies) == ["few", "contamination", "discovery"]
+        assert list(studies["few"]) == ["6 normals", "20 normals"]
+        assert list(studies["contamination"]) == ["clean", "contaminated"]
+        assert list(studies["discovery"]) == ["labels given", "number given", "discovered"]
+        for setting in (*studies["few"].values(), *studies["contamination"].values()):
+            assert list(setting) == ["HGAD, class inferred", "Mahalanobis, class given"]
+            assert [run["seed"] for run in setting["HGAD, class inferred"]] == [0, 1]
+        (found,) = studies["discovery"]["discovered"].values()
+        assert [run["n_classes"] for run in found] == [2, 2]
+        assert text.count("| HGAD, class inferred - best peer |") == 2
+        assert "| loss: mean | loss: pooled |" in text
+        (row,) = re.findall(r"\| discovered \|.*", text)
+        assert row.endswith("| 2.0 ± 0.0 | 1.000 ± 0.000 |")
+
+    def test_one_study_alone(self, table_file, capsys):
+        robustness.main(
+            f"--data {table_file} --seeds 1 --only few --few 5 --methods mahalanobis".split()
+        )
+        text = capsys.readouterr().out
+        assert "contamination" not in text and "best peer" not in text
+        assert "| Mahalanobis, class given |" in text
+
+    @pytest.mark.parametrize(
+        "option, message",
+        [("--few 0", "--few must be at least 1"), ("--share 0.7", "--share must lie in")],
+    )
+    def test_wrong_usage_is_told(self, option, message, table_file, capsys):
+        with pytest.raises(SystemExit):
+            robustness.main(f"--data {table_file} {option}".split())
+        assert message in capsys.readouterr().err
 
 
 class TestPixelMemory:

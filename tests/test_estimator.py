@@ -82,6 +82,21 @@ def test_discovers_classes(two_products):
         fast(n_classes=2).fit(np.ones((9, 3)))
 
 
+def test_discovers_how_many_classes_there_are(two_products):
+    X, _ = two_products
+    counted = fast(n_classes="discover").fit(X)
+    assert counted.classes_.tolist() == [0, 1]
+    np.testing.assert_array_equal(
+        counted.score_samples(X), fast(n_classes=2).fit(X).score_samples(X)
+    )
+    one = fast(n_classes="discover").fit(X[:120])
+    assert one.classes_.tolist() == [0]
+    with pytest.raises(ValueError, match="n_classes='discover', but y names 2 classes"):
+        fast(n_classes="discover").fit(X, two_products[1])
+    with pytest.raises(ValueError, match="'auto' or 'discover', got 'count'"):
+        fast(n_classes="count").fit(X)
+
+
 def test_more_samples_than_known_parameters_change_the_verdict(fitted, two_products):
     X, labels = two_products
     scores = fitted.score_samples(X)

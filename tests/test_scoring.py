@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import linregress
+from scipy.stats import linregress, median_abs_deviation
 
 from skhgad._closed_form import fit_class_covariances, identity_start
 from skhgad._flow import ConditionalFlow
 from skhgad._level import LevelModel
 from skhgad._mixture import HierarchicalMixture, class_means
-from skhgad._scoring import ScoringModel, fit_normalizers
+from skhgad._scoring import ScoringModel, _slope_within, fit_normalizers
 
 
 def make_images(n_images, map_shape, n_features=4, n_classes=3, seed=0):
@@ -80,16 +80,47 @@ def test_background_is_taken_off_by_the_slope_inside_the_classes(weight):
     evidence = model.evidence(features, codes)
     for index in range(2):
         own, background = evidence.likelihoods[index], evidence.backgrounds[index]
-        own, background = own.clone(), background.clone()
+        own, background = own.numpy().copy(), background.numpy().copy()
         for k in range(3):
-            own[codes == k] -= own[codes == k].mean()
-            background[codes == k] -= background[codes == k].mean()
+            for values in (own, background):
+                median = np.median(values[codes == k])
+                reach = 3 * median_abs_deviation(values[codes == k], axis=None, scale=1 / 1.4826)
+                clipped = np.clip(values[codes == k], median - reach, median + reach)
+                values[codes == k] = clipped - clipped.mean()
         slope = linregress(background.flatten(), own.flatten()).slope
         assert slope > 0.1
+        n = own.size
+        slope = (n * slope + 50) / (n + 50)  # 50 vectors speak for a slope of 1
         assert float(model.background_slope[index]) == pytest.approx(weight * slope, rel=1e-6)
-    if weight == 1.0:  # what is left is unrelated to the background
-        left = (own - float(slope) * background).flatten()
-        assert abs(np.corrcoef(left, background.flatten())[0, 1]) < 1e-9
+
+
+def related(n, slope, seed=0):
+    """Class likelihoods that follow the background's with a slope, three classes."""
+    rng = np.random.default_rng(seed)
+    codes = np.arange(n) % 3
+    background = rng.normal(size=(n, 1)) + 10 * codes[:, None]
+    values = slope * background - 50 * codes[:, None] + 0.1 * rng.normal(size=(n, 1))
+    return torch.from_numpy(values), torch.from_numpy(background), torch.from_numpy(codes)
+
+
+def test_slope_is_that_inside_the_classes():
+    assert float(_slope_within(*related(30_000, 0.4))) == pytest.approx(0.4, rel=0.01)
+    assert float(_slope_within(*related(30_000, -0.4))) == 0
+    constant = torch.ones(9, 1), torch.ones(9, 1), torch.arange(9) % 3
+    assert float(_slope_within(*constant)) == 0
+
+
+def test_anomalies_among_the_normals_do_not_settle_the_slope():
+    values, background, codes = related(3000, 0.4)
+    expected = float(_slope_within(values, background, codes))
+    values[:150] -= 1000  # far from everything, and farther from the class
+    background[:150] -= 100
+    found = float(_slope_within(values, background, codes))
+    assert abs(found - expected) < 0.15
+
+
+def test_slope_of_a_few_vectors_is_near_one():
+    assert float(_slope_within(*related(6, 8.0))) < 2
 
 
 @torch.no_grad()
