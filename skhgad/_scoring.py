@@ -199,7 +199,8 @@ class ScoringModel(nn.Module):
         """Anomaly maps before the classes are put on one scale, Tensor (n, height, width)."""
         terms = []
         if self.criterion != "entropy":
-            terms.append(self._likelihood_map(self.likelihood_ratios(evidence), evidence.codes))
+            own = self._likelihood_terms(self.likelihood_ratios(evidence), evidence.codes)
+            terms.append(sum(own))
         if self.criterion != "likelihood":
             terms.append(self._entropy_map(evidence.entropies, evidence.codes))
         if self.normalization == "exponential":
@@ -242,11 +243,6 @@ class ScoringModel(nn.Module):
             self._on_grid((value - location[index, codes, None]).clamp_max(0).exp(), index)
             for index, value in enumerate(values)
         )
-
-    def _likelihood_map(self, own, codes):
-        if self.normalization == "exponential":
-            return len(own) - self.normality_maps(own, self.likelihood_location, codes)
-        return sum(self._likelihood_terms(own, codes))
 
     def _likelihood_terms(self, own, codes):
         """Return what each level adds to the likelihood map."""
