@@ -193,7 +193,7 @@ def draw(images, classes, budget_mib, path):
     time_axes.loglog(n, seconds, "o-", label=f"fit, max_iter={images[0]['max_iter']}")
     time_axes.loglog(n, seconds[0] * n / n[0], "k:", label="proportional")
     time_axes.set(xlabel="images", ylabel="seconds")
-    time_axes.set_xticks(n, n, minor=False)
+    time_axes.set_xticks(n, n, rotation=45)
     time_axes.set_xticks([], minor=True)
     memory_axes.plot(n, [p["peak_mib"] for p in images], "o-", label="peak resident")
     if all(p["anonymous_mib"] is not None for p in images):

@@ -105,12 +105,6 @@ class _HiddenLayer(torch.autograd.Function):
         )
 
 
-def _hidden_layer(x, bias, weight, output_weight, output_bias):
-    """`_HiddenLayer` where no gradient is asked for."""
-    hidden = F.linear(x, weight).add_(bias).relu_()
-    return F.linear(hidden, output_weight, output_bias)
-
-
 class CouplingBlock(nn.Module):
     r"""Affine coupling, then a per-channel affine map, then a fixed orthogonal channel mix.
 
@@ -206,22 +200,24 @@ class CouplingBlock(nn.Module):
         return torch.cat((passive, (active - shift) * (-log_scale).exp()), dim=-1)
 
     def _coupling(self, passive, condition):
-        """Log-scale and shift of the active channels, the per-channel affine map after it included.
-
-        The map joins the network's last layer, which is smaller than a batch of vectors.
-        """
+        """Log-scale and shift of the active channels, the per-channel affine map after it included."""
         scale, offset = self._scale()[self.n_passive :], self.offset[self.n_passive :]
-        of_log_scale, of_shift = self.output_weight.chunk(2)
-        weight = torch.cat((0.1 * of_log_scale, 0.1 * scale[:, None] * of_shift))
-        of_log_scale, of_shift = self.output_bias.chunk(2)
-        bias = torch.cat((0.1 * of_log_scale, 0.1 * scale * of_shift + offset))
-        hidden_bias = self.hidden_bias
+        bias = self.hidden_bias
         if condition is not None:
-            hidden_bias = condition.linear(self.condition_weight, hidden_bias)
-        layer = _HiddenLayer.apply if torch.is_grad_enabled() else _hidden_layer
-        raw_log_scale, shift = layer(passive, hidden_bias, self.hidden_weight, weight, bias).chunk(
-            2, dim=-1
-        )
+            bias = condition.linear(self.condition_weight, bias)
+        if torch.is_grad_enabled():
+            # The affine map joins the network's last layer, which is smaller than a batch.
+            of_log_scale, of_shift = self.output_weight.chunk(2)
+            weight = torch.cat((0.1 * of_log_scale, 0.1 * scale[:, None] * of_shift))
+            of_log_scale, of_shift = self.output_bias.chunk(2)
+            output_bias = torch.cat((0.1 * of_log_scale, 0.1 * scale * of_shift + offset))
+            output = _HiddenLayer.apply(passive, bias, self.hidden_weight, weight, output_bias)
+            raw_log_scale, shift = output.chunk(2, dim=-1)
+        else:
+            hidden = F.linear(passive, self.hidden_weight).add_(bias).relu_()
+            output = F.linear(hidden, self.output_weight, self.output_bias).mul_(0.1)
+            raw_log_scale, shift = output.chunk(2, dim=-1)
+            shift = torch.addcmul(offset, shift, scale)
         return torch.add(scale.log(), raw_log_scale.tanh(), alpha=self.clamp), shift
 
     def _scale(self):

@@ -122,6 +122,14 @@ def image_size(value):
     return int(sides[0]), int(sides[1])
 
 
+def on_device(module, device):
+    """Move a module, unless it is there: asking every tensor would cost a tenth of a small call."""
+    own = next(module.buffers()).device
+    if own.type == device.type and device.index in (None, own.index):
+        return module
+    return module.to(device)
+
+
 def resolve_device(device):
     """Turn `device` into a torch.device; "auto" is the GPU where there is one.
 

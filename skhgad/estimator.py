@@ -22,7 +22,7 @@ from ._extension import add_class
 from ._features import FeatureExtractor, image_batches, vector_batches
 from ._inspection import inspect, score_batch
 from ._onnx import write_onnx
-from ._parameters import check_parameters, image_size, resolve_device
+from ._parameters import check_parameters, image_size, on_device, resolve_device
 from ._persistence import load_state, save_state
 from ._processes import keep_to_one_thread_if_forked
 from ._scoring import ScoringModel, fit_normalizers, resize
@@ -814,7 +814,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             return
         total = len(X) if rows is None else len(rows)
         batches = image_batches(
-            X, extractor.to(device), rows, device=device, memory=memory, n_jobs=self.n_jobs
+            X, on_device(extractor, device), rows, device=device, memory=memory, n_jobs=self.n_jobs
         )
         quiet = quiet or self.verbose < 1
         with tqdm(total=total, desc="images", unit="image", disable=quiet) as bar:
@@ -895,7 +895,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         if class_labels is not None:
             given = torch.from_numpy(check_class_labels(class_labels, self.classes_, len(X)))
         device, memory = resolve_device(self.device), as_memory(self.memory)
-        model, n_seen = self._model.to(device), 0
+        model, n_seen = on_device(self._model, device), 0
         for features, sizes in self._features(X, self._extractor, device, memory):
             codes = None if given is None else given[n_seen : n_seen + len(sizes)].to(device)
             yield score_batch(model, features, codes, sizes)
