@@ -200,7 +200,7 @@ class CouplingBlock(nn.Module):
         return torch.cat((passive, (active - shift) * (-log_scale).exp()), dim=-1)
 
     def _coupling(self, passive, condition):
-        """Log-scale and shift of the active channels, the per-channel affine map after it included."""
+        """Log-scale and shift of the active channels, with the block's affine map after them."""
         scale, offset = self._scale()[self.n_passive :], self.offset[self.n_passive :]
         bias = self.hidden_bias
         if condition is not None:
