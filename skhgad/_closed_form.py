@@ -123,11 +123,11 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None,
         for code in codes.unique().tolist():
             own = codes == code
             moments[code].update(residuals[own].flatten(0, 1), z[own].flatten(0, 1))
-        overall.update((z.double() - origin).flatten(0, 1), z.flatten(0, 1))
-    moments, overall = [processes.total(own) for own in moments], processes.total(overall)
+        if n_classes > 1:  # of a single class, the background is the class
+            overall.update((z.double() - origin).flatten(0, 1), z.flatten(0, 1))
+    moments = [processes.total(own) for own in moments]
     shifts = shifts + torch.stack([own.first / max(1, own.n_samples) for own in moments])
-    mean = origin + overall.first / overall.n_samples
-    moments, overall = [own.centered() for own in moments], overall.centered()
+    moments = [own.centered() for own in moments]
     within = sum(moments, ResidualMoments(n_features))
     # A class whose vectors are all the same has no spread of its own: it borrows everybody's.
     own = [own if own.covariance().trace() > 0 else within for own in moments]
@@ -136,8 +136,10 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None,
         weight = source.ledoit_wolf_shrinkage() if shrinkage == "ledoit_wolf" else shrinkage
         whiteners.append(whitening_matrix(shrink(source.covariance(), weight)))
     mixture.set_covariances(shifts, torch.stack(whiteners))
-    if n_classes > 1:  # of a single class, the background is the class
-        covariance = shrink(overall.covariance(), _BACKGROUND_SHRINKAGE)
+    if n_classes > 1:
+        overall = processes.total(overall)
+        mean = origin + overall.first / overall.n_samples
+        covariance = shrink(overall.centered().covariance(), _BACKGROUND_SHRINKAGE)
         mixture.set_background(mean, whitening_matrix(covariance))
 
 

@@ -29,25 +29,7 @@ LOWEST = {dtype: torch.finfo(dtype).min / 2 for dtype in (torch.float32, torch.f
 
 
 def write_onnx(detector, path):
-    """Write a fitted detector as one ONNX file, whole or not at all.
-
-    Parameters
-    ----------
-    detector : HGADDetector
-        Fitted; see `HGADDetector.to_onnx`.
-    path : str or path
-
-    Raises
-    ------
-    ImportError
-        If onnx is not installed.
-    ValueError
-        If no file can be at `path`.
-    RuntimeError
-        If torch cannot export the backbone.
-    OSError
-        If the file cannot be written.
-    """
+    """Write a fitted detector as one ONNX file, whole or not at all: `HGADDetector.to_onnx`."""
     try:
         import onnx
 

@@ -237,21 +237,15 @@ class ScoringModel(nn.Module):
             ratios.append(own)
         return ratios
 
-    def normality_maps(self, values, location, codes):
-        """Sum exp(value - maximum) over levels on the grid, the published normality, at most L."""
-        return sum(
-            self._on_grid((value - location[index, codes, None]).clamp_max(0).exp(), index)
-            for index, value in enumerate(values)
-        )
+    def _normality(self, value, location, level, codes):
+        """exp(value - maximum) of one level on the grid, the published normality, at most 1."""
+        return self._on_grid((value - location[level, codes, None]).clamp_max(0).exp(), level)
 
     def _likelihood_terms(self, own, codes):
         """Return what each level adds to the likelihood map."""
         location, scale = self.likelihood_location, self.likelihood_scale
         if self.normalization == "exponential":
-            return [
-                1 - self._on_grid((value - location[i, codes, None]).clamp_max(0).exp(), i)
-                for i, value in enumerate(own)
-            ]
+            return [1 - self._normality(value, location, i, codes) for i, value in enumerate(own)]
         return [
             self._on_grid((location[i, codes, None] - value) / scale[i, codes, None], i)
             for i, value in enumerate(own)
@@ -267,8 +261,10 @@ class ScoringModel(nn.Module):
 
     def entropy_anomaly(self, entropies, codes):
         """Sum up the entropies as published, before the blur: number of levels less normality."""
-        values = [-entropy for entropy in entropies]
-        return len(values) - self.normality_maps(values, self.entropy_location, codes)
+        return len(entropies) - sum(
+            self._normality(-entropy, self.entropy_location, i, codes)
+            for i, entropy in enumerate(entropies)
+        )
 
     @staticmethod
     def log_entropy(anomaly):
