@@ -94,7 +94,8 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None,
 
     The centers of a class are moved to where its vectors are. Then each vector is compared with the
     mean of the centers, weighted by their posterior; the mean residual moves the centers again, and
-    the covariance of the residuals becomes that of the class.
+    the covariance of the residuals becomes that of the class. The classes are told apart by the
+    mean of their covariances.
     The background is one Gaussian with the mean and covariance of all latent vectors together.
 
     Parameters
@@ -131,11 +132,14 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None,
     within = sum(moments, ResidualMoments(n_features))
     # A class whose vectors are all the same has no spread of its own: it borrows everybody's.
     own = [own if own.covariance().trace() > 0 else within for own in moments]
-    whiteners = []
+    whiteners, shared = [], torch.zeros(n_features, n_features, dtype=torch.float64)
     for source in own:
         weight = source.ledoit_wolf_shrinkage() if shrinkage == "ledoit_wolf" else shrinkage
-        whiteners.append(whitening_matrix(shrink(source.covariance(), weight)))
-    mixture.set_covariances(shifts, torch.stack(whiteners))
+        covariance = shrink(source.covariance(), weight)
+        whiteners.append(whitening_matrix(covariance))
+        shared += covariance / n_classes
+    root = whitening_matrix(shared)
+    mixture.set_covariances(shifts, torch.stack(whiteners), root @ root.T)
     if n_classes > 1:
         overall = processes.total(overall)
         mean = origin + overall.first / overall.n_samples

@@ -116,7 +116,7 @@ def unpack(cls, tensors, description, backbone):
             means = level.mixture.means
             identity = torch.eye(means.shape[1])
             level.mixture.set_covariances(
-                torch.zeros_like(means), identity.repeat(len(means), 1, 1)
+                torch.zeros_like(means), identity.repeat(len(means), 1, 1), identity.clone()
             )
             if f"levels.{index}.mixture.background_mean" in parts["model"]:
                 level.mixture.set_background(torch.zeros(means.shape[1]), identity)
@@ -164,6 +164,7 @@ def _check_sizes(parameters, tensors, level, shape, n_classes):
     }
     if parameters["class_covariance"]:
         expected["mixture.whiteners"] = (n_classes, n_features, n_features)
+        expected["mixture.shared_precision"] = (n_features, n_features)
     if n_conditions:
         expected["flow.column_codes"] = (width, n_conditions // 2)
         expected["flow.row_codes"] = (height, n_conditions // 2)

@@ -65,7 +65,7 @@ def squared_distances(z, centers):
 
 _OF_CLASSES = (
     "means", "class_logits", "offsets", "center_logits", "shifts", "whiteners",
-    "whitened_offsets", "log_dets", "generations",
+    "whitened_offsets", "log_dets", "discriminants", "generations",
 )  # fmt: skip
 
 
@@ -98,6 +98,8 @@ class HierarchicalMixture(nn.Module):
         )
         self.center_logits = nn.Parameter(torch.zeros(n_classes, n_components))
         for name in ("shifts", "whiteners", "whitened_offsets", "log_dets"):
+            self.register_buffer(name, None)
+        for name in ("shared_precision", "discriminants"):
             self.register_buffer(name, None)
         # Classes that joined later take no part in the posterior of those before them.
         self.register_buffer("generations", torch.zeros(n_classes, dtype=torch.int64))
@@ -163,8 +165,11 @@ class HierarchicalMixture(nn.Module):
         Returns
         -------
         HierarchicalMixture
-            Each class's density, and the posterior of the classes of this one, are unchanged.
+            Each class's density, and the posterior and the discriminants of the classes of this
+            one, are unchanged.
         """
+        other = copy.deepcopy(other)
+        other.set_shared_precision(self.shared_precision)
         result = copy.deepcopy(self)
         for name in _OF_CLASSES:
             own, more = getattr(self, name), getattr(other, name)
@@ -176,12 +181,42 @@ class HierarchicalMixture(nn.Module):
             setattr(result, name, values)
         return result
 
+    def locations(self):
+        """Where the vectors of each class are, Tensor of shape (n_classes, n_features).
+
+        The mean of its centers; with unit covariances the class mean, from which training tells
+        the classes apart.
+        """
+        if self.shifts is None:
+            return self.means
+        weights = self.center_logits.softmax(1)[:, None]
+        return self.means + self.shifts + (weights[..., 1:] @ self.offsets)[:, 0]
+
+    def class_discriminants(self, z):
+        """Tell how well each class fits, by a covariance that all classes share.
+
+        Linear discriminants: by their own covariances, anomalies of a tight class would be taken
+        for samples of the widest.
+
+        Parameters
+        ----------
+        z : Tensor of shape (..., n_features)
+
+        Returns
+        -------
+        Tensor of shape (..., n_classes)
+            Log-density of each class, up to a constant that all classes share.
+        """
+        locations = self.locations()
+        discriminants = locations if self.discriminants is None else self.discriminants
+        return z @ discriminants.T - 0.5 * (discriminants * locations).sum(1)
+
     def log_prior(self):
         """Log-probability of each class, Tensor of shape (n_classes,)."""
         return self.class_logits.log_softmax(0)
 
-    def set_covariances(self, shifts, whiteners):
-        """Fix the covariance of each class for `log_density_of`.
+    def set_covariances(self, shifts, whiteners, shared_precision):
+        """Fix the covariance of each class, and the one that all share.
 
         Parameters
         ----------
@@ -189,6 +224,8 @@ class HierarchicalMixture(nn.Module):
             Added to all centers of a class.
         whiteners : Tensor of shape (n_classes, n_features, n_features)
             Inverse square roots W of the covariances, acting on rows from the right.
+        shared_precision : Tensor of shape (n_features, n_features)
+            Inverse of the covariance that `class_discriminants` takes for all classes.
         """
         self.shifts = shifts.to(self.means)
         self.whiteners = whiteners.to(self.means)
@@ -196,6 +233,12 @@ class HierarchicalMixture(nn.Module):
         self.whitened_offsets = (centers - centers[:, :1]) @ self.whiteners
         # One by one: the batched factorisation of MKL fails on stacks of large matrices.
         self.log_dets = torch.stack([torch.linalg.slogdet(w)[1] for w in whiteners]).to(self.means)
+        self.set_shared_precision(shared_precision)
+
+    def set_shared_precision(self, precision):
+        """Tell classes apart by this inverse covariance, Tensor (n_features, n_features)."""
+        self.shared_precision = precision.to(self.means)
+        self.discriminants = self.locations().detach() @ self.shared_precision
 
     def set_background(self, mean, whitener):
         """Fix the Gaussian of all classes together for `log_density_background`.
@@ -246,10 +289,6 @@ class HierarchicalMixture(nn.Module):
         white = (z - (self.means[code] + self.shifts[code])) @ self.whiteners[code]
         distances = squared_distances(white, self.whitened_offsets[code])
         return torch.logsumexp(log_weights - 0.5 * distances, dim=-1) + self.log_dets[code]
-
-    def log_density_within(self, z):
-        """`log_density_of` every class, Tensor of shape (..., n_classes)."""
-        return torch.stack([self.log_density_of(z, code) for code in range(len(self.means))], -1)
 
     def expected_center(self, z, codes):
         """Mean of the centers of each image's class, weighted by their posterior at each position.

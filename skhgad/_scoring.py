@@ -153,24 +153,27 @@ class ScoringModel(nn.Module):
         Evidence
         """
         latents = [level.latent(x) for level, x in zip(self.levels, features, strict=True)]
-        typicality = None
-        if codes is None:
-            typicality, codes = self._best_class(latents)
+        given = codes is not None
+        if not given:
+            likelihoods = [
+                level.class_log_likelihood(z)
+                for level, (z, _) in zip(self.levels, latents, strict=True)
+            ]
+            codes = sum(likelihoods).argmax(1)
         parts = [
             level.evidence(*latent, codes)
             for level, latent in zip(self.levels, latents, strict=True)
         ]
-        return Evidence(codes, *map(list, zip(*parts, strict=True)), typicality)
+        evidence = Evidence(codes, *map(list, zip(*parts, strict=True)))
+        return evidence if given else evidence._replace(typicality=self._typicality(evidence))
 
-    def _best_class(self, latents):
-        """Typicality and class of images: see `Evidence`."""
-        grids = [
-            level.class_log_likelihood(*latent)
-            for level, latent in zip(self.levels, latents, strict=True)
+    def _typicality(self, evidence):
+        """Log-likelihood of whole images from median positions; see `Evidence`."""
+        medians = [
+            own.median(1).values * own.shape[1] * level.n_features
+            for level, own in zip(self.levels, evidence.likelihoods, strict=True)
         ]
-        codes = sum(grid.mean(1) for grid in grids).argmax(1)
-        rows = torch.arange(len(codes), device=codes.device)
-        return sum(grid[rows, :, codes].median(1).values for grid in grids), codes
+        return sum(medians)
 
     def forward(self, features, codes=None):
         """Anomaly maps on the model's grid.

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from mixtures import log_density_within
 from scipy import special, stats
 from scipy.spatial.distance import cdist, pdist
 
@@ -192,7 +193,7 @@ def test_density_within_is_scipys_mixture(n_classes, n_features, n_components):
     mixture = make_mixture(n_classes, n_features, n_components)
     _, centers, log_weights = numpy_parts(mixture)
     z = make_z(2, 3, n_features)
-    found = mixture.log_density_within(z).numpy() - n_features / 2 * np.log(2 * np.pi)
+    found = log_density_within(mixture, z).numpy() - n_features / 2 * np.log(2 * np.pi)
     assert found.shape == (2, 3, n_classes)
     for k in range(n_classes):
         expected = scipy_log_density(
@@ -207,9 +208,11 @@ def test_density_within_has_the_covariance_of_each_class(n_classes, n_features, 
     mixture = make_mixture(n_classes, n_features, n_components)
     _, centers, log_weights = numpy_parts(mixture)
     shifts, covariances, whiteners = make_covariances(n_classes, n_features)
-    mixture.set_covariances(torch.from_numpy(shifts), torch.from_numpy(whiteners))
+    mixture.set_covariances(
+        torch.from_numpy(shifts), torch.from_numpy(whiteners), torch.eye(n_features)
+    )
     z = make_z(2, 3, n_features)
-    found = mixture.log_density_within(z).numpy() - n_features / 2 * np.log(2 * np.pi)
+    found = log_density_within(mixture, z).numpy() - n_features / 2 * np.log(2 * np.pi)
     for k in range(n_classes):
         expected = scipy_log_density(
             z.reshape(6, -1).numpy(), centers[k] + shifts[k], log_weights[k], covariances[k]
@@ -217,13 +220,43 @@ def test_density_within_has_the_covariance_of_each_class(n_classes, n_features, 
         np.testing.assert_allclose(found[..., k].ravel(), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("n_classes, n_features, n_components", SIZES)
+@torch.no_grad()
+def test_discriminants_are_log_densities_of_one_shared_covariance(
+    n_classes, n_features, n_components
+):
+    mixture = make_mixture(n_classes, n_features, n_components)
+    _, centers, log_weights = numpy_parts(mixture)
+    shifts, covariances, whiteners = make_covariances(n_classes, n_features)
+    shared = covariances.mean(0)
+    mixture.set_covariances(*map(torch.from_numpy, (shifts, whiteners, np.linalg.inv(shared))))
+    z = make_z(2, 3, n_features)
+    found = mixture.class_discriminants(z).numpy().reshape(6, -1)
+    expected = np.stack(
+        [
+            stats.multivariate_normal(np.exp(w) @ c + s, shared).logpdf(z.reshape(6, -1).numpy())
+            for c, w, s in zip(centers, log_weights, shifts, strict=True)
+        ],
+        axis=1,
+    ).reshape(6, -1)
+    # up to a constant of each vector
+    np.testing.assert_allclose(found - found[:, :1], expected - expected[:, :1], atol=1e-8)
+
+
+@torch.no_grad()
+def test_discriminants_of_unit_covariances_are_the_logits_of_the_class_posterior():
+    mixture, z = make_mixture(3, 4, 2), make_z(2, 3, 4)
+    found = mixture.class_discriminants(z).softmax(-1)
+    torch.testing.assert_close(found, mixture.class_logits_of(z).softmax(-1))
+
+
 @torch.no_grad()
 def test_unit_whiteners_change_nothing():
     mixture, z = make_mixture(3, 4, 2), make_z(2, 3, 4)
-    before = mixture.log_density_within(z)
-    mixture.set_covariances(torch.zeros(3, 4), torch.eye(4).repeat(3, 1, 1))
+    before = log_density_within(mixture, z)
+    mixture.set_covariances(torch.zeros(3, 4), torch.eye(4).repeat(3, 1, 1), torch.eye(4))
     assert mixture.whiteners.dtype == torch.float64
-    torch.testing.assert_close(mixture.log_density_within(z), before, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(log_density_within(mixture, z), before, rtol=1e-11, atol=1e-11)
 
 
 @torch.no_grad()
@@ -231,9 +264,9 @@ def test_density_with_covariances_is_exact_far_from_the_origin():
     mixture = make_mixture(2, 3, 2)
     mixture.means += 1e6
     _, centers, log_weights = numpy_parts(mixture)
-    mixture.set_covariances(torch.zeros(2, 3), torch.eye(3).repeat(2, 1, 1))
+    mixture.set_covariances(torch.zeros(2, 3), torch.eye(3).repeat(2, 1, 1), torch.eye(3))
     z = make_z(1, 5, 3) + 1e6
-    found = mixture.log_density_within(z)[0, :, 0].numpy() - 1.5 * np.log(2 * np.pi)
+    found = log_density_within(mixture, z)[0, :, 0].numpy() - 1.5 * np.log(2 * np.pi)
     expected = scipy_log_density(z[0].numpy(), centers[0], log_weights[0], np.eye(3))
     np.testing.assert_allclose(found, expected, rtol=1e-8)
 
@@ -246,7 +279,7 @@ def test_density_within_class_is_the_own_column(n_classes, n_features, n_compone
     codes = torch.arange(7) * 3 % n_classes
     own = mixture.log_density_within_class(z, codes)
     assert own.shape == (7, 3)
-    every = mixture.log_density_within(z)
+    every = log_density_within(mixture, z)
     for image, code in enumerate(codes.tolist()):
         torch.testing.assert_close(own[image], every[image, :, code], rtol=1e-11, atol=1e-11)
 

@@ -91,7 +91,7 @@ def set_tensors(**tensors):
         (lambda f: (f / "model.json").write_text("[" * 100_000), "no model description"),
         (lambda f: (f / "model.json").write_bytes(b"\xff\xfe\xfa"), "no model description"),
         (lambda f: os.truncate(f / "model.json", (64 << 20) + 1), "too large for a model desc"),
-        (lambda f: edit(f, lambda m: m.update(version=2)), "format version 2"),
+        (lambda f: edit(f, lambda m: m.update(version=9)), "format version 9"),
         (lambda f: edit(f, lambda m: m.update(format="other")), "unknown format 'other'"),
         (lambda f: edit(f, lambda m: m.pop("sha256")), "does not match the hash"),
         (lambda f: edit(f, lambda m: m.update(model=[])), "no model description"),
