@@ -81,8 +81,8 @@ def part_train(options):
     levels = [
         empty_level(parameters, m.shape[1], tuple(m.shape[2:]), n_classes, generator) for m in maps
     ]
-    plan = training_plan(parameters, n_images, [(m.shape[1], *m.shape[2:]) for m in maps])
     rows, device = np.arange(n_images), torch.device(options.device)
+    plan = training_plan(parameters, n_images, [(m.shape[1], *m.shape[2:]) for m in maps], device)
     with FeatureCache(n_images, [tuple(v.shape[1:]) for v in vectors]) as cache:
         cache.write(0, vectors)
         shapes = ", ".join("x".join(map(str, m.shape[1:])) for m in maps)

@@ -74,17 +74,21 @@ class GridCondition(NamedTuple):
 class _HiddenLayer(torch.autograd.Function):
     """A network of one hidden layer, with one array as wide as that layer where autograd has five.
 
-    output_weight @ relu(weight @ x + bias) + output_bias, with a bias for each position.
+    output_weight @ relu(weight @ x + bias) + output_bias, with a bias for each position. The
+    products, and what backward keeps, are of `dtype`; what comes out is of the dtype of x.
     """
 
     @staticmethod
-    def forward(ctx, x, bias, weight, output_weight, output_bias):
+    def forward(ctx, x, bias, weight, output_weight, output_bias, dtype):
         """Map x of shape (n_images, n_positions, n_in)."""
-        ctx.has_positions = bias.ndim == 2
+        ctx.has_positions, ctx.dtype = bias.ndim == 2, x.dtype
+        x, bias, weight, output_weight, output_bias = (
+            values.to(dtype) for values in (x, bias, weight, output_weight, output_bias)
+        )
         bias = bias.expand(len(x), x.shape[1], -1)
         hidden = torch.baddbmm(bias, x, weight.T.expand(len(x), -1, -1)).relu_()
         ctx.save_for_backward(x, weight, output_weight, hidden)
-        return F.linear(hidden, output_weight, output_bias)
+        return F.linear(hidden, output_weight, output_bias).to(ctx.dtype)
 
     @staticmethod
     @once_differentiable
@@ -92,17 +96,18 @@ class _HiddenLayer(torch.autograd.Function):
         """Gradients in the order of the inputs."""
         x, weight, output_weight, hidden = ctx.saved_tensors
         shape, n_images = x.shape, len(x)
-        x, hidden, grad = (values.flatten(0, 1) for values in (x, hidden, grad))
+        x, hidden, grad = (values.flatten(0, 1) for values in (x, hidden, grad.to(x.dtype)))
         inner = grad @ output_weight
         torch.ops.aten.threshold_backward.grad_input(inner, hidden, 0, grad_input=inner)
-        of_positions = inner.unflatten(0, (n_images, -1)).sum(0)
-        return (
+        of_positions = inner.unflatten(0, (n_images, -1)).sum(0, dtype=ctx.dtype)
+        grads = (
             (inner @ weight).view(shape),
             of_positions if ctx.has_positions else of_positions.sum(0),
             inner.T @ x,
             grad.T @ hidden,
-            grad.sum(0),
+            grad.sum(0, dtype=ctx.dtype),
         )
+        return *(g.to(ctx.dtype) for g in grads), None
 
 
 class CouplingBlock(nn.Module):
@@ -169,7 +174,7 @@ class CouplingBlock(nn.Module):
         # orthogonal, and the block exact, only to 1e-7 after a cast to float64.
         self.register_buffer("mix", random_orthogonal(n_features, generator))
 
-    def forward(self, x, condition=None):
+    def forward(self, x, condition=None, product_dtype=None):
         """Map x to z.
 
         Parameters
@@ -177,6 +182,8 @@ class CouplingBlock(nn.Module):
         x : Tensor of shape (n_images, n_positions, n_features)
         condition : GridCondition or None
             Shared by all images.
+        product_dtype : torch.dtype, default=None
+            Of the network's products where gradients are wanted; None = that of x.
 
         Returns
         -------
@@ -184,7 +191,7 @@ class CouplingBlock(nn.Module):
         log_det : Tensor of shape (n_images, n_positions)
         """
         passive, active = x.split((self.n_passive, self.n_active), dim=-1)
-        log_scale, shift = self._coupling(passive, condition)
+        log_scale, shift = self._coupling(passive, condition, product_dtype)
         active = torch.addcmul(shift, active, log_scale.exp())
         scale, offset = self._scale()[: self.n_passive], self.offset[: self.n_passive]
         mapped = torch.cat((torch.addcmul(offset, passive, scale), active), dim=-1)
@@ -199,7 +206,7 @@ class CouplingBlock(nn.Module):
         log_scale, shift = self._coupling(passive, condition)
         return torch.cat((passive, (active - shift) * (-log_scale).exp()), dim=-1)
 
-    def _coupling(self, passive, condition):
+    def _coupling(self, passive, condition, product_dtype=None):
         """Log-scale and shift of the active channels, with the block's affine map after them."""
         scale, offset = self._scale()[self.n_passive :], self.offset[self.n_passive :]
         bias = self.hidden_bias
@@ -211,7 +218,10 @@ class CouplingBlock(nn.Module):
             weight = torch.cat((0.1 * of_log_scale, 0.1 * scale[:, None] * of_shift))
             of_log_scale, of_shift = self.output_bias.chunk(2)
             output_bias = torch.cat((0.1 * of_log_scale, 0.1 * scale * of_shift + offset))
-            output = _HiddenLayer.apply(passive, bias, self.hidden_weight, weight, output_bias)
+            dtype = product_dtype or passive.dtype
+            output = _HiddenLayer.apply(
+                passive, bias, self.hidden_weight, weight, output_bias, dtype
+            )
             raw_log_scale, shift = output.chunk(2, dim=-1)
         else:
             hidden = F.linear(passive, self.hidden_weight).add_(bias).relu_()

@@ -236,6 +236,8 @@ class FeatureExtractor(nn.Module):
         Exponent of `signed_power`, applied to the vectors.
     levels : list of tuples (n_features, height, width), default=None
         Known from an earlier fit; None = the backbone is run once to see.
+    mixed_precision : bool, default=True
+        Whether a GPU runs the backbone in float16.
 
     Attributes
     ----------
@@ -253,6 +255,8 @@ class FeatureExtractor(nn.Module):
         fuse,
         power,
         levels=None,
+        *,
+        mixed_precision=True,
     ):
         super().__init__()
         self.spec = {
@@ -272,6 +276,7 @@ class FeatureExtractor(nn.Module):
         for name, default in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
             value = torch.tensor(configuration.get(name, default), dtype=torch.float32)
             self.register_buffer(name, value.view(1, 3, 1, 1))
+        self.mixed_precision = mixed_precision
         self._folded = {}  # by device; made when needed, never saved
         self.eval().requires_grad_(False)
         self.to(memory_format=torch.channels_last)
@@ -338,7 +343,7 @@ class FeatureExtractor(nn.Module):
             if device not in self._folded:
                 self._folded[device] = fold_batch_norm(backbone, pixels[:1])
             backbone = self._folded[device]
-        half = MIXED_PRECISION.get(device.type)
+        half = MIXED_PRECISION.get(device.type) if self.mixed_precision else None
         with torch.autocast(device.type, half, enabled=half is not None):
             maps = backbone(pixels)
         return [m.float() if isinstance(m, torch.Tensor) else m for m in maps]

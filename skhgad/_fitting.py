@@ -12,6 +12,7 @@ from ._flow import ConditionalFlow, position_codes
 from ._inspection import score_batch, score_evidence
 from ._level import LevelModel
 from ._mixture import HierarchicalMixture, class_means
+from ._parameters import trains_in_mixed_precision
 from ._training import TrainingPlan, train
 
 _BLOCK_BYTES = 64 << 20  # of features read at once
@@ -126,7 +127,7 @@ def empty_level(parameters, n_features, map_shape, n_classes, generator=None):
     return LevelModel(identity_start(n_features).float(), flow, mixture, map_shape)
 
 
-def training_plan(parameters, n_samples, level_shapes):
+def training_plan(parameters, n_samples, level_shapes, device):
     """Fill the "auto" numbers of the schedule by the kind and the number of the data.
 
     Parameters
@@ -136,6 +137,8 @@ def training_plan(parameters, n_samples, level_shapes):
     n_samples : int
         To train on.
     level_shapes : list of tuples (n_features, height, width)
+    device : torch.device
+        Where to train.
 
     Returns
     -------
@@ -155,13 +158,14 @@ def training_plan(parameters, n_samples, level_shapes):
     learning_rate = parameters["learning_rate"]
     if learning_rate == "auto":
         learning_rate = 1e-3
-    shared = TrainingPlan.__dataclass_fields__.keys() - {"n_passes", "batch_size", "learning_rate"}
-    return TrainingPlan(
+    decided = dict(
         n_passes=n_passes,
         batch_size=batch_size,
         learning_rate=learning_rate,
-        **{name: parameters[name] for name in shared},
+        mixed_precision=trains_in_mixed_precision(parameters["mixed_precision"], device),
     )
+    shared = TrainingPlan.__dataclass_fields__.keys() - decided.keys()
+    return TrainingPlan(**decided, **{name: parameters[name] for name in shared})
 
 
 def train_levels(levels, cache, rows, codes, plan, generator, device, verbose, *, on_pass=None):

@@ -109,7 +109,7 @@ class ConditionalFlow(nn.Module):
             for _ in range(n_blocks)
         )
 
-    def forward(self, x, positions=None):
+    def forward(self, x, positions=None, product_dtype=None):
         """Map feature vectors to the latent space.
 
         Parameters
@@ -117,6 +117,8 @@ class ConditionalFlow(nn.Module):
         x : Tensor of shape (n_images, n_positions, n_features)
         positions : Tensor of shape (n_positions,), int64, or None
             Which positions of the map the second axis holds; None = all of them, in order.
+        product_dtype : torch.dtype, default=None
+            See `CouplingBlock.forward`.
 
         Returns
         -------
@@ -126,7 +128,7 @@ class ConditionalFlow(nn.Module):
         codes = self._codes(positions)
         log_det = x.new_zeros(x.shape[:-1])
         for block in self.blocks:
-            x, block_log_det = block(x, codes)
+            x, block_log_det = block(x, codes, product_dtype)
             log_det = log_det + block_log_det
         return x, log_det
 

@@ -86,6 +86,9 @@ def check_parameters(parameters):
     for name in ("class_covariance", "class_calibration", "fuse_stages"):
         if not isinstance(parameters[name], bool):
             raise TypeError(f"{name} must be True or False, got {parameters[name]!r}.")
+    precision = parameters["mixed_precision"]
+    if not isinstance(precision, bool) and precision != "auto":
+        raise ValueError(f"mixed_precision must be 'auto', True or False, got {precision!r}.")
     if parameters["pool_size"] % 2 == 0:
         raise ValueError(f"pool_size must be odd, got {parameters['pool_size']}.")
     if parameters["position_channels"] % 4:
@@ -154,6 +157,18 @@ def resolve_device(device):
             f"device={device!r} cannot be used here: {error}. Pass 'auto' or 'cpu'."
         ) from error
     return resolved
+
+
+def trains_in_mixed_precision(value, device):
+    """Turn `mixed_precision` into whether the flow trains with bfloat16 products on a device.
+
+    "auto": where the hardware multiplies in bfloat16; elsewhere it would be slower.
+    """
+    if value != "auto":
+        return value
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def _check_number(name, value, kind, low, high, bounds):

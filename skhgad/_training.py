@@ -41,6 +41,8 @@ class TrainingPlan:
     lambda_intra: float
     label_smoothing: float
     position_fraction: float
+    # Products of the coupling networks in bfloat16: half the time where the processor has it.
+    mixed_precision: bool = False
 
     def lr_factor(self, step, n_steps):
         """Learning rate at `step` over its peak: linear warm-up, then cosine decay."""
@@ -76,7 +78,7 @@ def level_loss(level, x, codes, positions, plan, second_stage):
     terms : Tensor of shape (5,)
         Unweighted means of `TERMS`, detached; nan for terms not yet counted.
     """
-    z, log_det = level.flow(x, positions)
+    z, log_det = level.flow(x, positions, torch.bfloat16 if plan.mixed_precision else None)
     mixture, n_features = level.mixture, x.shape[-1]
     logits, log_prior = mixture.class_logits_of(z), mixture.log_prior()
     targets = smooth_one_hot(codes, len(log_prior), plan.label_smoothing)[:, None].to(z.dtype)

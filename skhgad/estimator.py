@@ -188,7 +188,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Bytes of features to hold in memory during fit, "auto" = half of the free memory; past it
         they go to a temporary memory-mapped float16 file.
     device : str or torch.device, default="auto"
-        "auto" = the GPU where there is one. On a GPU the backbone computes in float16.
+        "auto" = the GPU where there is one.
+    mixed_precision : bool or "auto", default="auto"
+        Whether the flow trains with products in bfloat16, and a GPU runs the backbone in float16;
+        everything else is in float32 or float64, all scoring on a CPU among it. "auto" = bfloat16
+        where the processor or the GPU multiplies in it, float16 on every GPU.
     memory : None, str, path or joblib.Memory, default=None
         Where features of images are remembered, image by image, between fits and scorings.
     n_jobs : int, default=None
@@ -285,6 +289,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         unknown_rate=None,
         cache_budget="auto",
         device="auto",
+        mixed_precision="auto",
         memory=None,
         n_jobs=None,
         random_state=None,
@@ -336,6 +341,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.unknown_rate = unknown_rate
         self.cache_budget = cache_budget
         self.device = device
+        self.mixed_precision = mixed_precision
         self.memory = memory
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -762,7 +768,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
                 )
                 for index, shape in enumerate(level_shapes)
             ]
-            plan = _fitting.training_plan(parameters, len(rows), level_shapes)
+            plan = _fitting.training_plan(parameters, len(rows), level_shapes, device)
             if not plan.n_passes:  # centers at random would only blur classes that are tight
                 for level in levels:
                     level.mixture.offsets.data.zero_()
@@ -805,6 +811,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             self.fuse_stages,
             self.feature_power,
             levels,
+            mixed_precision=bool(self.mixed_precision),
         )
 
     def _features(self, X, extractor, device, memory, rows=None, *, quiet=False):

@@ -25,7 +25,7 @@ def seeded(seed=0):
 def make_levels():
     """Levels of `HGADDetector.paper()`, every parameter moved off its start."""
     parameters = HGADDetector.paper(
-        n_blocks=BLOCKS, position_channels=CODES, n_components=M
+        n_blocks=BLOCKS, position_channels=CODES, n_components=M, mixed_precision=False
     ).get_params(deep=False)
     generator = seeded()
     levels = [
@@ -99,7 +99,7 @@ def test_losses_and_gradients_are_those_of_skhgad(index, second_stage):
     parameters, levels = make_levels()
     model, level = make_reference(levels), levels[index]
     maps, codes = make_data()
-    plan = training_plan(parameters, len(codes), [(1, 2, 2)])
+    plan = training_plan(parameters, len(codes), [(1, 2, 2)], torch.device("cpu"))
     expected, terms = level_loss(level, vectors(maps[index]), codes, None, plan, second_stage)
     losses = model.losses(index, maps[index], codes)
     counted = TERMS if second_stage else TERMS[:3]
@@ -123,7 +123,7 @@ def test_training_goes_where_skhgads_goes(monkeypatch):
     """Adam, decay, stages and both learning rates, over 20 steps of the same schedule."""
     parameters, levels = make_levels()
     parameters |= {"max_iter": 20, "batch_size": N_IMAGES}  # all in one batch: no order matters
-    plan = training_plan(parameters, N_IMAGES, [(1, 2, 2)])
+    plan = training_plan(parameters, N_IMAGES, [(1, 2, 2)], torch.device("cpu"))
     model = make_reference(levels, batch_size=N_IMAGES)
     model.n_steps = 20
     # The schedules differ in how the warm-up meets the cosine.

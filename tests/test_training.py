@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from plans import PUBLISHED
+from sklearn.metrics import roc_auc_score
 
+from skhgad import HGADDetector
 from skhgad._flow import ConditionalFlow, LinearStart, position_codes
 from skhgad._level import LevelModel
 from skhgad._mixture import HierarchicalMixture, class_means
@@ -392,3 +394,34 @@ def test_loss_that_is_not_finite_names_the_pass(first_bad_pass, fault):
         )
     assert finished == list(range(1, first_bad_pass))
     assert len(calls) == 3 * first_bad_pass
+
+
+def test_mixed_precision_rounds_the_gradients_and_no_more():
+    x, codes = make_data()
+    gradients = {}
+    for mixed in (False, True):
+        level = make_level()
+        loss, _ = level_loss(level, x, codes, None, replace(SHORT, mixed_precision=mixed), True)
+        loss.backward()
+        gradients[mixed] = torch.cat([p.grad.flatten() for p in level.flow.parameters()])
+    exact, rounded = gradients[False], gradients[True]
+    assert rounded.dtype == exact.dtype
+    error = float((rounded - exact).norm() / exact.norm())
+    assert 1e-5 < error < 0.02  # bfloat16 keeps 8 bits
+
+
+def test_scores_do_not_move_with_mixed_precision():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 12)) + 4 * np.repeat(np.eye(3, 12), 100, axis=0)
+    odd = X + rng.normal(size=X.shape)
+    truth, labels = np.repeat([1, 0], 300), np.repeat(["a", "b", "c"], 100)
+    scores = []
+    for mixed in (False, True):
+        detector = HGADDetector(max_iter=20, mixed_precision=mixed, random_state=0).fit(X, labels)
+        scores.append(detector.score_samples(np.concatenate([X, odd])))
+    exact, rounded = scores
+    assert (exact != rounded).any()
+    assert np.corrcoef(exact, rounded)[0, 1] > 0.999
+    found, expected = roc_auc_score(truth, rounded), roc_auc_score(truth, exact)
+    assert found == pytest.approx(expected, abs=0.002)
+    assert 0.6 < expected < 0.98
