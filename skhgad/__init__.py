@@ -1,9 +1,33 @@
 """Anomaly detection in many product classes with one scikit-learn estimator."""
 
-from ._explain import Explanation
-from ._inspection import Inspection
-from .estimator import HGADDetector
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._explain import Explanation
+    from ._inspection import Inspection
+    from .estimator import HGADDetector
 
 __version__ = "0.1.0"
 
 __all__ = ["Explanation", "HGADDetector", "Inspection", "__version__"]
+
+# Imported at first use: torch takes seconds, in which the command line must hear Ctrl-C.
+_HOMES = {"Explanation": "_explain", "HGADDetector": "estimator", "Inspection": "_inspection"}
+_MODULES = ("datasets", "display", "estimator", "images", "metrics", "regions")
+
+
+def __getattr__(name):
+    """Import a public class or module when it is first asked for."""
+    if name in _HOMES:
+        found = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    elif name in _MODULES:
+        found = import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__():
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -8,8 +8,9 @@ import argparse
 import os
 import sys
 import warnings
+from importlib import import_module
 
-from . import __version__, _commands, _demo, _report
+from . import __version__
 
 # What skhgad raises for wrong parameters, images and folders; each message names the remedy.
 _INPUT_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
@@ -39,7 +40,8 @@ def main(argv=None):
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            args.run(args)
+            module, name = args.run  # imported now, where Ctrl-C is heard
+            getattr(import_module(f".{module}", __package__), name)(args)
             sys.stdout.flush()
         except KeyboardInterrupt:
             return _fail(args, "interrupted", 130)
@@ -55,7 +57,7 @@ def main(argv=None):
 
 
 def build_parser():
-    """Build the parser of all commands; each sets `run`, a function of the parsed arguments."""
+    """Build the parser of all commands; each sets `run`: module, and function of the arguments."""
     parser = argparse.ArgumentParser(
         prog="skhgad",
         description="Find anomalies in images of many product classes with one model.",
@@ -87,7 +89,7 @@ def _add_demo(commands):
     command.add_argument(
         "--seed", type=int, default=0, help="of the split and of the fit (default: %(default)s)"
     )
-    command.set_defaults(run=_demo.demo)
+    command.set_defaults(run=("_demo", "demo"))
 
 
 def _add_fit(commands):
@@ -118,7 +120,7 @@ def _add_fit(commands):
         metavar="NAME=VALUE",
         help="any other parameter of HGADDetector, e.g. --set max_iter=20; may be repeated",
     )
-    command.set_defaults(run=_commands.fit)
+    command.set_defaults(run=("_commands", "fit"))
 
 
 def _add_score(commands):
@@ -142,7 +144,7 @@ def _add_score(commands):
         help="product class of all images (default: inferred)",
     )
     _add_machine(command)
-    command.set_defaults(run=_commands.score)
+    command.set_defaults(run=("_commands", "score"))
 
 
 def _add_evaluate(commands):
@@ -158,7 +160,7 @@ def _add_evaluate(commands):
     _add_classes(command)
     command.add_argument("--json", metavar="FILE", help="write all figures")
     _add_machine(command)
-    command.set_defaults(run=_commands.evaluate)
+    command.set_defaults(run=("_commands", "evaluate"))
 
 
 def _add_report(commands):
@@ -186,7 +188,7 @@ def _add_report(commands):
     )
     _add_classes(command)
     _add_machine(command)
-    command.set_defaults(run=_report.report)
+    command.set_defaults(run=("_report", "report"))
 
 
 def _few(text):

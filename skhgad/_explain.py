@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ._inspection import image_maps, judge
-from .regions import find_regions
+from .regions import check_threshold, find_regions
 
 
 class Explanation(NamedTuple):
@@ -26,7 +26,7 @@ class Explanation(NamedTuple):
         Share of the image above the pixel threshold.
     regions : list of Region
         The connected parts above it, in pixels of the image, the largest peak first; empty for
-        vectors.
+        vectors. An image that is barely flagged may have none, see `find_regions`.
     level : int or None
         Level of features, 0 the finest, whose likelihood contributes most at the peak; None with
         ``criterion="entropy"``.
@@ -51,6 +51,7 @@ class Explanation(NamedTuple):
 def explain(detector, X, class_labels, threshold):
     """Explain X; see `HGADDetector.explain`."""
     threshold = -detector.offset_ if threshold is None else threshold
+    check_threshold(threshold)
     is_images = detector._extractor is not None
 
     def details_of(batch):

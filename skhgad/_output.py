@@ -4,7 +4,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-from ._persistence import check_place
+from ._persistence import check_place, name_place
 
 
 @contextmanager
@@ -29,6 +29,10 @@ def whole_file(path):
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.filename in (None, str(part)):
+            name_place(error, path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -4,7 +4,7 @@ import os
 from numbers import Integral, Real
 
 import torch
-from sklearn.utils import check_scalar
+from sklearn.utils import check_random_state, check_scalar
 from torch import nn
 
 from ._calibration import check_rate
@@ -98,6 +98,18 @@ def check_parameters(parameters):
         )
     if parameters["unknown_rate"] is not None:
         check_rate(parameters["unknown_rate"], "unknown_rate")
+    n_jobs = parameters["n_jobs"]
+    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral)):
+        raise TypeError(f"n_jobs must be None or an int, got {n_jobs!r}.")
+    if n_jobs == 0:
+        raise ValueError("n_jobs must be None, a number of threads or -1 for all cores, got 0.")
+    try:
+        check_random_state(parameters["random_state"])
+    except ValueError as error:
+        raise ValueError(
+            "random_state must be None, an int from 0 to 2**32 - 1 or a numpy.random.RandomState, "
+            f"got {parameters['random_state']!r}."
+        ) from error
     betas = parameters["betas"]
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise ValueError(f"betas must be two numbers, got {betas!r}.")

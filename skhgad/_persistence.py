@@ -57,13 +57,16 @@ def save_state(folder, tensors, description):
         "model": description,
     }
     text = json.dumps(manifest, indent=1, allow_nan=False)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.with_name(f".skhgad-{uuid.uuid4().hex}")
-    staging.mkdir()
+    folder.parent.mkdir(parents=True, exist_ok=True)
     try:
+        staging.mkdir()
         _write(staging / _TENSORS, content)
         _write(staging / _MANIFEST, text.encode())
         _install(staging, folder)
+    except OSError as error:
+        name_place(error, folder)
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -104,6 +107,12 @@ def load_state(folder):
 def is_model(folder):
     """Whether the folder holds the two files of a model."""
     return all((folder / name).is_file() for name in _FILES)
+
+
+def name_place(error, path):
+    """Let the message of an OSError name `path`, which the user knows, and no temporary file."""
+    if error.errno is not None:
+        error.filename = str(path)
 
 
 def _write(path, content):

@@ -104,8 +104,7 @@ def find_regions(anomaly_map, threshold):
      Region(box=(1, 1, 3, 3), area=2, peak=4.0, peak_position=(2, 2), map_size=(4, 4))]
     """
     anomaly_map = check_map(anomaly_map, "of find_regions")
-    if not isinstance(threshold, Real) or not math.isfinite(threshold):
-        raise ValueError(f"threshold must be a finite number, got {threshold!r}.")
+    check_threshold(threshold)
     numbers, _ = ndimage.label(anomaly_map > threshold, structure=_EIGHT_NEIGHBOURS)
     regions = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), start=1):
@@ -123,6 +122,12 @@ def find_regions(anomaly_map, threshold):
             )
         )
     return sorted(regions, key=lambda region: -region.peak)
+
+
+def check_threshold(threshold):
+    """Raise ValueError unless a threshold of maps is a finite number."""
+    if not isinstance(threshold, Real) or not math.isfinite(threshold):
+        raise ValueError(f"threshold must be a finite number, got {threshold!r}.")
 
 
 def describe_regions(features, regions):

@@ -423,6 +423,22 @@ def test_whole_file_is_whole_or_not_there(tmp_path):
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["table.csv"]
 
 
+def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path):
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path = tmp_path / "table.csv"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may grow beyond 1000 bytes
+    try:
+        with pytest.raises(OSError, match=f"File too large: '{path}'"), whole_file(path) as part:
+            part.write_bytes(bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(OSError, match="'another.png'"), whole_file(path):
+        (tmp_path / "another.png").touch()
+        raise OSError(2, "No such file", "another.png")
+    assert os.listdir(tmp_path) == ["another.png"]
+
+
 def test_heat_is_half_at_the_threshold():
     scale = HeatScale(typical=1.0, threshold=3.0)
     assert scale.heat([0.0, 1.0, 3.0, 7.0]).tolist() == pytest.approx([0, 0, 1 / 2, 2 / 3])
@@ -431,9 +447,10 @@ def test_heat_is_half_at_the_threshold():
     assert overlay(grey, np.zeros((2, 2))).tolist() == np.full((2, 2, 3), 128).tolist()
 
 
-def run_module(*argv):
-    # PYTHONPATH: the package under test, wherever pytest found it.
-    environment = {**os.environ, "PYTHONPATH": str(Path(skhgad.__file__).parents[1])}
+def run_module(*argv, before=()):
+    # PYTHONPATH: the package under test, wherever pytest found it, and what goes before it.
+    places = [*map(str, before), str(Path(skhgad.__file__).parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     return subprocess.run(
         [sys.executable, "-m", "skhgad", *argv],
         capture_output=True, text=True, env=environment, timeout=120, check=False,
@@ -443,3 +460,29 @@ def run_module(*argv):
 def test_the_module_runs():
     done = run_module("--version")
     assert (done.returncode, done.stdout) == (0, f"skhgad {skhgad.__version__}\n")
+
+
+def test_ctrl_c_while_torch_is_imported(tmp_path):
+    """The first seconds; usage and --help do not need them."""
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    argv = ["fit", str(tmp_path), "--out", str(tmp_path / "model")]
+    done = run_module(*argv, before=[tmp_path])
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "skhgad: interrupted\n")
+    assert run_module("fit", "--help", before=[tmp_path]).returncode == 0
+    done = run_module("fit", before=[tmp_path])
+    assert done.returncode == 2 and "--out" in done.stderr
+
+
+def test_what_is_public_is_there_without_a_further_import():
+    """And only that: a name that does not exist is an AttributeError."""
+    code = (
+        "import skhgad\n"
+        "print(skhgad.metrics.unified_roc_auc.__name__, skhgad.HGADDetector.__name__,"
+        " sorted(set(skhgad.__all__) - set(dir(skhgad))), hasattr(skhgad, 'nonsense'))"
+    )
+    place = str(Path(skhgad.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": place}, check=True,
+    )  # fmt: skip
+    assert done.stdout == "unified_roc_auc HGADDetector [] False\n"

@@ -82,8 +82,15 @@ def test_a_threshold_of_its_own_cuts_the_regions(fitted, damaged):
     assert strict.regions == []
     assert strict.area == 0
     assert strict[:6] == normal[:6]
-    with pytest.raises(ValueError, match="threshold must be a finite number"):
-        fitted.explain(images, threshold=float("nan"))
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), "3"])
+def test_a_threshold_that_is_no_number_is_refused_before_the_work(fitted, monkeypatch, threshold):
+    of_vectors = HGADDetector(max_iter=0).fit(np.eye(6))
+    monkeypatch.setattr(HGADDetector, "_scored_batches", None)
+    for detector, X in ((fitted, ["no.png"]), (of_vectors, np.eye(6))):
+        with pytest.raises(ValueError, match="threshold must be a finite number"):
+            detector.explain(X, threshold=threshold)
 
 
 @pytest.mark.parametrize("criterion", ["likelihood_entropy", "likelihood", "entropy"])

@@ -353,10 +353,9 @@ def test_a_full_disk_leaves_the_old_model_whole(detector, model_folder, tmp_path
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # no file may grow beyond 1000 bytes
     try:
-        with pytest.raises(OSError, match="File too large"):
-            newer.save(model_folder)
-        with pytest.raises(OSError, match="File too large"):
-            newer.save(tmp_path / "other")
+        for place in (model_folder, tmp_path / "other"):
+            with pytest.raises(OSError, match=f"File too large: '{place}'"):
+                newer.save(place)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert HGADDetector.load(model_folder).offset_ == detector.offset_
@@ -365,11 +364,11 @@ def test_a_full_disk_leaves_the_old_model_whole(detector, model_folder, tmp_path
 
 def test_unwritable_places(detector, tmp_path):
     (tmp_path / "file").write_text("text")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match=f"'{tmp_path / 'file'}'"):
         detector.save(tmp_path / "file" / "model")
     if os.geteuid() != 0:  # root may write anywhere
         (tmp_path / "locked").mkdir(mode=0o500)
-        with pytest.raises(PermissionError):
+        with pytest.raises(PermissionError, match="locked"):
             detector.save(tmp_path / "locked" / "model")
     assert (tmp_path / "file").read_text() == "text"
 
