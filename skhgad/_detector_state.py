@@ -97,6 +97,9 @@ def unpack(cls, tensors, description, backbone):
         raise ValueError(f"levels {level_shapes!r:.80} are not those of feature vectors.")
     for index, shape in enumerate(level_shapes):
         _check_sizes(parameters, parts["model"], f"levels.{index}", shape, len(classes))
+        profile = tuple(parts["model"][f"likelihood_profile_{index}"].shape)
+        if profile != (math.prod(shape[1:]), len(classes)):
+            raise ValueError(f"likelihood_profile_{index} has shape {profile}.")
     extractor = None
     if fitted["images"]:
         pixels = math.prod(image_size(parameters["image_size"]))

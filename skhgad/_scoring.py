@@ -13,6 +13,7 @@ NORMALIZATIONS = ("standardized", "exponential")
 _ENTROPY_FLOOR = 1e-2
 _BLUR_REFERENCE = 256
 _SLOPE_PRIOR_VECTORS = 50  # of a slope of 1 from the background to a class
+_PROFILE_PRIOR_SAMPLES = 20  # of a profile that is the same everywhere
 
 
 def gaussian_blur(maps, sigma):
@@ -77,7 +78,8 @@ class ScoringModel(nn.Module):
     normalization : {"standardized", "exponential"}
         "exponential": the published maps, exp(value - max), subtracted from their maximum and
         multiplied. "standardized": the negative log-likelihood of each level in standard
-        deviations from the mean over normal samples of the class, plus the log-entropy likewise.
+        deviations from the mean over normal samples of the class at the position, plus the
+        log-entropy likewise, from the mean over all positions.
     blur_sigma : float
         In pixels of a map 256 pixels high.
     entropy_weight : float, default=1.0
@@ -97,6 +99,10 @@ class ScoringModel(nn.Module):
         self.register_buffer("background_floor", torch.full((n_levels,), -torch.inf))
         self.register_buffer("likelihood_location", torch.zeros(n_levels, n_classes))
         self.register_buffer("likelihood_scale", torch.ones(n_levels, n_classes))
+        for index, level in enumerate(self.levels):
+            # (n_positions, n_classes): mean of normal samples at a position less that at all.
+            profile = torch.zeros(math.prod(level.map_shape), n_classes)
+            self.register_buffer(f"likelihood_profile_{index}", profile)
         self.register_buffer("entropy_location", torch.zeros(n_levels, n_classes))
         self.register_buffer("log_entropy_location", torch.zeros(n_classes))
         self.register_buffer("log_entropy_scale", torch.ones(n_classes))
@@ -116,7 +122,7 @@ class ScoringModel(nn.Module):
         Returns
         -------
         ScoringModel
-            The constants of new classes are means over this model's.
+            The constants of new classes are means over this model's; they have no profile.
         """
         result = ScoringModel(
             levels,
@@ -130,6 +136,8 @@ class ScoringModel(nn.Module):
             if not name.startswith("background"):  # a constant of each class, in the last axis
                 n_new = len(order) - self.n_classes
                 more = own.mean(-1, keepdim=True).expand(*own.shape[:-1], n_new)
+                if name.startswith("likelihood_profile"):  # another product's says nothing
+                    more = torch.zeros_like(more)
                 own = torch.cat((own, more), dim=-1)[..., order]
             setattr(result, name, own.clone())
         return result.requires_grad_(False)
@@ -138,6 +146,10 @@ class ScoringModel(nn.Module):
     def n_classes(self):
         """Number of product classes."""
         return self.levels[0].mixture.means.shape[0]
+
+    def likelihood_profile(self, level):
+        """Offsets of the positions of a level from its location, (n_positions, n_classes)."""
+        return getattr(self, f"likelihood_profile_{level}")
 
     def evidence(self, features, codes=None):
         """Ask the levels, before any normalisation.
@@ -249,10 +261,11 @@ class ScoringModel(nn.Module):
         location, scale = self.likelihood_location, self.likelihood_scale
         if self.normalization == "exponential":
             return [1 - self._normality(value, location, i, codes) for i, value in enumerate(own)]
-        return [
-            self._on_grid((location[i, codes, None] - value) / scale[i, codes, None], i)
-            for i, value in enumerate(own)
-        ]
+        terms = []
+        for i, value in enumerate(own):
+            expected = location[i, codes, None] + self.likelihood_profile(i).T[codes]
+            terms.append(self._on_grid((expected - value) / scale[i, codes, None], i))
+        return terms
 
     def _entropy_map(self, entropies, codes):
         anomaly = self.entropy_anomaly(entropies, codes)
@@ -312,6 +325,10 @@ def fit_normalizers(model, found, background_weight=0.0, *, chosen=None):
                 chosen, codes, negative_entropy, torch.amax
             )
         else:
+            profile = model.likelihood_profile(index)
+            for code in chosen.tolist():
+                profile[:, code] = _profile(value[codes == code])
+            value = value - profile.T[codes]
             model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.mean)
             model.likelihood_scale[index, chosen] = _per_class(chosen, codes, value, _spread)
     if model.normalization == "standardized":
@@ -377,6 +394,18 @@ def _per_class(chosen, codes, values, statistic):
             for code in chosen.tolist()
         ]
     )
+
+
+def _profile(values):
+    """Mean at each position less that at all, drawn to 0 where few samples (rows) tell.
+
+    A sample moves what it is itself compared with by less than 1 / `_PROFILE_PRIOR_SAMPLES` of its
+    value, so that the scores of those that calibrate the detector stay those of fresh samples.
+    """
+    if not len(values):
+        return 0
+    known = len(values) / (len(values) + _PROFILE_PRIOR_SAMPLES)
+    return known * (values.mean(0) - values.mean())
 
 
 def _spread(values):

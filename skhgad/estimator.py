@@ -166,6 +166,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Weight of the entropy beside the likelihood in "standardized" maps.
     map_normalization : {"standardized", "exponential"}, default="standardized"
         How levels and terms are made comparable; "exponential" is the published one.
+        "standardized": in standard deviations from the mean over held-out normals of the class,
+        of the likelihood also at each position.
     class_calibration : bool, default=True
         Put the scores of all classes on one scale, measured on held-out normals, so that one
         threshold serves all products.

@@ -107,6 +107,7 @@ def set_tensors(**tensors):
         (set_fitted(history=[3]), "inconsistent model"),
         (set_tensors(model__score_scale=None), "inconsistent model"),
         (set_tensors(model__score_scale=torch.ones(7)), "inconsistent model"),
+        (set_tensors(model__likelihood_profile_0=torch.ones(7)), "likelihood_profile_0 has shape"),
         (set_tensors(stranger=torch.ones(7)), "inconsistent model"),
         (set_tensors(calibration__codes=torch.full((4,), 5)), "calibration"),
         (set_tensors(calibration__scores=torch.ones(3, dtype=torch.float64)), "calibration"),

@@ -10,7 +10,7 @@ from skhgad._closed_form import fit_class_covariances, identity_start
 from skhgad._flow import ConditionalFlow
 from skhgad._level import LevelModel
 from skhgad._mixture import HierarchicalMixture, class_means
-from skhgad._scoring import ScoringModel, _slope_within, fit_normalizers
+from skhgad._scoring import Evidence, ScoringModel, _slope_within, fit_normalizers
 
 
 def make_images(n_images, map_shape, n_features=4, n_classes=3, seed=0):
@@ -160,9 +160,56 @@ def test_normal_maps_are_standardized_class_by_class():
     for index, ratio in enumerate(model.likelihood_ratios(evidence)):
         for k in range(3):
             own = ratio[codes == k]
+            profile = 20 / 40 * (own.mean(0) - own.mean())  # 20 samples, against 20
+            torch.testing.assert_close(model.likelihood_profile(index)[:, k], profile)
+            own = own - profile
             assert float(model.likelihood_location[index, k]) == pytest.approx(float(own.mean()))
             spread = float(own.std(correction=0))
             assert float(model.likelihood_scale[index, k]) == pytest.approx(spread)
+
+
+@torch.no_grad()
+def test_positions_are_compared_with_the_same_position_of_normals():
+    model, _, codes = fitted_model()
+    shapes = [level.map_shape for level in model.levels]
+    unlikely = torch.zeros(shapes[0])
+    unlikely[2, 5] = 100.0  # of class 1 alone, as of an edge that its images share
+
+    def evidence_of(codes):
+        likelihoods = [torch.randn(len(codes), h * w).double() for h, w in shapes]
+        likelihoods[0] -= (codes == 1)[:, None] * unlikely.flatten()
+        return Evidence(codes, likelihoods, [None, None], likelihoods)
+
+    torch.manual_seed(0)
+    fit_normalizers(model, [evidence_of(torch.arange(3).repeat(600))])
+    fresh = evidence_of(codes)
+    peaks = model._likelihood_terms(fresh.likelihoods, codes)[0].amax((1, 2))
+    assert peaks[codes == 1].median() < 2 * peaks[codes == 0].median()
+    without = evidence_of(torch.ones_like(codes))
+    without.likelihoods[0] -= unlikely.flatten()  # twice as unlikely as normal
+    anomalous = model._likelihood_terms(without.likelihoods, without.codes)[0]
+    assert anomalous.amax((1, 2)).min() > 3 * peaks[codes == 1].max()
+    assert (
+        anomalous.flatten(1).argmax(1) == model._on_grid(unlikely.view(1, -1), 0).argmax()
+    ).all()
+
+
+@torch.no_grad()
+def test_few_normals_tell_little_of_positions():
+    model, _, _ = fitted_model()
+    height, width = model.levels[0].map_shape
+    values = torch.randn(3, height * width, generator=torch.Generator().manual_seed(0)).double()
+    codes = torch.tensor([0, 0, 2])
+    likelihoods = [values, values[:, :16]]
+    fit_normalizers(model, [Evidence(codes, likelihoods, [None, None], likelihoods)])
+    profile = model.likelihood_profile(0)
+    mean = values[:2].mean(0) - values[:2].mean()
+    torch.testing.assert_close(profile[:, 0], 2 / 22 * mean)
+    assert not profile[:, 1].any()  # no sample of the class
+    wider = make_model([level.map_shape for level in model.levels], n_classes=4).levels
+    profiles = model.extended(wider, torch.tensor([3, 0, 1, 2])).likelihood_profile(0)
+    assert not profiles[:, 0].any()  # the new class, sorted before the others
+    assert torch.equal(profiles[:, 1:], profile)
 
 
 @torch.no_grad()
