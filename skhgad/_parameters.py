@@ -180,7 +180,8 @@ def trains_in_mixed_precision(value, device):
         return value
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # not public; else False
+    return device.type == "cpu" and has_bfloat16()
 
 
 def _check_number(name, value, kind, low, high, bounds):

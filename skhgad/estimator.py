@@ -894,7 +894,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             model.score_scale.copy_(torch.from_numpy(scale))
         return _fitting.calibration_of(model, evidence)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _scored_batches(self, X, class_labels=None):
         """Iterate over X, batch by batch, as ScoredBatch."""
         check_is_fitted(self)
