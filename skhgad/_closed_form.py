@@ -117,8 +117,10 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None,
     origin = shifts.mean(0)
     moments = [ResidualMoments(n_features) for _ in range(n_classes)]
     overall = ResidualMoments(n_features)
+    sums = torch.zeros(n_classes, n_features, dtype=torch.float64)
     for x, codes in blocks():
         z, _ = level.latent(x)
+        sums.index_add_(0, codes, z.double().sum(1))
         moved = z - shifts[codes][:, None].to(z)
         residuals = moved - mixture.expected_center(moved, codes)
         for code in codes.unique().tolist():
@@ -127,6 +129,8 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None,
         if n_classes > 1:  # of a single class, the background is the class
             overall.update((z.double() - origin).flatten(0, 1), z.flatten(0, 1))
     moments = [processes.total(own) for own in moments]
+    counts = torch.tensor([[max(1, own.n_samples)] for own in moments])
+    locations = processes.total(sums) / counts
     shifts = shifts + torch.stack([own.first / max(1, own.n_samples) for own in moments])
     moments = [own.centered() for own in moments]
     within = sum(moments, ResidualMoments(n_features))
@@ -139,7 +143,7 @@ def fit_class_covariances(level, blocks, shrinkage="ledoit_wolf", *, first=None,
         whiteners.append(whitening_matrix(covariance))
         shared += covariance / n_classes
     root = whitening_matrix(shared)
-    mixture.set_covariances(shifts, torch.stack(whiteners), root @ root.T)
+    mixture.set_covariances(shifts, torch.stack(whiteners), locations, root @ root.T)
     if n_classes > 1:
         overall = processes.total(overall)
         mean = origin + overall.first / overall.n_samples

@@ -119,7 +119,10 @@ def unpack(cls, tensors, description, backbone):
             means = level.mixture.means
             identity = torch.eye(means.shape[1])
             level.mixture.set_covariances(
-                torch.zeros_like(means), identity.repeat(len(means), 1, 1), identity.clone()
+                torch.zeros_like(means),
+                identity.repeat(len(means), 1, 1),
+                torch.zeros_like(means),
+                identity.clone(),
             )
             if f"levels.{index}.mixture.background_mean" in parts["model"]:
                 level.mixture.set_background(torch.zeros(means.shape[1]), identity)

@@ -65,7 +65,8 @@ def squared_distances(z, centers):
 
 _OF_CLASSES = (
     "means", "class_logits", "offsets", "center_logits", "shifts", "whiteners",
-    "whitened_offsets", "log_dets", "discriminants", "generations",
+    "whitened_offsets", "log_dets", "locations", "discriminants",
+    "generations",
 )  # fmt: skip
 
 
@@ -99,7 +100,7 @@ class HierarchicalMixture(nn.Module):
         self.center_logits = nn.Parameter(torch.zeros(n_classes, n_components))
         for name in ("shifts", "whiteners", "whitened_offsets", "log_dets"):
             self.register_buffer(name, None)
-        for name in ("shared_precision", "discriminants"):
+        for name in ("locations", "shared_precision", "discriminants"):
             self.register_buffer(name, None)
         # Classes that joined later take no part in the posterior of those before them.
         self.register_buffer("generations", torch.zeros(n_classes, dtype=torch.int64))
@@ -181,17 +182,6 @@ class HierarchicalMixture(nn.Module):
             setattr(result, name, values)
         return result
 
-    def locations(self):
-        """Where the vectors of each class are, Tensor of shape (n_classes, n_features).
-
-        The mean of its centers; with unit covariances the class mean, from which training tells
-        the classes apart.
-        """
-        if self.shifts is None:
-            return self.means
-        weights = self.center_logits.softmax(1)[:, None]
-        return self.means + self.shifts + (weights[..., 1:] @ self.offsets)[:, 0]
-
     def class_discriminants(self, z):
         """Tell how well each class fits, by a covariance that all classes share.
 
@@ -205,17 +195,18 @@ class HierarchicalMixture(nn.Module):
         Returns
         -------
         Tensor of shape (..., n_classes)
-            Log-density of each class, up to a constant that all classes share.
+            Log-density of each class, up to a constant that all classes share. With unit
+            covariances that of the class means, by which training tells the classes apart.
         """
-        locations = self.locations()
-        discriminants = locations if self.discriminants is None else self.discriminants
-        return z @ discriminants.T - 0.5 * (discriminants * locations).sum(1)
+        if self.locations is None:
+            return z @ self.means.T - 0.5 * self.means.square().sum(1)
+        return z @ self.discriminants.T - 0.5 * (self.discriminants * self.locations).sum(1)
 
     def log_prior(self):
         """Log-probability of each class, Tensor of shape (n_classes,)."""
         return self.class_logits.log_softmax(0)
 
-    def set_covariances(self, shifts, whiteners, shared_precision):
+    def set_covariances(self, shifts, whiteners, locations, shared_precision):
         """Fix the covariance of each class, and the one that all share.
 
         Parameters
@@ -224,6 +215,8 @@ class HierarchicalMixture(nn.Module):
             Added to all centers of a class.
         whiteners : Tensor of shape (n_classes, n_features, n_features)
             Inverse square roots W of the covariances, acting on rows from the right.
+        locations : Tensor of shape (n_classes, n_features)
+            Mean of the vectors of each class; not that of its centers, most of which may be idle.
         shared_precision : Tensor of shape (n_features, n_features)
             Inverse of the covariance that `class_discriminants` takes for all classes.
         """
@@ -233,12 +226,13 @@ class HierarchicalMixture(nn.Module):
         self.whitened_offsets = (centers - centers[:, :1]) @ self.whiteners
         # One by one: the batched factorisation of MKL fails on stacks of large matrices.
         self.log_dets = torch.stack([torch.linalg.slogdet(w)[1] for w in whiteners]).to(self.means)
+        self.locations = locations.to(self.means)
         self.set_shared_precision(shared_precision)
 
     def set_shared_precision(self, precision):
         """Tell classes apart by this inverse covariance, Tensor (n_features, n_features)."""
         self.shared_precision = precision.to(self.means)
-        self.discriminants = self.locations().detach() @ self.shared_precision
+        self.discriminants = self.locations @ self.shared_precision
 
     def set_background(self, mean, whitener):
         """Fix the Gaussian of all classes together for `log_density_background`.

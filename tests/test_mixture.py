@@ -209,7 +209,10 @@ def test_density_within_has_the_covariance_of_each_class(n_classes, n_features, 
     _, centers, log_weights = numpy_parts(mixture)
     shifts, covariances, whiteners = make_covariances(n_classes, n_features)
     mixture.set_covariances(
-        torch.from_numpy(shifts), torch.from_numpy(whiteners), torch.eye(n_features)
+        torch.from_numpy(shifts),
+        torch.from_numpy(whiteners),
+        torch.zeros(n_classes, n_features),
+        torch.eye(n_features),
     )
     z = make_z(2, 3, n_features)
     found = log_density_within(mixture, z).numpy() - n_features / 2 * np.log(2 * np.pi)
@@ -226,16 +229,17 @@ def test_discriminants_are_log_densities_of_one_shared_covariance(
     n_classes, n_features, n_components
 ):
     mixture = make_mixture(n_classes, n_features, n_components)
-    _, centers, log_weights = numpy_parts(mixture)
     shifts, covariances, whiteners = make_covariances(n_classes, n_features)
     shared = covariances.mean(0)
-    mixture.set_covariances(*map(torch.from_numpy, (shifts, whiteners, np.linalg.inv(shared))))
+    locations = np.random.default_rng(1).normal(size=shifts.shape)
+    arrays = shifts, whiteners, locations, np.linalg.inv(shared)
+    mixture.set_covariances(*map(torch.from_numpy, arrays))
     z = make_z(2, 3, n_features)
     found = mixture.class_discriminants(z).numpy().reshape(6, -1)
     expected = np.stack(
         [
-            stats.multivariate_normal(np.exp(w) @ c + s, shared).logpdf(z.reshape(6, -1).numpy())
-            for c, w, s in zip(centers, log_weights, shifts, strict=True)
+            stats.multivariate_normal(location, shared).logpdf(z.reshape(6, -1).numpy())
+            for location in locations
         ],
         axis=1,
     ).reshape(6, -1)
@@ -254,7 +258,9 @@ def test_discriminants_of_unit_covariances_are_the_logits_of_the_class_posterior
 def test_unit_whiteners_change_nothing():
     mixture, z = make_mixture(3, 4, 2), make_z(2, 3, 4)
     before = log_density_within(mixture, z)
-    mixture.set_covariances(torch.zeros(3, 4), torch.eye(4).repeat(3, 1, 1), torch.eye(4))
+    mixture.set_covariances(
+        torch.zeros(3, 4), torch.eye(4).repeat(3, 1, 1), torch.zeros(3, 4), torch.eye(4)
+    )
     assert mixture.whiteners.dtype == torch.float64
     torch.testing.assert_close(log_density_within(mixture, z), before, rtol=1e-11, atol=1e-11)
 
@@ -264,7 +270,9 @@ def test_density_with_covariances_is_exact_far_from_the_origin():
     mixture = make_mixture(2, 3, 2)
     mixture.means += 1e6
     _, centers, log_weights = numpy_parts(mixture)
-    mixture.set_covariances(torch.zeros(2, 3), torch.eye(3).repeat(2, 1, 1), torch.eye(3))
+    mixture.set_covariances(
+        torch.zeros(2, 3), torch.eye(3).repeat(2, 1, 1), torch.zeros(2, 3), torch.eye(3)
+    )
     z = make_z(1, 5, 3) + 1e6
     found = log_density_within(mixture, z)[0, :, 0].numpy() - 1.5 * np.log(2 * np.pi)
     expected = scipy_log_density(z[0].numpy(), centers[0], log_weights[0], np.eye(3))

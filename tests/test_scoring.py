@@ -60,6 +60,21 @@ def test_class_is_the_one_of_highest_likelihood():
 
 
 @torch.no_grad()
+def test_class_is_inferred_from_where_its_vectors_are_not_its_centers():
+    """Training may leave centers idle, far from every vector."""
+    model = make_model([(4, 4)])
+    (level,) = model.levels
+    level.mixture.offsets += 20.0 * torch.randn(level.mixture.offsets.shape)
+    x, codes = make_images(60, (4, 4))
+    fit_class_covariances(level, lambda: [(x[:25], codes[:25]), (x[25:], codes[25:])])
+    z, _ = level.latent(x)
+    for k in range(3):
+        own = z[codes == k].flatten(0, 1).mean(0)
+        torch.testing.assert_close(level.mixture.locations[k], own)
+    assert torch.equal(model.evidence([x]).codes, codes)
+
+
+@torch.no_grad()
 def test_an_anomaly_of_a_tight_class_is_not_taken_for_the_widest():
     """Own covariances would: 9 standard deviations off a tight class, 4 off the wide one."""
     rng = np.random.default_rng(0)
