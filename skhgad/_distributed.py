@@ -10,6 +10,7 @@ import io
 import operator
 import os
 import sys
+import time
 from contextlib import contextmanager, redirect_stdout
 from functools import reduce
 
@@ -176,4 +177,14 @@ def launched():
         with redirect_stdout(sys.stdout if processes.is_first else io.StringIO()):
             yield processes
     finally:
-        distributed.destroy_process_group()
+        leave_group()
+
+
+def leave_group():
+    """Leave the group of processes, for good.
+
+    A thread of the group may still have to free the tensors of its last message, for which it needs
+    the interpreter; leaving waits for that thread, and keeps the interpreter meanwhile (torch 2.6).
+    """
+    time.sleep(0.2)
+    distributed.destroy_process_group()

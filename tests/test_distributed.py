@@ -21,7 +21,7 @@ from torch import distributed, nn
 from skhgad import HGADDetector, images
 from skhgad.__main__ import main
 from skhgad._cache import FeatureCache
-from skhgad._distributed import ALONE, Processes, launched
+from skhgad._distributed import ALONE, Processes, launched, leave_group
 from skhgad._parameters import resolve_device
 
 SIZE = 2
@@ -166,7 +166,7 @@ def work(rank, folder):
     found["shards"] = message_of(vectors()[rank::SIZE])
     found["shards_of_files"] = message_of(paths[rank:38:SIZE], labels[rank:38:SIZE], **small)
     found["one_is_wrong"] = message_of(vectors(), max_iter=-1 if rank else 1)
-    distributed.destroy_process_group()
+    leave_group()
     found["status"], found["printed"] = fit_on_the_command_line(folder, rank)
     np.savez(folder / f"found{rank}.npz", **found)
 
