@@ -65,8 +65,7 @@ def squared_distances(z, centers):
 
 _OF_CLASSES = (
     "means", "class_logits", "offsets", "center_logits", "shifts", "whiteners",
-    "whitened_offsets", "log_dets", "locations", "discriminants",
-    "generations",
+    "whitened_offsets", "log_dets", "locations", "discriminants", "generations",
 )  # fmt: skip
 
 
@@ -98,9 +97,10 @@ class HierarchicalMixture(nn.Module):
             offset_scale * torch.randn(n_classes, n_components - 1, n_features, generator=generator)
         )
         self.center_logits = nn.Parameter(torch.zeros(n_classes, n_components))
-        for name in ("shifts", "whiteners", "whitened_offsets", "log_dets"):
-            self.register_buffer(name, None)
-        for name in ("locations", "shared_precision", "discriminants"):
+        for name in (
+            "shifts", "whiteners", "whitened_offsets", "log_dets",
+            "locations", "shared_precision", "discriminants",
+        ):  # fmt: skip
             self.register_buffer(name, None)
         # Classes that joined later take no part in the posterior of those before them.
         self.register_buffer("generations", torch.zeros(n_classes, dtype=torch.int64))
