@@ -71,8 +71,8 @@ def align_start(start, blocks, flow, means, processes=ALONE):
     started = ((start(x.double())[0], codes) for x, codes in blocks())
     found, _ = _class_means(started, means, processes)
     turn = torch.eye(means.shape[1], dtype=torch.float64)
-    for block in flow.blocks:
-        turn = turn @ block.mix.double().T
+    for mix in flow.blocks.mix.double():
+        turn = turn @ mix.T
     wanted = means.double() @ turn.T  # before the blocks
     center, wanted_center = found.mean(0), wanted.mean(0)
     cross = (found - center).T @ (wanted - wanted_center)

@@ -178,11 +178,11 @@ def _check_sizes(parameters, tensors, level, shape, n_classes):
         found = tuple(tensors[f"{level}.{name}"].shape)
         if found != size:
             raise ValueError(f"{level}.{name} has shape {found}, declared is {size}.")
-    for block in range(parameters["n_blocks"]):
-        # KeyError at the first that is not stored.
-        n_hidden = tensors[f"{level}.flow.blocks.{block}.hidden_weight"].shape[0]
-        if abs(parameters["hidden_ratio"] * (n_passive + n_conditions) - n_hidden) > 1:
-            raise ValueError(f"{level}, block {block}, has {n_hidden} hidden units.")
+    n_blocks, n_hidden, *_ = tensors[f"{level}.flow.blocks.hidden_weight"].shape
+    if n_blocks != parameters["n_blocks"]:
+        raise ValueError(f"{level} has {n_blocks} blocks, declared are {parameters['n_blocks']}.")
+    if abs(parameters["hidden_ratio"] * (n_passive + n_conditions) - n_hidden) > 1:
+        raise ValueError(f"{level} has {n_hidden} hidden units.")
 
 
 def _check_backbone(parameters, tensors):

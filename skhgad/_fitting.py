@@ -8,11 +8,12 @@ from tqdm import tqdm
 
 from ._calibration import Calibration
 from ._closed_form import align_start, fit_class_covariances, identity_start, whitened_start
-from ._flow import ConditionalFlow, position_codes
+from ._flow import ConditionalFlow
 from ._inspection import score_batch, score_evidence
 from ._level import LevelModel
 from ._mixture import HierarchicalMixture, class_means
 from ._parameters import trains_in_mixed_precision
+from ._positions import position_codes
 from ._training import TrainingPlan, train
 
 _BLOCK_BYTES = 64 << 20  # of features read at once

@@ -1,43 +1,10 @@
 """The normalizing flow of one level: a linear start, then coupling blocks."""
 
-import math
-
 import torch
 from torch import nn
 
-from ._coupling import CouplingBlock, GridCondition
-
-
-def position_codes(height, width, n_channels):
-    r"""Return fixed 2-D sine/cosine position codes.
-
-    Half of the channels code the column, half the row; in each half, channels 2i and 2i + 1 are
-    sine and cosine of position times :math:`10^{-4 \cdot 2i / (D/2)}`.
-
-    Parameters
-    ----------
-    height, width : int
-        Size of the feature map.
-    n_channels : int
-        D, a multiple of 4.
-
-    Returns
-    -------
-    GridCondition
-        Of float32.
-    """
-    if n_channels % 4:
-        raise ValueError(f"n_channels must be a multiple of 4, got {n_channels}.")
-    half = n_channels // 2
-    frequency = torch.exp(
-        torch.arange(0, half, 2, dtype=torch.float64) * -(math.log(1e4) / max(half, 1))
-    )
-
-    def code(length):
-        angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
-        return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1).float()
-
-    return GridCondition(code(width), code(height))
+from ._coupling import CouplingBlocks
+from ._positions import GridCondition
 
 
 class LinearStart(nn.Module):
@@ -80,7 +47,7 @@ class ConditionalFlow(nn.Module):
         Position codes of the map; None for feature vectors.
     n_blocks : int, default=12
     hidden_ratio, clamp, identity_start, generator
-        See `CouplingBlock`.
+        See `CouplingBlocks`.
     """
 
     def __init__(
@@ -97,19 +64,17 @@ class ConditionalFlow(nn.Module):
         super().__init__()
         self.register_buffer("column_codes", codes and codes.columns)
         self.register_buffer("row_codes", codes and codes.rows)
-        self.blocks = nn.ModuleList(
-            CouplingBlock(
-                n_features,
-                0 if codes is None else codes.columns.shape[1] + codes.rows.shape[1],
-                hidden_ratio=hidden_ratio,
-                clamp=clamp,
-                identity_start=identity_start,
-                generator=generator,
-            )
-            for _ in range(n_blocks)
+        self.blocks = CouplingBlocks(
+            n_features,
+            (0, 0) if codes is None else (codes.columns.shape[1], codes.rows.shape[1]),
+            n_blocks=n_blocks,
+            hidden_ratio=hidden_ratio,
+            clamp=clamp,
+            identity_start=identity_start,
+            generator=generator,
         )
 
-    def forward(self, x, positions=None, product_dtype=None):
+    def forward(self, x, positions=None, product_dtype=None, workspace=None):
         """Map feature vectors to the latent space.
 
         Parameters
@@ -117,27 +82,19 @@ class ConditionalFlow(nn.Module):
         x : Tensor of shape (n_images, n_positions, n_features)
         positions : Tensor of shape (n_positions,), int64, or None
             Which positions of the map the second axis holds; None = all of them, in order.
-        product_dtype : torch.dtype, default=None
-            See `CouplingBlock.forward`.
+        product_dtype, workspace
+            See `CouplingBlocks.forward`.
 
         Returns
         -------
         z : Tensor of shape (n_images, n_positions, n_features)
         log_det : Tensor of shape (n_images, n_positions)
         """
-        codes = self._codes(positions)
-        log_det = x.new_zeros(x.shape[:-1])
-        for block in self.blocks:
-            x, block_log_det = block(x, codes, product_dtype)
-            log_det = log_det + block_log_det
-        return x, log_det
+        return self.blocks(x, self._codes(positions), product_dtype, workspace)
 
     def inverse(self, z, positions=None):
         """Map latent vectors back; shapes as in `forward`."""
-        codes = self._codes(positions)
-        for block in reversed(self.blocks):
-            z = block.inverse(z, codes)
-        return z
+        return self.blocks.inverse(z, self._codes(positions))
 
     def _codes(self, positions):
         if self.column_codes is None:

@@ -12,10 +12,11 @@ import warnings
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import skhgad
 
-from ._coupling import CouplingBlock
+from ._coupling import CouplingBlocks
 from ._features import FeatureExtractor
 from ._level import LevelModel
 from ._losses import log_likelihood
@@ -66,9 +67,7 @@ class Core(nn.Module):
         # The same state under classes that compute the same in a way that can be traced.
         for level in self.model.levels:
             level.__class__ = _TraceableLevel
-            for block in level.flow.blocks:
-                block.__class__ = _TraceableBlock
-                block.scale = CouplingBlock._scale(block).detach()
+            level.flow.blocks.__class__ = _TraceableBlocks
         if self.extractor is not None:
             self.extractor.__class__ = _TraceableExtractor
             self.extractor.matrices = {}
@@ -109,9 +108,18 @@ class _TraceableLevel(LevelModel):
         return likelihood, background, entropy(class_logits)
 
 
-class _TraceableBlock(CouplingBlock):
-    def _scale(self):
-        return self.scale
+class _TraceableBlocks(CouplingBlocks):
+    def forward(self, x, condition, *_):
+        blocks, log_det = self._constants(condition)
+        n_active = x.shape[-1] // 2
+        for bias, hidden, output, output_bias, mix, mix_bias in zip(*blocks, strict=True):
+            passive, active = x.split((x.shape[-1] - n_active, n_active), dim=-1)
+            layer = (F.linear(passive, hidden) + bias).relu()
+            raw, shift = F.linear(layer, output, output_bias).split(n_active, dim=-1)
+            log_scale = self.clamp * raw.tanh()
+            x = F.linear(torch.cat((passive, active * log_scale.exp() + shift), -1), mix, mix_bias)
+            log_det = log_det + log_scale.sum(-1)
+        return x, log_det
 
 
 class _TraceableExtractor(FeatureExtractor):
@@ -153,7 +161,7 @@ def _example(detector):
 
 @torch.no_grad()
 def _export_core(core, example, path, is_images):
-    core(example)
+    core(example)  # constants are made now, so that the trace sees them as such
     name = "pixels" if is_images else "features"
     outputs = ["score", "class_index", "grid"]
     with warnings.catch_warnings():

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 FORMAT = "skhgad-model"
-VERSION = 2
+VERSION = 3
 _MANIFEST, _TENSORS = "model.json", "model.safetensors"
 _FILES = (_MANIFEST, _TENSORS)
 _LITTER = {".ds_store", "desktop.ini", "thumbs.db"}  # left by file managers

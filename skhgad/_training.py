@@ -15,6 +15,7 @@ from ._losses import (
     mutual_information,
     smooth_one_hot,
 )
+from ._workspace import Workspace
 
 TERMS = ("inter_class", "mutual_information", "entropy", "intra_class", "likelihood_margin")
 
@@ -58,7 +59,7 @@ class TrainingPlan:
         return step >= round(self.first_stage_fraction * n_steps)
 
 
-def level_loss(level, x, codes, positions, plan, second_stage):
+def level_loss(level, x, codes, positions, plan, second_stage, workspace=None):
     """Objective of one level on one batch.
 
     Parameters
@@ -71,6 +72,8 @@ def level_loss(level, x, codes, positions, plan, second_stage):
         Positions held by the second axis; None = all.
     plan : TrainingPlan
     second_stage : bool
+    workspace : Workspace, default=None
+        See `CouplingBlocks.forward`.
 
     Returns
     -------
@@ -78,7 +81,8 @@ def level_loss(level, x, codes, positions, plan, second_stage):
     terms : Tensor of shape (5,)
         Unweighted means of `TERMS`, detached; nan for terms not yet counted.
     """
-    z, log_det = level.flow(x, positions, torch.bfloat16 if plan.mixed_precision else None)
+    product_dtype = torch.bfloat16 if plan.mixed_precision else None
+    z, log_det = level.flow(x, positions, product_dtype, workspace)
     mixture, n_features = level.mixture, x.shape[-1]
     logits, log_prior = mixture.class_logits_of(z), mixture.log_prior()
     targets = smooth_one_hot(codes, len(log_prior), plan.label_smoothing)[:, None].to(z.dtype)
@@ -149,6 +153,7 @@ def train(levels, read, rows, codes, plan, generator, *, on_pass=None, processes
     batches = math.ceil(len(rows) / plan.batch_size)
     n_steps = plan.n_passes * batches
     history, step = [], 0
+    workspaces = [Workspace() for _ in levels]
     for number in range(plan.n_passes):
         totals = torch.zeros(len(TERMS), device=device)
         total_loss = torch.zeros((), device=device)
@@ -169,8 +174,9 @@ def train(levels, read, rows, codes, plan, generator, *, on_pass=None, processes
                 if positions is not None:
                     positions = positions.to(device)
                 x = read(index, own, positions)
+                own_codes, workspace = codes[own].to(device), workspaces[index]
                 loss, terms = level_loss(
-                    level, x, codes[own].to(device), positions, plan, second_stage
+                    level, x, own_codes, positions, plan, second_stage, workspace
                 )
                 (share * loss).backward()  # levels share no parameter: their gradients never mix
                 total_loss += share * loss.detach()

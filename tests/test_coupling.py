@@ -1,5 +1,8 @@
 """The coupling block, alone and stacked, against FrEIA, autograd and its own inverse."""
 
+import pickle
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +10,10 @@ from FrEIA.modules import AllInOneBlock
 from scipy import stats
 from torch import nn
 
-from skhgad._coupling import CouplingBlock, GridCondition, linear_parameters, random_orthogonal
-from skhgad._flow import ConditionalFlow, position_codes
+from skhgad._coupling import CouplingBlocks, linear_parameters, random_orthogonal
+from skhgad._flow import ConditionalFlow
+from skhgad._positions import GridCondition, position_codes
+from skhgad._workspace import Workspace
 
 DIMENSIONS = [1, 2, 3, 6, 7]
 
@@ -43,9 +48,12 @@ def of_positions(condition):
     return torch.cat((columns, condition.rows.repeat_interleave(width, 0)), dim=1)
 
 
-def freia_block(block):
-    """FrEIA's block with the weights of ours."""
-    n_features, n_conditions = len(block.offset), block.condition_weight.shape[1]
+def freia_block(blocks, number=0):
+    """FrEIA's block with the weights of one of ours."""
+    block = SimpleNamespace(**{name: p[number] for name, p in blocks.state_dict().items()})
+    weight = torch.cat((block.hidden_weight, block.column_weight, block.row_weight), 1)
+    n_features = len(block.offset)
+    n_conditions = weight.shape[1] - block.hidden_weight.shape[1]
 
     def subnet(n_in, n_out):
         network = nn.Sequential(
@@ -54,7 +62,7 @@ def freia_block(block):
             nn.Linear(len(block.hidden_bias), n_out),
         ).double()
         with torch.no_grad():
-            network[0].weight.copy_(torch.cat((block.hidden_weight, block.condition_weight), 1))
+            network[0].weight.copy_(weight)
             network[0].bias.copy_(block.hidden_bias)
             network[2].weight.copy_(block.output_weight)
             network[2].bias.copy_(block.output_bias)
@@ -91,7 +99,7 @@ def freia_forward(blocks, x, condition):
 @pytest.mark.parametrize("n_features", [2, 3, 6, 7, 16])
 @torch.no_grad()
 def test_same_as_freia(n_features, n_conditions):
-    block = randomised(CouplingBlock(n_features, n_conditions, generator=seeded()))
+    block = randomised(CouplingBlocks(n_features, (n_conditions, 0), generator=seeded()))
     x, condition = make_inputs(n_features, n_conditions)
     z, log_det = block(x, condition)
     expected_z, expected_log_det = freia_forward([freia_block(block)], x, condition)
@@ -115,7 +123,7 @@ def test_flow_same_as_freia(n_features, map_shape):
     flow = randomised(ConditionalFlow(n_features, codes, n_blocks=5, generator=seeded(5)))
     x, _ = make_inputs(n_features, 0, n_positions=6)
     z, log_det = flow(x)
-    expected = freia_forward([freia_block(block) for block in flow.blocks], x, codes)
+    expected = freia_forward([freia_block(flow.blocks, i) for i in range(5)], x, codes)
     torch.testing.assert_close(z, expected[0], rtol=1e-11, atol=1e-11)
     torch.testing.assert_close(log_det, expected[1], rtol=1e-11, atol=1e-11)
 
@@ -123,7 +131,7 @@ def test_flow_same_as_freia(n_features, map_shape):
 @torch.no_grad()
 def test_untrained_affine_map_is_freias():
     """Both start with scale 1 and offset 0: the constant behind the raw scale is the same."""
-    block = CouplingBlock(6, generator=seeded())
+    block = CouplingBlocks(6, generator=seeded())
     theirs = AllInOneBlock(
         [(6,)],
         subnet_constructor=nn.Linear,
@@ -131,9 +139,9 @@ def test_untrained_affine_map_is_freias():
         global_affine_type="SOFTPLUS",
         permute_soft=True,
     )
-    torch.testing.assert_close(block.raw_scale, theirs.global_scale.detach()[0])
-    torch.testing.assert_close(block.offset, theirs.global_offset.detach()[0])
-    scale = 0.1 * nn.functional.softplus(block.raw_scale.double(), beta=0.5)
+    torch.testing.assert_close(block.raw_scale, theirs.global_scale.detach())
+    torch.testing.assert_close(block.offset, theirs.global_offset.detach())
+    scale = 0.1 * nn.functional.softplus(block.raw_scale[0].double(), beta=0.5)
     torch.testing.assert_close(scale, torch.ones(6).double(), rtol=0, atol=1e-6)
 
 
@@ -141,7 +149,9 @@ def test_untrained_affine_map_is_freias():
 @pytest.mark.parametrize("n_conditions", [0, 4])
 @pytest.mark.parametrize("n_features", DIMENSIONS)
 def test_log_det_is_that_of_the_jacobian(n_features, n_conditions, clamp):
-    block = randomised(CouplingBlock(n_features, n_conditions, clamp=clamp, generator=seeded()))
+    block = randomised(
+        CouplingBlocks(n_features, (n_conditions, 0), clamp=clamp, generator=seeded())
+    )
     x, condition = make_inputs(n_features, n_conditions, n_images=2, n_positions=3)
     _, log_det = block(x, condition)
     for image in range(2):
@@ -158,7 +168,7 @@ def test_log_det_is_that_of_the_jacobian(n_features, n_conditions, clamp):
 @pytest.mark.parametrize("n_features", DIMENSIONS)
 @torch.no_grad()
 def test_inverse_is_exact_both_ways(n_features, n_conditions):
-    block = randomised(CouplingBlock(n_features, n_conditions, generator=seeded()))
+    block = randomised(CouplingBlocks(n_features, (n_conditions, 0), generator=seeded()))
     x, condition = make_inputs(n_features, n_conditions)
     z, _ = block(x, condition)
     assert (z - x).abs().max() > 0.1
@@ -170,7 +180,7 @@ def test_inverse_is_exact_both_ways(n_features, n_conditions):
 
 @torch.no_grad()
 def test_log_scale_stays_within_the_clamp():
-    block = CouplingBlock(6, clamp=1.9, generator=seeded()).double()
+    block = CouplingBlocks(6, clamp=1.9, generator=seeded()).double()
     block.output_weight *= 1e6  # saturates tanh
     x, _ = make_inputs(6, 0, n_images=50)
     _, log_det = block(x)
@@ -182,33 +192,33 @@ def test_log_scale_stays_within_the_clamp():
 @pytest.mark.parametrize("n_features", DIMENSIONS)
 @torch.no_grad()
 def test_identity_start_is_a_rotation(n_features):
-    block = CouplingBlock(n_features, 4, identity_start=True, generator=seeded()).double()
+    block = CouplingBlocks(n_features, (4, 0), identity_start=True, generator=seeded()).double()
     x, condition = make_inputs(n_features, 4)
     z, log_det = block(x, condition)
     torch.testing.assert_close(log_det, torch.zeros_like(log_det), rtol=0, atol=1e-5)
-    torch.testing.assert_close(z, x @ block.mix.T, rtol=0, atol=1e-5)
+    torch.testing.assert_close(z, x @ block.mix[0].T, rtol=0, atol=1e-5)
     norms = x.norm(dim=-1)
     torch.testing.assert_close(z.norm(dim=-1), norms, rtol=1e-6, atol=0)
 
 
 @torch.no_grad()
 def test_published_start_is_no_rotation():
-    block = CouplingBlock(6, 4, generator=seeded()).double()
+    block = CouplingBlocks(6, (4, 0), generator=seeded()).double()
     x, condition = make_inputs(6, 4)
     assert block(x, condition)[1].abs().min() > 1e-4
 
 
 @pytest.mark.parametrize("n_features, n_conditions, ratio", [(7, 0, 2.0), (6, 4, 2.0), (6, 4, 0.5)])
 def test_hidden_width_is_a_multiple_of_the_input_width(n_features, n_conditions, ratio):
-    block = CouplingBlock(n_features, n_conditions, hidden_ratio=ratio, generator=seeded())
+    block = CouplingBlocks(n_features, (n_conditions, 0), hidden_ratio=ratio, generator=seeded())
     width = {(7, 0, 2.0): 8, (6, 4, 2.0): 14, (6, 4, 0.5): 4}[n_features, n_conditions, ratio]
-    assert block.hidden_bias.shape == (width,)
-    assert block.output_weight.shape == (2 * (n_features // 2), width)
+    assert block.hidden_bias.shape == (1, width)
+    assert block.output_weight.shape == (1, 2 * (n_features // 2), width)
 
 
 @torch.no_grad()
 def test_condition_of_a_position_acts_there_only():
-    block = randomised(CouplingBlock(5, 3, generator=seeded()))
+    block = randomised(CouplingBlocks(5, (3, 0), generator=seeded()))
     x, condition = make_inputs(5, 3)
     z, log_det = block(x, condition)
     moved = one_row(condition.columns.clone())
@@ -222,7 +232,7 @@ def test_condition_of_a_position_acts_there_only():
 
 def test_generator_decides_everything():
     def tensors(seed):
-        return CouplingBlock(6, 4, generator=seeded(seed)).state_dict()
+        return CouplingBlocks(6, (4, 0), generator=seeded(seed)).state_dict()
 
     torch.manual_seed(0)
     first = tensors(7)
@@ -231,7 +241,7 @@ def test_generator_decides_everything():
     again, other = tensors(7), tensors(8)
     assert torch.equal(torch.random.get_rng_state(), state), "the global generator was used"
     assert all(torch.equal(first[name], again[name]) for name in first)
-    drawn = ["hidden_weight", "condition_weight", "hidden_bias", "output_weight", "output_bias"]
+    drawn = ["hidden_weight", "column_weight", "hidden_bias", "output_weight", "output_bias"]
     assert all(not torch.equal(first[name], other[name]) for name in [*drawn, "mix"])
 
 
@@ -267,18 +277,85 @@ def test_linear_parameters_are_drawn_as_torch_does():
         assert stats.kstest(values.detach().numpy().ravel(), uniform.cdf).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("n_conditions", [0, 3])
-def test_gradients_are_those_of_finite_differences(n_conditions):
-    block = randomised(CouplingBlock(5, n_conditions, generator=seeded()))
-    x, condition = make_inputs(5, n_conditions, n_images=2, n_positions=3)
-    names, weights = zip(*block.named_parameters(), strict=True)
+CONDITIONS = {
+    "none": None,
+    "all positions": None,
+    "some positions": torch.tensor([4, 0, 2]),
+}
+
+
+def conditioned(kind):
+    """Two blocks, every parameter at work, on a grid of 2 x 3; vectors and their condition."""
+    n_conditions = (0, 0) if kind == "none" else (2, 3)
+    blocks = randomised(CouplingBlocks(5, n_conditions, n_blocks=2, generator=seeded()))
+    with torch.no_grad():  # no chaos
+        blocks.hidden_weight /= 5
+    positions = CONDITIONS[kind]
+    x, _ = make_inputs(5, 0, n_images=2, n_positions=6 if positions is None else 3)
+    codes = [torch.randn(*shape, generator=seeded(4)).double() for shape in ((3, 2), (2, 3))]
+    return blocks, x, None if kind == "none" else GridCondition(*codes, positions)
+
+
+@pytest.mark.parametrize("kind", CONDITIONS)
+def test_gradients_are_those_of_finite_differences(kind):
+    blocks, x, condition = conditioned(kind)
+    names, weights = zip(*blocks.named_parameters(), strict=True)
 
     def run(x, *weights):
         parameters = dict(zip(names, weights, strict=True))
-        return torch.func.functional_call(block, parameters, (x, condition))
+        return torch.func.functional_call(blocks, parameters, (x, condition))
 
     assert torch.autograd.gradcheck(run, (x.requires_grad_(), *weights))
     with torch.no_grad():
-        without = block(x, condition)
-    for found, expected in zip(block(x, condition), without, strict=True):
+        without = blocks(x, condition)
+    for found, expected in zip(blocks(x, condition), without, strict=True):
         torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", CONDITIONS)
+def test_gradients_do_not_depend_on_the_memory_they_are_made_in(kind):
+    """Steps of one workspace, of batches that grow, shrink and change their dtype."""
+    blocks, x, condition = conditioned(kind)
+    workspace = Workspace()
+
+    def gradients(x, dtype, workspace):
+        blocks.zero_grad()
+        z, log_det = blocks(x, condition, dtype, workspace)
+        (z.square().sum() + log_det.sin().sum()).backward()
+        return [z.detach().clone(), *(p.grad.clone() for p in blocks.parameters() if p.numel())]
+
+    more = torch.cat((x, x + 1, x - 1))
+    for batch, dtype in ((x, None), (more, None), (x + 1, torch.float32), (x - 1, None), (x, None)):
+        expected = gradients(batch, dtype, None)
+        for found, own in zip(gradients(batch, dtype, workspace), expected, strict=True):
+            assert torch.equal(found, own)
+    buffers = list(workspace.buffers)
+    gradients(more, None, workspace)
+    assert any(a is not b for a, b in zip(workspace.buffers, buffers, strict=True))  # too small
+    buffers = list(workspace.buffers)
+    gradients(x, None, workspace)
+    assert all(a is b for a, b in zip(workspace.buffers, buffers, strict=True))
+
+
+@torch.no_grad()
+def test_scoring_sees_every_change_of_a_parameter():
+    """What it keeps of the parameters is made anew after each."""
+    blocks, x, condition = conditioned("all positions")
+    before = blocks(x, condition)
+    assert all(torch.equal(a, b) for a, b in zip(blocks(x, condition), before, strict=True))
+    for name, parameter in blocks.named_parameters():
+        parameter += 0.1
+        after = blocks(x, condition)
+        assert (after[0] != before[0]).any(), name
+        fresh = pickle.loads(pickle.dumps(blocks))
+        assert fresh._ready is None and torch.equal(fresh(x, condition)[0], after[0]), name
+        before = after
+    state = {name: value + 0.1 for name, value in blocks.state_dict().items()}
+    blocks.load_state_dict(state)
+    assert (blocks(x, condition)[0] != before[0]).any()
+    other = GridCondition(condition.columns + 1, condition.rows)
+    assert (blocks(x, other)[0] != blocks(x, condition)[0]).any()
+    some = condition._replace(positions=torch.tensor([0, 3, 5]))
+    for positions in (some.positions, some.positions.flip(0)):
+        found = blocks(x[:, positions], some._replace(positions=positions))[0]
+        torch.testing.assert_close(found, blocks(x, condition)[0][:, positions])

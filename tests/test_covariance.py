@@ -14,9 +14,10 @@ from skhgad._closed_form import (
     whitened_start,
 )
 from skhgad._covariance import ResidualMoments, shrink, whitening_matrix
-from skhgad._flow import ConditionalFlow, LinearStart, position_codes
+from skhgad._flow import ConditionalFlow, LinearStart
 from skhgad._level import LevelModel
 from skhgad._mixture import HierarchicalMixture, class_means
+from skhgad._positions import position_codes
 
 
 def seeded(seed=0):

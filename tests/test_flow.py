@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from skhgad._flow import ConditionalFlow, LinearStart, position_codes
+from skhgad._flow import ConditionalFlow, LinearStart
 from skhgad._level import LevelModel
 from skhgad._mixture import HierarchicalMixture, class_means
+from skhgad._positions import position_codes
+from skhgad._workspace import Workspace
 
 
 def seeded(seed=0):
@@ -54,6 +56,15 @@ def slow_position_code(row, column, n_channels):
     return code
 
 
+def values(codes, bias=None):
+    """Codes of all positions, by the map that a hidden layer has."""
+    n_columns = codes.columns.shape[1]
+    identity = torch.eye(n_columns + codes.rows.shape[1])[None]
+    bias = torch.zeros(identity.shape[1]) if bias is None else bias
+    weights = identity[..., :n_columns], identity[..., n_columns:]
+    return codes.bias(*weights, bias[None], Workspace().empty)[0]
+
+
 @pytest.mark.parametrize("n_channels", [4, 12, 256])
 @pytest.mark.parametrize("height, width", [(1, 1), (3, 5), (5, 3), (1, 40)])
 def test_position_codes_follow_the_formula(height, width, n_channels):
@@ -62,18 +73,17 @@ def test_position_codes_follow_the_formula(height, width, n_channels):
     )
     codes = position_codes(height, width, n_channels)
     assert codes.columns.dtype == codes.rows.dtype == torch.float32
-    found = codes.linear(torch.eye(n_channels), torch.zeros(n_channels))
+    found = values(codes)
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-6)
     places = torch.arange(height * width)[::3]
-    found = codes._replace(positions=places).linear(torch.eye(n_channels), torch.ones(n_channels))
+    found = values(codes._replace(positions=places), torch.ones(n_channels))
     np.testing.assert_allclose(found.numpy(), expected[::3] + 1, rtol=0, atol=1e-6)
 
 
 def test_position_codes_spend_half_on_columns_half_on_rows():
     codes = position_codes(3, 4, 16)
     assert codes.columns.shape == (4, 8) and codes.rows.shape == (3, 8)
-    mapped = codes.linear(torch.eye(16), torch.zeros(16))
-    assert torch.pdist(mapped).min() > 0.1, "two positions share a code"
+    assert torch.pdist(values(codes)).min() > 0.1, "two positions share a code"
 
 
 @pytest.mark.parametrize("n_channels", [2, 7, 254])
@@ -200,14 +210,14 @@ def test_identity_start_only_rotates(n_features):
 
 
 def test_published_number_of_blocks_is_the_default():
-    assert len(ConditionalFlow(4, generator=seeded()).blocks) == 12
+    assert len(ConditionalFlow(4, generator=seeded()).blocks.mix) == 12
 
 
 @torch.no_grad()
 def test_blocks_are_drawn_independently():
     flow = ConditionalFlow(4, n_blocks=3, generator=seeded())
-    mixes = torch.stack([block.mix for block in flow.blocks]).flatten(1)
-    weights = torch.stack([block.hidden_weight for block in flow.blocks]).flatten(1)
+    mixes = flow.blocks.mix.flatten(1)
+    weights = flow.blocks.hidden_weight.flatten(1)
     assert torch.pdist(mixes).min() > 0.1 and torch.pdist(weights).min() > 0.1
 
 

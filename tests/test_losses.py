@@ -12,7 +12,7 @@ from plans import PUBLISHED
 from scipy.spatial.distance import cdist
 from scipy.special import expit, logsumexp, softmax
 
-from skhgad._flow import ConditionalFlow, LinearStart, position_codes
+from skhgad._flow import ConditionalFlow, LinearStart
 from skhgad._level import LevelModel
 from skhgad._losses import (
     entropy_loss,
@@ -24,6 +24,7 @@ from skhgad._losses import (
     smooth_one_hot,
 )
 from skhgad._mixture import HierarchicalMixture, class_means
+from skhgad._positions import position_codes
 from skhgad._training import TERMS, level_loss
 
 # (K, d, M): also one class, fewer features than classes, one feature, one center
@@ -103,8 +104,7 @@ def make_level(n_classes, n_features, n_components, n_blocks=2):
     with torch.no_grad():
         for parameter in mixture.parameters():
             parameter += 0.5 * torch.randn(parameter.shape, generator=generator)
-        for block in flow.blocks:
-            block.raw_scale += torch.randn(block.raw_scale.shape, generator=generator)
+        flow.blocks.raw_scale += torch.randn(flow.blocks.raw_scale.shape, generator=generator)
     start = LinearStart(torch.zeros(n_features), torch.eye(n_features))
     return LevelModel(start, flow, mixture, (2, 2)).double()
 

@@ -1,5 +1,7 @@
 """The yardstick of the benchmarks: with the same weights it is skhgad's published configuration."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,18 @@ def make_levels():
     return parameters, levels
 
 
+def blocks_of(level):
+    """Parameters and their gradients, block by block."""
+    blocks = level.flow.blocks
+    for number in range(BLOCKS):
+        found = SimpleNamespace(mix=blocks.mix[number])
+        for name, parameter in blocks.named_parameters():
+            own = parameter[number].detach()
+            own.grad = None if parameter.grad is None else parameter.grad[number]
+            setattr(found, name, own)
+        yield found
+
+
 def make_reference(levels, **kwargs):
     """The reference with the weights of `levels`."""
     model = reference.ReferenceHGAD(
@@ -46,8 +60,8 @@ def make_reference(levels, **kwargs):
     ).double()
     with torch.no_grad():
         for i, level in enumerate(levels):
-            for theirs, ours in zip(model.flows[i], level.flow.blocks, strict=True):
-                weight = torch.cat((ours.hidden_weight, ours.condition_weight), dim=1)
+            for theirs, ours in zip(model.flows[i], blocks_of(level), strict=True):
+                weight = torch.cat((ours.hidden_weight, ours.column_weight, ours.row_weight), dim=1)
                 theirs.subnet[0].weight.copy_(weight)
                 theirs.subnet[0].bias.copy_(ours.hidden_bias)
                 theirs.subnet[2].weight.copy_(ours.output_weight)
@@ -84,9 +98,7 @@ def pairs_of(model, index, level):
     yield "deltas", model.deltas[index], level.mixture.offsets
     yield "class_logits", model.class_logits[index], level.mixture.class_logits
     yield "center_logits", model.center_logits[index], level.mixture.center_logits
-    for number, (theirs, ours) in enumerate(
-        zip(model.flows[index], level.flow.blocks, strict=True)
-    ):
+    for number, (theirs, ours) in enumerate(zip(model.flows[index], blocks_of(level), strict=True)):
         yield f"hidden bias {number}", theirs.subnet[0].bias, ours.hidden_bias
         yield f"output weight {number}", theirs.subnet[2].weight, ours.output_weight
         yield f"scale {number}", theirs.global_scale, ours.raw_scale

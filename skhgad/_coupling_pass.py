@@ -1,0 +1,217 @@
+"""A pass through coupling blocks and its gradient, in few operations and in memory used again."""
+
+from typing import NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+
+_OUTPUT_FACTOR = 0.1  # of the networks' output
+
+
+class Parameters(NamedTuple):
+    """Parameters of `CouplingBlocks` as a pass takes them; no gradient is made for `mix`."""
+
+    column_weight: torch.Tensor
+    row_weight: torch.Tensor
+    hidden_bias: torch.Tensor
+    hidden_weight: torch.Tensor
+    output_weight: torch.Tensor
+    output_bias: torch.Tensor
+    log_scale: torch.Tensor
+    offset: torch.Tensor
+    mix: torch.Tensor
+
+    def folded(self, condition, dtype, empty):
+        """Make of them what the blocks compute with; the networks are of `dtype`."""
+        bias = self.hidden_bias[:, None]
+        if condition is not None:
+            weights = self.column_weight, self.row_weight
+            bias = condition.bias(*weights, self.hidden_bias, empty)
+        networks = (
+            torch.mul(values, factor, out=empty(values, *values.shape, dtype=dtype))
+            for values, factor in (
+                (bias, 1.0),
+                (self.hidden_weight, 1.0),
+                (self.output_weight, _OUTPUT_FACTOR),
+                (self.output_bias, _OUTPUT_FACTOR),
+            )
+        )
+        mix_bias = (self.mix @ self.offset[..., None])[..., 0]
+        return Folded(*networks, self.mix * self.log_scale.exp()[:, None], mix_bias)
+
+
+class Folded(NamedTuple):
+    """What the blocks compute with; the blocks are the first axis.
+
+    Attributes
+    ----------
+    bias : Tensor of shape (n_blocks, n_positions, n_hidden)
+        Of the hidden layer; one for all positions without a condition.
+    hidden : Tensor of shape (n_blocks, n_hidden, n_passive)
+    output : Tensor of shape (n_blocks, 2 * n_active, n_hidden)
+    output_bias : Tensor of shape (n_blocks, 2 * n_active)
+    mix : Tensor of shape (n_blocks, n_features, n_features)
+        The affine map and the mix after it, in one product.
+    mix_bias : Tensor of shape (n_blocks, n_features)
+    """
+
+    bias: torch.Tensor
+    hidden: torch.Tensor
+    output: torch.Tensor
+    output_bias: torch.Tensor
+    mix: torch.Tensor
+    mix_bias: torch.Tensor
+
+
+class Record(NamedTuple):
+    """What a pass leaves for its gradient; the blocks are the first axis, vectors the second.
+
+    Attributes
+    ----------
+    network_input : Tensor of shape (n_blocks, n_vectors, n_passive)
+    hidden : Tensor of shape (n_blocks, n_vectors, n_hidden)
+        After the ReLU.
+    tanh, factor, scaled : Tensor of shape (n_blocks, n_vectors, n_active)
+        tanh s; what the active channels are multiplied by; their product.
+    coupled : Tensor of shape (n_blocks, n_vectors, n_features)
+        Before the affine map.
+    """
+
+    network_input: torch.Tensor
+    hidden: torch.Tensor
+    tanh: torch.Tensor
+    factor: torch.Tensor
+    scaled: torch.Tensor
+    coupled: torch.Tensor
+
+
+def _of_blocks(arrays):
+    """Take stacked arrays apart: the same kind of tuple for each block."""
+    return [type(arrays)(*own) for own in zip(*map(torch.unbind, arrays), strict=True)]
+
+
+def run(x, folded, clamp, workspace, *, keep):
+    """Map vectors block by block, with the arithmetic of `CouplingBlocks`.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n_images, n_positions, n_features)
+    folded : Folded
+    clamp : float
+    workspace : Workspace
+    keep : bool
+        Whether a gradient is wanted.
+
+    Returns
+    -------
+    z : Tensor, of the shape of x
+    log_det : Tensor of shape (n_images, n_positions)
+        Without that of the affine maps.
+    record : Record
+        Of all blocks if `keep`, otherwise of the last one.
+    """
+    shape, n_vectors, n_features = x.shape, x.shape[0] * x.shape[1], x.shape[2]
+    n_blocks, n_active, dtype = len(folded.mix), n_features // 2, folded.hidden.dtype
+    n_passive, n_kept = n_features - n_active, n_blocks if keep else 1
+
+    def empty(width, dtype=None):
+        return workspace.empty(x, n_kept, n_vectors, width, dtype=dtype)
+
+    record = Record(
+        empty(n_passive, dtype), empty(folded.hidden.shape[1], dtype),
+        empty(n_active), empty(n_active), empty(n_active), empty(n_features),
+    )  # fmt: skip
+    places = _of_blocks(record) if keep else _of_blocks(record) * n_blocks
+    z, log_det = workspace.empty(x, n_vectors, n_features), x.new_zeros(n_vectors)
+    x = x.flatten(0, 1)
+    for block, place in zip(_of_blocks(folded), places, strict=True):
+        passive, active = x.split((n_passive, n_active), dim=1)
+        place.network_input.copy_(passive)
+        torch.mm(place.network_input, block.hidden.T, out=place.hidden)
+        place.hidden.unflatten(0, shape[:2]).add_(block.bias).relu_()
+        output = torch.addmm(block.output_bias, place.hidden, block.output.T)
+        place.tanh.copy_(output[:, :n_active]).tanh_()
+        log_det.add_(place.tanh.sum(1), alpha=clamp)
+        torch.mul(place.tanh, clamp, out=place.factor).exp_()
+        torch.mul(active, place.factor, out=place.scaled)
+        place.coupled[:, :n_passive] = passive
+        torch.add(place.scaled, output[:, n_active:], out=place.coupled[:, n_passive:])
+        x = torch.addmm(block.mix_bias, place.coupled, block.mix.T, out=z)
+    return x.view(shape), log_det.view(shape[:-1]), record
+
+
+class Pass(torch.autograd.Function):
+    """`run` with its gradient: a third of the operations that autograd would record."""
+
+    @staticmethod
+    def forward(ctx, x, condition, clamp, dtype, workspace, *parameters):
+        """Map x of shape (n_images, n_positions, n_features); `parameters` as in `Parameters`."""
+        folded = Parameters(*parameters).folded(condition, dtype, workspace.empty)
+        z, log_det, record = run(x, folded, clamp, workspace, keep=True)
+        ctx.condition, ctx.clamp, ctx.workspace = condition, clamp, workspace
+        ctx.save_for_backward(parameters[-1], *folded, *record)
+        return z, log_det
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, grad_log_det):
+        """Gradients in the order of the inputs."""
+        rotation, *tensors = ctx.saved_tensors
+        n_folded = len(Folded._fields)
+        folded, record = Folded(*tensors[:n_folded]), Record(*tensors[n_folded:])
+        shape, empty = grad.shape, ctx.workspace.empty
+        n_images, n_positions, n_features = shape
+        n_vectors, n_active = n_images * n_positions, n_features // 2
+        n_passive, (n_blocks, n_hidden, _) = n_features - n_active, folded.hidden.shape
+        grads = Folded(
+            empty(record.hidden, n_blocks, n_positions, n_hidden),
+            empty(grad, *folded.hidden.shape),
+            empty(grad, *folded.output.shape),
+            torch.empty_like(folded.output_bias),
+            None,
+            torch.empty_like(folded.mix_bias),
+        )
+        of_log_scale = torch.empty_like(folded.mix_bias)
+        # These hold the gradients of one block after the other.
+        of_hidden = empty(record.hidden, n_vectors, n_hidden)
+        of_output = empty(record.hidden, n_vectors, 2 * n_active)
+        of_log_det = ctx.clamp * grad_log_det.reshape(-1, 1)
+        other = empty(grad, n_vectors, n_features)
+        grad = empty(grad, n_vectors, n_features).copy_(grad.flatten(0, 1))
+        # Sums are products: sum() would first copy all of a half precision to the full one.
+        over_images, over_vectors = (
+            of_output.new_ones(1, n_images),
+            of_output.new_ones(1, n_vectors),
+        )
+        for i, (block, own) in reversed(
+            list(enumerate(zip(_of_blocks(folded), _of_blocks(record), strict=True)))
+        ):
+            torch.sum(grad, 0, out=grads.mix_bias[i])
+            grad, other = torch.mm(grad, block.mix, out=other), grad
+            torch.sum(torch.mul(grad, own.coupled, out=other), 0, out=of_log_scale[i])
+            of_active = grad[:, n_passive:]
+            of_tanh = torch.addcmul(of_log_det, of_active, own.scaled, value=ctx.clamp)
+            of_output[:, :n_active] = torch.ops.aten.tanh_backward(of_tanh, own.tanh)
+            of_output[:, n_active:] = of_active
+            of_active *= own.factor
+            torch.mm(of_output, block.output, out=of_hidden)
+            torch.ops.aten.threshold_backward.grad_input(
+                of_hidden, own.hidden, 0, grad_input=of_hidden
+            )
+            torch.mm(over_images, of_hidden.view(n_images, -1), out=grads.bias[i].view(1, -1))
+            grads.hidden[i] = of_hidden.T @ own.network_input
+            torch.mul(of_output.T @ own.hidden, _OUTPUT_FACTOR, out=grads.output[i])
+            torch.mm(over_vectors, of_output, out=grads.output_bias[i : i + 1])
+            if i or ctx.needs_input_grad[0]:
+                grad[:, :n_passive] += of_hidden @ block.hidden
+        of_bias = empty(grad, *grads.bias.shape).copy_(grads.bias)
+        if ctx.condition is None:
+            of_bias = None, None, of_bias.sum(1)
+        else:
+            of_bias = ctx.condition.bias_gradients(of_bias, empty)
+        # [:] because autograd would copy a gradient that somebody else holds, too.
+        return (
+            grad.view(shape), *[None] * 4, *of_bias, grads.hidden[:], grads.output[:],
+            _OUTPUT_FACTOR * grads.output_bias.to(grad.dtype), of_log_scale,
+            (grads.mix_bias[:, None] @ rotation)[:, 0], None,
+        )  # fmt: skip
