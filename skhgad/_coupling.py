@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ._coupling_pass import Parameters, Pass, run
+from ._coupling_pass import Parameters, Pass, of_blocks, run
 from ._workspace import Workspace
 
 # scale = 0.1 * softplus(raw, beta=0.5); this raw value gives a scale of exactly 1.
@@ -135,14 +135,16 @@ class CouplingBlocks(nn.Module):
         z : Tensor of shape (n_images, n_positions, n_features)
         log_det : Tensor of shape (n_images, n_positions)
         """
+        if not len(self.mix):
+            return x, x.new_zeros(x.shape[:-1])
         workspace = Workspace() if workspace is None else workspace
         workspace.rewind()
         if torch.is_grad_enabled():
             parameters, dtype = self._run_parameters(), product_dtype or x.dtype
             z, log_det = Pass.apply(x, condition, self.clamp, dtype, workspace, *parameters)
             return z, log_det + parameters.log_scale.sum()
-        folded, log_scale = self._constants(condition)
-        z, log_det, _ = run(x, folded, self.clamp, workspace, keep=False)
+        blocks, log_scale = self._constants(condition)
+        z, log_det, _ = run(x, blocks, self.clamp, workspace, keep=False)
         return z, log_det + log_scale
 
     @torch.no_grad()
@@ -169,6 +171,21 @@ class CouplingBlocks(nn.Module):
             self.mix.to(log_scale.dtype),
         )  # fmt: skip
 
+    @torch.no_grad()
+    def drop_last_mix(self):
+        """Turn z so that the last mix becomes the identity, which scoring skips.
+
+        Returns
+        -------
+        Tensor of shape (n_features, n_features)
+            What vectors beside z have to be multiplied with, from the right, to stay beside it.
+        """
+        if not len(self.mix):
+            return torch.eye(self.mix.shape[-1]).to(self.mix)
+        turn = self.mix[-1].clone()
+        self.mix[-1] = torch.eye(len(turn))
+        return turn
+
     def _constants(self, condition):
         """Return what scoring needs of the parameters, kept until one of them changes."""
         tensors = (*self.parameters(), self.mix, *(() if condition is None else condition))
@@ -180,7 +197,10 @@ class CouplingBlocks(nn.Module):
             return self._ready[1:]
         parameters = self._run_parameters()
         folded = parameters.folded(condition, parameters.mix.dtype, Workspace().empty)
-        ready = state, folded, parameters.log_scale.sum()
+        blocks = of_blocks(folded)
+        if torch.equal(self.mix[-1], torch.eye(self.mix.shape[-1]).to(self.mix)):
+            blocks[-1] = blocks[-1]._replace(mix=parameters.log_scale[-1].exp())
+        ready = state, blocks, parameters.log_scale.sum()
         if keeps:
             self._ready = ready
         return ready[1:]

@@ -51,7 +51,8 @@ class Folded(NamedTuple):
     output : Tensor of shape (n_blocks, 2 * n_active, n_hidden)
     output_bias : Tensor of shape (n_blocks, 2 * n_active)
     mix : Tensor of shape (n_blocks, n_features, n_features)
-        The affine map and the mix after it, in one product.
+        The affine map and the mix after it, in one product. Of a single block also
+        (n_features,): the affine map alone.
     mix_bias : Tensor of shape (n_blocks, n_features)
     """
 
@@ -69,6 +70,7 @@ class Record(NamedTuple):
     Attributes
     ----------
     network_input : Tensor of shape (n_blocks, n_vectors, n_passive)
+        The passive channels, of the dtype of the networks.
     hidden : Tensor of shape (n_blocks, n_vectors, n_hidden)
         After the ReLU.
     tanh, factor, scaled : Tensor of shape (n_blocks, n_vectors, n_active)
@@ -85,18 +87,19 @@ class Record(NamedTuple):
     coupled: torch.Tensor
 
 
-def _of_blocks(arrays):
+def of_blocks(arrays):
     """Take stacked arrays apart: the same kind of tuple for each block."""
     return [type(arrays)(*own) for own in zip(*map(torch.unbind, arrays), strict=True)]
 
 
-def run(x, folded, clamp, workspace, *, keep):
+def run(x, blocks, clamp, workspace, *, keep):
     """Map vectors block by block, with the arithmetic of `CouplingBlocks`.
 
     Parameters
     ----------
     x : Tensor of shape (n_images, n_positions, n_features)
-    folded : Folded
+    blocks : list of Folded
+        At least one.
     clamp : float
     workspace : Workspace
     keep : bool
@@ -107,26 +110,30 @@ def run(x, folded, clamp, workspace, *, keep):
     z : Tensor, of the shape of x
     log_det : Tensor of shape (n_images, n_positions)
         Without that of the affine maps.
-    record : Record
-        Of all blocks if `keep`, otherwise of the last one.
+    record : Record or None
+        Of all blocks if `keep`.
     """
     shape, n_vectors, n_features = x.shape, x.shape[0] * x.shape[1], x.shape[2]
-    n_blocks, n_active, dtype = len(folded.mix), n_features // 2, folded.hidden.dtype
-    n_passive, n_kept = n_features - n_active, n_blocks if keep else 1
+    n_active, dtype = n_features // 2, blocks[0].hidden.dtype
+    n_passive, n_kept = n_features - n_active, len(blocks) if keep else 1
 
     def empty(width, dtype=None):
         return workspace.empty(x, n_kept, n_vectors, width, dtype=dtype)
 
+    coupled = empty(n_features)
+    network_input = coupled[..., :n_passive] if dtype == x.dtype else empty(n_passive, dtype)
     record = Record(
-        empty(n_passive, dtype), empty(folded.hidden.shape[1], dtype),
-        empty(n_active), empty(n_active), empty(n_active), empty(n_features),
+        network_input, empty(len(blocks[0].hidden), dtype),
+        empty(n_active), empty(n_active), empty(n_active), coupled,
     )  # fmt: skip
-    places = _of_blocks(record) if keep else _of_blocks(record) * n_blocks
+    places = of_blocks(record) if keep else of_blocks(record) * len(blocks)
     z, log_det = workspace.empty(x, n_vectors, n_features), x.new_zeros(n_vectors)
     x = x.flatten(0, 1)
-    for block, place in zip(_of_blocks(folded), places, strict=True):
+    for block, place in zip(blocks, places, strict=True):
         passive, active = x.split((n_passive, n_active), dim=1)
-        place.network_input.copy_(passive)
+        place.coupled[:, :n_passive] = passive
+        if dtype != x.dtype:
+            place.network_input.copy_(passive)
         torch.mm(place.network_input, block.hidden.T, out=place.hidden)
         place.hidden.unflatten(0, shape[:2]).add_(block.bias).relu_()
         output = torch.addmm(block.output_bias, place.hidden, block.output.T)
@@ -134,10 +141,12 @@ def run(x, folded, clamp, workspace, *, keep):
         log_det.add_(place.tanh.sum(1), alpha=clamp)
         torch.mul(place.tanh, clamp, out=place.factor).exp_()
         torch.mul(active, place.factor, out=place.scaled)
-        place.coupled[:, :n_passive] = passive
         torch.add(place.scaled, output[:, n_active:], out=place.coupled[:, n_passive:])
-        x = torch.addmm(block.mix_bias, place.coupled, block.mix.T, out=z)
-    return x.view(shape), log_det.view(shape[:-1]), record
+        if block.mix.ndim == 1:
+            x = torch.addcmul(block.mix_bias, place.coupled, block.mix, out=z)
+        else:
+            x = torch.addmm(block.mix_bias, place.coupled, block.mix.T, out=z)
+    return x.view(shape), log_det.view(shape[:-1]), record if keep else None
 
 
 class Pass(torch.autograd.Function):
@@ -147,7 +156,7 @@ class Pass(torch.autograd.Function):
     def forward(ctx, x, condition, clamp, dtype, workspace, *parameters):
         """Map x of shape (n_images, n_positions, n_features); `parameters` as in `Parameters`."""
         folded = Parameters(*parameters).folded(condition, dtype, workspace.empty)
-        z, log_det, record = run(x, folded, clamp, workspace, keep=True)
+        z, log_det, record = run(x, of_blocks(folded), clamp, workspace, keep=True)
         ctx.condition, ctx.clamp, ctx.workspace = condition, clamp, workspace
         ctx.save_for_backward(parameters[-1], *folded, *record)
         return z, log_det
@@ -184,7 +193,7 @@ class Pass(torch.autograd.Function):
             of_output.new_ones(1, n_vectors),
         )
         for i, (block, own) in reversed(
-            list(enumerate(zip(_of_blocks(folded), _of_blocks(record), strict=True)))
+            list(enumerate(zip(of_blocks(folded), of_blocks(record), strict=True)))
         ):
             torch.sum(grad, 0, out=grads.mix_bias[i])
             grad, other = torch.mm(grad, block.mix, out=other), grad

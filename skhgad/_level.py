@@ -46,6 +46,13 @@ class LevelModel(nn.Module):
         z, log_det = self.flow(started)
         return z, log_det + start_log_det
 
+    @torch.no_grad()
+    def drop_last_mix(self):
+        """Turn the latent space so that scoring has one product less; densities stay."""
+        turn = self.flow.blocks.drop_last_mix()
+        for centers in (self.mixture.means, self.mixture.offsets):
+            centers.copy_(centers @ turn)
+
     def class_log_likelihood(self, z):
         """How likely images are under every class, by the covariance that all classes share.
 
@@ -80,10 +87,14 @@ class LevelModel(nn.Module):
         entropy : Tensor of shape (n_images, n_positions)
             Of the class posterior, in nats; see `HierarchicalMixture.posterior_entropy`.
         """
-        density = torch.empty_like(log_det)
-        for code in codes.unique().tolist():
-            own = codes == code
-            density[own] = self.mixture.log_density_of(z[own], code)
+        present = codes.unique().tolist()
+        if len(present) == 1:
+            density = self.mixture.log_density_of(z, present[0])
+        else:
+            density = torch.empty_like(log_det)
+            for code in present:
+                own = codes == code
+                density[own] = self.mixture.log_density_of(z[own], code)
         background = None
         if self.mixture.background_mean is not None:
             background = log_likelihood(

@@ -112,7 +112,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         images, 0.9 for feature vectors.
     n_blocks : int, default=4
         Coupling blocks of each flow. 0 leaves the linear start alone.
-    hidden_ratio : float, default=1.0
+    hidden_ratio : float, default=0.5
         Width of a block's hidden layer over the width of its input.
     clamp : float, default=1.9
         Largest log-scale of a coupling.
@@ -257,7 +257,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         start="whitened",
         whitening_shrinkage="auto",
         n_blocks=4,
-        hidden_ratio=1.0,
+        hidden_ratio=0.5,
         clamp=1.9,
         position_channels=32,
         n_components=10,
@@ -780,6 +780,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             )  # fmt: skip
             model = self._scoring_model(levels, extractor)
             model = model.cpu().to(torch.float32 if is_images else torch.float64)
+            for level in levels:
+                level.drop_last_mix()
             if self.class_covariance:
                 _fitting.fit_covariances(levels, cache, rows, codes)
             model.to(device)

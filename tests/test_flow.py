@@ -227,3 +227,32 @@ def test_every_parameter_receives_a_gradient():
     (z.square().sum() + log_det.sum()).backward()
     still = [name for name, p in flow.named_parameters() if not p.grad.abs().max() > 0]
     assert not still
+
+
+@pytest.mark.parametrize("n_features, n_blocks", [(1, 2), (5, 1), (6, 3), (4, 0)])
+@torch.no_grad()
+def test_the_last_mix_can_go_without_a_trace(n_features, n_blocks):
+    """Distances to means and centers, densities and log-dets stay; z turns."""
+    level = LevelModel(
+        make_start(n_features),
+        make_flow(n_features, position_codes(2, 2, 8), n_blocks=n_blocks),
+        HierarchicalMixture(class_means(3, n_features, 5.0), 4, generator=seeded()),
+        (2, 2),
+    ).double()
+    x, codes = make_x(6, 4, n_features), torch.arange(6) % 3
+    before = level.latent(x)
+    judged = level.evidence(*before, codes)
+    likely = level.class_log_likelihood(before[0])
+    level.drop_last_mix()
+    after = level.latent(x)
+    if n_blocks:
+        assert torch.equal(level.flow.blocks.mix[-1], torch.eye(n_features).double())
+        assert n_features == 1 or (after[0] - before[0]).abs().max() > 0.1
+        torch.testing.assert_close(level.flow.inverse(after[0]), level.start(x)[0])
+    torch.testing.assert_close(after[0].norm(dim=-1), before[0].norm(dim=-1))
+    torch.testing.assert_close(after[1], before[1])
+    for own, expected in zip(level.evidence(*after, codes), judged, strict=True):
+        torch.testing.assert_close(own, expected)
+    torch.testing.assert_close(level.class_log_likelihood(after[0]), likely)
+    level.drop_last_mix()  # a second time changes nothing
+    assert torch.equal(level.latent(x)[0], after[0])
