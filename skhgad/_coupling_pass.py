@@ -188,13 +188,9 @@ class Pass(torch.autograd.Function):
         other = empty(grad, n_vectors, n_features)
         grad = empty(grad, n_vectors, n_features).copy_(grad.flatten(0, 1))
         # Sums are products: sum() would first copy all of a half precision to the full one.
-        over_images, over_vectors = (
-            of_output.new_ones(1, n_images),
-            of_output.new_ones(1, n_vectors),
-        )
-        for i, (block, own) in reversed(
-            list(enumerate(zip(of_blocks(folded), of_blocks(record), strict=True)))
-        ):
+        ones = of_output.new_ones(1, n_vectors)
+        blocks = list(zip(of_blocks(folded), of_blocks(record), strict=True))
+        for i, (block, own) in reversed(list(enumerate(blocks))):
             torch.sum(grad, 0, out=grads.mix_bias[i])
             grad, other = torch.mm(grad, block.mix, out=other), grad
             torch.sum(torch.mul(grad, own.coupled, out=other), 0, out=of_log_scale[i])
@@ -207,10 +203,11 @@ class Pass(torch.autograd.Function):
             torch.ops.aten.threshold_backward.grad_input(
                 of_hidden, own.hidden, 0, grad_input=of_hidden
             )
-            torch.mm(over_images, of_hidden.view(n_images, -1), out=grads.bias[i].view(1, -1))
+            of_images = of_hidden.view(n_images, -1)
+            torch.mm(ones[:, :n_images], of_images, out=grads.bias[i].view(1, -1))
             grads.hidden[i] = of_hidden.T @ own.network_input
             torch.mul(of_output.T @ own.hidden, _OUTPUT_FACTOR, out=grads.output[i])
-            torch.mm(over_vectors, of_output, out=grads.output_bias[i : i + 1])
+            torch.mm(ones, of_output, out=grads.output_bias[i : i + 1])
             if i or ctx.needs_input_grad[0]:
                 grad[:, :n_passive] += of_hidden @ block.hidden
         of_bias = empty(grad, *grads.bias.shape).copy_(grads.bias)
