@@ -120,12 +120,11 @@ def run(x, blocks, clamp, workspace, *, keep):
     def empty(width, dtype=None):
         return workspace.empty(x, n_kept, n_vectors, width, dtype=dtype)
 
-    coupled = empty(n_features)
+    coupled, tanh = empty(n_features), empty(n_active)
     network_input = coupled[..., :n_passive] if dtype == x.dtype else empty(n_passive, dtype)
-    record = Record(
-        network_input, empty(len(blocks[0].hidden), dtype),
-        empty(n_active), empty(n_active), empty(n_active), coupled,
-    )  # fmt: skip
+    factor, scaled = (empty(n_active), empty(n_active)) if keep else (tanh, tanh)
+    hidden = empty(len(blocks[0].hidden), dtype)
+    record = Record(network_input, hidden, tanh, factor, scaled, coupled)
     places = of_blocks(record) if keep else of_blocks(record) * len(blocks)
     z, log_det = workspace.empty(x, n_vectors, n_features), x.new_zeros(n_vectors)
     x = x.flatten(0, 1)

@@ -16,7 +16,7 @@ from ._parameters import trains_in_mixed_precision
 from ._positions import position_codes
 from ._training import TrainingPlan, train
 
-_BLOCK_BYTES = 64 << 20  # of features read at once
+_BLOCK_BYTES = 16 << 20  # of features read at once; some ten times that is used
 # Samples with one vector each say little of its small directions; whitening would blow these up.
 _WHITENING_SHRINKAGE = {"maps": 0.1, "vectors": 0.9}
 # With fewer, training makes the model worse than its closed-form start.

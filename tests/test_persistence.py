@@ -136,6 +136,10 @@ def test_damaged_models_are_refused(model_folder, damage, message):
             set_tensors(model__levels__0__mixture__offsets=torch.empty(10**6, 0, 3))(f),
         ),
         set_tensors(model__levels__0__mixture__offsets=torch.empty(0, 10**12, 3)),
+        lambda f: (
+            set_parameters(n_blocks=10**9)(f),
+            set_tensors(model__levels__0__flow__blocks__hidden_weight=torch.empty(10**9, 0, 2))(f),
+        ),
         lambda f: (set_parameters(image_size=10**7)(f), set_fitted(images=True)(f)),
         lambda f: (set_parameters(image_scales=[1e9])(f), set_fitted(images=True)(f)),
         # 350 million weights, of which none is stored
