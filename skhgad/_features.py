@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ._folding import fold_batch_norm
+from ._parameters import sent
 from .images import iter_batches
 
 # Of the backbone's arithmetic; everything after it stays in float32.
@@ -422,7 +423,7 @@ def image_batches(source, extractor, rows=None, *, device, memory, n_jobs=None, 
 
         def extract(pixels):
             with torch.inference_mode():
-                return extractor(torch.from_numpy(pixels).to(device))
+                return extractor(sent(torch.from_numpy(pixels), device))
     else:
         remember = memory.cache(_remembered, ignore=["compute"])
         digest = extractor.digest()
@@ -446,7 +447,7 @@ def _features_by_key(pixels, digest, extractor, remember, device):
 
     def extract(rows):
         with torch.inference_mode():
-            features = extractor(torch.from_numpy(pixels[rows]).to(device))
+            features = extractor(sent(torch.from_numpy(pixels[rows]), device))
         arrays = [level.cpu().numpy() for level in features]
         return {i: [array[row] for array in arrays] for row, i in enumerate(rows)}
 

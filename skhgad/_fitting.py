@@ -12,7 +12,7 @@ from ._flow import ConditionalFlow
 from ._inspection import score_batch, score_evidence
 from ._level import LevelModel
 from ._mixture import HierarchicalMixture, class_means
-from ._parameters import trains_in_mixed_precision
+from ._parameters import sent, trains_in_mixed_precision
 from ._positions import position_codes
 from ._training import TrainingPlan, train
 
@@ -187,7 +187,7 @@ def train_levels(levels, cache, rows, codes, plan, generator, device, verbose, *
     bar = tqdm(total=plan.n_passes, desc="training", unit="pass", disable=quiet)
 
     def read(level, batch, positions):
-        x = cache.read(level, batch).to(device, non_blocking=True)
+        x = sent(cache.read(level, batch), device)
         if positions is not None:
             x = x[:, positions]
         return starts[level](x)[0].float()

@@ -28,7 +28,9 @@ def smooth_one_hot(codes, n_classes, smoothing):
     -------
     Tensor of shape (n, n_classes), float32
     """
-    return F.one_hot(codes, n_classes).float() * (1 - smoothing) + smoothing / n_classes
+    # F.one_hot looks at the codes first, for which the host would wait for the device.
+    own = codes[:, None] == torch.arange(n_classes, device=codes.device)
+    return own.float() * (1 - smoothing) + smoothing / n_classes
 
 
 def inter_class_loss(logits, log_prior, log_det, n_features):

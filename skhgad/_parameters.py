@@ -145,6 +145,13 @@ def on_device(module, device):
     return module.to(device)
 
 
+def sent(tensor, device):
+    """Copy a tensor to a device; to a GPU without waiting for what it is computing."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def resolve_device(device):
     """Turn `device` into a torch.device; "auto" is the GPU where there is one.
 

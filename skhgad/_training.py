@@ -15,6 +15,7 @@ from ._losses import (
     mutual_information,
     smooth_one_hot,
 )
+from ._parameters import sent
 from ._workspace import Workspace
 
 TERMS = ("inter_class", "mutual_information", "entropy", "intra_class", "likelihood_margin")
@@ -172,9 +173,9 @@ def train(levels, read, rows, codes, plan, generator, *, on_pass=None, processes
                 n_positions = math.prod(level.map_shape)
                 positions = _draw_positions(n_positions, plan.position_fraction, generator)
                 if positions is not None:
-                    positions = positions.to(device)
+                    positions = sent(positions, device)
                 x = read(index, own, positions)
-                own_codes, workspace = codes[own].to(device), workspaces[index]
+                own_codes, workspace = sent(codes[own], device), workspaces[index]
                 loss, terms = level_loss(
                     level, x, own_codes, positions, plan, second_stage, workspace
                 )

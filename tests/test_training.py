@@ -8,6 +8,7 @@ import pytest
 import torch
 from plans import PUBLISHED
 from sklearn.metrics import roc_auc_score
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from skhgad import HGADDetector
 from skhgad._flow import ConditionalFlow, LinearStart
@@ -395,6 +396,37 @@ def test_loss_that_is_not_finite_names_the_pass(first_bad_pass, fault):
         )
     assert finished == list(range(1, first_bad_pass))
     assert len(calls) == 3 * first_bad_pass
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a host would wait for its device."""
+
+    AWAITED = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "equal", "item")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(func.overloadpacket.__name__.startswith(name) for name in self.AWAITED):
+            self.found.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mixed_precision", [False, True])
+@pytest.mark.parametrize("position_fraction", [1.0, 0.5])
+def test_no_step_waits_for_its_result(position_fraction, mixed_precision):
+    """On a GPU every such wait would stop the queue; only the end of a pass looks at the loss."""
+    x, codes = make_data()
+    plan = replace(
+        SHORT, n_passes=2, position_fraction=position_fraction, mixed_precision=mixed_precision
+    )
+    counts = []
+    for batch_size in (20, 2):
+        with Waits() as waits:
+            run(make_level(), replace(plan, batch_size=batch_size), x, codes)
+        counts.append(len(waits.found))
+    assert counts[0] == counts[1] > 0  # as many with ten times the steps
 
 
 def test_mixed_precision_rounds_the_gradients_and_no_more():
