@@ -318,9 +318,11 @@ class FeatureExtractor(nn.Module):
         """Leave out what is derived from the backbone."""
         return self.__dict__ | {"_folded": {}}
 
-    def digest(self):
-        """SHA-256 of everything the features depend on beside the pixels."""
+    def digest(self, device):
+        """SHA-256 of everything the features depend on beside the pixels, on a device."""
         text = json.dumps(self.spec, sort_keys=True) + tensors_sha256(self.state_dict())
+        half = self._half_precision(device)
+        text += "" if half is None else str(half)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _maps(self, pixels):
@@ -344,10 +346,13 @@ class FeatureExtractor(nn.Module):
             if device not in self._folded:
                 self._folded[device] = fold_batch_norm(backbone, pixels[:1])
             backbone = self._folded[device]
-        half = MIXED_PRECISION.get(device.type) if self.mixed_precision else None
+        half = self._half_precision(device)
         with torch.autocast(device.type, half, enabled=half is not None):
             maps = backbone(pixels)
         return [m.float() if isinstance(m, torch.Tensor) else m for m in maps]
+
+    def _half_precision(self, device):
+        return MIXED_PRECISION.get(device.type) if self.mixed_precision else None
 
     def _select(self, outputs):
         """Keep the wanted stages, channels first."""
@@ -426,7 +431,7 @@ def image_batches(source, extractor, rows=None, *, device, memory, n_jobs=None, 
                 return extractor(sent(torch.from_numpy(pixels), device))
     else:
         remember = memory.cache(_remembered, ignore=["compute"])
-        digest = extractor.digest()
+        digest = extractor.digest(device)
 
         def extract(pixels):
             return _features_by_key(pixels, digest, extractor, remember, device)

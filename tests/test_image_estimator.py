@@ -192,6 +192,17 @@ def test_memory_runs_the_backbone_once_per_image(tmp_path):
     assert again.n_components == 3
 
 
+def test_memory_keeps_precisions_apart(tmp_path, monkeypatch):
+    images, labels = product_images(20)
+    monkeypatch.setattr(_features, "MIXED_PRECISION", {"cpu": torch.float16})
+    Counting.seen = 0
+    for n_fits, mixed_precision in ((1, True), (2, False), (2, True)):
+        small(backbone=Counting(), memory=tmp_path, mixed_precision=mixed_precision).fit(
+            images, labels
+        )
+        assert Counting.seen // len(images) == n_fits
+
+
 @pytest.mark.filterwarnings("ignore:Exception while loading")
 def test_a_remembered_image_that_cannot_be_read_is_computed_again(tmp_path):
     images, labels = product_images(20)
