@@ -1,4 +1,4 @@
-"""One conditional affine coupling block."""
+"""Conditional affine coupling blocks in a row."""
 
 import math
 
@@ -144,21 +144,24 @@ class CouplingBlocks(nn.Module):
             z, log_det = Pass.apply(x, condition, self.clamp, dtype, workspace, *parameters)
             return z, log_det + parameters.log_scale.sum()
         blocks, log_scale = self._constants(condition)
-        z, log_det, _ = run(x, blocks, self.clamp, workspace, keep=False)
+        z, log_det = self._without_gradient(x, blocks, workspace)
         return z, log_det + log_scale
+
+    def _without_gradient(self, x, blocks, workspace):
+        z, log_det, _ = run(x, blocks, self.clamp, workspace, keep=False)
+        return z, log_det
 
     @torch.no_grad()
     def inverse(self, z, condition=None):
         """Map z back to x; shapes as in `forward`, without log-determinant and gradient."""
         parameters = self._run_parameters()
-        folded = parameters.folded(condition, z.dtype, Workspace().empty)
-        for i in reversed(range(len(folded.mix))):
+        blocks = of_blocks(parameters.folded(condition, z.dtype, Workspace().empty))
+        for i, block in reversed(list(enumerate(blocks))):
             mapped = z @ parameters.mix[i] - parameters.offset[i]
             coupled = mapped * (-parameters.log_scale[i]).exp()
             n_active = z.shape[-1] // 2
             passive, active = coupled.split((z.shape[-1] - n_active, n_active), dim=-1)
-            hidden = (passive @ folded.hidden[i].T + folded.bias[i]).relu()
-            raw, shift = F.linear(hidden, folded.output[i], folded.output_bias[i]).chunk(2, dim=-1)
+            raw, shift = block.network(passive)
             active = (active - shift) * (-self.clamp * raw.tanh()).exp()
             z = torch.cat((passive, active), dim=-1)
         return z

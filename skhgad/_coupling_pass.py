@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 _OUTPUT_FACTOR = 0.1  # of the networks' output
 
@@ -62,6 +63,11 @@ class Folded(NamedTuple):
     output_bias: torch.Tensor
     mix: torch.Tensor
     mix_bias: torch.Tensor
+
+    def network(self, passive):
+        """Log-scale before the clamp, and shift: what the network of a single block gives."""
+        hidden = (F.linear(passive, self.hidden) + self.bias).relu()
+        return F.linear(hidden, self.output, self.output_bias).chunk(2, dim=-1)
 
 
 class Record(NamedTuple):

@@ -109,18 +109,15 @@ class _TraceableLevel(LevelModel):
 
 
 class _TraceableBlocks(CouplingBlocks):
-    def forward(self, x, condition, *_):
-        if not len(self.mix):
-            return x, x.new_zeros(x.shape[:-1])
-        blocks, log_det = self._constants(condition)
-        n_active = x.shape[-1] // 2
-        for bias, hidden, output, output_bias, mix, mix_bias in blocks:
+    def _without_gradient(self, x, blocks, workspace):
+        n_active, log_det = x.shape[-1] // 2, 0
+        for block in blocks:
             passive, active = x.split((x.shape[-1] - n_active, n_active), dim=-1)
-            layer = (F.linear(passive, hidden) + bias).relu()
-            raw, shift = F.linear(layer, output, output_bias).split(n_active, dim=-1)
+            raw, shift = block.network(passive)
             log_scale = self.clamp * raw.tanh()
             x = torch.cat((passive, active * log_scale.exp() + shift), dim=-1)
-            x = x * mix + mix_bias if mix.ndim == 1 else F.linear(x, mix, mix_bias)
+            x = x * block.mix if block.mix.ndim == 1 else F.linear(x, block.mix)
+            x = x + block.mix_bias
             log_det = log_det + log_scale.sum(-1)
         return x, log_det
 
