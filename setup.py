@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -75,10 +75,10 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
-    packages=["skhgad"],
-    package_data={"skhgad": ["_report.css", "_report.html", "_report.js"]},
+    packages=find_packages(include=["skhgad*"]),
+    package_data={"skhgad.report": ["page.css", "page.html", "page.js"]},
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
-    entry_points={"console_scripts": ["skhgad = skhgad.__main__:main"]},
+    entry_points={"console_scripts": ["skhgad = skhgad.command_line.main:main"]},
 )

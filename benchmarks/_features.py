@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from skhgad._cache import FeatureCache, as_memory
-from skhgad._features import image_batches, vector_batches
-from skhgad._parameters import check_parameters, resolve_device
-from skhgad._scoring import _BLUR_REFERENCE, gaussian_blur, resize
 from skhgad.estimator import _GRID_STRIDE
+from skhgad.features.backbones import image_batches, vector_batches
+from skhgad.fitting.feature_cache import FeatureCache, as_memory
 from skhgad.images import ImageSource
+from skhgad.parameters import check_parameters, resolve_device
+from skhgad.scoring.scoring_model import _BLUR_REFERENCE, gaussian_blur, resize
 
 _BLOCK_BYTES = 64 << 20
 

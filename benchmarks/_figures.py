@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from sklearn.utils import Bunch
 
-from skhgad._commands import masked_classes
-from skhgad._output import whole_file
-from skhgad._parameters import image_size
-from skhgad._scoring import resize
 from skhgad.metrics import PixelMetrics, image_metrics
+from skhgad.parameters import image_size
+from skhgad.report.findings import masked_classes
+from skhgad.scoring.scoring_model import resize
+from skhgad.storage.files import whole_file
 
 # Heading, path into a run's record, digits.
 COLUMNS = (

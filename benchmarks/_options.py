@@ -15,10 +15,10 @@ import torch
 
 import skhgad
 from skhgad import HGADDetector
-from skhgad.__main__ import _image_size
-from skhgad._commands import chosen_parameters
-from skhgad._output import check_file_place
-from skhgad._parameters import check_parameters, resolve_device
+from skhgad.command_line.main import _image_size
+from skhgad.parameters import check_parameters, resolve_device
+from skhgad.report.findings import chosen_parameters
+from skhgad.storage.files import check_file_place
 
 from ._data import LOADERS, load_parts
 from ._figures import cell, values

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from skhgad import HGADDetector
-from skhgad._scoring import ScoringModel, fit_normalizers
 from skhgad.metrics import image_metrics
+from skhgad.scoring.scoring_model import ScoringModel, fit_normalizers
 
 
 class PaperProtocolDetector(HGADDetector):

@@ -20,7 +20,7 @@ import onnxruntime
 import torch
 
 from skhgad import HGADDetector
-from skhgad._features import EMBEDDED_BACKBONE
+from skhgad.features.backbones import EMBEDDED_BACKBONE
 
 from ._figures import markdown, write_json, write_markdown
 from .measurement import Comparison, environment

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
-from skhgad._covariance import ResidualMoments, shrink, whitening_matrix
+from skhgad.fitting.covariance import ResidualMoments, shrink, whitening_matrix
 
 _QUERY_BLOCK = 4096
 

@@ -38,9 +38,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from skhgad._cache import FeatureCache
-from skhgad._features import EMBEDDED_BACKBONE
-from skhgad._fitting import empty_level, train_levels, training_plan
+from skhgad.features.backbones import EMBEDDED_BACKBONE
+from skhgad.fitting.feature_cache import FeatureCache
+from skhgad.fitting.samples import empty_level, train_levels, training_plan
 from skhgad.metrics import image_metrics
 
 from .measurement import Comparison, environment, merge_json, table, timed

@@ -4,16 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ._explain import Explanation
-    from ._inspection import Inspection
     from .estimator import HGADDetector
+    from .scoring.explanation import Explanation
+    from .scoring.inspection import Inspection
 
 __version__ = "0.1.0"
 
 __all__ = ["Explanation", "HGADDetector", "Inspection", "__version__"]
 
 # Imported at first use: torch takes seconds, in which the command line must hear Ctrl-C.
-_HOMES = {"Explanation": "_explain", "HGADDetector": "estimator", "Inspection": "_inspection"}
+_HOMES = {
+    "Explanation": "scoring.explanation",
+    "HGADDetector": "estimator",
+    "Inspection": "scoring.inspection",
+}
 _MODULES = ("datasets", "display", "estimator", "images", "metrics", "regions")
 
 

@@ -11,23 +11,23 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from tqdm import tqdm
 
-from . import _fitting
-from ._cache import FeatureCache, as_memory
-from ._calibration import class_scales, hold_out, promised_threshold, threshold
-from ._detector_state import pack, unpack
-from ._discovery import discover_classes
-from ._distributed import ALONE, Processes
-from ._explain import explain
-from ._extension import add_class
-from ._features import FeatureExtractor, image_batches, vector_batches
-from ._inspection import inspect, score_batch
-from ._onnx import write_onnx
-from ._parameters import check_parameters, image_size, on_device, resolve_device
-from ._persistence import load_state, save_state
-from ._processes import keep_to_one_thread_if_forked
-from ._scoring import ScoringModel, fit_normalizers, resize
-from ._validation import check_class_labels, check_X, check_y
-from .images import ImageSource
+from .devices import keep_to_one_thread_if_forked
+from .features.backbones import FeatureExtractor, image_batches, vector_batches
+from .fitting import samples as _fitting
+from .fitting.add_class import add_class
+from .fitting.discovery import discover_classes
+from .fitting.feature_cache import FeatureCache, as_memory
+from .fitting.processes import ALONE, Processes
+from .images.source import ImageSource
+from .parameters import check_parameters, image_size, on_device, resolve_device
+from .scoring.calibration import class_scales, hold_out, promised_threshold, threshold
+from .scoring.explanation import explain
+from .scoring.inspection import inspect, score_batch
+from .scoring.scoring_model import ScoringModel, fit_normalizers, resize
+from .storage.detector_state import pack, unpack
+from .storage.model_folder import load_state, save_state
+from .storage.onnx_export import write_onnx
+from .validation import check_class_labels, check_X, check_y
 
 _GRID_STRIDE = 4  # image pixels to one position of the map on which levels are summed
 _PUBLISHED = {

@@ -17,11 +17,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from ._cache import as_memory
-from ._features import image_batches
-from ._parameters import resolve_device
-from ._pixels import check_map
-from .images import ImageSource
+from .features.backbones import image_batches
+from .fitting.feature_cache import as_memory
+from .images.source import ImageSource
+from .metrics.histograms import check_map
+from .parameters import resolve_device
 
 __all__ = ["Region", "describe_regions", "embed_regions", "find_regions", "group_defects"]
 

@@ -240,7 +240,7 @@ def test_an_error_half_way_leaves_the_detector_as_it_was(fitted, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skhgad._extension.calibration_of", interrupted)
+    monkeypatch.setattr("skhgad.fitting.add_class.calibration_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
         detector.add_class(*vectors(["clip"]))
     assert vars(detector) == state

@@ -27,7 +27,7 @@ from benchmarks._features import Features, extract
 from benchmarks._methods import Bench, runs_of
 from benchmarks._paper_protocol import PaperProtocolDetector
 from skhgad import HGADDetector
-from skhgad._cache import FeatureCache
+from skhgad.fitting.feature_cache import FeatureCache
 from skhgad.metrics import pixel_metrics
 
 

@@ -17,12 +17,13 @@ import pytest
 from PIL import Image
 
 import skhgad
-from skhgad import HGADDetector, _commands
-from skhgad.__main__ import build_parser, main
-from skhgad._heat_maps import HeatScale, overlay
-from skhgad._output import whole_file
+from skhgad import HGADDetector
+from skhgad.command_line.main import build_parser, main
 from skhgad.datasets import load_folder
+from skhgad.display.heat_maps import HeatScale, overlay
 from skhgad.metrics import image_metrics, pixel_metrics
+from skhgad.report import findings
+from skhgad.storage.files import whole_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = ["--image-size", "64", "--set", "max_iter=2", "--set", "n_blocks=2", "--seed", "3"]
@@ -136,7 +137,7 @@ def test_settings_are_python_values_or_words():
     args = argparse.Namespace(**dict.fromkeys(names))
     args.n_components = 4
     args.set = ["out_indices=(2, 3)", "contamination=0.01", "criterion=likelihood", "weights=None"]
-    assert _commands.chosen_parameters(args) == {
+    assert findings.chosen_parameters(args) == {
         "random_state": 0,
         "n_components": 4,
         "out_indices": (2, 3),
@@ -182,7 +183,7 @@ def test_ctrl_c_leaves_nothing(products, tmp_path, capsys, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skhgad._fitting.train_levels", interrupt)
+    monkeypatch.setattr("skhgad.fitting.samples.train_levels", interrupt)
     assert main(["fit", str(products), "--out", str(tmp_path / "model"), *SMALL]) == 130
     assert capsys.readouterr().err == "skhgad: interrupted\n"
     assert not list(tmp_path.iterdir())
@@ -194,7 +195,7 @@ def test_ctrl_c_leaves_nothing(products, tmp_path, capsys, monkeypatch):
 def test_score_prints_and_writes_what_the_estimator_says(
     products, model, detector, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(_commands, "_CHUNK", 4)  # several chunks
+    monkeypatch.setattr(findings, "_CHUNK", 4)  # several chunks
     folder, table = products / "stripe/test", tmp_path / "table.csv"
     assert main(["score", str(model), str(folder), "--csv", str(table)]) == 0
     paths = [str(folder / kind / f"{i}.png") for kind in ("blob", "good") for i in range(3)]
@@ -349,7 +350,7 @@ def test_a_reader_that_leaves_is_no_success(model, tmp_path, monkeypatch):
     def broken(args):
         raise BrokenPipeError
 
-    monkeypatch.setattr(_commands, "score", broken)
+    monkeypatch.setattr(findings, "score", broken)
     with open(tmp_path / "stdout", "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         assert main(["score", str(model), "a.png"]) == 141

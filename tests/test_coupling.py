@@ -10,10 +10,10 @@ from FrEIA.modules import AllInOneBlock
 from scipy import stats
 from torch import nn
 
-from skhgad._coupling import CouplingBlocks, linear_parameters, random_orthogonal
-from skhgad._flow import ConditionalFlow
-from skhgad._positions import GridCondition, position_codes
-from skhgad._workspace import Workspace
+from skhgad.model.coupling import CouplingBlocks, linear_parameters, random_orthogonal
+from skhgad.model.flow import ConditionalFlow
+from skhgad.model.positions import GridCondition, position_codes
+from skhgad.model.workspace import Workspace
 
 DIMENSIONS = [1, 2, 3, 6, 7]
 

@@ -7,17 +7,17 @@ from mixtures import log_density_within
 from sklearn.covariance import LedoitWolf, ledoit_wolf_shrinkage, shrunk_covariance
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from skhgad._closed_form import (
+from skhgad.fitting.class_covariances import (
     align_start,
     fit_class_covariances,
     identity_start,
     whitened_start,
 )
-from skhgad._covariance import ResidualMoments, shrink, whitening_matrix
-from skhgad._flow import ConditionalFlow, LinearStart
-from skhgad._level import LevelModel
-from skhgad._mixture import HierarchicalMixture, class_means
-from skhgad._positions import position_codes
+from skhgad.fitting.covariance import ResidualMoments, shrink, whitening_matrix
+from skhgad.model.flow import ConditionalFlow, LinearStart
+from skhgad.model.level import LevelModel
+from skhgad.model.mixture import HierarchicalMixture, class_means
+from skhgad.model.positions import position_codes
 
 
 def seeded(seed=0):

@@ -6,9 +6,9 @@ import torch
 from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 
-from skhgad import _discovery
-from skhgad._cache import FeatureCache
-from skhgad._discovery import cluster, count_clusters, discover_classes, embed, ward_cuts
+from skhgad.fitting import discovery
+from skhgad.fitting.discovery import cluster, count_clusters, discover_classes, embed, ward_cuts
+from skhgad.fitting.feature_cache import FeatureCache
 
 
 def cache_of(*levels):
@@ -118,7 +118,7 @@ def test_levels_count_alike_whatever_their_scale():
 
 def test_past_the_size_of_a_tree_the_rest_joins_the_nearest_class(monkeypatch):
     X, y = products(4, 100)
-    monkeypatch.setattr(_discovery, "_MOST_POINTS", 120)
+    monkeypatch.setattr(discovery, "_MOST_POINTS", 120)
     assert adjusted_rand_score(y, discover(X, "discover")) == 1
 
 

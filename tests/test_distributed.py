@@ -19,10 +19,10 @@ from PIL import Image
 from torch import distributed, nn
 
 from skhgad import HGADDetector, images
-from skhgad.__main__ import main
-from skhgad._cache import FeatureCache
-from skhgad._distributed import ALONE, Processes, launched, leave_group
-from skhgad._parameters import resolve_device
+from skhgad.command_line.main import main
+from skhgad.fitting.feature_cache import FeatureCache
+from skhgad.fitting.processes import ALONE, Processes, launched, leave_group
+from skhgad.parameters import resolve_device
 
 SIZE = 2
 TIMEOUT = 280  # seconds

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from skhgad._flow import ConditionalFlow, LinearStart
-from skhgad._level import LevelModel
-from skhgad._mixture import HierarchicalMixture, class_means
-from skhgad._positions import position_codes
-from skhgad._workspace import Workspace
+from skhgad.model.flow import ConditionalFlow, LinearStart
+from skhgad.model.level import LevelModel
+from skhgad.model.mixture import HierarchicalMixture, class_means
+from skhgad.model.positions import position_codes
+from skhgad.model.workspace import Workspace
 
 
 def seeded(seed=0):

@@ -8,8 +8,8 @@ import timm
 import torch
 from torch import nn
 
-from skhgad._features import FeatureExtractor
-from skhgad._folding import fold_batch_norm
+from skhgad.features.backbones import FeatureExtractor
+from skhgad.features.folding import fold_batch_norm
 
 
 def with_statistics(backbone):

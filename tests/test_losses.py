@@ -12,9 +12,10 @@ from plans import PUBLISHED
 from scipy.spatial.distance import cdist
 from scipy.special import expit, logsumexp, softmax
 
-from skhgad._flow import ConditionalFlow, LinearStart
-from skhgad._level import LevelModel
-from skhgad._losses import (
+from skhgad.fitting.training import TERMS, level_loss
+from skhgad.model.flow import ConditionalFlow, LinearStart
+from skhgad.model.level import LevelModel
+from skhgad.model.losses import (
     entropy_loss,
     inter_class_loss,
     intra_class_loss,
@@ -23,9 +24,8 @@ from skhgad._losses import (
     mutual_information,
     smooth_one_hot,
 )
-from skhgad._mixture import HierarchicalMixture, class_means
-from skhgad._positions import position_codes
-from skhgad._training import TERMS, level_loss
+from skhgad.model.mixture import HierarchicalMixture, class_means
+from skhgad.model.positions import position_codes
 
 # (K, d, M): also one class, fewer features than classes, one feature, one center
 SIZES = [(3, 4, 2), (1, 3, 4), (5, 2, 3), (4, 1, 2), (2, 5, 1), (1, 1, 1), (15, 6, 10)]

@@ -15,8 +15,15 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skhgad import _pixels, metrics
-from skhgad.metrics import PixelMetrics, image_metrics, pixel_metrics, unified_roc_auc
+from skhgad import metrics
+from skhgad.metrics import (
+    PixelMetrics,
+    histograms,
+    image_metrics,
+    per_image,
+    pixel_metrics,
+    unified_roc_auc,
+)
 
 FIGURES = ("auroc", "ap", "f1_max", "aupro")
 
@@ -309,7 +316,7 @@ HARD = {
 @pytest.mark.parametrize("share", ["small", "tiny"])
 @pytest.mark.parametrize("case", list(HARD))
 def test_streamed_figures_agree_with_exact_ones_to_1e_3(case, share, monkeypatch):
-    monkeypatch.setattr(metrics, "_PENDING_PER_CLASS", 30_000)
+    monkeypatch.setattr(per_image, "_PENDING_PER_CLASS", 30_000)
     rng = np.random.default_rng(3)
     n_maps, size = 24, 128
     masks = np.zeros((n_maps, size, size), dtype=bool)
@@ -350,8 +357,8 @@ def test_streamed_figures_agree_with_exact_ones_to_1e_3(case, share, monkeypatch
 def test_compress_bounds_size_and_keeps_mass_order_and_heavy_values(n_bins):
     rng = np.random.default_rng(n_bins)
     normal = np.append(rng.normal(size=5000), np.full(5000, 0.25))
-    exact = _pixels.count(normal, rng.normal(size=300) + 1, np.full(300, 0.1))
-    small = _pixels.compress(exact, n_bins)
+    exact = histograms.count(normal, rng.normal(size=300) + 1, np.full(300, 0.1))
+    small = histograms.compress(exact, n_bins)
     assert len(small.values) <= 2 * n_bins + 1 < len(exact.values)
     assert np.all(np.diff(small.values) > 0)
     np.testing.assert_allclose(small.weights.sum(axis=1), exact.weights.sum(axis=1))
@@ -363,8 +370,8 @@ def test_compress_bounds_size_and_keeps_mass_order_and_heavy_values(n_bins):
 
 
 def test_memory_does_not_grow_with_the_number_of_maps(monkeypatch):
-    monkeypatch.setattr(metrics, "_PENDING_PER_CLASS", 40_000)
-    monkeypatch.setattr(metrics, "_PENDING", 80_000)
+    monkeypatch.setattr(per_image, "_PENDING_PER_CLASS", 40_000)
+    monkeypatch.setattr(per_image, "_PENDING", 80_000)
 
     def peak(n_maps):
         rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from mixtures import log_density_within
 from scipy import special, stats
 from scipy.spatial.distance import cdist, pdist
 
-from skhgad._mixture import HierarchicalMixture, class_means, entropy, squared_distances
+from skhgad.model.mixture import HierarchicalMixture, class_means, entropy, squared_distances
 
 # (K, d, M): also one class, fewer features than classes, one feature, one center
 SIZES = [(3, 4, 2), (1, 3, 4), (5, 2, 3), (4, 1, 2), (2, 5, 1), (1, 1, 1)]

@@ -15,9 +15,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from skhgad import HGADDetector, _detector_state, _features, _persistence
-from skhgad._features import file_sha256
-from skhgad._persistence import load_state, save_state
+from skhgad import HGADDetector
+from skhgad.features import backbones
+from skhgad.features.backbones import file_sha256
+from skhgad.storage import detector_state, model_folder
+from skhgad.storage.model_folder import load_state, save_state
 
 X = np.random.default_rng(0).normal(size=(20, 3))
 
@@ -219,13 +221,13 @@ def test_another_backbone_than_the_stored_weights(
 ):
     folder = shutil.copytree(transformer_folder, tmp_path / "model")
     set_parameters(backbone=backbone)(folder)
-    monkeypatch.delattr(_features.FeatureExtractor, "__init__")  # it would be the wrong one
+    monkeypatch.delattr(backbones.FeatureExtractor, "__init__")  # it would be the wrong one
     with pytest.raises(ValueError, match=f"does not fit the stored weights.*{difference}"):
         HGADDetector.load(folder)
 
 
 def test_tables_of_a_backbone_are_limited(transformer_folder, monkeypatch):
-    monkeypatch.setattr(_detector_state, "_LARGEST_TABLES", 1000)
+    monkeypatch.setattr(detector_state, "_LARGEST_TABLES", 1000)
     with pytest.raises(ValueError, match="image_size=64 is too large for 'tiny_vit_5m_224'"):
         HGADDetector.load(transformer_folder)
 
@@ -441,6 +443,6 @@ def test_a_model_that_others_replace_without_end_is_an_error(tmp_path, monkeypat
     def retired(source, target):
         return occupied() if "old" not in str(target) else None
 
-    monkeypatch.setattr(_persistence.os, "replace", retired)
+    monkeypatch.setattr(model_folder.os, "replace", retired)
     with pytest.raises(OSError, match="replaced by others 50 times"):
         save_often(tmp_path / "model", 1, 1)

@@ -11,10 +11,10 @@ from torch import nn
 
 from benchmarks import reference, reference_maps
 from skhgad import HGADDetector
-from skhgad._fitting import empty_level, training_plan
-from skhgad._losses import log_likelihood
-from skhgad._mixture import entropy
-from skhgad._training import TERMS, level_loss, train
+from skhgad.fitting.samples import empty_level, training_plan
+from skhgad.fitting.training import TERMS, level_loss, train
+from skhgad.model.losses import log_likelihood
+from skhgad.model.mixture import entropy
 
 CHANNELS, SHAPES = (6, 7), ((3, 4), (2, 2))
 K, M, BLOCKS, CODES, N_IMAGES = 3, 4, 3, 8, 6

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from skhgad import HGADDetector
-from skhgad.__main__ import main
+from skhgad.command_line.main import main
 from skhgad.datasets import load_folder
 from skhgad.metrics import image_metrics
 from skhgad.regions import find_regions

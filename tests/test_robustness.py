@@ -20,8 +20,9 @@ from PIL import Image
 from torch import nn
 
 import skhgad
-from skhgad import HGADDetector, _commands
-from skhgad.__main__ import main
+from skhgad import HGADDetector
+from skhgad.command_line.main import main
+from skhgad.report import findings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 RNG = np.random.default_rng(0)
@@ -173,12 +174,12 @@ def interrupt_call(monkeypatch, place, number=1):
     ("place", "number"),
     [
         ("skhgad.images.ImageSource.read", 5),
-        ("skhgad._features.FeatureExtractor.forward", 1),
-        ("skhgad._cache._reserve", 2),
-        ("skhgad._cache.FeatureCache.write", 1),
-        ("skhgad._fitting.build_level", 2),
-        ("skhgad._training.level_loss", 3),
-        ("skhgad._fitting.fit_covariances", 1),
+        ("skhgad.features.backbones.FeatureExtractor.forward", 1),
+        ("skhgad.fitting.feature_cache._reserve", 2),
+        ("skhgad.fitting.feature_cache.FeatureCache.write", 1),
+        ("skhgad.fitting.samples.build_level", 2),
+        ("skhgad.fitting.training.level_loss", 3),
+        ("skhgad.fitting.samples.fit_covariances", 1),
         ("skhgad.estimator.fit_normalizers", 1),
         ("skhgad.estimator.class_scales", 1),
         ("skhgad.estimator.threshold", 1),
@@ -235,16 +236,16 @@ def model(products, tmp_path_factory):
     ("place", "number"),
     [
         ("skhgad.estimator.image_batches", 1),
-        ("skhgad._commands.write_heat_map", 3),
-        ("skhgad._output.os.replace", 4),
-        ("skhgad._commands._write_csv", 1),
+        ("skhgad.report.findings.write_heat_map", 3),
+        ("skhgad.storage.files.os.replace", 4),
+        ("skhgad.report.findings._write_csv", 1),
         ("csv.writer", 1),
     ],
 )
 def test_ctrl_c_in_score_leaves_whole_files_only(
     products, model, tmp_path, capsys, monkeypatch, place, number
 ):
-    monkeypatch.setattr(_commands, "_CHUNK", 2)
+    monkeypatch.setattr(findings, "_CHUNK", 2)
     interrupt_call(monkeypatch, place, number)
     maps, table = tmp_path / "maps", tmp_path / "table.csv"
     images = str(products / "wood/test")
@@ -260,7 +261,7 @@ def test_ctrl_c_in_score_leaves_whole_files_only(
 
 @pytest.mark.parametrize(
     ("place", "number"),
-    [("skhgad.images.ImageSource.read", 5), ("skhgad._output.os.replace", 1)],
+    [("skhgad.images.ImageSource.read", 5), ("skhgad.storage.files.os.replace", 1)],
 )
 def test_ctrl_c_in_report_leaves_the_older_page(
     products, model, tmp_path, capsys, monkeypatch, place, number

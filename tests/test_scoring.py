@@ -6,11 +6,11 @@ import torch
 from mixtures import log_density_within
 from scipy.stats import linregress, median_abs_deviation
 
-from skhgad._closed_form import fit_class_covariances, identity_start
-from skhgad._flow import ConditionalFlow
-from skhgad._level import LevelModel
-from skhgad._mixture import HierarchicalMixture, class_means
-from skhgad._scoring import Evidence, ScoringModel, _slope_within, fit_normalizers
+from skhgad.fitting.class_covariances import fit_class_covariances, identity_start
+from skhgad.model.flow import ConditionalFlow
+from skhgad.model.level import LevelModel
+from skhgad.model.mixture import HierarchicalMixture, class_means
+from skhgad.scoring.scoring_model import Evidence, ScoringModel, _slope_within, fit_normalizers
 
 
 def make_images(n_images, map_shape, n_features=4, n_classes=3, seed=0):

@@ -11,11 +11,11 @@ from sklearn.metrics import roc_auc_score
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from skhgad import HGADDetector
-from skhgad._flow import ConditionalFlow, LinearStart
-from skhgad._level import LevelModel
-from skhgad._mixture import HierarchicalMixture, class_means
-from skhgad._positions import position_codes
-from skhgad._training import TERMS, level_loss, train
+from skhgad.fitting.training import TERMS, level_loss, train
+from skhgad.model.flow import ConditionalFlow, LinearStart
+from skhgad.model.level import LevelModel
+from skhgad.model.mixture import HierarchicalMixture, class_means
+from skhgad.model.positions import position_codes
 
 SHORT = replace(PUBLISHED, n_passes=6, learning_rate=5e-3)
 

@@ -7,8 +7,8 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import DataConversionWarning
 
-from skhgad._validation import check_class_labels, check_X, check_y
 from skhgad.images import ImageSource
+from skhgad.validation import check_class_labels, check_X, check_y
 
 VECTORS = np.array([[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]])
 PICTURE = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from skhgad import HGADDetector
-from skhgad._parameters import check_parameters
-from skhgad._validation import check_class_labels, check_X, check_y
 from skhgad.images import ImageSource
+from skhgad.parameters import check_parameters
+from skhgad.validation import check_class_labels, check_X, check_y
 
 REFUSALS = (ValueError, TypeError, FileNotFoundError)
 quick = settings(max_examples=150, deadline=None, derandomize=True)

@@ -1,0 +1,187 @@
+"""The picture of the latent space."""
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.utils.validation import check_is_fitted
+
+from ..metrics.per_image import _check_y
+from .drawing import class_styles, drawing_library, new_axes
+from .latent_points import latent_centers, latent_points
+
+
+class LatentSpaceDisplay:
+    """Latent vectors, class means and centers in two dimensions.
+
+    Create it by `from_estimator`. The plane is that of the two leading principal components of
+    the vectors and centers together.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, 2)
+        Latent vectors in the plane.
+    class_labels : ndarray of shape (n_points,)
+        Class of each.
+    is_anomaly : ndarray of shape (n_points,), bool, or None
+    classes : ndarray of shape (n_classes,)
+    centers : ndarray of shape (n_classes, n_components, 2)
+        The first of each class is its mean.
+    explained_variance_ratio : ndarray of shape (2,)
+        Shares of the variance along the axes.
+
+    Attributes
+    ----------
+    ax_ : Axes
+    figure_ : Figure
+    points_ : dict of class to PathCollection
+    means_ : PathCollection
+    centers_ : PathCollection
+    legend_ : Legend
+    """
+
+    def __init__(
+        self, *, points, class_labels, is_anomaly, classes, centers, explained_variance_ratio
+    ):
+        self.points = points
+        self.class_labels = class_labels
+        self.is_anomaly = is_anomaly
+        self.classes = classes
+        self.centers = centers
+        self.explained_variance_ratio = explained_variance_ratio
+
+    @classmethod
+    def from_estimator(
+        cls,
+        detector,
+        X,
+        y=None,
+        *,
+        class_labels=None,
+        level=-1,
+        n_positions=None,
+        random_state=0,
+        ax=None,
+        **kwargs,
+    ):
+        """Map samples to the latent space of one level, project and draw.
+
+        Parameters
+        ----------
+        detector : HGADDetector
+            Fitted.
+        X : array-like or images
+        y : array-like of shape (n_samples,), default=None
+            -1 (or "-1") marks an anomaly, drawn hollow.
+        class_labels : array-like of shape (n_samples,), str or int, default=None
+            Product classes, where known; None = inferred.
+        level : int, default=-1
+            Which level; the last is the coarsest.
+        n_positions : int, default=None
+            Positions drawn at random from every image; None = one point an image, the mean over
+            its positions.
+        random_state : int, RandomState or None, default=0
+            Of that draw.
+        ax : Axes, default=None
+        **kwargs
+            For `plot`.
+
+        Returns
+        -------
+        LatentSpaceDisplay
+        """
+        drawing_library(cls.__name__)
+        check_is_fitted(detector)
+        found = latent_points(detector, X, class_labels, level, n_positions, random_state)
+        centers = latent_centers(detector, level)
+        n_classes, n_components, n_features = centers.shape
+        everything = np.concatenate([found.vectors, centers.reshape(-1, n_features)])
+        plane = PCA(min(2, n_features), random_state=0).fit(everything)
+        is_anomaly = None
+        if y is not None:
+            is_anomaly = _check_y(y)
+            if len(is_anomaly) != found.samples[-1] + 1:
+                raise ValueError(
+                    f"y has {len(is_anomaly)} labels, X {found.samples[-1] + 1} samples."
+                )
+            is_anomaly = is_anomaly[found.samples]
+        display = cls(
+            points=_two_columns(plane.transform(found.vectors)),
+            class_labels=detector.classes_[found.codes],
+            is_anomaly=is_anomaly,
+            classes=detector.classes_,
+            centers=_two_columns(plane.transform(centers.reshape(-1, n_features))).reshape(
+                n_classes, n_components, 2
+            ),
+            explained_variance_ratio=_two_columns(plane.explained_variance_ratio_[None])[0],
+        )
+        return display.plot(ax, **kwargs)
+
+    def plot(self, ax=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : Axes, default=None
+
+        Returns
+        -------
+        self
+        """
+        from matplotlib.colors import to_rgba
+        from matplotlib.patheffects import withStroke
+
+        if ax is None:
+            ax = new_axes(type(self).__name__, (7.5, max(5, 1 + 0.25 * len(self.classes))))
+        self.ax_, self.figure_, self.points_ = ax, ax.figure, {}
+        styles = class_styles(len(self.classes))
+        for label, style in zip(self.classes.tolist(), styles, strict=True):
+            own = self.class_labels == label
+            faces = np.tile(to_rgba(style["color"], 0.5), (own.sum(), 1))
+            if self.is_anomaly is not None:
+                faces[self.is_anomaly[own], 3] = 0
+            self.points_[label] = ax.scatter(
+                *self.points[own].T, s=22, marker=style["marker"], facecolors=faces,
+                edgecolors=style["color"], linewidths=0.8, label=str(label),
+            )  # fmt: skip
+        colors = [style["color"] for style in styles]
+        rest = self.centers[:, 1:].reshape(-1, 2)
+        self.centers_ = ax.scatter(
+            *rest.T, s=55, marker="+", linewidths=1.5, zorder=3,
+            color=np.repeat(colors, self.centers.shape[1] - 1).tolist(),
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )  # fmt: skip
+        self.means_ = ax.scatter(
+            *self.centers[:, 0].T, s=120, marker="*", color=colors, edgecolors="black", zorder=4
+        )
+        for axis, share, name in zip(
+            (ax.xaxis, ax.yaxis), self.explained_variance_ratio, ("first", "second"), strict=True
+        ):
+            axis.set_label_text(f"{name} principal component ({100 * share:.0f} % of variance)")
+        self.legend_ = self._legend(ax)
+        return self
+
+    def _legend(self, ax):
+        from matplotlib.lines import Line2D
+
+        grey = {"linestyle": "none", "color": "0.4"}
+        handles = [Line2D([], [], marker="*", markersize=12, markeredgecolor="black", **grey)]
+        labels = ["class mean"]
+        if self.centers.shape[1] > 1:
+            handles.append(Line2D([], [], marker="+", markersize=8, **grey))
+            labels.append("center")
+        if self.is_anomaly is not None:
+            handles.append(Line2D([], [], marker="o", markerfacecolor="none", **grey))
+            labels.append("anomaly (hollow)")
+        for (label, _), style in zip(
+            self.points_.items(), class_styles(len(self.classes)), strict=True
+        ):
+            handles.append(Line2D([], [], linestyle="none", **style))
+            labels.append(str(label))
+        return ax.legend(
+            handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False,
+            borderaxespad=0, ncols=1 + len(labels) // 25,
+        )  # fmt: skip
+
+
+def _two_columns(values):
+    """Append a column of zeros to one: a latent space of one feature has a plane as well."""
+    return np.pad(values, ((0, 0), (0, 2 - values.shape[1])))

@@ -1,0 +1,111 @@
+"""Latent vectors of new samples and where the fitted mixture puts its centers."""
+
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+from ..features.backbones import image_batches, vector_batches
+from ..fitting.feature_cache import as_memory
+from ..images.source import ImageSource
+from ..parameters import resolve_device
+from ..validation import check_class_labels
+
+
+class LatentPoints(NamedTuple):
+    """Latent vectors of samples.
+
+    Attributes
+    ----------
+    vectors : ndarray of shape (n_points, n_features), float64
+    codes : ndarray of shape (n_points,), int64
+        Class of the sample each vector comes from.
+    samples : ndarray of shape (n_points,), int64
+        Index of that sample.
+    """
+
+    vectors: np.ndarray
+    codes: np.ndarray
+    samples: np.ndarray
+
+
+@torch.no_grad()
+def latent_points(detector, X, class_labels, level, n_positions, random_state):
+    """Map samples to the latent space of one level.
+
+    Parameters
+    ----------
+    detector : HGADDetector
+        Fitted.
+    X : array-like or images
+    class_labels : array-like of shape (n_samples,) or None
+        None: inferred.
+    level : int
+    n_positions : int or None
+        Positions drawn from every image; None = their mean, one vector an image.
+    random_state : int, RandomState or None
+        Of that draw.
+
+    Returns
+    -------
+    LatentPoints
+    """
+    X = detector._check_input(X)
+    n_levels = len(detector._model.levels)
+    if not isinstance(level, Integral) or not -n_levels <= level < n_levels:
+        raise ValueError(f"level={level!r}: the detector has the levels 0 to {n_levels - 1}.")
+    given = None
+    if class_labels is not None:
+        given = check_class_labels(class_labels, detector.classes_, len(X))
+    device, random_state = resolve_device(detector.device), check_random_state(random_state)
+    model = detector._model.to(device)
+    vectors, codes, samples, n_seen = [], [], [], 0
+    for features in _feature_batches(detector, X, device):
+        z = model.levels[level].latent(features[level])[0].cpu().double().numpy()
+        rows = np.arange(n_seen, n_seen + len(z))
+        n_seen += len(z)
+        if given is None:
+            own = model(features)[1].cpu().numpy()
+        else:
+            own = given[rows]
+        if n_positions is None:
+            z = z.mean(1, keepdims=True)
+        elif n_positions < z.shape[1]:
+            keys = random_state.random_sample(z.shape[:2])
+            drawn = keys.argsort(1)[:, :n_positions, None]
+            z = np.take_along_axis(z, drawn, axis=1)
+        vectors.append(z.reshape(-1, z.shape[2]))
+        codes.append(own.repeat(z.shape[1]))
+        samples.append(rows.repeat(z.shape[1]))
+    return LatentPoints(np.concatenate(vectors), np.concatenate(codes), np.concatenate(samples))
+
+
+def latent_centers(detector, level):
+    """Centers of every class as the intra-class density has them.
+
+    Returns
+    -------
+    ndarray of shape (n_classes, n_components, n_features), float64
+        The first of each class is its mean.
+    """
+    mixture = detector._model.levels[level].mixture
+    with torch.no_grad():
+        centers = mixture.centers()
+        if mixture.shifts is not None:
+            centers = centers + mixture.shifts[:, None]
+    return centers.cpu().double().numpy()
+
+
+def _feature_batches(detector, X, device):
+    """Yield the features of a batch of samples, one Tensor a level, on `device`."""
+    if isinstance(X, ImageSource):
+        batches = image_batches(
+            X, detector._extractor.to(device), device=device, memory=as_memory(detector.memory),
+            n_jobs=detector.n_jobs,
+        )  # fmt: skip
+    else:
+        batches = vector_batches(X)
+    for features, _ in batches:
+        yield [level.to(device) for level in features]

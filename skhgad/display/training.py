@@ -1,0 +1,128 @@
+"""The picture of a fit."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from ..fitting.training import TERMS
+from .drawing import class_styles, drawing_library, new_axes
+
+_COLOR = "#0072B2"
+_TITLES = {
+    "loss": "loss",
+    "learning_rate": "learning rate",
+    "inter_class": "inter-class loss",
+    "mutual_information": "mutual information (maximised)",
+    "entropy": "posterior entropy",
+    "intra_class": "intra-class loss",
+    "likelihood_margin": "likelihood margin",
+}
+
+
+class TrainingCurveDisplay:
+    """The loss and its terms over the passes of a fit.
+
+    Create it by `from_estimator`.
+
+    Parameters
+    ----------
+    history : list of dict
+        As ``detector.history_``.
+
+    Attributes
+    ----------
+    axes_ : ndarray of Axes
+    figure_ : Figure
+    lines_ : dict of str to Line2D
+    """
+
+    def __init__(self, *, history):
+        self.history = history
+
+    @classmethod
+    def from_estimator(cls, detector, *, ax=None, **kwargs):
+        """Draw the history of a fitted detector.
+
+        Parameters
+        ----------
+        detector : HGADDetector
+            Fitted, with at least one pass.
+        ax : Axes or array of Axes, default=None
+        **kwargs
+            For `plot`.
+
+        Returns
+        -------
+        TrainingCurveDisplay
+        """
+        drawing_library(cls.__name__)
+        check_is_fitted(detector)
+        return cls(history=detector.history_).plot(ax, **kwargs)
+
+    def plot(self, ax=None, *, terms=("loss", *TERMS), yscale="linear"):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : Axes or array of Axes, default=None
+            One takes all terms; several take one each, in order; None = one for each in a new
+            figure, because their magnitudes differ.
+        terms : sequence of str
+            Keys of the history. Terms that were never counted are left empty.
+        yscale : {"linear", "log"}, default="linear"
+            "log" is symmetric where a term is negative.
+
+        Returns
+        -------
+        self
+        """
+        if not self.history:
+            raise ValueError("the detector was fitted without a pass (max_iter=0): no curve.")
+        unknown = [term for term in terms if term not in self.history[0]]
+        if unknown or not len(terms):
+            raise ValueError(f"terms must be of {list(self.history[0])}, got {list(terms)}.")
+        if yscale not in ("linear", "log"):
+            raise ValueError(f"yscale must be 'linear' or 'log', got {yscale!r}.")
+        if ax is None:
+            n_columns = min(3, len(terms))
+            n_rows = -(-len(terms) // n_columns)
+            ax = new_axes(type(self).__name__, (3.2 * n_columns, 2.4 * n_rows), n_rows, n_columns)
+            for spare in np.ravel(ax)[len(terms) :]:
+                spare.remove()
+            ax = np.ravel(ax)[: len(terms)]
+        self.axes_ = np.atleast_1d(np.asarray(ax, dtype=object)).ravel()
+        if len(self.axes_) not in (1, len(terms)):
+            raise ValueError(f"ax must be one Axes or {len(terms)}, got {len(self.axes_)}.")
+        self.figure_, self.lines_ = self.axes_[0].figure, {}
+        passes = np.arange(1, len(self.history) + 1)
+        together = len(self.axes_) < len(terms)
+        styles = class_styles(len(terms))
+        for index, (term, style) in enumerate(zip(terms, styles, strict=True)):
+            axes = self.axes_[0 if together else index]
+            values = np.array([record[term] for record in self.history])
+            look = style if together else {"color": _COLOR, "marker": "o"}
+            (self.lines_[term],) = axes.plot(
+                passes, values, markersize=4, linewidth=1.5, label=_TITLES.get(term, term), **look
+            )
+            if not together:
+                axes.set_title(_TITLES.get(term, term), fontsize="medium")
+        for axes in self.axes_:
+            _finish_curve(axes, yscale)
+        if together and len(terms) > 1:
+            self.axes_[0].legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+        return self
+
+
+def _finish_curve(axes, yscale):
+    """Label the passes by whole numbers and set the scale."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("pass")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.grid(alpha=0.3)
+    if yscale == "log":
+        values = np.concatenate([line.get_ydata() for line in axes.lines])
+        seen = values[np.isfinite(values)]
+        if len(seen) and (seen > 0).all():
+            axes.set_yscale("log")
+        elif seen.any():
+            axes.set_yscale("symlog", linthresh=np.abs(seen).max() / 10)

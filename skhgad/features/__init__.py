@@ -1,0 +1,1 @@
+"""From images and vectors to features."""

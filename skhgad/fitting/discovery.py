@@ -1,0 +1,194 @@
+"""Product classes of unlabelled samples, and how many there are."""
+
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+from sklearn.decomposition import PCA
+from sklearn.metrics import pairwise_distances_argmin
+from sklearn.metrics.cluster import contingency_matrix
+
+from .samples import blocks_of
+
+_EMBEDDING_COMPONENTS = 32
+_MOST_CLASSES = 100
+_MOST_POINTS = 4000  # that a tree is made of; its time and memory grow with the square
+# A class of fewer cannot be told from strays, and has none to hold out.
+_SMALLEST_CLASS = 5
+_N_DRAWS = 10
+_DRAWN_SHARE = 0.6
+_STABLE = 0.85  # mean Jaccard index of "highly stable" clusters, Hennig (2007)
+
+
+def discover_classes(cache, rows, n_classes, random_state):
+    """Group samples into classes by Ward clustering of image-level embeddings.
+
+    Parameters
+    ----------
+    cache : FeatureCache
+    rows : ndarray of int
+    n_classes : int or "discover"
+        "discover": `count_clusters` says how many; at most 100.
+    random_state : numpy.random.RandomState
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), int64
+        Numbered from 0 in the order of their first sample.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer distinct samples than classes.
+    """
+    # Whoever draws next draws the same numbers, whether the number of classes is given or found.
+    random_state = np.random.RandomState(random_state.randint(2**31 - 1))
+    embedding = embed(cache, rows)
+    n_distinct = len(np.unique(embedding, axis=0))
+    if n_classes != "discover" and n_distinct < n_classes:
+        raise ValueError(
+            f"n_classes={n_classes}, but X has only {n_distinct} distinct normal samples: give "
+            "fewer classes or more samples."
+        )
+    if n_distinct == 1:
+        return np.zeros(len(rows), dtype=np.int64)
+    n_kept = min(_EMBEDDING_COMPONENTS, *embedding.shape)
+    points = PCA(n_kept, random_state=random_state).fit_transform(embedding)
+    chosen = random_state.permutation(len(points))[:_MOST_POINTS]
+    if n_classes == "discover":
+        n_classes = count_clusters(points[chosen], random_state)
+    labels = np.full(len(points), -1)
+    labels[chosen] = cluster(points[chosen], n_classes)
+    return cache.processes.broadcast(_numbered(_completed(labels, points)))
+
+
+def embed(cache, rows):
+    """Describe each sample by the mean over positions of every level.
+
+    Levels are centered and brought to the same mean variance.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, sum of the levels' n_features), float64
+    """
+    codes, parts = np.zeros(len(cache), dtype=np.int64), []
+    for level in range(cache.n_levels):
+        means = [x.mean(1).numpy() for (x,), _ in blocks_of(cache, [level], rows, codes)]
+        means = cache.processes.gather_rows(np.concatenate(means).astype(np.float64), rows)
+        spread = np.sqrt(means.var(0).mean())
+        parts.append((means - means.mean(0)) / (spread if spread > 0 else 1))
+    return np.concatenate(parts, axis=1)
+
+
+def count_clusters(points, random_state):
+    """Find how many clusters there are: the largest number of which each is found again.
+
+    The tree of all points is compared with those of random parts of them. A number of clusters is
+    stable if each cluster meets, on average over the parts, one of the part's clusters with a
+    Jaccard index of 0.85.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, n_features)
+    random_state : numpy.random.RandomState
+
+    Returns
+    -------
+    int
+        1 if no larger number is stable.
+
+    References
+    ----------
+    .. [1] C. Hennig, "Cluster-wise assessment of cluster stability", Computational Statistics &
+       Data Analysis 52, 2007.
+    """
+    most = min(_MOST_CLASSES, len(points) // (2 * _SMALLEST_CLASS))
+    if most < 2:
+        return 1
+    cuts = ward_cuts(points, most, _SMALLEST_CLASS)
+    found_again = [np.zeros(n) for n in range(1, len(cuts) + 1)]
+    for _ in range(_N_DRAWS):
+        drawn = random_state.permutation(len(points))[: round(_DRAWN_SHARE * len(points))]
+        smallest = round(_DRAWN_SHARE * _SMALLEST_CLASS)
+        cuts_of_part = ward_cuts(points[drawn], len(cuts), smallest)
+        for total, labels, labels_of_part in zip(found_again, cuts, cuts_of_part, strict=False):
+            total += _best_jaccard(labels[drawn], labels_of_part, len(total))
+    stable = [total.min() >= _STABLE * _N_DRAWS for total in found_again]
+    return 1 + int(np.flatnonzero(stable).max(initial=0))
+
+
+def cluster(points, n_clusters):
+    """Cut Ward's tree into clusters, of 5 points at least where that can be.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, n_features)
+    n_clusters : int
+
+    Returns
+    -------
+    ndarray of shape (n_points,), int64
+    """
+    if n_clusters == 1:
+        return np.zeros(len(points), dtype=np.int64)
+    for smallest in range(min(_SMALLEST_CLASS, len(points) // n_clusters), 1, -1):
+        cuts = ward_cuts(points, n_clusters, smallest)
+        if len(cuts) == n_clusters:
+            return cuts[-1]
+    return ward_cuts(points, n_clusters, 1)[-1]
+
+
+def ward_cuts(points, most, smallest):
+    """Cut Ward's tree into 1, 2, ... clusters of enough points.
+
+    Strays, which split off in smaller numbers, go to the nearest cluster and are not counted.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, n_features)
+    most : int
+    smallest : int
+        Points of a cluster.
+
+    Returns
+    -------
+    list of ndarray of shape (n_points,), int64
+        Labels in 1, 2, ... clusters: up to `most`, or as many as there are.
+    """
+    tree, cuts = linkage(points, "ward"), []
+    order = np.arange(len(tree), dtype=np.float64)
+    for n_parts in range(1, most + len(points) // 4 + 1):
+        # Undoing the last merges gives this number exactly, also where heights are equal.
+        last_kept = len(points) - n_parts - 1
+        parts = fcluster(tree, last_kept, "monocrit", monocrit=order) - 1
+        large = np.bincount(parts) >= smallest
+        if large.sum() > len(cuts):
+            labels = np.where(large, np.cumsum(large) - 1, -1)[parts]
+            cuts.append(_completed(labels, points))
+        if len(cuts) == most or not large.any():
+            break
+    return cuts
+
+
+def _completed(labels, points):
+    """Give the points labelled -1 the label of the nearest cluster mean."""
+    stray = labels < 0
+    if not stray.any():
+        return labels
+    members = contingency_matrix(labels[~stray], np.flatnonzero(~stray), sparse=True)
+    means = (members @ points[~stray]) / members.sum(1)
+    completed = labels.copy()
+    completed[stray] = pairwise_distances_argmin(points[stray], np.asarray(means))
+    return completed
+
+
+def _best_jaccard(labels, others, n_clusters):
+    """Jaccard index of each cluster with the one of `others` that it resembles most."""
+    shared = np.zeros((n_clusters, others.max() + 1))
+    shared[np.unique(labels)] = contingency_matrix(labels, others)
+    union = shared.sum(1, keepdims=True) + shared.sum(0) - shared
+    return (shared / np.maximum(union, 1)).max(1)
+
+
+def _numbered(labels):
+    """Renumber clusters in the order of their first sample."""
+    _, first, codes = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[codes]

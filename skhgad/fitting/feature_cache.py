@@ -1,0 +1,176 @@
+"""Where extracted features live during fit: in memory, or in a memory-mapped file past a budget."""
+
+import math
+import os
+import tempfile
+
+import numpy as np
+import torch
+from joblib import Memory
+
+from .processes import ALONE
+
+_HALF_MAX = 65504.0
+_PIECE = 1 << 20  # bytes written at a time
+
+
+def default_budget():
+    """Half of the free memory in bytes; 2 GiB where the system does not tell."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return 2 << 30
+
+
+class FeatureCache:
+    """The features of a training set, one array a level; use it as a context manager.
+
+    Parameters
+    ----------
+    n_samples : int
+    shapes : list of tuples (n_positions, n_features)
+        One a level.
+    dtype : numpy dtype
+        float32 for images, float64 for feature vectors.
+    budget : int or None
+        Bytes that may be held in memory; None for `default_budget`. Past it all levels go to a
+        memory-mapped float16 file in a temporary folder, removed on exit whatever happened. Each
+        channel is then stored relative to its mean and spread in the first block written, so that
+        half precision (three digits) keeps what tells one vector from another.
+    processes : Processes, default=ALONE
+        Each holds the samples that are its own; budgets are those of one process.
+
+    Attributes
+    ----------
+    shapes, dtype, processes
+        As given.
+    spilled : bool
+        Whether the features are in a file.
+    """
+
+    def __init__(self, n_samples, shapes, dtype=np.float32, budget=None, processes=ALONE):
+        self.shapes = list(shapes)
+        self.dtype = np.dtype(dtype)
+        self.processes = processes
+        self._n_samples = n_samples
+        self._folder = None
+        held = [(len(processes.own(np.arange(n_samples))), *shape) for shape in self.shapes]
+        needed = sum(map(math.prod, held)) * self.dtype.itemsize
+        if budget is None:
+            budget = default_budget() // processes.n_local
+        self.spilled = needed > budget
+        if self.spilled:
+            self._arrays = self._spill(held)
+        else:
+            self._arrays = [np.empty(shape, dtype) for shape in held]
+        self._shift = [None] * len(shapes)
+        self._scale = [None] * len(shapes)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._arrays = []
+        self._remove()
+
+    def __len__(self):
+        """Return the number of samples that all processes hold together."""
+        return self._n_samples
+
+    @property
+    def n_levels(self):
+        """Number of levels."""
+        return len(self.shapes)
+
+    def write(self, start, levels):
+        """Store consecutive samples, of those that are this process's own.
+
+        Parameters
+        ----------
+        start : int
+            How many come before them.
+        levels : list of Tensor of shape (n, n_positions, n_features)
+        """
+        for index, (array, block) in enumerate(zip(self._arrays, levels, strict=True)):
+            array[start : start + len(block)] = self._pack(index, block.cpu().numpy())
+
+    def read(self, level, rows):
+        """Fetch samples of one level.
+
+        Parameters
+        ----------
+        level : int
+        rows : ndarray of int
+            Samples that are this process's own, by their number among all.
+
+        Returns
+        -------
+        Tensor of shape (n, n_positions, n_features)
+        """
+        block = self._arrays[level][rows // self.processes.size]
+        if self.spilled:
+            block = block.astype(self.dtype) * self._scale[level] + self._shift[level]
+        return torch.from_numpy(np.ascontiguousarray(block))
+
+    def _spill(self, shapes):
+        """Create one file an array in a new temporary folder."""
+        # Removes itself even if nobody comes to call `__exit__`.
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="skhgad-features-", ignore_cleanup_errors=True
+        )
+        try:
+            arrays = []
+            for index, shape in enumerate(shapes):
+                path = os.path.join(self._folder.name, f"{index}.f16")
+                _reserve(path, 2 * math.prod(shape))
+                arrays.append(np.memmap(path, np.float16, "r+", shape=shape))
+            return arrays
+        except BaseException:  # also Ctrl-C
+            self._remove()
+            raise
+
+    def _remove(self):
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def _pack(self, level, block):
+        if not self.spilled:
+            return block
+        if self._shift[level] is None:
+            self._shift[level] = block.mean(axis=(0, 1), dtype=np.float64).astype(self.dtype)
+            spread = block.std(axis=(0, 1), dtype=np.float64).astype(self.dtype)
+            self._scale[level] = np.where(spread > 0, spread, 1).astype(self.dtype)
+        packed = (block - self._shift[level]) / self._scale[level]
+        return np.clip(packed, -_HALF_MAX, _HALF_MAX).astype(np.float16)
+
+
+def _reserve(path, n_bytes):
+    """Create a file of zeros whose bytes the disk has set aside.
+
+    Writing to a memory-mapped file on a full disk would kill the process without a word.
+    """
+    try:
+        with open(path, "xb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            else:
+                for start in range(0, n_bytes, _PIECE):
+                    file.write(bytes(min(_PIECE, n_bytes - start)))
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}: {n_bytes / 2**30:.3g} GiB of features do not fit. Free the disk, "
+            "let TMPDIR name another, or raise cache_budget to hold more in memory",
+            path,
+        ) from error
+
+
+def as_memory(memory):
+    """Turn None, a folder or a `joblib.Memory` into a Memory that says nothing."""
+    if memory is None or isinstance(memory, str | os.PathLike):
+        return Memory(None if memory is None else os.fspath(memory), verbose=0)
+    if not (hasattr(memory, "cache") and hasattr(memory, "location")):
+        raise TypeError(
+            f"memory must be None, a folder or a joblib.Memory, got {type(memory).__name__}."
+        )
+    return memory

@@ -1,0 +1,1 @@
+"""The model in pure torch: flow, mixture and losses."""

@@ -1,0 +1,212 @@
+"""Conditional affine coupling blocks in a row."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .coupling_gradient import Parameters, Pass, of_blocks, run
+from .workspace import Workspace
+
+# scale = 0.1 * softplus(raw, beta=0.5); this raw value gives a scale of exactly 1.
+_RAW_UNIT_SCALE = 2.0 * math.log(math.expm1(5.0))
+
+
+def random_orthogonal(n_features, generator):
+    """Draw an orthogonal matrix uniformly (Haar measure).
+
+    Parameters
+    ----------
+    n_features : int
+    generator : torch.Generator
+
+    Returns
+    -------
+    Tensor of shape (n_features, n_features), float64
+    """
+    gaussian = torch.randn(n_features, n_features, generator=generator, dtype=torch.float64)
+    q, r = torch.linalg.qr(gaussian)
+    return q * torch.sign(torch.diagonal(r))
+
+
+def linear_parameters(n_in, n_out, generator):
+    """Draw weight and bias of a linear layer as `torch.nn.Linear` does, from `generator`."""
+    bound = 1.0 / math.sqrt(max(n_in, 1))
+    weight = torch.empty(n_out, n_in).uniform_(-bound, bound, generator=generator)
+    bias = torch.empty(n_out).uniform_(-bound, bound, generator=generator)
+    return weight, bias
+
+
+class CouplingBlocks(nn.Module):
+    r"""Blocks in a row: affine coupling, a per-channel affine map, a fixed orthogonal channel mix.
+
+    With :math:`x = (x_1, x_2)` and :math:`(s, t) = 0.1 \, \mathrm{MLP}(x_1, c)`, a block is
+
+    .. math::
+
+        z = R \, \bigl( g \odot (x_1, \; x_2 \odot e^{\alpha \tanh s} + t) + b \bigr),
+        \qquad
+        \log |\det| = \sum \alpha \tanh s + \sum \log g .
+
+    The same map as FrEIA's ``AllInOneBlock`` with ``affine_clamping=alpha``,
+    ``global_affine_type="SOFTPLUS"`` and ``permute_soft=True``. Parameters have the blocks along
+    their first axis.
+
+    Parameters
+    ----------
+    n_features : int
+        Channels of x. With one channel nothing is left to couple: a block is its affine map.
+    n_conditions : tuple of 2 int, default=(0, 0)
+        Channels of the condition c, see `GridCondition`: of the columns and of the rows.
+    n_blocks : int, default=1
+    hidden_ratio : float, default=2.0
+        Width of the hidden layer over the width of the network's input (x_1, c).
+    clamp : float, default=1.9
+        :math:`\alpha`, the largest log-scale.
+    identity_start : bool, default=False
+        Start the last layer at zero, so that s = t = 0 and each block is a rotation.
+    generator : torch.Generator
+        Source of all randomness.
+    """
+
+    def __init__(
+        self,
+        n_features,
+        n_conditions=(0, 0),
+        *,
+        n_blocks=1,
+        hidden_ratio=2.0,
+        clamp=1.9,
+        identity_start=False,
+        generator,
+    ):
+        super().__init__()
+        n_passive, n_active = n_features - n_features // 2, n_features // 2
+        n_in = n_passive + sum(n_conditions)
+        n_hidden = max(1, round(hidden_ratio * n_in))
+        self.clamp = clamp
+        # The condition enters linearly: its share of the hidden layer is kept apart, so that it is
+        # computed once for each row and column instead of once for each vector.
+        shapes = {
+            "hidden_weight": (n_hidden, n_passive),
+            "column_weight": (n_hidden, n_conditions[0]),
+            "row_weight": (n_hidden, n_conditions[1]),
+            "hidden_bias": (n_hidden,),
+            "output_weight": (2 * n_active, n_hidden),
+            "output_bias": (2 * n_active,),
+            "raw_scale": (n_features,),
+            "offset": (n_features,),
+        }
+        for name, shape in shapes.items():
+            setattr(self, name, nn.Parameter(torch.zeros(n_blocks, *shape)))
+        # float64 until the owner casts the module: rounded to float32 first, the mix would be
+        # orthogonal, and the blocks exact, only to 1e-7 after a cast to float64.
+        mix = torch.empty(n_blocks, n_features, n_features, dtype=torch.float64)
+        self.register_buffer("mix", mix)
+        with torch.no_grad():
+            self.raw_scale.fill_(_RAW_UNIT_SCALE)
+            for i in range(n_blocks):
+                weight, self.hidden_bias[i] = linear_parameters(n_in, n_hidden, generator)
+                self.hidden_weight[i], self.column_weight[i], self.row_weight[i] = weight.split(
+                    (n_passive, *n_conditions), dim=1
+                )
+                weight, bias = linear_parameters(n_hidden, 2 * n_active, generator)
+                if not identity_start:
+                    self.output_weight[i], self.output_bias[i] = weight, bias
+                self.mix[i] = random_orthogonal(n_features, generator)
+        self._ready = None
+
+    def forward(self, x, condition=None, product_dtype=None, workspace=None):
+        """Map x to z.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_images, n_positions, n_features)
+        condition : GridCondition or None
+            Shared by all images.
+        product_dtype : torch.dtype, default=None
+            Of the networks' products where gradients are wanted; None = that of x.
+        workspace : Workspace, default=None
+            Rewound and used; what came out of the pass before is then overwritten.
+
+        Returns
+        -------
+        z : Tensor of shape (n_images, n_positions, n_features)
+        log_det : Tensor of shape (n_images, n_positions)
+        """
+        if not len(self.mix):
+            return x, x.new_zeros(x.shape[:-1])
+        workspace = Workspace() if workspace is None else workspace
+        workspace.rewind()
+        if torch.is_grad_enabled():
+            parameters, dtype = self._run_parameters(), product_dtype or x.dtype
+            z, log_det = Pass.apply(x, condition, self.clamp, dtype, workspace, *parameters)
+            return z, log_det + parameters.log_scale.sum()
+        blocks, log_scale = self._constants(condition)
+        z, log_det = self._without_gradient(x, blocks, workspace)
+        return z, log_det + log_scale
+
+    def _without_gradient(self, x, blocks, workspace):
+        z, log_det, _ = run(x, blocks, self.clamp, workspace, keep=False)
+        return z, log_det
+
+    @torch.no_grad()
+    def inverse(self, z, condition=None):
+        """Map z back to x; shapes as in `forward`, without log-determinant and gradient."""
+        parameters = self._run_parameters()
+        blocks = of_blocks(parameters.folded(condition, z.dtype, Workspace().empty))
+        for i, block in reversed(list(enumerate(blocks))):
+            mapped = z @ parameters.mix[i] - parameters.offset[i]
+            coupled = mapped * (-parameters.log_scale[i]).exp()
+            n_active = z.shape[-1] // 2
+            passive, active = coupled.split((z.shape[-1] - n_active, n_active), dim=-1)
+            raw, shift = block.network(passive)
+            active = (active - shift) * (-self.clamp * raw.tanh()).exp()
+            z = torch.cat((passive, active), dim=-1)
+        return z
+
+    def _run_parameters(self):
+        log_scale = (0.1 * F.softplus(self.raw_scale, beta=0.5)).log()
+        return Parameters(
+            self.column_weight, self.row_weight, self.hidden_bias, self.hidden_weight,
+            self.output_weight, self.output_bias, log_scale, self.offset,
+            self.mix.to(log_scale.dtype),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def drop_last_mix(self):
+        """Turn z so that the last mix becomes the identity, which scoring skips.
+
+        Returns
+        -------
+        Tensor of shape (n_features, n_features)
+            What vectors beside z have to be multiplied with, from the right, to stay beside it.
+        """
+        if not len(self.mix):
+            return torch.eye(self.mix.shape[-1]).to(self.mix)
+        turn = self.mix[-1].clone()
+        self.mix[-1] = torch.eye(len(turn))
+        return turn
+
+    def _constants(self, condition):
+        """Return what scoring needs of the parameters, kept until one of them changes."""
+        tensors = (*self.parameters(), self.mix, *(() if condition is None else condition))
+        tensors = [t for t in tensors if t is not None]
+        keeps = condition is None or condition.positions is None
+        keeps = keeps and not any(t.is_inference() for t in tensors)  # these change unseen
+        state = keeps and [(t.data_ptr(), t._version) for t in tensors]
+        if keeps and self._ready is not None and self._ready[0] == state:
+            return self._ready[1:]
+        parameters = self._run_parameters()
+        folded = parameters.folded(condition, parameters.mix.dtype, Workspace().empty)
+        blocks = of_blocks(folded)
+        if torch.equal(self.mix[-1], torch.eye(self.mix.shape[-1]).to(self.mix)):
+            blocks[-1] = blocks[-1]._replace(mix=parameters.log_scale[-1].exp())
+        ready = state, blocks, parameters.log_scale.sum()
+        if keeps:
+            self._ready = ready
+        return ready[1:]
+
+    def __getstate__(self):
+        return {**self.__dict__, "_ready": None}  # made anew when needed

@@ -1,0 +1,102 @@
+"""The normalizing flow of one level: a linear start, then coupling blocks."""
+
+import torch
+from torch import nn
+
+from .coupling import CouplingBlocks
+from .positions import GridCondition
+
+
+class LinearStart(nn.Module):
+    """A fixed, invertible linear map (x - mean) W, its log-determinant counted.
+
+    Parameters
+    ----------
+    mean : array-like of shape (n_features,)
+    matrix : array-like of shape (n_features, n_features)
+        W, acting on rows; invertible.
+    """
+
+    def __init__(self, mean, matrix):
+        super().__init__()
+        mean = torch.as_tensor(mean, dtype=torch.float64)
+        matrix = torch.as_tensor(matrix, dtype=torch.float64)
+        log_det = torch.linalg.slogdet(matrix)[1]
+        # float64 until the owner casts the module: raw features may be of any magnitude.
+        self.register_buffer("mean", mean)
+        self.register_buffer("matrix", matrix)
+        self.register_buffer("log_det", log_det)
+
+    def forward(self, x):
+        """Return the mapped x and the log-determinant, a 0-d Tensor."""
+        return (x - self.mean) @ self.matrix, self.log_det
+
+    def inverse(self, z):
+        """Undo `forward`."""
+        flat = z.reshape(-1, z.shape[-1])
+        return torch.linalg.solve(self.matrix.T, flat.T).T.reshape(z.shape) + self.mean
+
+
+class ConditionalFlow(nn.Module):
+    """Coupling blocks in a row, conditioned on position codes.
+
+    Parameters
+    ----------
+    n_features : int
+    codes : GridCondition or None
+        Position codes of the map; None for feature vectors.
+    n_blocks : int, default=12
+    hidden_ratio, clamp, identity_start, generator
+        See `CouplingBlocks`.
+    """
+
+    def __init__(
+        self,
+        n_features,
+        codes=None,
+        *,
+        n_blocks=12,
+        hidden_ratio=2.0,
+        clamp=1.9,
+        identity_start=False,
+        generator,
+    ):
+        super().__init__()
+        self.register_buffer("column_codes", codes and codes.columns)
+        self.register_buffer("row_codes", codes and codes.rows)
+        self.blocks = CouplingBlocks(
+            n_features,
+            (0, 0) if codes is None else (codes.columns.shape[1], codes.rows.shape[1]),
+            n_blocks=n_blocks,
+            hidden_ratio=hidden_ratio,
+            clamp=clamp,
+            identity_start=identity_start,
+            generator=generator,
+        )
+
+    def forward(self, x, positions=None, product_dtype=None, workspace=None):
+        """Map feature vectors to the latent space.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n_images, n_positions, n_features)
+        positions : Tensor of shape (n_positions,), int64, or None
+            Which positions of the map the second axis holds; None = all of them, in order.
+        product_dtype, workspace
+            See `CouplingBlocks.forward`.
+
+        Returns
+        -------
+        z : Tensor of shape (n_images, n_positions, n_features)
+        log_det : Tensor of shape (n_images, n_positions)
+        """
+        return self.blocks(x, self._codes(positions), product_dtype, workspace)
+
+    def inverse(self, z, positions=None):
+        """Map latent vectors back; shapes as in `forward`."""
+        return self.blocks.inverse(z, self._codes(positions))
+
+    def _codes(self, positions):
+        if self.column_codes is None:
+            return None
+        return GridCondition(self.column_codes, self.row_codes, positions)

@@ -1,0 +1,68 @@
+r"""The five loss terms of HGAD, each one value per feature vector.
+
+Shapes: z (..., d) latent vectors, log_det (...), logits (..., K) with entries
+:math:`-\|z - \mu_k\|^2/2`. Means over vectors are the caller's. Source: Yao et al., "Hierarchical
+Gaussian Mixture Normalizing Flow Modeling for Unified Anomaly Detection", ECCV 2024.
+"""
+
+import math
+
+import torch
+from torch.nn import functional as F
+
+from .mixture import entropy
+
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def smooth_one_hot(codes, n_classes, smoothing):
+    """Smoothed targets q: (1 - smoothing) on the own class, plus smoothing / K everywhere.
+
+    Parameters
+    ----------
+    codes : Tensor of shape (n,), int64
+    n_classes : int
+    smoothing : float in [0, 1)
+
+    Returns
+    -------
+    Tensor of shape (n, n_classes), float32
+    """
+    # F.one_hot looks at the codes first, for which the host would wait for the device.
+    own = codes[:, None] == torch.arange(n_classes, device=codes.device)
+    return own.float() * (1 - smoothing) + smoothing / n_classes
+
+
+def inter_class_loss(logits, log_prior, log_det, n_features):
+    """L_g: negative log-likelihood under the mixture of classes, per dimension."""
+    return -(torch.logsumexp(logits + log_prior, dim=-1) + log_det) / n_features
+
+
+def mutual_information(logits, log_prior, targets):
+    """L_mi, to be MAXIMISED: sum_k q_k [log posterior_k - log prior_k]; no gradient into the prior.
+
+    `targets` has shape (..., K), broadcast against `logits`.
+    """
+    log_prior = log_prior.detach()
+    log_posterior = (logits + log_prior).log_softmax(-1)
+    return (targets * (log_posterior - log_prior)).sum(-1)
+
+
+def entropy_loss(logits):
+    """L_e: entropy of softmax(logits), in nats."""
+    return entropy(logits)
+
+
+def log_likelihood(log_density, log_det, n_features):
+    """Log-likelihood per dimension, a / d - ln(2 pi) / 2, with a = log_density + log_det."""
+    return (log_density + log_det) / n_features - HALF_LOG_2PI
+
+
+def intra_class_loss(log_density, log_det, n_features):
+    """L_in: -a / d with a = log_density + log_det of the own class."""
+    return -(log_density + log_det) / n_features
+
+
+def likelihood_margin_loss(log_density, log_det, n_features):
+    """L_z: -log sigmoid(a / d - ln(2 pi) / 2)."""
+    return -F.logsigmoid(log_likelihood(log_density, log_det, n_features))

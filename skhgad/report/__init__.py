@@ -1,0 +1,1 @@
+"""What a detector finds in a folder, as one HTML page."""

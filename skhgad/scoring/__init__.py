@@ -1,0 +1,1 @@
+"""From features to scores, maps, verdicts and reasons."""

@@ -1,0 +1,97 @@
+"""Why the detector says what it says of a sample: where, how much, and by which evidence."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..regions import check_threshold, find_regions
+from .inspection import image_maps, judge
+
+
+class Explanation(NamedTuple):
+    """What a detector says of one sample, and why.
+
+    Attributes
+    ----------
+    class_label : str or int
+        As in `Inspection`, as are the three that follow.
+    score : float
+    p_value : float
+    is_anomaly : bool
+    peak : float or None
+        Largest value of the anomaly map at the image's own size; None for vectors.
+    peak_position : tuple (row, column) of int, or None
+        Where in the image that is, in pixels.
+    area : float or None
+        Share of the image above the pixel threshold.
+    regions : list of Region
+        The connected parts above it, in pixels of the image, the largest peak first; empty for
+        vectors. An image that is barely flagged may have none, see `find_regions`.
+    level : int or None
+        Level of features, 0 the finest, whose likelihood contributes most at the peak; None with
+        ``criterion="entropy"``.
+    term : {"likelihood", "entropy"}
+        Which contributes more at the peak: that the sample is unlikely under its class, or that
+        it lies between classes. Where they are multiplied (``map_normalization="exponential"``),
+        the factor that is the larger share of its maximum.
+    """
+
+    class_label: str | int
+    score: float
+    p_value: float
+    is_anomaly: bool
+    peak: float | None
+    peak_position: tuple | None
+    area: float | None
+    regions: list
+    level: int | None
+    term: str
+
+
+def explain(detector, X, class_labels, threshold):
+    """Explain X; see `HGADDetector.explain`."""
+    threshold = -detector.offset_ if threshold is None else threshold
+    check_threshold(threshold)
+    is_images = detector._extractor is not None
+
+    def details_of(batch):
+        causes = _causes(detector._model, batch)
+        if not is_images:
+            return [(None, None, None, [], *cause) for cause in causes]
+        places = (_place(anomaly_map, threshold) for anomaly_map in image_maps(batch))
+        return [(*place, *cause) for place, cause in zip(places, causes, strict=True)]
+
+    verdicts, details = judge(detector, X, class_labels, details_of)
+    columns = [values.tolist() for values in verdicts]
+    return [Explanation(*row[:-1], *row[-1]) for row in zip(*columns, details, strict=True)]
+
+
+def _place(anomaly_map, threshold):
+    """Peak, its position, area and regions of one image."""
+    regions = find_regions(anomaly_map, threshold)
+    row, column = np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)
+    area = sum(region.area for region in regions) / anomaly_map.size
+    return float(anomaly_map[row, column]), (int(row), int(column)), area, regions
+
+
+def _causes(model, batch):
+    """Level and term that contribute most at the peak of each sample's grid."""
+    terms = model.terms(batch.evidence)
+    peaks = batch.maps.flatten(1).argmax(1)[:, None]
+    level_of = likelihood = entropy = None
+    if terms.likelihood is not None:
+        # (n_levels, n) at the peaks
+        by_level = terms.likelihood.flatten(2).gather(2, peaks.expand(len(model.levels), -1, 1))
+        by_level = by_level[..., 0]
+        level_of, likelihood = by_level.argmax(0).tolist(), by_level.sum(0)
+    if terms.entropy is not None:
+        entropy = terms.entropy.flatten(1).gather(1, peaks)[:, 0]
+    if likelihood is None:
+        return [(None, "entropy")] * len(peaks)
+    if entropy is None:
+        return [(level, "likelihood") for level in level_of]
+    unlikely = (likelihood >= entropy).tolist()
+    return [
+        (level, "likelihood" if more else "entropy")
+        for level, more in zip(level_of, unlikely, strict=True)
+    ]

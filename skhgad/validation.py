@@ -1,0 +1,342 @@
+"""The kinds of X, the labels y, and the class labels given at prediction.
+
+Two-dimensional numbers and whatever scikit-learn has an opinion on (sparse, complex, 1-D, NaN, too
+few samples) go to scikit-learn, whose estimator checks expect its errors. Images go to
+`skhgad.images.ImageSource`. What is neither gets an error that says what to pass instead.
+"""
+
+import difflib
+import math
+import os
+import warnings
+from numbers import Real
+
+import numpy as np
+from PIL import Image
+from scipy import sparse
+from sklearn.exceptions import DataConversionWarning
+from sklearn.utils.validation import check_array, validate_data
+
+from .images.source import ImageSource
+
+__all__ = ["check_X", "check_class_labels", "check_y"]
+
+_ANOMALY = (-1, "-1")
+_MAX_LISTED = 20
+_MISSING = ("NAType", "NaTType")  # of pandas, which is no dependency
+_KINDS_OF_X = (
+    "feature vectors (n_samples, n_features); images as an array (n, height, width) or "
+    "(n, height, width, channels); or a list of file paths, PIL images or image arrays"
+)
+
+
+def check_X(X, *, value_range=None, estimator=None, reset=False):
+    """Tell feature vectors from images, and validate either.
+
+    Parameters
+    ----------
+    X : array-like, DataFrame, Series or sequence
+        Feature vectors of shape (n_samples, n_features): a 2-D array, a DataFrame, a list of
+        lists or of 1-D arrays. Or images, as `skhgad.images.ImageSource` takes them.
+    value_range : tuple (low, high), default=None
+        Pixel values that mean black and white, for images of more than 8 bits. Vectors have no
+        use for it.
+    estimator : estimator object, default=None
+        Where `n_features_in_` and `feature_names_in_` are kept and compared; None checks the
+        values alone.
+    reset : bool, default=False
+        Whether to set those attributes (True, in fit) or to compare with them. For images,
+        which have neither, True removes what an earlier fit on vectors left.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features), dtype float64, or ImageSource
+        The vectors, or the images, not yet decoded.
+
+    Raises
+    ------
+    TypeError
+        X is no kind of data listed above, a single path or image instead of a list, sparse, or
+        holds None.
+    ValueError
+        Empty input, vectors mixed with images, rows of different lengths; as
+        `sklearn.utils.check_array` for vectors and as `ImageSource` for images.
+    FileNotFoundError
+        A path does not exist.
+
+    Examples
+    --------
+    >>> check_X([[0, 1], [2, 3]])
+    array([[0., 1.],
+           [2., 3.]])
+    >>> import numpy as np
+    >>> check_X(np.zeros((5, 8, 8)))
+    ImageSource(n_images=5, value_range=None)
+    """
+    _refuse_single(X)
+    if _is_images(X):
+        source = ImageSource(X, value_range=value_range)
+        if reset:
+            for stale in ("n_features_in_", "feature_names_in_"):
+                if hasattr(estimator, stale):
+                    delattr(estimator, stale)
+        return source
+    if np.ma.is_masked(X):
+        raise ValueError("X has masked values; fill them, e.g. with X.filled(0).")
+    if estimator is None:
+        return check_array(X, dtype=np.float64, input_name="X")
+    return validate_data(estimator, X, dtype=np.float64, reset=reset)
+
+
+def _refuse_single(X):
+    if isinstance(X, (str, os.PathLike)):
+        if os.path.isdir(X):
+            raise TypeError(
+                f"X is a single folder, {os.fspath(X)!r}; pass the paths of its images, which "
+                "skhgad.datasets.load_folder lists."
+            )
+        raise TypeError(f"X is a single path, {os.fspath(X)!r}; wrap it in a list: [X].")
+    if isinstance(X, Image.Image):
+        raise TypeError("X is a single PIL image; wrap it in a list: [X].")
+
+
+def _is_images(X):
+    """Tell images from what scikit-learn is to judge; refuse a mixture and unknown containers."""
+    if sparse.issparse(X):
+        return False
+    if not isinstance(X, (list, tuple)):
+        n_dims = _n_dims(X)
+        if n_dims is None:
+            raise TypeError(f"X is a {type(X).__name__}; expected {_KINDS_OF_X}.")
+        if n_dims == 2:
+            _refuse_image_column(X)
+        if n_dims != 1:
+            return n_dims > 2
+    items = list(X) if hasattr(X, "__iter__") else np.asarray(X).tolist()
+    if not items:
+        raise ValueError(f"X is empty; expected {_KINDS_OF_X}.")
+    kinds = [_kind_of_item(item) for item in items]
+    if "none" in kinds:
+        i = kinds.index("none")
+        raise TypeError(f"X[{i}] is {items[i]}, a missing value; remove it or replace it.")
+    if "image" in kinds and "vector" in kinds:
+        i, v = kinds.index("image"), kinds.index("vector")
+        raise ValueError(
+            f"X mixes images and feature vectors: X[{i}] is an image ({type(items[i]).__name__}), "
+            f"X[{v}] is a vector ({type(items[v]).__name__}). Pass one kind."
+        )
+    if set(kinds) == {"vector"}:
+        lengths = [len(item) for item in items]
+        odd = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
+        if odd is not None:
+            raise ValueError(
+                f"X[{odd}] has {lengths[odd]} features while X[0] has {lengths[0]}; all feature "
+                "vectors must have the same length."
+            )
+    return "image" in kinds
+
+
+def _refuse_image_column(X):
+    """Refuse a 2-D column of paths or PIL images, with a better remedy than scikit-learn's."""
+    if not hasattr(X, "shape") or X.shape[1] != 1 or X.shape[0] == 0:
+        return
+    first = X.iloc[0, 0] if hasattr(X, "iloc") else X[0, 0]
+    if isinstance(first, (str, os.PathLike, Image.Image)) and not _is_number(first):
+        column = f"X[{X.columns[0]!r}]" if hasattr(X, "columns") else "X[:, 0]"
+        raise ValueError(
+            f"X is a 2-D column of {type(first).__name__}, shape {tuple(X.shape)}; images come in "
+            f"1-D: pass {column}."
+        )
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _n_dims(X):
+    """Return the number of dimensions, or None for what is no array."""
+    if hasattr(X, "shape"):
+        return len(X.shape)
+    return np.ndim(np.asarray(X)) if hasattr(X, "__array__") else None
+
+
+def _kind_of_item(item):
+    if isinstance(item, (str, bytes, os.PathLike, Image.Image)):
+        return "image"
+    if item is None or type(item).__name__ in _MISSING:
+        return "none"
+    if isinstance(item, (list, tuple)):
+        return "vector"
+    n_dims = _n_dims(item)
+    if n_dims is None or n_dims == 0:
+        return "scalar"
+    return "vector" if n_dims == 1 else "image"
+
+
+def check_y(y, n_samples):
+    """Turn product labels into class codes.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,), or None
+        Product class of each sample, all str or all int; floats without a fraction count as
+        ints. The label -1 (or "-1") marks a known anomaly. None means one class, 0.
+    n_samples : int
+        Number of samples in X.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples,), dtype int64
+        Index of each label in `classes`; -1 for a known anomaly.
+    classes : ndarray of shape (n_classes,)
+        The distinct labels in sorted order, without the anomaly mark.
+
+    Raises
+    ------
+    ValueError
+        Wrong length or shape, continuous labels, missing or infinite labels, str mixed with
+        int, or no sample that is not marked as an anomaly.
+    TypeError
+        A label of another type, among them bool.
+
+    Warns
+    -----
+    sklearn.exceptions.DataConversionWarning
+        y is a column of shape (n_samples, 1).
+
+    Examples
+    --------
+    >>> check_y(["cable", "bottle", "-1", "cable"], 4)
+    (array([ 1,  0, -1,  1]), array(['bottle', 'cable'], dtype='<U6'))
+    """
+    if y is None:
+        return np.zeros(n_samples, dtype=np.int64), np.array([0])
+    labels = _read_labels(y, "y", n_samples)
+    normal = np.array([label not in _ANOMALY for label in labels], dtype=bool)
+    kept = [label for label in labels if label not in _ANOMALY]
+    if not kept:
+        raise ValueError(
+            f"y marks all {n_samples} samples as known anomalies (-1); fit needs normal samples."
+        )
+    is_str = [isinstance(label, str) for label in kept]
+    if any(is_str) and not all(is_str):
+        text, number = kept[is_str.index(True)], kept[is_str.index(False)]
+        raise ValueError(
+            f"y mixes str and int labels, e.g. {text!r} and {number!r}; use one type, e.g. "
+            "[str(label) for label in y]."
+        )
+    classes, kept_codes = np.unique(kept, return_inverse=True)
+    codes = np.full(n_samples, -1, dtype=np.int64)
+    codes[normal] = kept_codes
+    return codes, classes
+
+
+def check_class_labels(class_labels, classes, n_samples):
+    """Turn class labels given at prediction into class codes.
+
+    Parameters
+    ----------
+    class_labels : array-like of shape (n_samples,), or str or int
+        Product class of each sample; a single label holds for all.
+    classes : ndarray of shape (n_classes,)
+        The classes seen at fit, as `check_y` returns them.
+    n_samples : int
+        Number of samples in X.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), dtype int64
+        Index of each label in `classes`.
+
+    Raises
+    ------
+    ValueError
+        A label that is none of `classes`, a wrong length or shape, a missing label.
+    TypeError
+        A label that is neither str nor int.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> check_class_labels("cable", np.array(["bottle", "cable"]), 3)
+    array([1, 1, 1])
+    """
+    if isinstance(class_labels, (str, Real)):
+        labels = [_read_label(class_labels, "class_labels")] * n_samples
+    else:
+        labels = _read_labels(class_labels, "class_labels", n_samples)
+    known = classes.tolist()
+    code_of = {label: code for code, label in enumerate(known)}
+    for i, label in enumerate(labels):
+        if label not in code_of:
+            raise ValueError(
+                f"class_labels[{i}] is {label!r}, which was not seen at fit. Known classes: "
+                f"{_listing(known)}.{_suggestion(label, known)}"
+            )
+    return np.array([code_of[label] for label in labels], dtype=np.int64)
+
+
+def _listing(labels):
+    shown = ", ".join(map(repr, labels[:_MAX_LISTED]))
+    return shown if len(labels) <= _MAX_LISTED else f"{shown}, ... ({len(labels)} in all)"
+
+
+def _suggestion(label, known):
+    spelled = {str(k).casefold(): k for k in known}
+    close = difflib.get_close_matches(str(label).casefold(), spelled, n=1)
+    return f" Did you mean {spelled[close[0]]!r}?" if close else ""
+
+
+def _read_labels(labels, name, n_samples):
+    """Return the labels as a list of n_samples str or int."""
+    if sparse.issparse(labels) or isinstance(labels, (str, bytes, dict, set)):
+        raise TypeError(
+            f"{name} is a {type(labels).__name__}; pass a list or 1-D array of {n_samples} labels."
+        )
+    # As objects, because NumPy would turn ["bottle", 1] into strings without a word.
+    is_list = isinstance(labels, (list, tuple))
+    values = np.asarray(labels, dtype=object) if is_list else np.asarray(labels)
+    if values.ndim == 2 and values.shape[1] == 1:
+        warnings.warn(
+            f"A column-vector {name} was passed when a 1d array was expected. Please change the "
+            "shape to (n_samples,), for example using ravel().",
+            DataConversionWarning,
+            stacklevel=3,
+        )
+        values = values.ravel()
+    if values.ndim != 1:
+        raise ValueError(f"{name} should be a 1d array, got an array of shape {values.shape}.")
+    if len(values) != n_samples:
+        raise ValueError(
+            f"{name} has {len(values)} labels but X has {n_samples} samples; pass one per sample."
+        )
+    return [_read_label(value, f"{name}[{i}]") for i, value in enumerate(values.tolist())]
+
+
+def _read_label(value, name):
+    """Return one label as str or int."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, (bool, np.bool_)):
+        raise TypeError(
+            f"{name} is {value}, a bool; labels name product classes (str or int). If True marks "
+            "anomalies, pass np.where(y, -1, 1)."
+        )
+    if value is None or type(value).__name__ in _MISSING or value != value:
+        raise ValueError(f"Input {name} contains NaN or None; give every sample a label.")
+    if isinstance(value, Real):
+        if math.isinf(value):
+            raise ValueError(f"Input {name} contains infinity; give every sample a label.")
+        if value != int(value):
+            raise ValueError(
+                f"Unknown label type: continuous. {name} is {value}; labels name product classes "
+                "(str or int), -1 a known anomaly."
+            )
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{name} is {value}, which does not fit into int64.")
+        return int(value)
+    raise TypeError(f"{name} is {value!r:.80} ({type(value).__name__}); labels must be str or int.")
