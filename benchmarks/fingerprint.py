@@ -130,9 +130,11 @@ def outputs():
             detector.save(Path(folder) / "model")
             again = HGADDetector.load(Path(folder) / "model")
         values["loaded"] = again.score_samples(fresh)
-        detector.add_class(
-            X[:20] + 3 if kind == "vectors" else 255 - X[:12], "new" if y.dtype.kind == "U" else 99
-        ) if detector.class_covariance else None
+        if detector.class_covariance:
+            if kind == "vectors":
+                detector.add_class(X[:20] + 3, 99)
+            else:
+                detector.add_class(255 - X[:12], "negatives")
         values["extended"] = detector.score_samples(fresh)
         found.update({f"{name}/{key}": np.asarray(value) for key, value in values.items()})
     return found

@@ -15,7 +15,6 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skhgad import metrics
 from skhgad.metrics import (
     PixelMetrics,
     histograms,
@@ -136,7 +135,7 @@ def test_a_score_at_the_offset_is_not_flagged():
 )
 def test_every_spelling_of_an_anomaly(y):
     assert image_metrics(y, [2, 1, 4, 3]).pooled.auroc == 0.75
-    assert metrics._check_y(y).tolist() == [False, True, False, True]
+    assert per_image._check_y(y).tolist() == [False, True, False, True]
 
 
 @pytest.mark.parametrize("kind, lost", [(1, ("auroc", "miss_rate")), (-1, ("auroc", "ap"))])

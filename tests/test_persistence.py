@@ -18,7 +18,8 @@ from torch import nn
 from skhgad import HGADDetector
 from skhgad.features import backbones
 from skhgad.features.backbones import file_sha256
-from skhgad.storage import detector_state, model_folder
+from skhgad.storage import detector_state
+from skhgad.storage import model_folder as model_folder_module
 from skhgad.storage.model_folder import load_state, save_state
 
 X = np.random.default_rng(0).normal(size=(20, 3))
@@ -443,6 +444,6 @@ def test_a_model_that_others_replace_without_end_is_an_error(tmp_path, monkeypat
     def retired(source, target):
         return occupied() if "old" not in str(target) else None
 
-    monkeypatch.setattr(model_folder.os, "replace", retired)
+    monkeypatch.setattr(model_folder_module.os, "replace", retired)
     with pytest.raises(OSError, match="replaced by others 50 times"):
         save_often(tmp_path / "model", 1, 1)

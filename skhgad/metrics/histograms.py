@@ -23,6 +23,8 @@ from ..datasets.loaders import load_mask
 
 
 class Histogram(NamedTuple):
+    """Distinct scores and what lies at each of them."""
+
     values: np.ndarray  # (m,), ascending, distinct
     weights: np.ndarray  # (3, m): normal pixels, anomalous pixels, region weight
 
@@ -84,6 +86,7 @@ class HistogramStream:
         self._levels = {}  # level -> summary of 2 ** level histograms
 
     def add(self, histogram):
+        """Add a histogram to the stream."""
         level = 0
         histogram = compress(histogram, self.n_bins)
         while level in self._levels:
@@ -93,6 +96,7 @@ class HistogramStream:
         self._levels[level] = histogram
 
     def total(self):
+        """Return the histogram of everything added so far."""
         parts = list(self._levels.values()) or [Histogram(np.zeros(0), np.zeros((3, 0)))]
         return compress(merge(parts), self.n_bins)
 
@@ -169,6 +173,7 @@ class ClassPixels:
         self.n_unmasked = 0
 
     def add(self, scores, mask):
+        """Add the scores of one image, with its mask of the same shape."""
         self.waiting.append((scores[~mask], scores[mask], _region_weights(mask)))
         self.n_waiting += scores.size
 
