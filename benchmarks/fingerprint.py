@@ -57,9 +57,8 @@ def cases():
     rng = np.random.default_rng(0)
     for n_classes in (1, 5):
         X, y = blobs(n_classes, 60, rng)
-        fresh = np.concatenate(
-            [X[::3] + rng.normal(0, 0.3, X[::3].shape), rng.normal(0, 9, (20, 8))]
-        )
+        near = X[::3] + rng.normal(0, 0.3, X[::3].shape)
+        fresh = np.concatenate([near, rng.normal(0, 9, (20, 8))])
         yield f"vectors-{n_classes}", "vectors", HGADDetector(random_state=0), X, y, fresh
     X = np.concatenate([textures(30, kind, rng) for kind in (0, 1)])
     y = np.repeat(["stripes", "checks"], 30)
@@ -131,6 +130,8 @@ def outputs():
             again = HGADDetector.load(Path(folder) / "model")
         values["loaded"] = again.score_samples(fresh)
         if detector.class_covariance:
+            if kind == "vectors":
+                if detector.class_covariance:
             if kind == "vectors":
                 detector.add_class(X[:20] + 3, 99)
             else:

@@ -22,6 +22,8 @@ _DOCUMENTS = {"license", "license-dataset", "readme", "attribution", "citation"}
 class Sample(NamedTuple):
     """One image of a data set and what its folder says of it."""
 
+    """One image of a data set and what its folder says of it."""
+
     image: Path
     class_label: str
     defect: str  # "good" for a normal image
@@ -30,6 +32,8 @@ class Sample(NamedTuple):
 
 
 class Layout(NamedTuple):
+    """How the folders of a data set are named, and where it comes from."""
+
     """How the folders of a data set are named, and where it comes from."""
 
     name: str
@@ -135,6 +139,7 @@ def _origin(layout):
 
 def check_root(layout, root):
     """Return `root` as a Path; raise an error that shows the layout if it is no folder."""
+    """Return `root` as a Path; raise an error that shows the layout if it is no folder."""
     try:
         root = Path(root).expanduser()
     except TypeError:
@@ -173,6 +178,7 @@ def _entries(folder):
 
 
 def warn_unread(folder, entries, why):
+    """Warn that `entries` of `folder` are not read, and why."""
     """Warn that `entries` of `folder` are not read, and why."""
     if entries:
         names = ", ".join(repr(entry.name) for entry in entries[:5])

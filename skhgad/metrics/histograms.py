@@ -25,6 +25,8 @@ from ..datasets.loaders import load_mask
 class Histogram(NamedTuple):
     """Distinct scores and what lies at each of them."""
 
+    """Distinct scores and what lies at each of them."""
+
     values: np.ndarray  # (m,), ascending, distinct
     weights: np.ndarray  # (3, m): normal pixels, anomalous pixels, region weight
 
@@ -87,6 +89,7 @@ class HistogramStream:
 
     def add(self, histogram):
         """Add a histogram to the stream."""
+        """Add a histogram to the stream."""
         level = 0
         histogram = compress(histogram, self.n_bins)
         while level in self._levels:
@@ -96,6 +99,7 @@ class HistogramStream:
         self._levels[level] = histogram
 
     def total(self):
+        """Return the histogram of everything added so far."""
         """Return the histogram of everything added so far."""
         parts = list(self._levels.values()) or [Histogram(np.zeros(0), np.zeros((3, 0)))]
         return compress(merge(parts), self.n_bins)
@@ -173,6 +177,7 @@ class ClassPixels:
         self.n_unmasked = 0
 
     def add(self, scores, mask):
+        """Add the scores of one image, with its mask of the same shape."""
         """Add the scores of one image, with its mask of the same shape."""
         self.waiting.append((scores[~mask], scores[mask], _region_weights(mask)))
         self.n_waiting += scores.size
