@@ -131,8 +131,6 @@ def outputs():
         values["loaded"] = again.score_samples(fresh)
         if detector.class_covariance:
             if kind == "vectors":
-                if detector.class_covariance:
-            if kind == "vectors":
                 detector.add_class(X[:20] + 3, 99)
             else:
                 detector.add_class(255 - X[:12], "negatives")
