@@ -1,4 +1,4 @@
-"""Torch in forked processes."""
+"""Devices that tensors live on, and torch in forked processes."""
 
 import os
 
@@ -7,11 +7,64 @@ import torch
 _process = os.getpid()
 
 
-def keep_to_one_thread_if_forked():
-    """Let torch compute with one thread in a process that was forked after skhgad was imported.
+def resolve_device(device):
+    """Turn the parameter `device` into a torch.device.
 
-    The threads of OpenMP stay behind in the parent, and the first parallel loop of the child would
-    wait for them for ever. Workers that were spawned keep their threads.
+    "auto" is the GPU where there is one. Each process that torchrun starts on a machine gets a GPU
+    of its own.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the device is not there.
+    """
+    if isinstance(device, str) and device == "auto":
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        if "LOCAL_RANK" not in os.environ:
+            return torch.device("cuda")
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except Exception as error:
+        raise ValueError(
+            f"device={device!r} cannot be used here: {error}. Pass 'auto' or 'cpu'."
+        ) from error
+    return resolved
+
+
+def is_on(module, device):
+    """Whether the tensors of a module are on a device, judged by its first buffer."""
+    current = next(module.buffers()).device
+    return current.type == device.type and device.index in (None, current.index)
+
+
+def to_device(tensor, device):
+    """Copy a tensor to a device; a copy to a GPU does not wait for what the GPU is computing."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def trains_in_mixed_precision(value, device):
+    """Turn the parameter `mixed_precision` into whether products of the flow are in bfloat16.
+
+    "auto" says yes where the hardware multiplies in bfloat16; elsewhere it would be slower.
+    """
+    if value != "auto":
+        return value
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # not public; else False
+    return device.type == "cpu" and has_bfloat16()
+
+
+def keep_to_one_thread_if_forked():
+    """Limit torch to one thread in a process that was forked after skhgad was imported.
+
+    OpenMP's threads do not survive a fork. The first parallel loop of the child would wait for
+    them for ever. Spawned workers import skhgad themselves and keep their threads.
     """
     global _process
     if os.getpid() != _process:

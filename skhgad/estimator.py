@@ -1,109 +1,74 @@
 """HGADDetector: one anomaly detector for many product classes, as a scikit-learn estimator."""
 
-import copy
-import warnings
-from contextlib import contextmanager
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
-from tqdm import tqdm
 
-from .devices import keep_to_one_thread_if_forked
-from .features.backbones import FeatureExtractor, image_batches, vector_batches
-from .fitting import samples as _fitting
+from .features.reader import FeatureReader
 from .fitting.add_class import add_class
-from .fitting.discovery import discover_classes
-from .fitting.feature_cache import FeatureCache, as_memory
-from .fitting.processes import ALONE, Processes
-from .images.source import ImageSource
-from .parameters import check_parameters, image_size, on_device, resolve_device
-from .scoring.calibration import class_scales, hold_out, promised_threshold, threshold
-from .scoring.explanation import explain
-from .scoring.inspection import inspect, score_batch
-from .scoring.scoring_model import ScoringModel, fit_normalizers, resize
+from .fitting.fit import fit_detector
+from .parameters import PUBLISHED, image_size
+from .scoring.calibration import promised_threshold
+from .scoring.explanation import Explanation, explain
+from .scoring.inspection import Inspection, Judge, stacked_maps
 from .storage.detector_state import pack, unpack
 from .storage.model_folder import load_state, save_state
 from .storage.onnx_export import write_onnx
-from .validation import check_class_labels, check_X, check_y
+from .validation import check_class_labels, check_scored_X, check_y
 
-_GRID_STRIDE = 4  # image pixels to one position of the map on which levels are summed
-_PUBLISHED = {
-    "backbone": "tf_efficientnet_b6",
-    "out_indices": (3,),
-    "image_size": 1024,
-    "image_scales": (1.0, 0.5, 0.25),
-    "pool_size": 1,
-    "fuse_stages": False,
-    "feature_power": 1.0,
-    "start": "published",
-    "n_blocks": 12,
-    "hidden_ratio": 2.0,
-    "clamp": 1.9,
-    "position_channels": 256,
-    "n_components": 10,
-    "class_separation": 5.0,
-    "center_scale": 1.0,
-    "class_covariance": False,
-    "background_weight": 0.0,
-    "max_iter": 200,
-    "batch_size": 8,
-    "position_fraction": 1.0,
-    "learning_rate": 2e-4,
-    "center_lr_factor": 3.0,
-    "betas": (0.95, 0.99),
-    "weight_decay": 1e-4,
-    "warmup_fraction": 0.08,
-    "final_lr_fraction": 1e-3,
-    "first_stage_fraction": 0.08,
-    "lambda_inter": 1.0,
-    "lambda_mi": 100.0,
-    "lambda_entropy": 1.0,
-    "lambda_intra": 1.0,
-    "label_smoothing": 0.02,
-    "criterion": "likelihood_entropy",
-    "map_normalization": "exponential",
-    "class_calibration": False,
-    "blur_sigma": 4.0,
-    "validation_fraction": 0.0,
-}
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from torch import nn
+
+    from .scoring.scores import ScoredBatch
 
 
 class HGADDetector(OutlierMixin, BaseEstimator):
     """Hierarchical Gaussian mixture normalizing flow for unified anomaly detection.
 
     One model learns what normal samples of many product classes look like and finds anomalies in
-    all of them. Features (a frozen backbone's maps of an image, or the vectors given) pass through
-    a normalizing flow into a latent space with one Gaussian component per class and several
-    centers inside each class. A sample is anomalous where the likelihood under its class is low
-    and where the class posterior is undecided.
+    all of them. Features are the maps that a frozen backbone makes of an image, or the vectors
+    given. They pass through a normalizing flow into a latent space with one Gaussian component per
+    class and several centers inside each class. A sample is anomalous where the likelihood under
+    its class is low and where the class posterior is undecided.
+
+    The parameters stand in groups: images, features, start and flow, classes and mixture, training,
+    losses, scores and maps, thresholds, running.
 
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="tf_efficientnet_lite0"
-        A timm model name, or a module that maps images (n, 3, h, w) to a list of feature maps.
-        Not used for feature vectors.
+        A timm model name, or a module that maps images (n, 3, h, w), normalised as for ImageNet,
+        to a list of feature maps. Not used for feature vectors.
     weights : "auto", None or path, default="auto"
-        "auto": the weights embedded with skhgad for tf_efficientnet_lite0 (no network), timm's
-        hub weights for other models (network). None: random. Else a local checkpoint.
+        "auto": the weights that come with skhgad for tf_efficientnet_lite0 (no network), timm's
+        hub weights for other models (network). None: random weights. A path: a checkpoint.
     out_indices : tuple of int, default=(2, 3, 4)
-        Stages of the backbone, fine to coarse, as in timm's ``features_only``; strides 8, 16, 32.
+        Stages of the backbone, fine to coarse, as in timm's ``features_only``; these have strides
+        8, 16 and 32. For a module: which of its maps.
     image_size : int or (height, width), default=256
         Images are resized to this, antialiased.
     image_scales : tuple of float, default=(1.0,)
-        The backbone sees each image at these multiples of `image_size`; every scale and stage is
-        one level with a flow of its own.
-    pool_size : int, default=1
-        Vectors are means over neighbourhoods of this many positions a side; odd.
-    fuse_stages : bool, default=True
-        Describe each stage but the finest together with the mean and standard deviation of finer
-        stages inside each of its positions; these are the levels. False: each stage is a level.
-    feature_power : float, default=0.5
-        Image features x become ``sign(x) * abs(x) ** feature_power``, which draws in heavy tails.
+        The backbone sees each image at these multiples of `image_size`. Every scale and stage is
+        a level with a flow of its own.
     value_range : (low, high), default=None
         Pixel values meaning black and white, for images of more than 8 bits.
+    pool_size : int, default=1
+        Each vector is the mean over a square of this many positions a side; odd.
+    fuse_stages : bool, default=True
+        Add to the vectors of each stage the mean and standard deviation of the finer stages inside
+        each position. The finest stage is then no level itself. False: each stage is a level.
+    feature_power : float, default=0.5
+        Image features x become ``sign(x) * abs(x) ** feature_power``. Below 1 this shortens the
+        heavy tails of activations.
     start : {"whitened", "published"}, default="whitened"
         "whitened": features are whitened by the pooled within-class covariance and coupling
         blocks start at the identity. "published": raw features, random blocks.
@@ -118,28 +83,29 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Largest log-scale of a coupling.
     position_channels : int, default=32
         Length of the position codes that condition the flow, a multiple of 4; 0 = none.
+    n_classes : int, "discover" or "auto", default="auto"
+        "auto": the classes in y; one class without y. With y None or a single class, an int finds
+        that many classes by clustering. "discover" also finds their number, up to 100: the largest
+        one whose clusters are found again in random parts of the samples. A class needs at least
+        5 samples to be counted, better 20.
     n_components : int, default=10
-        Centers inside each class, M.
+        Centers inside each class.
     class_separation : float, default=5.0
         Distance between the class means in latent space at the start.
     center_scale : float, default=1.0
         Standard deviation of the starting offsets of the centers.
     class_covariance : bool, default=True
-        Give every class the (Ledoit-Wolf) covariance of its latent vectors after training;
-        False = unit covariances, as published.
+        Whether every class gets the Ledoit-Wolf covariance of its latent vectors after training.
+        False: unit covariances, as published.
     background_weight : float, default=0.5
-        With `class_covariance` and several classes: how much of what a background model, one
-        Gaussian over all classes, predicts of the log-likelihood of normal vectors is taken off.
-        What is unusual for everything (contrast, brightness) then counts less than what is unusual
-        for the class. 0 = none, as published; 1 = the full regression on held-out normals.
-    n_classes : int, "discover" or "auto", default="auto"
-        "auto": the classes in y, one without y. With y None or a single class, an int finds that
-        many classes by clustering, and "discover" finds their number too, up to 100: the largest
-        one whose clusters are all found again in random parts of the samples. A class needs 5
-        samples to be counted, better 20.
+        With `class_covariance` and several classes. A background model, one Gaussian over all
+        classes, predicts part of the log-likelihood of normal vectors; this share of the
+        prediction is subtracted. What is unusual for all products (contrast, brightness) then
+        counts less than what is unusual for one. 0 = nothing, as published; 1 = all of it.
     max_iter : int or "auto", default="auto"
-        Passes over the training data. "auto": enough for 240 steps (images) or 120 (vectors); none
-        with fewer than 10 training vectors per feature, which teach a whitened flow nothing.
+        Passes over the training data. "auto": enough for 240 steps (images) or 120 steps
+        (vectors). With fewer than 10 training vectors per feature it is 0, because training then
+        makes the whitened start worse.
     batch_size : int or "auto", default="auto"
         Samples in a training step.
     position_fraction : float in (0, 1], default=0.25
@@ -149,8 +115,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     center_lr_factor : float, default=3.0
         Learning rate of the mixture over that of the flow.
     betas : (float, float), default=(0.95, 0.99)
+        Decay rates of Adam's running means.
     weight_decay : float, default=1e-4
-        On the flow only.
+        Of the flow; the mixture has none.
     warmup_fraction, final_lr_fraction : float, default=0.08, 1e-3
         Linear warm-up over this share of the steps, then cosine decay to this share of the peak.
     first_stage_fraction : float, default=0.08
@@ -159,47 +126,50 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Weights of the inter-class likelihood, the mutual information (maximised), the posterior
         entropy, and the two intra-class terms.
     label_smoothing : float in [0, 1), default=0.02
+        Of the class labels in the mutual information.
     criterion : {"auto", "likelihood_entropy", "likelihood", "entropy"}, default="auto"
-        What makes the anomaly map; "auto": likelihood and entropy for images, likelihood alone
-        for feature vectors, whose class posterior is rarely in doubt.
+        Evidence that makes the anomaly map. "auto": likelihood and entropy for images, likelihood
+        alone for feature vectors, whose class posterior is rarely in doubt.
     entropy_weight : float, default=0.3
         Weight of the entropy beside the likelihood in "standardized" maps.
     map_normalization : {"standardized", "exponential"}, default="standardized"
-        How levels and terms are made comparable; "exponential" is the published one.
-        "standardized": in standard deviations from the mean over held-out normals of the class,
-        of the likelihood also at each position.
+        How levels and terms are made comparable. "standardized": in standard deviations from the
+        mean over held-out normals of the class; of the likelihood, from their mean at the same
+        position. "exponential": as published.
+    blur_sigma : float, default=1.0
+        Gaussian blur of maps, in pixels of a map 256 pixels high.
     class_calibration : bool, default=True
         Put the scores of all classes on one scale, measured on held-out normals, so that one
         threshold serves all products.
-    blur_sigma : float, default=1.0
-        Gaussian blur of maps, in pixels of a map 256 pixels high.
     validation_fraction : float in [0, 1), default=0.2
-        Share of each class's normals kept from training to calibrate scores, `offset_` and
-        p-values. Classes of fewer than 5 samples keep all for training and borrow the others'
-        calibration.
+        Share of each class's normals kept from training, to calibrate scores, `offset_` and
+        p-values. A class of fewer than 5 samples trains on all of them and takes the calibration
+        of the other classes.
     contamination : float in (0, 0.5] or "auto", default="auto"
-        A float puts `offset_` so that this share of the training normals is flagged. "auto": about
-        5 % of fresh normals of every class are flagged.
+        A float puts `offset_` so that this share of the training normals is flagged. "auto" aims
+        at flagging 5 % of the fresh normals of every class. That takes some hundred normals a
+        class; with 40 a class about 10 % are flagged, with 10 about a third.
     unknown_rate : float in (0, 1), default=None
-        A float makes `predict_class` answer "unknown" (-1 where classes are ints) where a sample
-        fits its class worse than all but this share of the held-out normals of that class: images
-        by the likelihood of their median position, which a local defect hardly moves, vectors by
-        their score. Needs 1 / `unknown_rate` - 1 held-out normals a class.
-        May be set after the fit.
+        A float makes `predict_class` answer "unknown" (-1 where classes are ints) for a sample
+        that fits its class worse than all but this share of the held-out normals of that class.
+        Images are compared by the likelihood of their median position, which a local defect hardly
+        moves, vectors by their score. Needs 1 / `unknown_rate` - 1 held-out normals a class. May
+        be set after the fit.
     cache_budget : int or "auto", default="auto"
-        Bytes of features to hold in memory during fit, "auto" = half of the free memory; past it
-        they go to a temporary memory-mapped float16 file.
+        Bytes of features to hold in memory during fit; "auto" = half of the free memory. Beyond
+        it, features go to a temporary memory-mapped float16 file.
     device : str or torch.device, default="auto"
         "auto" = the GPU where there is one.
     mixed_precision : bool or "auto", default="auto"
-        Whether the flow trains with products in bfloat16, and a GPU runs the backbone in float16;
-        everything else is in float32 or float64, all scoring on a CPU among it. "auto" = bfloat16
-        where the processor or the GPU multiplies in it, float16 on every GPU.
+        Whether the flow trains with products in bfloat16 and a GPU runs the backbone in float16.
+        Everything else is computed in float32 or float64, and so is all scoring on a CPU. "auto" =
+        bfloat16 where the hardware multiplies in it, float16 on every GPU.
     memory : None, str, path or joblib.Memory, default=None
         Where features of images are remembered, image by image, between fits and scorings.
     n_jobs : int, default=None
         Threads that decode images. None = one, or several where a GPU would wait for them.
     random_state : int, RandomState or None, default=None
+        Source of the held-out samples, the starting weights and the order of training.
     verbose : int, default=0
         >= 1 shows progress bars.
 
@@ -218,6 +188,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     history_ : list of dict
         One a pass: loss, learning rate and every term, means over steps, summed over levels.
         Terms not yet counted are nan.
+    model_ : FittedModel
+        Feature extractor, scoring model, calibration and classes: everything that scoring needs.
 
     See Also
     --------
@@ -244,80 +216,89 @@ class HGADDetector(OutlierMixin, BaseEstimator):
 
     def __init__(
         self,
-        backbone="tf_efficientnet_lite0",
+        # Images
+        backbone: str | nn.Module = "tf_efficientnet_lite0",
         *,
-        weights="auto",
-        out_indices=(2, 3, 4),
-        image_size=256,
-        image_scales=(1.0,),
-        pool_size=1,
-        fuse_stages=True,
-        feature_power=0.5,
-        value_range=None,
-        start="whitened",
-        whitening_shrinkage="auto",
-        n_blocks=4,
-        hidden_ratio=0.5,
-        clamp=1.9,
-        position_channels=32,
-        n_components=10,
-        class_separation=5.0,
-        center_scale=1.0,
-        class_covariance=True,
-        background_weight=0.5,
-        n_classes="auto",
-        max_iter="auto",
-        batch_size="auto",
-        position_fraction=0.25,
-        learning_rate="auto",
-        center_lr_factor=3.0,
-        betas=(0.95, 0.99),
-        weight_decay=1e-4,
-        warmup_fraction=0.08,
-        final_lr_fraction=1e-3,
-        first_stage_fraction=0.08,
-        lambda_inter=1.0,
-        lambda_mi=10.0,
-        lambda_entropy=1.0,
-        lambda_intra=1.0,
-        label_smoothing=0.02,
-        criterion="auto",
-        entropy_weight=0.3,
-        map_normalization="standardized",
-        class_calibration=True,
-        blur_sigma=1.0,
-        validation_fraction=0.2,
-        contamination="auto",
-        unknown_rate=None,
-        cache_budget="auto",
-        device="auto",
-        mixed_precision="auto",
-        memory=None,
-        n_jobs=None,
-        random_state=None,
-        verbose=0,
-    ):
+        weights: str | PathLike[str] | None = "auto",
+        out_indices: tuple[int, ...] = (2, 3, 4),
+        image_size: int | tuple[int, int] = 256,
+        image_scales: tuple[float, ...] = (1.0,),
+        value_range: tuple[float, float] | None = None,
+        # Features
+        pool_size: int = 1,
+        fuse_stages: bool = True,
+        feature_power: float = 0.5,
+        # Start and flow
+        start: str = "whitened",
+        whitening_shrinkage: float | str = "auto",
+        n_blocks: int = 4,
+        hidden_ratio: float = 0.5,
+        clamp: float = 1.9,
+        position_channels: int = 32,
+        # Classes and mixture
+        n_classes: int | str = "auto",
+        n_components: int = 10,
+        class_separation: float = 5.0,
+        center_scale: float = 1.0,
+        class_covariance: bool = True,
+        background_weight: float = 0.5,
+        # Training
+        max_iter: int | str = "auto",
+        batch_size: int | str = "auto",
+        position_fraction: float = 0.25,
+        learning_rate: float | str = "auto",
+        center_lr_factor: float = 3.0,
+        betas: tuple[float, float] = (0.95, 0.99),
+        weight_decay: float = 1e-4,
+        warmup_fraction: float = 0.08,
+        final_lr_fraction: float = 1e-3,
+        first_stage_fraction: float = 0.08,
+        # Losses
+        lambda_inter: float = 1.0,
+        lambda_mi: float = 10.0,
+        lambda_entropy: float = 1.0,
+        lambda_intra: float = 1.0,
+        label_smoothing: float = 0.02,
+        # Scores and maps
+        criterion: str = "auto",
+        entropy_weight: float = 0.3,
+        map_normalization: str = "standardized",
+        blur_sigma: float = 1.0,
+        class_calibration: bool = True,
+        # Thresholds
+        validation_fraction: float = 0.2,
+        contamination: float | str = "auto",
+        unknown_rate: float | None = None,
+        # Running
+        cache_budget: int | str = "auto",
+        device: str | torch.device = "auto",
+        mixed_precision: bool | str = "auto",
+        memory: Any = None,
+        n_jobs: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.backbone = backbone
         self.weights = weights
         self.out_indices = out_indices
         self.image_size = image_size
         self.image_scales = image_scales
+        self.value_range = value_range
         self.pool_size = pool_size
         self.fuse_stages = fuse_stages
         self.feature_power = feature_power
-        self.value_range = value_range
         self.start = start
         self.whitening_shrinkage = whitening_shrinkage
         self.n_blocks = n_blocks
         self.hidden_ratio = hidden_ratio
         self.clamp = clamp
         self.position_channels = position_channels
+        self.n_classes = n_classes
         self.n_components = n_components
         self.class_separation = class_separation
         self.center_scale = center_scale
         self.class_covariance = class_covariance
         self.background_weight = background_weight
-        self.n_classes = n_classes
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.position_fraction = position_fraction
@@ -336,8 +317,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.criterion = criterion
         self.entropy_weight = entropy_weight
         self.map_normalization = map_normalization
-        self.class_calibration = class_calibration
         self.blur_sigma = blur_sigma
+        self.class_calibration = class_calibration
         self.validation_fraction = validation_fraction
         self.contamination = contamination
         self.unknown_rate = unknown_rate
@@ -350,7 +331,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.verbose = verbose
 
     @classmethod
-    def paper(cls, **overrides):
+    def paper(cls, **overrides: Any) -> HGADDetector:
         """Return the published configuration (ECCV 2024), unfitted.
 
         Parameters
@@ -364,12 +345,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
 
         Notes
         -----
-        What stays ours: classes are inferred and every constant is frozen at fit on training
-        normals, where the authors' evaluation is told the class and takes maxima over test sets.
+        Scoring stays honest: classes are inferred, and every constant is frozen at fit on training
+        normals. The authors' evaluation is told the classes and takes maxima over test sets.
         """
-        return cls(**{**_PUBLISHED, **overrides})
+        return cls(**{**PUBLISHED, **overrides})
 
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: ArrayLike | None = None) -> HGADDetector:
         """Learn the normal samples of all classes.
 
         Parameters
@@ -401,14 +382,14 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         before = self.__dict__.copy()
         try:
-            self._fit(X, y)
+            self.__dict__.update(fit_detector(self, X, y))
         except BaseException:  # also Ctrl-C: nothing half-fitted is left behind
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
         return self
 
-    def add_class(self, X, y):
+    def add_class(self, X: Any, y: str | int | ArrayLike) -> HGADDetector:
         """Learn the normal samples of new classes in closed form; the others stay as they are.
 
         Parameters
@@ -437,24 +418,24 @@ class HGADDetector(OutlierMixin, BaseEstimator):
 
         Notes
         -----
-        Backbone, start and flow stay, and so does the background. A new class becomes one
-        Gaussian, all its centers at its latent mean, with its own covariance, and its scores are
-        put on the common scale by a share `validation_fraction` of its samples. With
-        `class_labels` given, samples of the classes known before score exactly as before; without,
-        they may be taken for the new class. `offset_` is derived anew from the calibration samples
-        of all classes where ``contamination="auto"`` and it is still what `fit` chose; else it
-        stays.
+        Backbone, start, flow and background stay. A new class becomes one Gaussian with its own
+        covariance; all its centers lie at its latent mean. A share `validation_fraction` of its
+        samples puts its scores on the common scale. With `class_labels` given, samples of the
+        classes known before score exactly as before; without, they may be taken for the new class.
+        With ``contamination="auto"``, and unless it was changed after `fit`, `offset_` is computed
+        again from the calibration samples of all classes.
         """
         check_is_fitted(self)
-        keep_to_one_thread_if_forked()
         self.__dict__.update(add_class(self, X, y))
         return self
 
-    def fit_predict(self, X, y=None):
+    def fit_predict(self, X: Any, y: ArrayLike | None = None) -> NDArray[np.int64]:
         """Fit on X and y, then return `predict` of X: ndarray of shape (n_samples,), +1 or -1."""
         return self.fit(X, y).predict(X)
 
-    def score_samples(self, X, *, class_labels=None):
+    def score_samples(
+        self, X: Any, *, class_labels: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
         """Score the normality of each sample: higher = more normal.
 
         Parameters
@@ -467,21 +448,23 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Returns
         -------
         scores : ndarray of shape (n_samples,), float64
-            Minus the maximum of the anomaly map. With `class_calibration`, in units of the mean
-            excess of held-out normals over their median, which scores 0, class by class.
+            Minus the maximum of the anomaly map. With `class_calibration`, the median held-out
+            normal of each class scores 0, and the unit is the mean excess over that median.
         """
-        _, scores, _, _ = self._score(X, class_labels)
-        return scores
+        batches = self._scored_batches(X, class_labels)
+        return np.concatenate([batch.scores for batch in batches])
 
-    def decision_function(self, X, *, class_labels=None):
+    def decision_function(
+        self, X: Any, *, class_labels: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
         """Return ``score_samples(X) - offset_``: negative = anomaly, ndarray (n_samples,)."""
         return self.score_samples(X, class_labels=class_labels) - self.offset_
 
-    def predict(self, X, *, class_labels=None):
+    def predict(self, X: Any, *, class_labels: ArrayLike | None = None) -> NDArray[np.int64]:
         """Return -1 where `decision_function` is negative, else +1: ndarray (n_samples,), int."""
         return np.where(self.decision_function(X, class_labels=class_labels) < 0, -1, 1)
 
-    def score(self, X, y=None):
+    def score(self, X: Any, y: ArrayLike | None = None) -> float:
         """Mean of `score_samples` over the samples not labelled -1.
 
         Parameters
@@ -499,7 +482,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             scores = scores[check_y(y, len(scores))[0] >= 0]
         return float(scores.mean())
 
-    def predict_class(self, X):
+    def predict_class(self, X: Any) -> NDArray[Any]:
         """Infer the product class of each sample.
 
         Parameters
@@ -514,7 +497,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         return self.inspect(X).class_label
 
-    def inspect(self, X, *, class_labels=None, maps=False):
+    def inspect(
+        self, X: Any, *, class_labels: ArrayLike | None = None, maps: bool = False
+    ) -> Inspection:
         """Score X once and return everything there is to say of it.
 
         Parameters
@@ -537,10 +522,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         if maps:
-            self._require_images("maps=True")
-        return inspect(self, X, class_labels, maps)
+            self.model_.require_images("maps=True")
+        batches = self._scored_batches(X, class_labels)
+        return self._judge().inspect(batches, maps=maps, given=class_labels is not None)
 
-    def anomaly_maps(self, X, *, class_labels=None):
+    def anomaly_maps(self, X: Any, *, class_labels: ArrayLike | None = None) -> NDArray[np.float32]:
         """Where each image is anomalous.
 
         Parameters
@@ -560,15 +546,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             After a fit on feature vectors.
         """
         check_is_fitted(self)
-        self._require_images("anomaly_maps")
-        _, _, grids, sizes = self._score(X, class_labels, keep_maps=True)
-        size = sizes[0] if len(set(sizes)) == 1 else image_size(self.image_size)
-        maps = np.empty((len(grids), *size), dtype=np.float32)
-        for row, grid in enumerate(grids):
-            maps[row] = resize(grid[None], size)[0].numpy()
-        return maps
+        self.model_.require_images("anomaly_maps")
+        batches = self._scored_batches(X, class_labels)
+        return stacked_maps(batches, image_size(self.image_size))
 
-    def p_values(self, X, *, class_labels=None):
+    def p_values(self, X: Any, *, class_labels: ArrayLike | None = None) -> NDArray[np.float64]:
         """Chance that a fresh normal sample of the same class scores as low.
 
         Parameters
@@ -584,7 +566,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         return self.inspect(X, class_labels=class_labels).p_value
 
-    def explain(self, X, *, class_labels=None, threshold=None):
+    def explain(
+        self, X: Any, *, class_labels: ArrayLike | None = None, threshold: float | None = None
+    ) -> list[Explanation]:
         """Say of each sample where it is anomalous, how much, and by which evidence.
 
         Parameters
@@ -608,9 +592,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             If the threshold is no finite number.
         """
         check_is_fitted(self)
-        return explain(self, X, class_labels, threshold)
+        batches = self._scored_batches(X, class_labels)
+        return explain(self._judge(), batches, threshold, given=class_labels is not None)
 
-    def set_threshold(self, *, false_alarm_rate):
+    def set_threshold(self, *, false_alarm_rate: float) -> HGADDetector:
         """Move `offset_` so that about this share of fresh normal samples is flagged; no refit.
 
         Parameters
@@ -641,10 +626,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         fit. Without any they are the training samples, on which the rate is optimistic.
         """
         check_is_fitted(self)
-        self.offset_ = promised_threshold(self._calibration.scores, false_alarm_rate)
+        self.offset_ = promised_threshold(self.model_.calibration.scores, false_alarm_rate)
         return self
 
-    def save(self, folder):
+    def save(self, folder: str | PathLike[str]) -> None:
         """Write the fitted detector to a folder: safetensors and JSON, no pickle.
 
         Parameters
@@ -664,7 +649,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         save_state(folder, *pack(self))
 
     @classmethod
-    def load(cls, folder, *, backbone=None):
+    def load(
+        cls, folder: str | PathLike[str], *, backbone: nn.Module | None = None
+    ) -> HGADDetector:
         """Read a detector that `save` wrote.
 
         Parameters
@@ -692,7 +679,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
             raise ValueError(f"{str(folder)!r} holds an inconsistent model: {error}") from error
 
-    def to_onnx(self, path):
+    def to_onnx(self, path: str | PathLike[str]) -> None:
         """Write the whole scoring path as one ONNX file, for machines without torch.
 
         Parameters
@@ -728,228 +715,41 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         write_onnx(self, path)
 
-    def __getstate__(self):
-        """Move tensors to the CPU, so that a model fitted on a GPU loads anywhere."""
-        state = super().__getstate__().copy()
-        for name in ("_model", "_extractor"):
-            module = state.get(name)
-            if module is not None and next(module.buffers()).device.type != "cpu":
-                state[name] = copy.deepcopy(module).cpu()
-        return state
+    def feature_reader(self) -> FeatureReader:
+        """Return the way from X to features, as this detector reads it now.
 
-    def _fit(self, X, y):
-        keep_to_one_thread_if_forked()
-        processes = Processes.current()
-        with processes.agree():
-            parameters = self.get_params(deep=False)
-            check_parameters(parameters)
-            device, memory = resolve_device(self.device), as_memory(self.memory)
-            X = check_X(X, value_range=self.value_range, estimator=self, reset=True)
-            codes, classes = check_y(y, len(X))
-            random_state = check_random_state(self.random_state)
-            is_images = isinstance(X, ImageSource)
-            extractor = self._feature_extractor(self.weights) if is_images else None
-        processes.check_data(X, codes, classes)
-        if is_images:
-            processes.share_state(extractor)
-        random_state = processes.broadcast(random_state)
-        generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
-        normal = np.flatnonzero(codes >= 0)
-        level_shapes = _fitting.level_shapes(X, extractor)
-        with self._cached_features(X, extractor, normal, device, memory, processes) as cache:
-            codes = codes[normal]
-            codes, classes = self._find_classes(cache, codes, classes, random_state)
-            n_classes = len(classes)
-            held_out = hold_out(codes, self.validation_fraction, random_state)
-            if processes.is_first:
-                self._warn_uncalibrated(codes, classes, held_out)
-            rows = np.flatnonzero(~held_out)
-            levels = [
-                _fitting.build_level(
-                    parameters, cache, index, shape[1:], rows, codes, n_classes, generator
-                )
-                for index, shape in enumerate(level_shapes)
-            ]
-            plan = _fitting.training_plan(parameters, len(rows), level_shapes, device)
-            if not plan.n_passes:  # centers at random would only blur classes that are tight
-                for level in levels:
-                    level.mixture.offsets.data.zero_()
-            history = _fitting.train_levels(
-                levels, cache, rows, codes, plan, generator, device, self.verbose,
-                on_pass=self._on_pass,
-            )  # fmt: skip
-            model = self._scoring_model(levels, extractor)
-            model = model.cpu().to(torch.float32 if is_images else torch.float64)
-            for level in levels:
-                level.drop_last_mix()
-            if self.class_covariance:
-                _fitting.fit_covariances(levels, cache, rows, codes)
-            model.to(device)
-            calibration = self._calibrate(model, cache, codes, held_out, device)
-            if self.contamination == "auto":
-                offset = threshold(calibration.scores)
-            else:
-                scores = _fitting.scores_of(model, cache, device)
-                offset = float(np.percentile(scores, 100 * self.contamination))
-        processes.share_state(model)  # machines that differ round differently
-        calibration, offset = processes.broadcast((calibration, offset))
-        self._model, self._extractor = model, extractor
-        self._calibration = calibration
-        self.classes_ = classes
-        self.offset_ = offset
-        self.history_ = history
-        self.n_iter_ = plan.n_passes
+        Returns
+        -------
+        FeatureReader
+            ``reader.batches(X)`` iterates over the features of images or vectors that
+            `skhgad.validation.check_scored_X` has checked.
 
-    def _on_pass(self, number, levels):
-        """Nothing; a subclass that wants to look at the levels after each pass overrides it."""
-
-    def _feature_extractor(self, weights, levels=None):
-        """Build the backbone as the parameters ask, with `weights`; `levels` if known."""
-        return FeatureExtractor(
-            self.backbone,
-            weights,
-            self.out_indices,
-            image_size(self.image_size),
-            self.image_scales,
-            self.pool_size,
-            self.fuse_stages,
-            self.feature_power,
-            levels,
-            mixed_precision=bool(self.mixed_precision),
-        )
-
-    def _features(self, X, extractor, device, memory, rows=None, *, quiet=False):
-        """Iterate over (features, sizes) of X, batch by batch, with a progress bar."""
-        if extractor is None:
-            yield from vector_batches(X, rows)
-            return
-        total = len(X) if rows is None else len(rows)
-        batches = image_batches(
-            X, on_device(extractor, device), rows, device=device, memory=memory, n_jobs=self.n_jobs
-        )
-        quiet = quiet or self.verbose < 1
-        with tqdm(total=total, desc="images", unit="image", disable=quiet) as bar:
-            for features, sizes in batches:
-                yield features, sizes
-                bar.update(len(sizes))
-
-    @contextmanager
-    def _cached_features(self, X, extractor, rows, device, memory, processes=ALONE):
-        """Enter a FeatureCache that holds the features of some rows of X, shared by processes."""
-        own = rows[processes.own(np.arange(len(rows)))]
-        shapes = _fitting.level_shapes(X, extractor)
-        with processes.agree():
-            cache = FeatureCache(
-                len(rows),
-                [(height * width, n_features) for n_features, height, width in shapes],
-                np.float64 if extractor is None else np.float32,
-                None if self.cache_budget == "auto" else self.cache_budget,
-                processes,
-            )
-        with cache:
-            filled, quiet = 0, not processes.is_first
-            with processes.agree():
-                for features, _ in self._features(X, extractor, device, memory, own, quiet=quiet):
-                    cache.write(filled, features)
-                    filled += len(features[0])
-            yield cache
-
-    def _find_classes(self, cache, codes, classes, random_state):
-        """Discover classes where `n_classes` asks for it; check that it fits y otherwise."""
-        if self.n_classes in ("auto", len(classes)):
-            return codes, classes
-        if len(classes) > 1:
-            raise ValueError(
-                f"n_classes={self.n_classes!r}, but y names {len(classes)} classes: "
-                f"{classes.tolist()[:10]}. Leave n_classes='auto', or y=None to discover classes."
-            )
-        rows = np.arange(len(codes))
-        codes = discover_classes(cache, rows, self.n_classes, random_state)
-        return codes, np.arange(codes.max() + 1)
-
-    def _warn_uncalibrated(self, codes, classes, held_out, known_classes=False):
-        """Tell which classes are too small to hold samples out."""
-        missing = np.setdiff1d(codes, codes[held_out])
-        if self.validation_fraction == 0 or not len(missing):
-            return
-        source = "training samples"
-        if held_out.any() or known_classes:
-            source = "the other classes' held-out normals"
-        warnings.warn(
-            f"fewer than 5 normal samples of class {classes[missing].tolist()[:10]}: all were used "
-            f"for training, and scores, offset_ and p-values of these classes rest on {source}.",
-            UserWarning,
-            stacklevel=4,
-        )
-
-    def _calibrate(self, model, cache, codes, held_out, device):
-        """Freeze the model's constants on held-out normals; return what it finds in them."""
-        rows = np.flatnonzero(held_out)
-        if not len(rows):
-            rows = np.arange(len(codes))
-        evidence = _fitting.evidence_of(model, cache, rows, codes, device)
-        fit_normalizers(model, [given for _, given in evidence], self.background_weight)
-        if self.class_calibration:
-            raw = _fitting.calibration_of(model, evidence)
-            location, scale = class_scales(-raw.scores, raw.codes, model.n_classes)
-            model.score_location.copy_(torch.from_numpy(location))
-            model.score_scale.copy_(torch.from_numpy(scale))
-        return _fitting.calibration_of(model, evidence)
-
-    @torch.inference_mode()
-    def _scored_batches(self, X, class_labels=None):
-        """Iterate over X, batch by batch, as ScoredBatch."""
+        Raises
+        ------
+        NotFittedError
+        ValueError, TypeError
+            If `device` or `memory` cannot be used.
+        """
         check_is_fitted(self)
-        keep_to_one_thread_if_forked()
-        X = self._check_input(X)
-        given = None
+        return FeatureReader(
+            self.model_.extractor,
+            device=self.device,
+            memory=self.memory,
+            n_jobs=self.n_jobs,
+            verbose=self.verbose,
+        )
+
+    def _scored_batches(
+        self, X: Any, class_labels: ArrayLike | None = None
+    ) -> Iterator[ScoredBatch]:
+        """Validate X and the labels; iterate over the scores, batch by batch."""
+        check_is_fitted(self)
+        X = check_scored_X(X, self, takes_images=self.model_.takes_images)
+        codes = None
         if class_labels is not None:
-            given = torch.from_numpy(check_class_labels(class_labels, self.classes_, len(X)))
-        device, memory = resolve_device(self.device), as_memory(self.memory)
-        model, n_seen = on_device(self._model, device), 0
-        for features, sizes in self._features(X, self._extractor, device, memory):
-            codes = None if given is None else given[n_seen : n_seen + len(sizes)].to(device)
-            yield score_batch(model, features, codes, sizes)
-            n_seen += len(sizes)
+            codes = check_class_labels(class_labels, self.classes_, len(X))
+        return self.model_.scored_batches(self.feature_reader(), X, codes)
 
-    def _score(self, X, class_labels=None, *, keep_maps=False):
-        """Codes, scores, maps on the model's grid (if kept) and image sizes of X."""
-        codes, scores, grids, sizes = [], [], [], []
-        for batch in self._scored_batches(X, class_labels):
-            codes.append(batch.codes)
-            scores.append(batch.scores)
-            sizes += batch.sizes
-            if keep_maps:
-                grids.append(batch.maps.float().cpu())
-        grids = torch.cat(grids) if keep_maps else None
-        return np.concatenate(codes), np.concatenate(scores), grids, sizes
-
-    def _require_images(self, wish):
-        if self._extractor is None:
-            raise ValueError(f"{wish} needs images; this detector was fitted on feature vectors.")
-
-    def _check_input(self, X):
-        """Validate X and its kind against fit."""
-        X = check_X(X, value_range=self.value_range, estimator=self, reset=False)
-        if isinstance(X, ImageSource) == (self._extractor is None):
-            seen, found = "feature vectors", "images"
-            if self._extractor is not None:
-                seen, found = found, seen
-            raise ValueError(f"X holds {found}, but this detector was fitted on {seen}.")
-        return X
-
-    def _scoring_model(self, levels, extractor):
-        """Assemble the levels; vectors are a map of one position."""
-        map_size, criterion = (1, 1), self.criterion
-        if extractor is not None:
-            map_size = [max(1, side // _GRID_STRIDE) for side in extractor.spec["image_size"]]
-        if criterion == "auto":
-            criterion = "likelihood" if extractor is None else "likelihood_entropy"
-        return ScoringModel(
-            levels,
-            map_size,
-            criterion,
-            self.map_normalization,
-            self.blur_sigma,
-            self.entropy_weight,
-        ).requires_grad_(False)
+    def _judge(self) -> Judge:
+        """Return what turns scores into verdicts by the present threshold."""
+        return Judge(self.model_, self.offset_, self.unknown_rate)

@@ -1,16 +1,86 @@
-"""Which values each parameter of the estimator may take, checked in `fit`."""
+"""The parameters of the estimator: groups, allowed values, and the published configuration."""
 
 import os
 from numbers import Integral, Real
 
-import torch
 from sklearn.utils import check_random_state, check_scalar
 from torch import nn
 
-from .scoring.calibration import check_rate
-from .scoring.scoring_model import CRITERIA, NORMALIZATIONS
+from .validation import check_rate
+
+# In the order of the signature of `HGADDetector`; each parameter is in one group.
+PARAMETER_GROUPS = {
+    "Images": (
+        "backbone", "weights", "out_indices", "image_size", "image_scales", "value_range",
+    ),
+    "Features": ("pool_size", "fuse_stages", "feature_power"),
+    "Start and flow": (
+        "start", "whitening_shrinkage", "n_blocks", "hidden_ratio", "clamp", "position_channels",
+    ),
+    "Classes and mixture": (
+        "n_classes", "n_components", "class_separation", "center_scale", "class_covariance",
+        "background_weight",
+    ),
+    "Training": (
+        "max_iter", "batch_size", "position_fraction", "learning_rate", "center_lr_factor",
+        "betas", "weight_decay", "warmup_fraction", "final_lr_fraction", "first_stage_fraction",
+    ),
+    "Losses": (
+        "lambda_inter", "lambda_mi", "lambda_entropy", "lambda_intra", "label_smoothing",
+    ),
+    "Scores and maps": (
+        "criterion", "entropy_weight", "map_normalization", "blur_sigma", "class_calibration",
+    ),
+    "Thresholds": ("validation_fraction", "contamination", "unknown_rate"),
+    "Running": (
+        "cache_budget", "device", "mixed_precision", "memory", "n_jobs", "random_state", "verbose",
+    ),
+}  # fmt: skip
 
 STARTS = ("whitened", "published")
+CRITERIA = ("likelihood_entropy", "likelihood", "entropy")
+NORMALIZATIONS = ("standardized", "exponential")
+
+# Yao et al., ECCV 2024: `HGADDetector.paper`.
+PUBLISHED = {
+    "backbone": "tf_efficientnet_b6",
+    "out_indices": (3,),
+    "image_size": 1024,
+    "image_scales": (1.0, 0.5, 0.25),
+    "pool_size": 1,
+    "fuse_stages": False,
+    "feature_power": 1.0,
+    "start": "published",
+    "n_blocks": 12,
+    "hidden_ratio": 2.0,
+    "clamp": 1.9,
+    "position_channels": 256,
+    "n_components": 10,
+    "class_separation": 5.0,
+    "center_scale": 1.0,
+    "class_covariance": False,
+    "background_weight": 0.0,
+    "max_iter": 200,
+    "batch_size": 8,
+    "position_fraction": 1.0,
+    "learning_rate": 2e-4,
+    "center_lr_factor": 3.0,
+    "betas": (0.95, 0.99),
+    "weight_decay": 1e-4,
+    "warmup_fraction": 0.08,
+    "final_lr_fraction": 1e-3,
+    "first_stage_fraction": 0.08,
+    "lambda_inter": 1.0,
+    "lambda_mi": 100.0,
+    "lambda_entropy": 1.0,
+    "lambda_intra": 1.0,
+    "label_smoothing": 0.02,
+    "criterion": "likelihood_entropy",
+    "map_normalization": "exponential",
+    "class_calibration": False,
+    "blur_sigma": 4.0,
+    "validation_fraction": 0.0,
+}
 
 # name: (type, smallest, largest, which of the bounds belong to the range)
 _NUMBERS = {
@@ -135,60 +205,6 @@ def image_size(value):
     for side in sides:
         _check_number("image_size", side, Integral, 1, None, "left")
     return int(sides[0]), int(sides[1])
-
-
-def on_device(module, device):
-    """Move a module, unless it is there: asking every tensor would cost a tenth of a small call."""
-    own = next(module.buffers()).device
-    if own.type == device.type and device.index in (None, own.index):
-        return module
-    return module.to(device)
-
-
-def sent(tensor, device):
-    """Copy a tensor to a device; to a GPU without waiting for what it is computing."""
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
-def resolve_device(device):
-    """Turn `device` into a torch.device; "auto" is the GPU where there is one.
-
-    Of the processes that torchrun starts on a machine, each has a GPU of its own.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown or the device is not there.
-    """
-    if isinstance(device, str) and device == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        if "LOCAL_RANK" not in os.environ:
-            return torch.device("cuda")
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except Exception as error:
-        raise ValueError(
-            f"device={device!r} cannot be used here: {error}. Pass 'auto' or 'cpu'."
-        ) from error
-    return resolved
-
-
-def trains_in_mixed_precision(value, device):
-    """Turn `mixed_precision` into whether the flow trains with bfloat16 products on a device.
-
-    "auto": where the hardware multiplies in bfloat16; elsewhere it would be slower.
-    """
-    if value != "auto":
-        return value
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    has_bfloat16 = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)  # not public; else False
-    return device.type == "cpu" and has_bfloat16()
 
 
 def _check_number(name, value, kind, low, high, bounds):

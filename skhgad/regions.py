@@ -17,11 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from .features.backbones import image_batches
-from .fitting.feature_cache import as_memory
-from .images.source import ImageSource
 from .metrics.histograms import check_map
-from .parameters import resolve_device
+from .validation import check_scored_X
 
 __all__ = ["Region", "describe_regions", "embed_regions", "find_regions", "group_defects"]
 
@@ -216,31 +213,21 @@ def embed_regions(detector, X, regions, *, level=-1):
     its features.
     """
     check_is_fitted(detector)
-    extractor = detector._extractor
-    if extractor is None:
-        raise ValueError("embed_regions needs images; this detector was fitted on vectors.")
-    n_levels = len(extractor.levels)
-    if not isinstance(level, Integral) or not -n_levels <= level < n_levels:
-        raise ValueError(f"level={level!r}: the detector has the levels 0 to {n_levels - 1}.")
-    source = ImageSource(X, value_range=detector.value_range)
+    fitted, reader = detector.model_, detector.feature_reader()
+    fitted.require_images("embed_regions")
+    shapes = fitted.extractor.levels
+    if not isinstance(level, Integral) or not -len(shapes) <= level < len(shapes):
+        raise ValueError(f"level={level!r}: the detector has the levels 0 to {len(shapes) - 1}.")
+    source = check_scored_X(X, detector, takes_images=True)
     if len(regions) != len(source):
         raise ValueError(f"regions has lists for {len(regions)} images, X has {len(source)}.")
-    rows = np.flatnonzero([len(found) > 0 for found in regions])
-    n_features, *map_shape = extractor.levels[level]
-    device = resolve_device(detector.device)
-    batches = image_batches(
-        source,
-        extractor.to(device),
-        rows,
-        device=device,
-        memory=as_memory(detector.memory),
-        n_jobs=detector.n_jobs,
-    )
-    vectors, waiting = [np.empty((0, n_features))], iter(rows)
-    for levels, _ in batches:
+    rows = np.flatnonzero([len(own) > 0 for own in regions])
+    n_features, *map_shape = shapes[level]
+    vectors, remaining = [np.empty((0, n_features))], iter(rows)
+    for levels, _ in reader.batches(source, rows):
         for features in levels[level].cpu().numpy():
             features = features.reshape(*map_shape, n_features)
-            vectors.append(describe_regions(features, regions[next(waiting)]))
+            vectors.append(describe_regions(features, regions[next(remaining)]))
     return np.concatenate(vectors)
 
 
@@ -322,6 +309,10 @@ def _reduced(features):
 
 def _ward(points, n_groups):
     """Ward's groups, numbered in the order of their first point."""
-    found = AgglomerativeClustering(n_groups).fit_predict(points)
-    _, first, inverse = np.unique(found, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse]
+    return number_by_first(AgglomerativeClustering(n_groups).fit_predict(points))
+
+
+def number_by_first(labels):
+    """Renumber the groups of a clustering from 0 in the order of their first sample."""
+    _, first, codes = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[codes]

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_array, validate_data
 
 from .images.source import ImageSource
 
-__all__ = ["check_X", "check_class_labels", "check_y"]
+__all__ = ["check_X", "check_class_labels", "check_rate", "check_scored_X", "check_y"]
 
 _ANOMALY = (-1, "-1")
 _MAX_LISTED = 20
@@ -86,6 +86,35 @@ def check_X(X, *, value_range=None, estimator=None, reset=False):
     if estimator is None:
         return check_array(X, dtype=np.float64, input_name="X")
     return validate_data(estimator, X, dtype=np.float64, reset=reset)
+
+
+def check_scored_X(X, estimator, *, takes_images):
+    """Validate X for scoring: as `check_X`, and of the kind seen at fit.
+
+    Parameters
+    ----------
+    X : array-like or images
+    estimator : estimator object
+        Fitted; its `value_range`, `n_features_in_` and `feature_names_in_` are used.
+    takes_images : bool
+        Whether it was fitted on images.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features), dtype float64, or ImageSource
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        As `check_X`; or X is of the other kind.
+    """
+    X = check_X(X, value_range=estimator.value_range, estimator=estimator, reset=False)
+    if isinstance(X, ImageSource) != takes_images:
+        seen, given = (
+            ("images", "feature vectors") if takes_images else ("feature vectors", "images")
+        )
+        raise ValueError(f"X holds {given}, but this detector was fitted on {seen}.")
+    return X
 
 
 def _refuse_single(X):
@@ -278,6 +307,14 @@ def check_class_labels(class_labels, classes, n_samples):
                 f"{_listing(known)}.{_suggestion(label, known)}"
             )
     return np.array([code_of[label] for label in labels], dtype=np.int64)
+
+
+def check_rate(rate, name):
+    """Raise ValueError, or TypeError, unless a rate lies strictly between 0 and 1."""
+    if isinstance(rate, bool) or not isinstance(rate, Real):
+        raise TypeError(f"{name} must be a number between 0 and 1, got {rate!r}.")
+    if not 0 < rate < 1:
+        raise ValueError(f"{name} must lie strictly between 0 and 1, got {rate!r}.")
 
 
 def _listing(labels):

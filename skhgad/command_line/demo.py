@@ -12,8 +12,6 @@ from torch.nn import functional as F
 
 from ..display.heat_maps import HeatScale
 from ..estimator import HGADDetector
-from ..features.backbones import image_batches
-from ..fitting.feature_cache import as_memory
 from ..images.source import ImageSource
 from ..metrics.per_image import image_metrics
 from ..storage.files import check_folder_place, check_model_place
@@ -189,15 +187,12 @@ def _position_vectors(detector, images):
     Coarser levels are interpolated to the first; each is divided by the root of its length, so
     that a long level does not outvote the others.
     """
-    extractor = detector._extractor
-    device = next(extractor.buffers()).device
-    size = extractor.levels[0][1:]
-    batches = image_batches(
-        ImageSource(images), extractor, device=device, memory=as_memory(detector.memory)
-    )
-    for levels, _ in batches:
+    reader = detector.feature_reader()
+    shapes = reader.extractor.levels
+    size = shapes[0][1:]
+    for levels, _ in reader.batches(ImageSource(images)):
         joined = []
-        for x, (n_features, *shape) in zip(levels, extractor.levels, strict=True):
+        for x, (n_features, *shape) in zip(levels, shapes, strict=True):
             maps = x.mT.unflatten(2, shape)
             maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
             joined.append(maps.flatten(2).mT / n_features**0.5)

@@ -34,7 +34,7 @@ class HeatScale(NamedTuple):
     @classmethod
     def of(cls, detector):
         """Return the scale of a fitted detector."""
-        return cls(-float(np.median(detector._calibration.scores)), -detector.offset_)
+        return cls(-float(np.median(detector.model_.calibration.scores)), -detector.offset_)
 
     def heat(self, anomaly_map):
         """Heat in [0, 1) of an anomaly map: 0 to `typical`, 1/2 at `threshold`, then towards 1.

@@ -7,11 +7,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-from ..features.backbones import image_batches, vector_batches
-from ..fitting.feature_cache import as_memory
-from ..images.source import ImageSource
-from ..parameters import resolve_device
-from ..validation import check_class_labels
+from ..validation import check_class_labels, check_scored_X
 
 
 class LatentPoints(NamedTuple):
@@ -52,17 +48,17 @@ def latent_points(detector, X, class_labels, level, n_positions, random_state):
     -------
     LatentPoints
     """
-    X = detector._check_input(X)
-    n_levels = len(detector._model.levels)
+    fitted, reader = detector.model_, detector.feature_reader()
+    X = check_scored_X(X, detector, takes_images=fitted.takes_images)
+    n_levels = len(fitted.model.levels)
     if not isinstance(level, Integral) or not -n_levels <= level < n_levels:
         raise ValueError(f"level={level!r}: the detector has the levels 0 to {n_levels - 1}.")
     given = None
     if class_labels is not None:
         given = check_class_labels(class_labels, detector.classes_, len(X))
-    device, random_state = resolve_device(detector.device), check_random_state(random_state)
-    model = detector._model.to(device)
+    random_state, model = check_random_state(random_state), fitted.on(reader.device)
     vectors, codes, samples, n_seen = [], [], [], 0
-    for features in _feature_batches(detector, X, device):
+    for features, _ in reader.batches(X):
         z = model.levels[level].latent(features[level])[0].cpu().double().numpy()
         rows = np.arange(n_seen, n_seen + len(z))
         n_seen += len(z)
@@ -90,22 +86,10 @@ def latent_centers(detector, level):
     ndarray of shape (n_classes, n_components, n_features), float64
         The first of each class is its mean.
     """
-    mixture = detector._model.levels[level].mixture
+    level_model = detector.model_.model.levels[level]
     with torch.no_grad():
-        centers = mixture.centers()
-        if mixture.shifts is not None:
-            centers = centers + mixture.shifts[:, None]
+        centers = level_model.mixture.centers()
+        if level_model.densities is not None:
+            shifts = level_model.densities.origins - level_model.mixture.means
+            centers = centers + shifts[:, None]
     return centers.cpu().double().numpy()
-
-
-def _feature_batches(detector, X, device):
-    """Yield the features of a batch of samples, one Tensor a level, on `device`."""
-    if isinstance(X, ImageSource):
-        batches = image_batches(
-            X, detector._extractor.to(device), device=device, memory=as_memory(detector.memory),
-            n_jobs=detector.n_jobs,
-        )  # fmt: skip
-    else:
-        batches = vector_batches(X)
-    for features, _ in batches:
-        yield [level.to(device) for level in features]

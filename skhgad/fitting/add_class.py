@@ -8,64 +8,99 @@ import torch
 from sklearn.utils import check_random_state
 
 from ..model.level import LevelModel
-from ..parameters import check_parameters, resolve_device
-from ..scoring.calibration import Calibration, borrowed_scales, hold_out, threshold
-from ..scoring.scoring_model import fit_normalizers
-from ..validation import check_y
+from ..parameters import check_parameters
+from ..scoring.calibration import Calibration, threshold
+from ..validation import check_scored_X, check_y
 from .class_covariances import fit_new_classes
-from .feature_cache import as_memory
-from .samples import calibration_of, evidence_of, level_blocks
+from .feature_cache import cached_features
+from .held_out import calibrate_new_classes, hold_out, warn_uncalibrated
+from .samples import LabelledSamples
 
 
 def add_class(detector, X, y):
     """Extend a fitted detector; see `HGADDetector.add_class`.
 
+    Parameters
+    ----------
+    detector : HGADDetector
+        Fitted; not changed.
+    X, y
+        As in `HGADDetector.add_class`.
+
     Returns
     -------
     dict
-        The fitted attributes that change; the detector itself is left as it is.
+        The fitted attributes that change.
     """
-    check_parameters(detector.get_params(deep=False))
-    if detector._model.levels[0].mixture.whiteners is None:
+    parameters = detector.get_params(deep=False)
+    check_parameters(parameters)
+    fitted, reader = detector.model_, detector.feature_reader()
+    if fitted.model.levels[0].densities is None:
         raise ValueError(
             "add_class needs a detector fitted with class_covariance=True: unit covariances come "
             "from training, which only fit does."
         )
-    X = detector._check_input(X)
-    codes, labels = new_labels(y, detector.classes_, len(X))
+    X = check_scored_X(X, detector, takes_images=fitted.takes_images)
+    codes, labels = new_labels(y, fitted.classes, len(X))
     normal = np.flatnonzero(codes >= 0)
     codes = codes[normal]
-    random_state = check_random_state(detector.random_state)
-    held_out = hold_out(codes, detector.validation_fraction, random_state)
-    detector._warn_uncalibrated(codes, labels, held_out, known_classes=True)
-    device, memory = resolve_device(detector.device), as_memory(detector.memory)
-
-    classes, order = np.unique(np.concatenate([detector.classes_, labels]), return_index=True)
-    places = np.argsort(order)  # in `classes`, of the known classes and then the new ones
-    known_places, new_places = np.split(places, [len(detector.classes_)])
-    known = copy.deepcopy(detector._model).cpu()
-    with detector._cached_features(X, detector._extractor, normal, device, memory) as cache:
-        rows = np.flatnonzero(~held_out)
-        levels = []
-        for index, level in enumerate(known.levels):
-            blocks = level_blocks(cache, index, rows, codes)
-            mixture = level.mixture.joined(
-                fit_new_classes(level, blocks, len(labels)), torch.from_numpy(order)
-            )
-            levels.append(LevelModel(level.start, level.flow, mixture, level.map_shape))
-        model = known.extended(levels, torch.from_numpy(order)).to(device)
-        if detector.validation_fraction > 0:
-            rows = np.flatnonzero(held_out)
-        added = _calibrate(detector, model, cache, rows, new_places[codes], known, device)
-    before = detector._calibration
+    fraction = parameters["validation_fraction"]
+    held_out = hold_out(codes, fraction, check_random_state(parameters["random_state"]))
+    if fraction > 0:
+        warn_uncalibrated(codes, labels, held_out, knows_others=True, stacklevel=4)
+    classes, order = np.unique(np.concatenate([fitted.classes, labels]), return_index=True)
+    # Where the known and the new classes stand among all.
+    known_places, new_places = np.split(np.argsort(order), [len(fitted.classes)])
+    with cached_features(reader, X, normal, parameters["cache_budget"]) as cache:
+        samples = LabelledSamples(cache, np.flatnonzero(~held_out), codes, len(labels))
+        known = copy.deepcopy(fitted.model).cpu()
+        known.freeze()
+        model = extended_model(known, samples, torch.from_numpy(order)).to(reader.device)
+        model.freeze()
+        judged = samples.rows if fraction == 0 else np.flatnonzero(held_out)
+        judged = LabelledSamples(cache, judged, new_places[codes], len(classes))
+        added = calibrate_new_classes(model, judged, parameters, known, reader.device)
+    before = fitted.calibration
     before = before._replace(
         codes=known_places[before.codes], inferred=known_places[before.inferred]
     )
     calibration = Calibration(*map(np.concatenate, zip(before, added, strict=True)))
     offset = detector.offset_
-    if detector.contamination == "auto" and offset == threshold(before.scores):
+    if parameters["contamination"] == "auto" and offset == threshold(before.scores):
         offset = threshold(calibration.scores)
-    return {"_model": model, "_calibration": calibration, "classes_": classes, "offset_": offset}
+    extended = fitted.copied(model=model, calibration=calibration, classes=classes)
+    return {"model_": extended, "classes_": classes, "offset_": offset}
+
+
+def extended_model(known, samples, order):
+    """Fit new classes and join them to a scoring model.
+
+    Parameters
+    ----------
+    known : ScoringModel
+        Not changed.
+    samples : LabelledSamples
+        Of the new classes, whose codes count from 0.
+    order : Tensor of shape (n_classes,), int64
+        Where each class of the result stands in the known classes, followed by the new ones.
+
+    Returns
+    -------
+    ScoringModel
+    """
+    levels = []
+    for index, level in enumerate(known.levels):
+        mixture, densities = fit_new_classes(level, samples.level(index))
+        levels.append(
+            LevelModel(
+                level.start,
+                level.flow,
+                level.mixture.joined(mixture, order),
+                level.map_shape,
+                level.densities.joined(densities, order),
+            )
+        )
+    return known.extended(levels, order)
 
 
 def new_labels(y, classes, n_samples):
@@ -106,25 +141,3 @@ def new_labels(y, classes, n_samples):
             "out, or fit anew on all samples."
         )
     return codes, labels
-
-
-def _calibrate(detector, model, cache, rows, codes, known, device):
-    """Freeze the constants of the new classes; return the Calibration of the samples in `rows`.
-
-    `codes` are those of the extended model. Classes without samples in `rows` borrow everything.
-    """
-    evidence = evidence_of(model, cache, rows, codes, device)
-    if evidence:
-        seen = torch.from_numpy(np.unique(codes[rows]))
-        fit_normalizers(model, [given for _, given in evidence], chosen=seen)
-    if detector.class_calibration:
-        new = np.unique(codes)
-        model.score_location[new] = 0
-        model.score_scale[new] = 1
-        raw = calibration_of(model, evidence)
-        others = known.score_location.double().numpy(), known.score_scale.double().numpy()
-        for code in new:
-            location, scale = borrowed_scales(-raw.given_scores[raw.codes == code], others)
-            model.score_location[code] = location
-            model.score_scale[code] = scale
-    return calibration_of(model, evidence)

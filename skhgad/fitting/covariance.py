@@ -28,8 +28,8 @@ class ResidualMoments:
         ----------
         residuals : Tensor of shape (n, n_features)
         values : Tensor of shape (n, n_features)
-            What the residuals were left of: their magnitude and dtype tell how much of a spread is
-            rounding.
+            The values that the residuals were computed from. Their magnitude and dtype tell how
+            much of the spread is rounding.
         """
         self._eps = max(self._eps, torch.finfo(values.dtype).eps)
         residuals = residuals.double()
@@ -141,3 +141,30 @@ def whitening_matrix(covariance):
     """
     values, vectors = torch.linalg.eigh(covariance)
     return (vectors / values.clamp_min(1e-10 * values[-1]).sqrt()) @ vectors.T
+
+
+def class_means(pairs, samples):
+    """Mean of the vectors of each class over images and positions.
+
+    Parameters
+    ----------
+    pairs : iterable of (vectors, codes)
+        Tensors of shape (n, n_positions, n_features) and (n,).
+    samples : LevelSamples
+        Tells the sizes and the processes that share the samples.
+
+    Returns
+    -------
+    means : Tensor of shape (n_classes, n_features), float64
+        Zero for a class without images.
+    counts : Tensor of shape (n_classes,), float64
+        Images of each class.
+    """
+    n_classes = samples.n_classes
+    sums = torch.zeros(n_classes, samples.n_features, dtype=torch.float64)
+    counts = torch.zeros(n_classes, dtype=torch.float64)
+    for vectors, codes in pairs:
+        sums.index_add_(0, codes, vectors.double().mean(1))
+        counts += torch.bincount(codes, minlength=n_classes)
+    sums, counts = samples.total(sums), samples.total(counts)
+    return sums / counts.clamp_min(1)[:, None], counts

@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.metrics.cluster import contingency_matrix
 
-from .samples import blocks_of
+from ..regions import number_by_first
 
 _EMBEDDING_COMPONENTS = 32
 _MOST_CLASSES = 100
@@ -18,13 +18,13 @@ _DRAWN_SHARE = 0.6
 _STABLE = 0.85  # mean Jaccard index of "highly stable" clusters, Hennig (2007)
 
 
-def discover_classes(cache, rows, n_classes, random_state):
+def discover_classes(samples, n_classes, random_state):
     """Group samples into classes by Ward clustering of image-level embeddings.
 
     Parameters
     ----------
-    cache : FeatureCache
-    rows : ndarray of int
+    samples : LabelledSamples
+        Their codes are ignored.
     n_classes : int or "discover"
         "discover": `count_clusters` says how many; at most 100.
     random_state : numpy.random.RandomState
@@ -39,9 +39,9 @@ def discover_classes(cache, rows, n_classes, random_state):
     ValueError
         If there are fewer distinct samples than classes.
     """
-    # Whoever draws next draws the same numbers, whether the number of classes is given or found.
+    # Use a separate generator, so that later draws do not depend on whether classes are counted.
     random_state = np.random.RandomState(random_state.randint(2**31 - 1))
-    embedding = embed(cache, rows)
+    embedding = embed(samples)
     n_distinct = len(np.unique(embedding, axis=0))
     if n_classes != "discover" and n_distinct < n_classes:
         raise ValueError(
@@ -49,7 +49,7 @@ def discover_classes(cache, rows, n_classes, random_state):
             "fewer classes or more samples."
         )
     if n_distinct == 1:
-        return np.zeros(len(rows), dtype=np.int64)
+        return np.zeros(len(samples), dtype=np.int64)
     n_kept = min(_EMBEDDING_COMPONENTS, *embedding.shape)
     points = PCA(n_kept, random_state=random_state).fit_transform(embedding)
     chosen = random_state.permutation(len(points))[:_MOST_POINTS]
@@ -57,10 +57,11 @@ def discover_classes(cache, rows, n_classes, random_state):
         n_classes = count_clusters(points[chosen], random_state)
     labels = np.full(len(points), -1)
     labels[chosen] = cluster(points[chosen], n_classes)
-    return cache.processes.broadcast(_numbered(_completed(labels, points)))
+    labels = number_by_first(_completed(labels, points))
+    return samples.cache.processes.broadcast(labels)
 
 
-def embed(cache, rows):
+def embed(samples):
     """Describe each sample by the mean over positions of every level.
 
     Levels are centered and brought to the same mean variance.
@@ -69,10 +70,10 @@ def embed(cache, rows):
     -------
     ndarray of shape (n_rows, sum of the levels' n_features), float64
     """
-    codes, parts = np.zeros(len(cache), dtype=np.int64), []
+    cache, parts = samples.cache, []
     for level in range(cache.n_levels):
-        means = [x.mean(1).numpy() for (x,), _ in blocks_of(cache, [level], rows, codes)]
-        means = cache.processes.gather_rows(np.concatenate(means).astype(np.float64), rows)
+        means = [x.mean(1).numpy() for (x,), _ in samples.blocks([level])]
+        means = cache.processes.gather_rows(np.concatenate(means).astype(np.float64), samples.rows)
         spread = np.sqrt(means.var(0).mean())
         parts.append((means - means.mean(0)) / (spread if spread > 0 else 1))
     return np.concatenate(parts, axis=1)
@@ -186,9 +187,3 @@ def _best_jaccard(labels, others, n_clusters):
     shared[np.unique(labels)] = contingency_matrix(labels, others)
     union = shared.sum(1, keepdims=True) + shared.sum(0) - shared
     return (shared / np.maximum(union, 1)).max(1)
-
-
-def _numbered(labels):
-    """Renumber clusters in the order of their first sample."""
-    _, first, codes = np.unique(labels, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[codes]

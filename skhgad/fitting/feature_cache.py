@@ -1,12 +1,12 @@
-"""Where extracted features live during fit: in memory, or in a memory-mapped file past a budget."""
+"""Extracted features during fit: in memory, or past a budget in a memory-mapped file."""
 
 import math
 import os
 import tempfile
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from joblib import Memory
 
 from .processes import ALONE
 
@@ -38,7 +38,7 @@ class FeatureCache:
         channel is then stored relative to its mean and spread in the first block written, so that
         half precision (three digits) keeps what tells one vector from another.
     processes : Processes, default=ALONE
-        Each holds the samples that are its own; budgets are those of one process.
+        Each holds its own samples; the budget is that of one process.
 
     Attributes
     ----------
@@ -83,12 +83,12 @@ class FeatureCache:
         return len(self.shapes)
 
     def write(self, start, levels):
-        """Store consecutive samples, of those that are this process's own.
+        """Store consecutive samples of this process.
 
         Parameters
         ----------
         start : int
-            How many come before them.
+            Number of samples of this process that come before them.
         levels : list of Tensor of shape (n, n_positions, n_features)
         """
         for index, (array, block) in enumerate(zip(self._arrays, levels, strict=True)):
@@ -101,7 +101,7 @@ class FeatureCache:
         ----------
         level : int
         rows : ndarray of int
-            Samples that are this process's own, by their number among all.
+            Samples of this process, by their number among all samples.
 
         Returns
         -------
@@ -114,7 +114,7 @@ class FeatureCache:
 
     def _spill(self, shapes):
         """Create one file an array in a new temporary folder."""
-        # Removes itself even if nobody comes to call `__exit__`.
+        # Removes itself at exit of the interpreter, even if `__exit__` is never called.
         self._folder = tempfile.TemporaryDirectory(
             prefix="skhgad-features-", ignore_cleanup_errors=True
         )
@@ -144,10 +144,48 @@ class FeatureCache:
         return np.clip(packed, -_HALF_MAX, _HALF_MAX).astype(np.float16)
 
 
+@contextmanager
+def cached_features(reader, X, rows, budget, processes=ALONE):
+    """Enter a FeatureCache that holds the features of some samples.
+
+    Parameters
+    ----------
+    reader : FeatureReader
+    X : ndarray or ImageSource
+        From `check_X`.
+    rows : ndarray of int
+        Samples of X; the cache numbers them from 0.
+    budget : int or "auto"
+        See `HGADDetector`.
+    processes : Processes, default=ALONE
+        Each extracts and holds its own samples.
+
+    Yields
+    ------
+    FeatureCache
+    """
+    with processes.agree():
+        cache = FeatureCache(
+            len(rows),
+            [(height * width, n_features) for n_features, height, width in reader.level_shapes(X)],
+            reader.dtype,
+            None if budget == "auto" else budget,
+            processes,
+        )
+    with cache:
+        with processes.agree():
+            n_written = 0
+            own_rows = rows[processes.own(np.arange(len(rows)))]
+            for features, sizes in reader.batches(X, own_rows, quiet=not processes.is_first):
+                cache.write(n_written, features)
+                n_written += len(sizes)
+        yield cache
+
+
 def _reserve(path, n_bytes):
     """Create a file of zeros whose bytes the disk has set aside.
 
-    Writing to a memory-mapped file on a full disk would kill the process without a word.
+    Writing to a memory-mapped file on a full disk would kill the process by a signal.
     """
     try:
         with open(path, "xb") as file:
@@ -163,14 +201,3 @@ def _reserve(path, n_bytes):
             "let TMPDIR name another, or raise cache_budget to hold more in memory",
             path,
         ) from error
-
-
-def as_memory(memory):
-    """Turn None, a folder or a `joblib.Memory` into a Memory that says nothing."""
-    if memory is None or isinstance(memory, str | os.PathLike):
-        return Memory(None if memory is None else os.fspath(memory), verbose=0)
-    if not (hasattr(memory, "cache") and hasattr(memory, "location")):
-        raise TypeError(
-            f"memory must be None, a folder or a joblib.Memory, got {type(memory).__name__}."
-        )
-    return memory

@@ -1,9 +1,10 @@
 """Several processes that fit one detector together, each on its own share of the samples.
 
-All processes are given all of X and y, draw the same random numbers and hold the same model. What
-differs is whose features they extract, store and visit: sample i belongs to process i modulo their
-number. Sums over samples are sums over processes of sums over own samples, so that the result is
-that of one process, up to rounding. Who fits alone is a group of one, which waits for nobody.
+All processes are given all of X and y, draw the same random numbers and hold the same model. They
+differ in the samples whose features they extract, store and visit: sample i belongs to process i
+modulo their number. A sum over samples is a sum over processes of sums over their own samples, so
+that the result is that of one process, up to rounding. A single process is a group of size 1 and
+never communicates.
 """
 
 import io
@@ -14,22 +15,20 @@ import time
 from contextlib import contextmanager, redirect_stdout
 from functools import reduce
 
-import joblib
 import numpy as np
 import torch
 from torch import distributed
 
-from ..images.source import ImageSource
-
 
 class Processes:
-    """A group of processes; what one of them asks of the group, all ask, in the same order.
+    """A group of processes. Every process must call the same methods in the same order.
 
     Parameters
     ----------
     rank : int, default=0
-        Of this process.
+        Number of this process in the group.
     size : int, default=1
+        Number of processes in the group.
     """
 
     def __init__(self, rank=0, size=1):
@@ -45,16 +44,16 @@ class Processes:
 
     @property
     def is_first(self):
-        """Whether this process speaks for all."""
+        """Whether this is the process that prints and warns for all."""
         return self.rank == 0
 
     @property
     def n_local(self):
-        """Processes that share this machine; all, where torchrun did not tell."""
+        """Number of processes on this machine; all of the group unless torchrun says otherwise."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) if self.size > 1 else 1
 
     def own(self, rows):
-        """Those of `rows`, an ndarray of sample numbers, that belong to this process."""
+        """Return the samples among `rows`, an ndarray of int, that belong to this process."""
         return rows[rows % self.size == self.rank]
 
     def gather(self, items, device="cpu"):
@@ -63,9 +62,9 @@ class Processes:
         Parameters
         ----------
         items : list
-            Of anything that can be pickled.
+            Its items can be pickled.
         device : torch.device, default="cpu"
-            Where tensors among them arrive.
+            Where tensors among the items arrive.
 
         Returns
         -------
@@ -84,18 +83,21 @@ class Processes:
         ]
 
     def gather_rows(self, values, rows):
-        """Put the values of own(rows), an ndarray, together to those of `rows`."""
+        """Join ndarrays that hold the values of own(rows) to one that holds those of `rows`."""
         whole = np.empty((len(rows), *values.shape[1:]), values.dtype)
         for rank, part in enumerate(self.gather([values])):
             whole[rows % self.size == rank] = part
         return whole
 
     def total(self, value):
-        """Sum of a value, anything that can be added, over the processes."""
+        """Sum a value, of any type that can be added, over the processes."""
         return reduce(operator.add, self.gather([value]))
 
     def sum_gradients(self, parameters):
-        """Sum the gradients of parameters in place; those without one have none anywhere."""
+        """Sum gradients over the processes, in place.
+
+        A parameter without a gradient must have none in any process.
+        """
         if self.size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -114,14 +116,14 @@ class Processes:
         return box[0]
 
     def share_state(self, module):
-        """Give a module the tensors that it has in the first process."""
+        """Load the state that the module has in the first process."""
         if self.size > 1:
             state = {name: tensor.cpu() for name, tensor in module.state_dict().items()}
             module.load_state_dict(self.broadcast(state))
 
     @contextmanager
     def agree(self):
-        """Raise in all processes when one has raised; inside, nothing is asked of the group.
+        """Raise in all processes when one has raised. Do not use the group inside.
 
         Raises
         ------
@@ -131,35 +133,17 @@ class Processes:
         if self.size == 1:
             yield
             return
-        own = None
+        raised = None
         try:
             yield
         except Exception as error:
-            own = error
-        told = None if own is None else f"{type(own).__name__}: {own}"
-        failures = self.gather([told])
-        if own is not None:
-            raise own
+            raised = error
+        failures = self.gather([None if raised is None else f"{type(raised).__name__}: {raised}"])
+        if raised is not None:
+            raise raised
         for rank, failure in enumerate(failures):
             if failure is not None:
                 raise RuntimeError(f"process {rank} of {self.size} failed with {failure}")
-
-    def check_data(self, X, codes, classes):
-        """Raise ValueError unless all processes have the same data, and enough for each."""
-        if self.size == 1:
-            return
-        if isinstance(X, ImageSource):  # by file name: folders may be mounted elsewhere
-            X = [os.path.basename(X.name(i)) for i in range(len(X))]
-        if len(set(self.gather([joblib.hash((X, codes, classes))]))) > 1:
-            raise ValueError(
-                "X and y are not the same in all processes: pass all samples, in the same order, "
-                "to fit in every process, which then takes its own share of them."
-            )
-        if np.sum(codes >= 0) < self.size:
-            raise ValueError(
-                f"X has {np.sum(codes >= 0)} normal samples for {self.size} processes: start "
-                "fewer, each needs a sample of its own."
-            )
 
 
 ALONE = Processes()
@@ -181,10 +165,11 @@ def launched():
 
 
 def leave_group():
-    """Leave the group of processes, for good.
+    """Leave the group of processes.
 
-    A thread of the group may still have to free the tensors of its last message, for which it needs
-    the interpreter; leaving waits for that thread, and keeps the interpreter meanwhile (torch 2.6).
+    In torch 2.6, `destroy_process_group` keeps the interpreter lock while it waits for the group's
+    thread, and that thread needs the lock to free the tensors of its last message. Nothing tells
+    when it has freed them, so the pause lets it run first.
     """
     time.sleep(0.2)
     distributed.destroy_process_group()

@@ -1,11 +1,13 @@
 """Two-stage training of all levels at once, by stochastic gradient steps on batches of images."""
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
 
+from ..devices import to_device
 from ..model.losses import (
     entropy_loss,
     inter_class_loss,
@@ -15,49 +17,9 @@ from ..model.losses import (
     smooth_one_hot,
 )
 from ..model.workspace import Workspace
-from ..parameters import sent
 from .processes import ALONE
 
 TERMS = ("inter_class", "mutual_information", "entropy", "intra_class", "likelihood_margin")
-
-
-@dataclass
-class TrainingPlan:
-    """Numbers of the optimisation; see `HGADDetector` for their meaning.
-
-    The two-stage switch, the warm-up and the learning rate are functions of the step alone.
-    """
-
-    n_passes: int
-    batch_size: int
-    learning_rate: float
-    center_lr_factor: float
-    betas: tuple
-    weight_decay: float
-    warmup_fraction: float
-    final_lr_fraction: float
-    first_stage_fraction: float
-    lambda_inter: float
-    lambda_mi: float
-    lambda_entropy: float
-    lambda_intra: float
-    label_smoothing: float
-    position_fraction: float
-    # Products of the coupling networks in bfloat16: half the time where the processor has it.
-    mixed_precision: bool = False
-
-    def lr_factor(self, step, n_steps):
-        """Learning rate at `step` over its peak: linear warm-up, then cosine decay."""
-        n_warmup = max(1, round(self.warmup_fraction * n_steps))
-        if step < n_warmup:
-            return (step + 1) / n_warmup
-        progress = (step - n_warmup) / max(1, n_steps - n_warmup)
-        cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        return self.final_lr_fraction + (1 - self.final_lr_fraction) * cosine
-
-    def in_second_stage(self, step, n_steps):
-        """Whether the intra-class terms count at `step`."""
-        return step >= round(self.first_stage_fraction * n_steps)
 
 
 def level_loss(level, x, codes, positions, plan, second_stage, workspace=None):
@@ -85,7 +47,7 @@ def level_loss(level, x, codes, positions, plan, second_stage, workspace=None):
     product_dtype = torch.bfloat16 if plan.mixed_precision else None
     z, log_det = level.flow(x, positions, product_dtype, workspace)
     mixture, n_features = level.mixture, x.shape[-1]
-    logits, log_prior = mixture.class_logits_of(z), mixture.log_prior()
+    logits, log_prior = mixture.class_logits(z), mixture.log_prior()
     targets = smooth_one_hot(codes, len(log_prior), plan.label_smoothing)[:, None].to(z.dtype)
     inter = inter_class_loss(logits, log_prior, log_det, n_features).mean()
     information = mutual_information(logits, log_prior, targets).mean()
@@ -126,7 +88,7 @@ def train(levels, read, rows, codes, plan, generator, *, on_pass=None, processes
     on_pass : callable, optional
         Called as on_pass(pass_number, record) after each pass.
     processes : Processes, default=ALONE
-        Who train together: all draw the same batches, and each reads its own images of them.
+        The processes that train together. All draw the same batches; each reads its own images.
 
     Returns
     -------
@@ -139,70 +101,127 @@ def train(levels, read, rows, codes, plan, generator, *, on_pass=None, processes
         If a loss is not finite.
     """
     device = next(levels[0].parameters()).device
-    flow_parameters = [p for level in levels for p in level.flow.parameters()]
-    mixture_parameters = [p for level in levels for p in level.mixture.parameters()]
-    optimizer = torch.optim.Adam(
-        [
-            {"params": flow_parameters, "weight_decay": plan.weight_decay, "factor": 1.0},
-            {"params": mixture_parameters, "weight_decay": 0.0, "factor": plan.center_lr_factor},
-        ],
-        lr=plan.learning_rate,
-        betas=plan.betas,
-        fused=True,
-    )
-    spare = processes.own(np.arange(len(codes)))[:1]
+    optimizer = _optimizer(levels, plan)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     batches = math.ceil(len(rows) / plan.batch_size)
     n_steps = plan.n_passes * batches
-    history, step = [], 0
+    schedule = LambdaLR(optimizer, lambda step: plan.lr_factor(step, n_steps))
+    spare = processes.own(np.arange(len(codes)))[:1]
     workspaces = [Workspace() for _ in levels]
-    for number in range(plan.n_passes):
+    history, step = [], 0
+    for number in range(1, plan.n_passes + 1):
         totals = torch.zeros(len(TERMS), device=device)
         total_loss = torch.zeros((), device=device)
         order = rows[torch.randperm(len(rows), generator=generator).numpy()]
         for batch in np.array_split(order, batches):
-            own = processes.own(batch)
-            # Means over own images, so weighted, add up to the mean over the batch. Who owns none
-            # of them takes one for nothing, and has gradients of zero where others have theirs.
-            share = len(own) / len(batch)
-            own = own if len(own) else spare
-            for group in optimizer.param_groups:
-                group["lr"] = plan.learning_rate * group["factor"] * plan.lr_factor(step, n_steps)
+            chosen = processes.own(batch)
+            # Means over the images of a process, weighted like this, add up to the batch's mean.
+            share = len(chosen) / len(batch)
+            # A process with no image in this batch runs one with weight 0, so that its gradients
+            # exist for the sum.
+            chosen = chosen if len(chosen) else spare
             second_stage = plan.in_second_stage(step, n_steps)
             optimizer.zero_grad(set_to_none=True)
             for index, level in enumerate(levels):
-                n_positions = math.prod(level.map_shape)
-                positions = _draw_positions(n_positions, plan.position_fraction, generator)
+                positions = _draw_positions(level.map_shape, plan.position_fraction, generator)
                 if positions is not None:
-                    positions = sent(positions, device)
-                x = read(index, own, positions)
-                own_codes, workspace = sent(codes[own], device), workspaces[index]
+                    positions = to_device(positions, device)
+                x, x_codes = read(index, chosen, positions), to_device(codes[chosen], device)
                 loss, terms = level_loss(
-                    level, x, own_codes, positions, plan, second_stage, workspace
+                    level, x, x_codes, positions, plan, second_stage, workspaces[index]
                 )
                 (share * loss).backward()  # levels share no parameter: their gradients never mix
                 total_loss += share * loss.detach()
                 totals += share * terms
-            processes.sum_gradients(flow_parameters + mixture_parameters)
+            processes.sum_gradients(parameters)
             optimizer.step()
+            learning_rate = schedule.get_last_lr()[0]
+            schedule.step()
             step += 1
         total_loss, totals = processes.total(total_loss), processes.total(totals)
-        record = {"loss": float(total_loss) / batches}
-        if not math.isfinite(record["loss"]):
-            raise FloatingPointError(
-                f"training diverged in pass {number + 1}: the loss is {record['loss']}. Lower "
-                "learning_rate, keep start='whitened', or scale the features "
-                "(sklearn.preprocessing.StandardScaler)."
-            )
-        record["learning_rate"] = optimizer.param_groups[0]["lr"]
+        record = {"loss": float(total_loss) / batches, "learning_rate": learning_rate}
+        _check_finite(record["loss"], number)
         record.update(zip(TERMS, (totals / batches).tolist(), strict=True))
         history.append(record)
         if on_pass is not None:
-            on_pass(number + 1, record)
+            on_pass(number, record)
     return history
 
 
-def _draw_positions(n_positions, fraction, generator):
+def train_levels(levels, samples, plan, generator, device, *, verbose=0, on_pass=None):
+    """Train the levels on cached features; they stay on `device`.
+
+    Parameters
+    ----------
+    levels : list of LevelModel
+    samples : LabelledSamples
+    plan : TrainingPlan
+    generator : torch.Generator
+        See `train`.
+    device : torch.device
+    verbose : int, default=0
+        >= 1 shows a progress bar.
+    on_pass : callable, default=None
+        Called as on_pass(pass_number, levels) after each pass.
+
+    Returns
+    -------
+    list of dict
+        History, see `train`.
+    """
+    cache = samples.cache
+    starts = [level.start.to(device) for level in levels]
+    for level in levels:
+        level.flow.to(device)
+        level.mixture.to(device)
+    quiet = verbose < 1 or not cache.processes.is_first
+    bar = tqdm(total=plan.n_passes, desc="training", unit="pass", disable=quiet)
+
+    def read(level, rows, positions):
+        x = to_device(cache.read(level, rows), device)
+        if positions is not None:
+            x = x[:, positions]
+        return starts[level](x)[0].float()
+
+    def after_pass(number, record):
+        bar.set_postfix(loss=f"{record['loss']:.4g}")
+        bar.update()
+        if on_pass is not None:
+            on_pass(number, levels)
+
+    with bar:
+        return train(
+            levels, read, samples.rows, torch.from_numpy(samples.codes), plan, generator,
+            on_pass=after_pass, processes=cache.processes,
+        )  # fmt: skip
+
+
+def _optimizer(levels, plan):
+    """Return Adam for flows and mixtures; only flows have weight decay."""
+    flows = [p for level in levels for p in level.flow.parameters()]
+    mixtures = [p for level in levels for p in level.mixture.parameters()]
+    rate = plan.learning_rate
+    return torch.optim.Adam(
+        [
+            {"params": flows, "lr": rate, "weight_decay": plan.weight_decay},
+            {"params": mixtures, "lr": rate * plan.center_lr_factor, "weight_decay": 0.0},
+        ],
+        betas=plan.betas,
+        fused=True,
+    )
+
+
+def _check_finite(loss, number):
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"training diverged in pass {number}: the loss is {loss}. Lower learning_rate, keep "
+            "start='whitened', or scale the features (sklearn.preprocessing.StandardScaler)."
+        )
+
+
+def _draw_positions(map_shape, fraction, generator):
     """Draw the positions of a step, the same for all its images; None when all take part."""
+    n_positions = math.prod(map_shape)
     n_drawn = max(1, math.ceil(fraction * n_positions))
     if n_drawn == n_positions:
         return None

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .coupling_gradient import Parameters, Pass, of_blocks, run
+from .coupling_gradient import BlockWeights, CouplingFunction, of_blocks, run
 from .workspace import Workspace
 
 # scale = 0.1 * softplus(raw, beta=0.5); this raw value gives a scale of exactly 1.
@@ -115,7 +115,7 @@ class CouplingBlocks(nn.Module):
                 if not identity_start:
                     self.output_weight[i], self.output_bias[i] = weight, bias
                 self.mix[i] = random_orthogonal(n_features, generator)
-        self._ready = None
+        self._frozen = None  # set by `freeze`
 
     def forward(self, x, condition=None, product_dtype=None, workspace=None):
         """Map x to z.
@@ -128,7 +128,7 @@ class CouplingBlocks(nn.Module):
         product_dtype : torch.dtype, default=None
             Of the networks' products where gradients are wanted; None = that of x.
         workspace : Workspace, default=None
-            Rewound and used; what came out of the pass before is then overwritten.
+            Buffers to reuse. This call overwrites the previous call's results.
 
         Returns
         -------
@@ -140,25 +140,66 @@ class CouplingBlocks(nn.Module):
         workspace = Workspace() if workspace is None else workspace
         workspace.rewind()
         if torch.is_grad_enabled():
-            parameters, dtype = self._run_parameters(), product_dtype or x.dtype
-            z, log_det = Pass.apply(x, condition, self.clamp, dtype, workspace, *parameters)
-            return z, log_det + parameters.log_scale.sum()
-        blocks, log_scale = self._constants(condition)
-        z, log_det = self._without_gradient(x, blocks, workspace)
+            weights, dtype = self._weights(), product_dtype or x.dtype
+            z, log_det = CouplingFunction.apply(
+                x, condition, self.clamp, dtype, workspace, *weights
+            )
+            return z, log_det + weights.log_scale.sum()
+        blocks, log_scale = self.folded_blocks(condition)
+        z, log_det, _ = run(x, blocks, self.clamp, workspace, keep=False)
         return z, log_det + log_scale
 
-    def _without_gradient(self, x, blocks, workspace):
-        z, log_det, _ = run(x, blocks, self.clamp, workspace, keep=False)
-        return z, log_det
+    def freeze(self, condition=None):
+        """Compute once what mapping without gradient needs, and use it from now on.
+
+        The parameters must not change afterwards. Moving the module, loading a state and
+        `drop_last_mix` undo it.
+
+        Parameters
+        ----------
+        condition : GridCondition or None
+            Of all positions of the map, the same at every later call.
+        """
+        self.thaw()
+        if len(self.mix):
+            self._frozen = self.folded_blocks(condition)
+
+    def thaw(self):
+        """Undo `freeze`."""
+        self._frozen = None
+
+    @torch.no_grad()
+    def folded_blocks(self, condition):
+        """Return what mapping without gradient needs.
+
+        Parameters
+        ----------
+        condition : GridCondition or None
+
+        Returns
+        -------
+        blocks : list of Folded
+            One a block.
+        log_scale : Tensor, 0-d
+            Log-determinant of all affine maps.
+        """
+        if self._frozen is not None and (condition is None or condition.positions is None):
+            return self._frozen
+        weights = self._weights()
+        folded = weights.folded(condition, weights.mix.dtype, Workspace().empty)
+        blocks = of_blocks(folded)
+        if torch.equal(self.mix[-1], torch.eye(self.mix.shape[-1]).to(self.mix)):
+            blocks[-1] = blocks[-1]._replace(mix=weights.log_scale[-1].exp())
+        return blocks, weights.log_scale.sum()
 
     @torch.no_grad()
     def inverse(self, z, condition=None):
         """Map z back to x; shapes as in `forward`, without log-determinant and gradient."""
-        parameters = self._run_parameters()
-        blocks = of_blocks(parameters.folded(condition, z.dtype, Workspace().empty))
+        weights = self._weights()
+        blocks = of_blocks(weights.folded(condition, z.dtype, Workspace().empty))
         for i, block in reversed(list(enumerate(blocks))):
-            mapped = z @ parameters.mix[i] - parameters.offset[i]
-            coupled = mapped * (-parameters.log_scale[i]).exp()
+            mapped = z @ weights.mix[i] - weights.offset[i]
+            coupled = mapped * (-weights.log_scale[i]).exp()
             n_active = z.shape[-1] // 2
             passive, active = coupled.split((z.shape[-1] - n_active, n_active), dim=-1)
             raw, shift = block.network(passive)
@@ -166,9 +207,9 @@ class CouplingBlocks(nn.Module):
             z = torch.cat((passive, active), dim=-1)
         return z
 
-    def _run_parameters(self):
+    def _weights(self):
         log_scale = (0.1 * F.softplus(self.raw_scale, beta=0.5)).log()
-        return Parameters(
+        return BlockWeights(
             self.column_weight, self.row_weight, self.hidden_bias, self.hidden_weight,
             self.output_weight, self.output_bias, log_scale, self.offset,
             self.mix.to(log_scale.dtype),
@@ -176,37 +217,28 @@ class CouplingBlocks(nn.Module):
 
     @torch.no_grad()
     def drop_last_mix(self):
-        """Turn z so that the last mix becomes the identity, which scoring skips.
+        """Rotate z so that the last mix becomes the identity, which scoring skips.
 
         Returns
         -------
         Tensor of shape (n_features, n_features)
-            What vectors beside z have to be multiplied with, from the right, to stay beside it.
+            The rotation. Vectors in the space of z, as rows, have to be multiplied by it from the
+            right.
         """
+        self.thaw()
         if not len(self.mix):
             return torch.eye(self.mix.shape[-1]).to(self.mix)
         turn = self.mix[-1].clone()
         self.mix[-1] = torch.eye(len(turn))
         return turn
 
-    def _constants(self, condition):
-        """Return what scoring needs of the parameters, kept until one of them changes."""
-        tensors = (*self.parameters(), self.mix, *(() if condition is None else condition))
-        tensors = [t for t in tensors if t is not None]
-        keeps = condition is None or condition.positions is None
-        keeps = keeps and not any(t.is_inference() for t in tensors)  # these change unseen
-        state = keeps and [(t.data_ptr(), t._version) for t in tensors]
-        if keeps and self._ready is not None and self._ready[0] == state:
-            return self._ready[1:]
-        parameters = self._run_parameters()
-        folded = parameters.folded(condition, parameters.mix.dtype, Workspace().empty)
-        blocks = of_blocks(folded)
-        if torch.equal(self.mix[-1], torch.eye(self.mix.shape[-1]).to(self.mix)):
-            blocks[-1] = blocks[-1]._replace(mix=parameters.log_scale[-1].exp())
-        ready = state, blocks, parameters.log_scale.sum()
-        if keeps:
-            self._ready = ready
-        return ready[1:]
+    def _apply(self, fn, recurse=True):
+        self.thaw()  # what was kept is of another device or dtype
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        self.thaw()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self):
-        return {**self.__dict__, "_ready": None}  # made anew when needed
+        return {**self.__dict__, "_frozen": None}

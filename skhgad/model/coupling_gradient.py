@@ -1,4 +1,4 @@
-"""A pass through coupling blocks and its gradient, in few operations and in memory used again."""
+"""Coupling blocks in few operations, with a gradient written by hand, in reused buffers."""
 
 from typing import NamedTuple
 
@@ -9,8 +9,8 @@ from torch.nn import functional as F
 _OUTPUT_FACTOR = 0.1  # of the networks' output
 
 
-class Parameters(NamedTuple):
-    """Parameters of `CouplingBlocks` as a pass takes them; no gradient is made for `mix`."""
+class BlockWeights(NamedTuple):
+    """Parameters of `CouplingBlocks` in the order of `CouplingFunction`; `mix` gets no gradient."""
 
     column_weight: torch.Tensor
     row_weight: torch.Tensor
@@ -23,7 +23,7 @@ class Parameters(NamedTuple):
     mix: torch.Tensor
 
     def folded(self, condition, dtype, empty):
-        """Make of them what the blocks compute with; the networks are of `dtype`."""
+        """Join weights that act one after the other; the networks get `dtype`."""
         bias = self.hidden_bias[:, None]
         if condition is not None:
             weights = self.column_weight, self.row_weight
@@ -42,7 +42,9 @@ class Parameters(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """What the blocks compute with; the blocks are the first axis.
+    """Weights of the blocks, joined where two linear maps follow each other.
+
+    The blocks are the first axis.
 
     Attributes
     ----------
@@ -52,8 +54,8 @@ class Folded(NamedTuple):
     output : Tensor of shape (n_blocks, 2 * n_active, n_hidden)
     output_bias : Tensor of shape (n_blocks, 2 * n_active)
     mix : Tensor of shape (n_blocks, n_features, n_features)
-        The affine map and the mix after it, in one product. Of a single block also
-        (n_features,): the affine map alone.
+        The affine map and the mix after it, as one matrix. A single block may have a vector
+        (n_features,) instead: the affine map alone, where the mix is the identity.
     mix_bias : Tensor of shape (n_blocks, n_features)
     """
 
@@ -65,13 +67,13 @@ class Folded(NamedTuple):
     mix_bias: torch.Tensor
 
     def network(self, passive):
-        """Log-scale before the clamp, and shift: what the network of a single block gives."""
+        """Return the output of a single block's network: log-scale before the clamp, and shift."""
         hidden = (F.linear(passive, self.hidden) + self.bias).relu()
         return F.linear(hidden, self.output, self.output_bias).chunk(2, dim=-1)
 
 
 class Record(NamedTuple):
-    """What a pass leaves for its gradient; the blocks are the first axis, vectors the second.
+    """Intermediate values that the gradient needs; axes are blocks, then vectors.
 
     Attributes
     ----------
@@ -80,7 +82,7 @@ class Record(NamedTuple):
     hidden : Tensor of shape (n_blocks, n_vectors, n_hidden)
         After the ReLU.
     tanh, factor, scaled : Tensor of shape (n_blocks, n_vectors, n_active)
-        tanh s; what the active channels are multiplied by; their product.
+        tanh s; the factor of the active channels; the active channels times that factor.
     coupled : Tensor of shape (n_blocks, n_vectors, n_features)
         Before the affine map.
     """
@@ -94,8 +96,8 @@ class Record(NamedTuple):
 
 
 def of_blocks(arrays):
-    """Take stacked arrays apart: the same kind of tuple for each block."""
-    return [type(arrays)(*own) for own in zip(*map(torch.unbind, arrays), strict=True)]
+    """Split stacked arrays into a list with one tuple a block."""
+    return [type(arrays)(*block) for block in zip(*map(torch.unbind, arrays), strict=True)]
 
 
 def run(x, blocks, clamp, workspace, *, keep):
@@ -109,13 +111,13 @@ def run(x, blocks, clamp, workspace, *, keep):
     clamp : float
     workspace : Workspace
     keep : bool
-        Whether a gradient is wanted.
+        Whether the gradient will be asked for; the intermediate values are then kept.
 
     Returns
     -------
     z : Tensor, of the shape of x
     log_det : Tensor of shape (n_images, n_positions)
-        Without that of the affine maps.
+        Without the log-determinant of the affine maps.
     record : Record or None
         Of all blocks if `keep`.
     """
@@ -154,13 +156,13 @@ def run(x, blocks, clamp, workspace, *, keep):
     return x.view(shape), log_det.view(shape[:-1]), record if keep else None
 
 
-class Pass(torch.autograd.Function):
-    """`run` with its gradient: a third of the operations that autograd would record."""
+class CouplingFunction(torch.autograd.Function):
+    """`run` with its gradient, in a third of the operations that autograd would record."""
 
     @staticmethod
     def forward(ctx, x, condition, clamp, dtype, workspace, *parameters):
-        """Map x of shape (n_images, n_positions, n_features); `parameters` as in `Parameters`."""
-        folded = Parameters(*parameters).folded(condition, dtype, workspace.empty)
+        """Map x of shape (n_images, n_positions, n_features); `parameters` as in `BlockWeights`."""
+        folded = BlockWeights(*parameters).folded(condition, dtype, workspace.empty)
         z, log_det, record = run(x, of_blocks(folded), clamp, workspace, keep=True)
         ctx.condition, ctx.clamp, ctx.workspace = condition, clamp, workspace
         ctx.save_for_backward(parameters[-1], *folded, *record)
@@ -169,7 +171,7 @@ class Pass(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, grad_log_det):
-        """Gradients in the order of the inputs."""
+        """Return the gradients in the order of the inputs of `forward`."""
         rotation, *tensors = ctx.saved_tensors
         n_folded = len(Folded._fields)
         folded, record = Folded(*tensors[:n_folded]), Record(*tensors[n_folded:])
@@ -186,32 +188,32 @@ class Pass(torch.autograd.Function):
             torch.empty_like(folded.mix_bias),
         )
         of_log_scale = torch.empty_like(folded.mix_bias)
-        # These hold the gradients of one block after the other.
+        # Buffers for the gradients of one block, reused by the next.
         of_hidden = empty(record.hidden, n_vectors, n_hidden)
         of_output = empty(record.hidden, n_vectors, 2 * n_active)
         of_log_det = ctx.clamp * grad_log_det.reshape(-1, 1)
         other = empty(grad, n_vectors, n_features)
         grad = empty(grad, n_vectors, n_features).copy_(grad.flatten(0, 1))
-        # Sums are products: sum() would first copy all of a half precision to the full one.
+        # Sums over vectors as matrix products: sum() would first copy bfloat16 to float32.
         ones = of_output.new_ones(1, n_vectors)
         blocks = list(zip(of_blocks(folded), of_blocks(record), strict=True))
-        for i, (block, own) in reversed(list(enumerate(blocks))):
+        for i, (block, kept) in reversed(list(enumerate(blocks))):
             torch.sum(grad, 0, out=grads.mix_bias[i])
             grad, other = torch.mm(grad, block.mix, out=other), grad
-            torch.sum(torch.mul(grad, own.coupled, out=other), 0, out=of_log_scale[i])
+            torch.sum(torch.mul(grad, kept.coupled, out=other), 0, out=of_log_scale[i])
             of_active = grad[:, n_passive:]
-            of_tanh = torch.addcmul(of_log_det, of_active, own.scaled, value=ctx.clamp)
-            of_output[:, :n_active] = torch.ops.aten.tanh_backward(of_tanh, own.tanh)
+            of_tanh = torch.addcmul(of_log_det, of_active, kept.scaled, value=ctx.clamp)
+            of_output[:, :n_active] = torch.ops.aten.tanh_backward(of_tanh, kept.tanh)
             of_output[:, n_active:] = of_active
-            of_active *= own.factor
+            of_active *= kept.factor
             torch.mm(of_output, block.output, out=of_hidden)
             torch.ops.aten.threshold_backward.grad_input(
-                of_hidden, own.hidden, 0, grad_input=of_hidden
+                of_hidden, kept.hidden, 0, grad_input=of_hidden
             )
             of_images = of_hidden.view(n_images, -1)
             torch.mm(ones[:, :n_images], of_images, out=grads.bias[i].view(1, -1))
-            grads.hidden[i] = of_hidden.T @ own.network_input
-            torch.mul(of_output.T @ own.hidden, _OUTPUT_FACTOR, out=grads.output[i])
+            grads.hidden[i] = of_hidden.T @ kept.network_input
+            torch.mul(of_output.T @ kept.hidden, _OUTPUT_FACTOR, out=grads.output[i])
             torch.mm(ones, of_output, out=grads.output_bias[i : i + 1])
             if i or ctx.needs_input_grad[0]:
                 grad[:, :n_passive] += of_hidden @ block.hidden
@@ -220,7 +222,7 @@ class Pass(torch.autograd.Function):
             of_bias = None, None, of_bias.sum(1)
         else:
             of_bias = ctx.condition.bias_gradients(of_bias, empty)
-        # [:] because autograd would copy a gradient that somebody else holds, too.
+        # Return views: autograd copies a gradient tensor that another reference holds.
         return (
             grad.view(shape), *[None] * 4, *of_bias, grads.hidden[:], grads.output[:],
             _OUTPUT_FACTOR * grads.output_bias.to(grad.dtype), of_log_scale,

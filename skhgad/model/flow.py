@@ -37,6 +37,11 @@ class LinearStart(nn.Module):
         return torch.linalg.solve(self.matrix.T, flat.T).T.reshape(z.shape) + self.mean
 
 
+def identity_start(n_features):
+    """Return a start that changes nothing: the flow sees the raw features."""
+    return LinearStart(torch.zeros(n_features), torch.eye(n_features))
+
+
 class ConditionalFlow(nn.Module):
     """Coupling blocks in a row, conditioned on position codes.
 
@@ -95,6 +100,10 @@ class ConditionalFlow(nn.Module):
     def inverse(self, z, positions=None):
         """Map latent vectors back; shapes as in `forward`."""
         return self.blocks.inverse(z, self._codes(positions))
+
+    def freeze(self):
+        """Keep what mapping whole images without gradient needs; see `CouplingBlocks.freeze`."""
+        self.blocks.freeze(self._codes(None))
 
     def _codes(self, positions):
         if self.column_codes is None:

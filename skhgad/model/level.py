@@ -1,28 +1,37 @@
 """One level of the model: linear start, flow and mixture, from raw features to evidence."""
 
+import math
+
 import torch
 from torch import nn
 
-from .losses import log_likelihood
+from .class_densities import ClassDensities
+from .flow import ConditionalFlow, identity_start
+from .mixture import HierarchicalMixture, class_means, log_likelihood
+from .positions import position_codes
 
 
 class LevelModel(nn.Module):
-    """What is known of one level after fit.
+    """Everything that is fitted for one level of features.
 
     Parameters
     ----------
     start : LinearStart
     flow : ConditionalFlow
     mixture : HierarchicalMixture
+        The prior that training learns.
     map_shape : tuple (height, width)
         Layout of the positions.
+    densities : ClassDensities, default=None
+        The densities that score; None = those of the mixture, with unit covariances.
     """
 
-    def __init__(self, start, flow, mixture, map_shape):
+    def __init__(self, start, flow, mixture, map_shape, densities=None):
         super().__init__()
         self.start = start
         self.flow = flow
         self.mixture = mixture
+        self.densities = densities
         self.map_shape = tuple(map_shape)
 
     @property
@@ -48,13 +57,13 @@ class LevelModel(nn.Module):
 
     @torch.no_grad()
     def drop_last_mix(self):
-        """Turn the latent space so that scoring has one product less; densities stay."""
+        """Turn the latent space so that scoring has one product less; densities do not change."""
         turn = self.flow.blocks.drop_last_mix()
         for centers in (self.mixture.means, self.mixture.offsets):
             centers.copy_(centers @ turn)
 
     def class_log_likelihood(self, z):
-        """How likely images are under every class, by the covariance that all classes share.
+        """Compare the classes as explanations of whole images.
 
         Parameters
         ----------
@@ -64,9 +73,12 @@ class LevelModel(nn.Module):
         Returns
         -------
         Tensor of shape (n_images, n_classes)
-            Sum over the positions, in nats, up to a constant of each image.
+            Log-likelihood under one covariance that all classes share, summed over the positions,
+            in nats, up to a constant of each image.
         """
-        return self.mixture.class_discriminants(z.mean(1)) * z.shape[1]  # linear in z
+        source = self.mixture if self.densities is None else self.densities
+        # Linear in z, so the mean position stands for all.
+        return source.class_discriminants(z.mean(1)) * z.shape[1]
 
     def evidence(self, z, log_det, codes):
         """Judge every position.
@@ -87,18 +99,71 @@ class LevelModel(nn.Module):
         entropy : Tensor of shape (n_images, n_positions)
             Of the class posterior, in nats; see `HierarchicalMixture.posterior_entropy`.
         """
+        likelihood = log_likelihood(self.log_density(z, codes), log_det, self.n_features)
+        background = None
+        if self.densities is not None and self.densities.has_background:
+            background = log_likelihood(
+                self.densities.log_density_background(z), log_det, self.n_features
+            )
+        return likelihood, background, self.posterior_entropy(z, codes)
+
+    def posterior_entropy(self, z, codes):
+        """Entropy of the class posterior; see `HierarchicalMixture.posterior_entropy`."""
+        return self.mixture.posterior_entropy(z, codes)
+
+    def log_density(self, z, codes):
+        """Log-density of each position under the class of its image; shapes as in `evidence`."""
+        source = self.mixture if self.densities is None else self.densities
         present = codes.unique().tolist()
         if len(present) == 1:
-            density = self.mixture.log_density_of(z, present[0])
-        else:
-            density = torch.empty_like(log_det)
-            for code in present:
-                own = codes == code
-                density[own] = self.mixture.log_density_of(z[own], code)
-        background = None
-        if self.mixture.background_mean is not None:
-            background = log_likelihood(
-                self.mixture.log_density_background(z), log_det, self.n_features
-            )
-        likelihood = log_likelihood(density, log_det, self.n_features)
-        return likelihood, background, self.mixture.posterior_entropy(z, codes)
+            return source.log_density_of(z, present[0])
+        density = torch.empty_like(z[..., 0])
+        for code in present:
+            chosen = codes == code
+            density[chosen] = source.log_density_of(z[chosen], code)
+        return density
+
+
+def empty_level(parameters, n_features, map_shape, n_classes, generator=None):
+    """Create an untrained level from its shapes alone; its start is the identity.
+
+    Parameters
+    ----------
+    parameters : dict
+        Of the estimator.
+    n_features : int
+    map_shape : tuple (height, width)
+    n_classes : int
+    generator : torch.Generator, default=None
+
+    Returns
+    -------
+    LevelModel
+    """
+    generator = torch.Generator() if generator is None else generator
+    position_channels = parameters["position_channels"]
+    is_conditioned = position_channels and math.prod(map_shape) > 1
+    flow = ConditionalFlow(
+        n_features,
+        position_codes(*map_shape, position_channels) if is_conditioned else None,
+        n_blocks=parameters["n_blocks"],
+        hidden_ratio=parameters["hidden_ratio"],
+        clamp=parameters["clamp"],
+        identity_start=parameters["start"] == "whitened",
+        generator=generator,
+    )
+    mixture = HierarchicalMixture(
+        class_means(n_classes, n_features, parameters["class_separation"]),
+        parameters["n_components"],
+        offset_scale=parameters["center_scale"],
+        generator=generator,
+    )
+    return LevelModel(identity_start(n_features).float(), flow, mixture, map_shape)
+
+
+def room_for_densities(level, *, has_background):
+    """Give a level densities of its shapes, all zero, for the stored ones to be loaded into."""
+    n_classes, n_components, n_features = level.mixture.centers().shape
+    level.densities = ClassDensities(
+        n_classes, n_components, n_features, has_background=has_background
+    )

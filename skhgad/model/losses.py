@@ -5,18 +5,14 @@ Shapes: z (..., d) latent vectors, log_det (...), logits (..., K) with entries
 Gaussian Mixture Normalizing Flow Modeling for Unified Anomaly Detection", ECCV 2024.
 """
 
-import math
-
 import torch
 from torch.nn import functional as F
 
-from .mixture import entropy
-
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+from .mixture import entropy, log_likelihood
 
 
 def smooth_one_hot(codes, n_classes, smoothing):
-    """Smoothed targets q: (1 - smoothing) on the own class, plus smoothing / K everywhere.
+    """Smoothed targets q: (1 - smoothing) on the class of the image, plus smoothing / K everywhere.
 
     Parameters
     ----------
@@ -28,9 +24,9 @@ def smooth_one_hot(codes, n_classes, smoothing):
     -------
     Tensor of shape (n, n_classes), float32
     """
-    # F.one_hot looks at the codes first, for which the host would wait for the device.
-    own = codes[:, None] == torch.arange(n_classes, device=codes.device)
-    return own.float() * (1 - smoothing) + smoothing / n_classes
+    # Not F.one_hot: it reads the codes on the host, which would wait for the device.
+    is_class = codes[:, None] == torch.arange(n_classes, device=codes.device)
+    return is_class.float() * (1 - smoothing) + smoothing / n_classes
 
 
 def inter_class_loss(logits, log_prior, log_det, n_features):
@@ -51,11 +47,6 @@ def mutual_information(logits, log_prior, targets):
 def entropy_loss(logits):
     """L_e: entropy of softmax(logits), in nats."""
     return entropy(logits)
-
-
-def log_likelihood(log_density, log_det, n_features):
-    """Log-likelihood per dimension, a / d - ln(2 pi) / 2, with a = log_density + log_det."""
-    return (log_density + log_det) / n_features - HALF_LOG_2PI
 
 
 def intra_class_loss(log_density, log_det, n_features):

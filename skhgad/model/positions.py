@@ -1,4 +1,4 @@
-"""Where a vector stands on the feature map: position codes, and what a network makes of them."""
+"""Position codes of a feature map, and the linear map of a network that takes them."""
 
 import math
 from typing import NamedTuple
@@ -39,7 +39,7 @@ def position_codes(height, width, n_channels):
 
 
 class GridCondition(NamedTuple):
-    """Condition of the positions of a grid, in which each row and each column has its own share.
+    """Condition of the positions of a grid: the code of its column beside the code of its row.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class GridCondition(NamedTuple):
     positions: torch.Tensor | None = None
 
     def bias(self, column_weight, row_weight, hidden_bias, empty):
-        """Map the condition linearly, at the price of one row and one column of the grid.
+        """Map the condition linearly, at the cost of one row and one column of the grid.
 
         Parameters
         ----------
@@ -78,17 +78,17 @@ class GridCondition(NamedTuple):
         return mapped.transpose(0, 1)
 
     def bias_gradients(self, grad, empty):
-        """Gradients of the arguments of `bias` from that of its result."""
+        """Return the gradients of the first three arguments of `bias`, from that of its result."""
         n_blocks, _, n_out = grad.shape
         if self.positions is not None:
             n_positions = len(self.rows) * len(self.columns)
-            everywhere = grad.new_zeros(n_blocks, n_positions, n_out)
-            grad = everywhere.index_add_(1, self.positions, grad)
+            all_positions = grad.new_zeros(n_blocks, n_positions, n_out)
+            grad = all_positions.index_add_(1, self.positions, grad)
         grad = grad.unflatten(1, (len(self.rows), len(self.columns)))
         of_columns, of_rows = grad.sum(1), grad.sum(2)
         weights = []
-        for own, codes in ((of_columns, self.columns), (of_rows, self.rows)):
-            found = empty(own, n_blocks, n_out, codes.shape[1])
-            torch.mm(own.transpose(1, 2).flatten(0, 1), codes, out=found.flatten(0, 1))
-            weights.append(found[:])
+        for summed, codes in ((of_columns, self.columns), (of_rows, self.rows)):
+            weight = empty(summed, n_blocks, n_out, codes.shape[1])
+            torch.mm(summed.transpose(1, 2).flatten(0, 1), codes, out=weight.flatten(0, 1))
+            weights.append(weight[:])  # a view: see `CouplingFunction.backward`
         return *weights, of_rows.sum(1)

@@ -1,26 +1,26 @@
-"""Memory that the steps of a training share."""
+"""Buffers that the steps of a training share."""
 
 import math
 
 
 class Workspace:
-    """Memory of a pass, used again by the next one.
+    """Buffers of one pass, reused by the next.
 
-    Without it every step of a training would get some 100 MB from the operating system and give
-    them back, a fourth of its time.
+    Allocating some 100 MB from the operating system in every step, and giving them back, would take
+    a quarter of the training's time.
     """
 
     def __init__(self):
         self.buffers, self.n_used = [], 0
 
     def rewind(self):
-        """Take everything back."""
+        """Mark all buffers as free for the next pass."""
         self.n_used = 0
 
     def empty(self, like, *shape, dtype=None):
-        """Return an array without content on the device of `like`, by default of its dtype.
+        """Return an uninitialised array on the device of `like`, by default of its dtype.
 
-        That of the pass before, in the order of the calls, wherever it is large enough.
+        The n-th call of a pass gets the n-th buffer of the previous pass if that is large enough.
         """
         dtype, size, number = dtype or like.dtype, math.prod(shape), self.n_used
         self.n_used += 1

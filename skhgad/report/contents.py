@@ -21,7 +21,7 @@ from ..display.drawing import drawing_library
 from ..images.source import ImageSource
 from ..metrics.histograms import check_mask
 from ..regions import find_regions
-from ..scoring.scoring_model import resize
+from ..scoring.maps import resize
 from ..storage.files import check_folder_place, whole_file
 from .findings import (
     Measurement,

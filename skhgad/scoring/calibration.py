@@ -1,15 +1,14 @@
-"""Thresholds, common scales and p-values from normal samples the flow did not train on."""
+"""Thresholds and p-values from normal samples that the flow did not train on."""
 
 import math
 import warnings
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 
+from ..validation import check_rate
+
 FALSE_ALARM_RATE = 0.05
-# A class counts as this many samples less of itself and as many of all classes together.
-_BORROWED_SAMPLES = 5
 
 
 class Calibration(NamedTuple):
@@ -47,78 +46,6 @@ class Calibration(NamedTuple):
         return conformal_p_values(scores, codes, self.scores, self.inferred)
 
 
-def hold_out(codes, fraction, random_state):
-    """Choose, in every class, the samples kept from training for calibration.
-
-    Parameters
-    ----------
-    codes : ndarray of shape (n_samples,)
-        Class of each normal sample.
-    fraction : float in [0, 1)
-    random_state : numpy.random.RandomState
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), bool
-        True = held out. A class of fewer than 5 samples keeps all of them for training.
-    """
-    held_out = np.zeros(len(codes), dtype=bool)
-    for code in np.unique(codes):
-        rows = np.flatnonzero(codes == code)
-        n_held = round(fraction * len(rows)) if len(rows) >= 5 else 0
-        if fraction > 0 and len(rows) >= 5:
-            n_held = max(1, n_held)
-        held_out[random_state.permutation(rows)[:n_held]] = True
-    return held_out
-
-
-def class_scales(anomaly_scores, codes, n_classes):
-    """Location and scale that put the image scores of all classes on one scale.
-
-    The location is the median over normal samples, the scale the mean excess above it. Classes
-    with few samples are drawn towards the median location and scale of all classes.
-
-    Parameters
-    ----------
-    anomaly_scores : ndarray of shape (n_samples,)
-        Higher = more anomalous.
-    codes : ndarray of shape (n_samples,)
-    n_classes : int
-
-    Returns
-    -------
-    location, scale : ndarray of shape (n_classes,)
-    """
-    own = [anomaly_scores[codes == code] for code in range(n_classes)]
-    others = np.transpose([_median_and_excess(values) for values in own if len(values)])
-    location, scale = np.transpose([borrowed_scales(values, others) for values in own])
-    # One sample, or copies of one: no spread to go by.
-    scale[scale <= 1e-12 * np.maximum(1, np.abs(location))] = 1.0
-    return location, scale
-
-
-def borrowed_scales(own, others):
-    """Draw the location and scale of a class of few samples towards the median of other classes'.
-
-    Parameters
-    ----------
-    own : ndarray of shape (n_samples,)
-        Anomaly scores of the class; may be empty.
-    others : tuple of ndarray of shape (n_others,)
-        Their locations and scales.
-
-    Returns
-    -------
-    ndarray of shape (2,)
-        Location and scale, as from `class_scales`.
-    """
-    common = np.median(others, axis=1)
-    if not len(own):
-        return common
-    found = np.array(_median_and_excess(own))
-    return found + _BORROWED_SAMPLES / (len(own) + _BORROWED_SAMPLES) * (common - found)
-
-
 def threshold(scores, false_alarm_rate=FALSE_ALARM_RATE):
     """Score below which a fresh normal sample falls with at most `false_alarm_rate`.
 
@@ -138,14 +65,6 @@ def threshold(scores, false_alarm_rate=FALSE_ALARM_RATE):
     return float(np.sort(scores)[rank - 1])
 
 
-def check_rate(rate, name):
-    """Raise ValueError, or TypeError, unless a rate lies strictly between 0 and 1."""
-    if isinstance(rate, bool) or not isinstance(rate, Real):
-        raise TypeError(f"{name} must be a number between 0 and 1, got {rate!r}.")
-    if not 0 < rate < 1:
-        raise ValueError(f"{name} must lie strictly between 0 and 1, got {rate!r}.")
-
-
 def promised_threshold(scores, false_alarm_rate):
     """`threshold`, with a UserWarning where there are too few samples to promise the rate."""
     check_rate(false_alarm_rate, "false_alarm_rate")
@@ -161,7 +80,7 @@ def promised_threshold(scores, false_alarm_rate):
     return threshold(scores, false_alarm_rate)
 
 
-def unseen(typicality, codes, calibration, rate):
+def is_unknown(typicality, codes, calibration, rate):
     """Tell which samples are less typical of their class than all but a share of its normals.
 
     Parameters
@@ -189,7 +108,7 @@ def unseen(typicality, codes, calibration, rate):
             f"unknown_rate={rate:g} needs at least {math.ceil(1 / rate - 1 - 1e-9)} held-out "
             f"normals in a class to find any unknown; one has {fewest}.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
     return p_values <= rate
 
@@ -215,10 +134,3 @@ def conformal_p_values(scores, codes, reference_scores, reference_codes):
         chosen = codes == code
         p_values[chosen] = (1 + np.searchsorted(own, scores[chosen], side="right")) / (1 + len(own))
     return p_values
-
-
-def _median_and_excess(values):
-    """Median, and mean excess of the values above it."""
-    median = np.median(values)
-    above = values[values > median] - median
-    return median, above.mean() if len(above) else 0.0

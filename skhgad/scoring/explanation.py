@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..regions import check_threshold, find_regions
-from .inspection import image_maps, judge
+from .inspection import image_maps
 
 
 class Explanation(NamedTuple):
@@ -48,20 +48,35 @@ class Explanation(NamedTuple):
     term: str
 
 
-def explain(detector, X, class_labels, threshold):
-    """Explain X; see `HGADDetector.explain`."""
-    threshold = -detector.offset_ if threshold is None else threshold
+def explain(judge, batches, threshold=None, *, given=False):
+    """Explain samples; see `HGADDetector.explain`.
+
+    Parameters
+    ----------
+    judge : Judge
+    batches : iterable of ScoredBatch
+        Not read before the threshold is checked.
+    threshold : float, default=None
+        Of the maps' regions; None = minus the judge's offset.
+    given : bool, default=False
+        Whether the classes were given, not inferred.
+
+    Returns
+    -------
+    list of Explanation
+    """
+    threshold = -judge.offset if threshold is None else threshold
     check_threshold(threshold)
-    is_images = detector._extractor is not None
+    fitted = judge.fitted
 
     def details_of(batch):
-        causes = _causes(detector._model, batch)
-        if not is_images:
+        causes = _causes(fitted.model, batch)
+        if not fitted.takes_images:
             return [(None, None, None, [], *cause) for cause in causes]
         places = (_place(anomaly_map, threshold) for anomaly_map in image_maps(batch))
         return [(*place, *cause) for place, cause in zip(places, causes, strict=True)]
 
-    verdicts, details = judge(detector, X, class_labels, details_of)
+    verdicts, details = judge.judge(batches, details_of, given=given)
     columns = [values.tolist() for values in verdicts]
     return [Explanation(*row[:-1], *row[-1]) for row in zip(*columns, details, strict=True)]
 

@@ -1,42 +1,14 @@
-"""Everything the detector says of samples, in one pass."""
+"""Verdicts: everything the detector says of samples, in one pass."""
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from .calibration import unseen
-from .scoring_model import Evidence, resize
+from .calibration import is_unknown
+from .maps import resize
 
-LOWEST = np.finfo(np.float64).min / 2  # a score that stays finite when offset_ is subtracted
 UNKNOWN = {"U": "unknown", "i": -1}  # by kind of the class labels
-
-
-class ScoredBatch(NamedTuple):
-    """What the model finds in a batch.
-
-    Attributes
-    ----------
-    codes : ndarray of shape (n,), int64
-        Class inferred or given.
-    scores : ndarray of shape (n,), float64
-    typicality : ndarray of shape (n,), float64, or None
-        How well the sample as a whole fits the class inferred. Of an image the log-likelihood of
-        its median position, which a local defect hardly moves; of a vector, which has no parts,
-        its score. None where the class was given.
-    maps : Tensor of shape (n, height, width)
-        On the model's grid.
-    evidence : Evidence
-    sizes : list of (height, width)
-        Of the images.
-    """
-
-    codes: np.ndarray
-    scores: np.ndarray
-    typicality: np.ndarray | None
-    maps: torch.Tensor
-    evidence: Evidence
-    sizes: list
 
 
 class Inspection(NamedTuple):
@@ -63,101 +35,81 @@ class Inspection(NamedTuple):
     maps: list | None
 
 
-def score_batch(model, features, codes, sizes=None):
-    """Score a batch of features.
+class Judge:
+    """Turns scored batches into verdicts.
 
     Parameters
     ----------
-    model : ScoringModel
-    features : list of Tensor of shape (n, n_positions, n_features)
-    codes : Tensor of shape (n,), int64, or None
-        None: infer the class.
-    sizes : list of (height, width), default=None
-
-    Returns
-    -------
-    ScoredBatch
+    fitted : FittedModel
+    offset : float
+        Samples that score lower are anomalies.
+    unknown_rate : float or None
+        See `HGADDetector`.
     """
-    return score_evidence(model, model.evidence(features, codes), sizes)
 
+    def __init__(self, fitted, offset, unknown_rate=None):
+        self.fitted = fitted
+        self.offset = offset
+        self.unknown_rate = unknown_rate
 
-def score_evidence(model, evidence, sizes=None):
-    """Score a batch as `score_batch` does, of evidence that is at hand."""
-    maps = model.maps(evidence)
-    scores = _finite(-maps.amax((1, 2)))
-    typicality = None
-    if evidence.typicality is not None:
-        is_vector = model.map_size == (1, 1)
-        typicality = scores if is_vector else _finite(evidence.typicality)
-    return ScoredBatch(evidence.codes.cpu().numpy(), scores, typicality, maps, evidence, sizes)
+    def judge(self, batches, details_of=None, *, given=False):
+        """Judge all samples.
 
+        Parameters
+        ----------
+        batches : iterable of ScoredBatch
+        details_of : callable, default=None
+            Takes a ScoredBatch and returns a list: what to keep of each sample.
+        given : bool, default=False
+            Whether the classes were given, not inferred.
 
-def _finite(values):
-    # Evidence that overflows is nan, which `predict` would compare as normal.
-    return np.nan_to_num(values.double().cpu().numpy(), nan=LOWEST, neginf=LOWEST)
+        Returns
+        -------
+        verdicts : tuple of ndarray of shape (n_samples,)
+            The first four fields of `Inspection`.
+        details : list
+        """
+        codes, scores, typicality, details = [], [], [], []
+        for batch in batches:
+            codes.append(batch.codes)
+            scores.append(batch.scores)
+            typicality.append(batch.typicality)
+            if details_of is not None:
+                details += details_of(batch)
+        codes, scores = np.concatenate(codes), np.concatenate(scores)
+        typicality = None if given else np.concatenate(typicality)
+        return (
+            self.class_labels(codes, typicality),
+            scores,
+            self.fitted.calibration.p_values(scores, codes, given=given),
+            scores < self.offset,
+        ), details
 
+    def inspect(self, batches, *, maps=False, given=False):
+        """Return the Inspection of all samples; parameters as in `judge`."""
+        verdicts, details = self.judge(batches, image_maps if maps else None, given=given)
+        return Inspection(*verdicts, details if maps else None)
 
-def class_labels_of(detector, codes, typicality):
-    """Name the classes; "unknown" or -1 where `unknown_rate` and the typicality say so.
+    def class_labels(self, codes, typicality):
+        """Name the classes; "unknown" or -1 where `unknown_rate` and the typicality say so.
 
-    Raises
-    ------
-    ValueError
-        If `unknown_rate` is set and a class is called "unknown".
-    """
-    labels = detector.classes_[codes]
-    if detector.unknown_rate is None or typicality is None:
-        return labels
-    unknown = UNKNOWN[labels.dtype.kind]
-    if unknown in detector.classes_.tolist():
-        raise ValueError(
-            f"a product class is called {unknown!r}, the answer of unknown_rate where a sample "
-            "fits no class: rename the class, or leave unknown_rate=None."
-        )
-    is_unknown = unseen(typicality, codes, detector._calibration, detector.unknown_rate)
-    return np.where(is_unknown, unknown, labels)
-
-
-def inspect(detector, X, class_labels, keep_maps):
-    """Score X once for an `Inspection`; see `HGADDetector.inspect`."""
-    verdicts, maps = judge(detector, X, class_labels, image_maps if keep_maps else _nothing)
-    return Inspection(*verdicts, maps if keep_maps else None)
-
-
-def judge(detector, X, class_labels, details_of):
-    """Score X once.
-
-    Parameters
-    ----------
-    detector : HGADDetector
-    X, class_labels
-        As in `HGADDetector.inspect`.
-    details_of : callable
-        Takes a ScoredBatch and returns a list, what to keep of each sample.
-
-    Returns
-    -------
-    verdicts : tuple of ndarray of shape (n_samples,)
-        The first four fields of `Inspection`.
-    details : list
-    """
-    batches, details = [], []
-    for batch in detector._scored_batches(X, class_labels):
-        details += details_of(batch)
-        batches.append(batch[:3])
-    codes, scores, typicality = (
-        None if parts[0] is None else np.concatenate(parts) for parts in zip(*batches, strict=True)
-    )
-    return (
-        class_labels_of(detector, codes, typicality),
-        scores,
-        detector._calibration.p_values(scores, codes, given=class_labels is not None),
-        scores < detector.offset_,
-    ), details
-
-
-def _nothing(batch):
-    return []
+        Raises
+        ------
+        ValueError
+            If `unknown_rate` is set and a class is called "unknown".
+        """
+        classes = self.fitted.classes
+        labels = classes[codes]
+        if self.unknown_rate is None or typicality is None:
+            return labels
+        unknown = UNKNOWN[labels.dtype.kind]
+        if unknown in classes.tolist():
+            raise ValueError(
+                f"a product class is called {unknown!r}, the answer of unknown_rate where a "
+                "sample fits no class: rename the class, or leave unknown_rate=None."
+            )
+        fits_none = is_unknown(typicality, codes, self.fitted.calibration, self.unknown_rate)
+        return np.where(fits_none, unknown, labels)
 
 
 def image_maps(batch):
@@ -166,3 +118,30 @@ def image_maps(batch):
     return [
         resize(grid[None], size)[0].numpy() for grid, size in zip(grids, batch.sizes, strict=True)
     ]
+
+
+def stacked_maps(batches, size):
+    """Anomaly maps of all batches as one array.
+
+    Parameters
+    ----------
+    batches : iterable of ScoredBatch
+    size : tuple (height, width)
+        Of the maps, where the images differ in size.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, height, width), float32
+        Of the images' size where they have one in common.
+    """
+    grids, sizes = [], []
+    for batch in batches:
+        grids.append(batch.maps.float().cpu())
+        sizes += batch.sizes
+    if len(set(sizes)) == 1:
+        size = sizes[0]
+    # One grid at a time: the grids are small beside the maps.
+    maps = np.empty((len(sizes), *size), dtype=np.float32)
+    for row, grid in enumerate(torch.cat(grids)):
+        maps[row] = resize(grid[None], size)[0].numpy()
+    return maps

@@ -1,50 +1,17 @@
-"""From features to class, anomaly map and image score, every constant frozen at fit."""
+"""From features to class, evidence and anomaly map, every constant frozen at fit."""
 
 import math
 from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-CRITERIA = ("likelihood_entropy", "likelihood", "entropy")
-NORMALIZATIONS = ("standardized", "exponential")
+from .maps import gaussian_blur, resize
+
+GRID_STRIDE = 4  # image pixels to one position of the map on which levels are summed
 # Entropy of the class posterior, in nats, below which differences are numerical noise.
 _ENTROPY_FLOOR = 1e-2
-_BLUR_REFERENCE = 256
-_SLOPE_PRIOR_VECTORS = 50  # of a slope of 1 from the background to a class
-_PROFILE_PRIOR_SAMPLES = 20  # of a profile that is the same everywhere
-
-
-def gaussian_blur(maps, sigma):
-    """Blur maps with a Gaussian cut at four sigma, edges replicated.
-
-    Parameters
-    ----------
-    maps : Tensor of shape (n, height, width)
-    sigma : float
-        In positions.
-
-    Returns
-    -------
-    Tensor of shape (n, height, width)
-    """
-    radius = math.ceil(4 * sigma)
-    if not radius or maps.shape[-1] * maps.shape[-2] == 1:
-        return maps
-    offsets = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    maps = F.pad(maps[:, None], (radius,) * 4, mode="replicate")
-    maps = F.conv2d(F.conv2d(maps, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-    return maps[:, 0]
-
-
-def resize(maps, size):
-    """Bilinear resizing of maps (n, height, width) to `size`."""
-    if tuple(maps.shape[1:]) == tuple(size):
-        return maps
-    return F.interpolate(maps[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]
+BLUR_REFERENCE = 256  # height of the map that `blur_sigma` refers to
 
 
 class Evidence(NamedTuple):
@@ -146,6 +113,11 @@ class ScoringModel(nn.Module):
     def n_classes(self):
         """Number of product classes."""
         return self.levels[0].mixture.means.shape[0]
+
+    def freeze(self):
+        """Prepare the flows for scoring; see `CouplingBlocks.freeze`."""
+        for level in self.levels:
+            level.flow.freeze()
 
     def likelihood_profile(self, level):
         """Offsets of the positions of a level from its location, (n_positions, n_classes)."""
@@ -292,123 +264,34 @@ class ScoringModel(nn.Module):
         return resize(maps, self.map_size)
 
     def _blur(self, maps):
-        return gaussian_blur(maps, self.blur_sigma * self.map_size[0] / _BLUR_REFERENCE)
+        return gaussian_blur(maps, self.blur_sigma * self.map_size[0] / BLUR_REFERENCE)
 
 
-@torch.no_grad()
-def fit_normalizers(model, found, background_weight=0.0, *, chosen=None):
-    """Freeze the constants of the maps from normal samples.
+def build_scoring_model(parameters, levels, extractor):
+    """Assemble the levels of a detector.
 
     Parameters
     ----------
-    model : ScoringModel
-        Changed in place.
-    found : list of Evidence
-        Of the samples, under their true classes.
-    background_weight : float, default=0
-        Share of what the background predicts of the log-likelihood of normal vectors, by the
-        slope of a linear regression inside the classes, that is taken off.
-    chosen : Tensor of int64, default=None
-        Classes whose constants are set; None = all, and those of the background.
+    parameters : dict
+        Of the estimator.
+    levels : list of LevelModel
+    extractor : FeatureExtractor or None
+        None for feature vectors, which are maps of one position.
+
+    Returns
+    -------
+    ScoringModel
     """
-    codes = torch.cat([block.codes for block in found])
-    if chosen is None:
-        chosen = torch.arange(model.n_classes)
-        _fit_background(model, found, codes, background_weight)
-    ratios = [model.likelihood_ratios(block) for block in found]
-    for index in range(len(model.levels)):
-        value = torch.cat([block[index] for block in ratios])
-        if model.normalization == "exponential":
-            negative_entropy = -torch.cat([block.entropies[index] for block in found])
-            model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.amax)
-            model.entropy_location[index, chosen] = _per_class(
-                chosen, codes, negative_entropy, torch.amax
-            )
-        else:
-            profile = model.likelihood_profile(index)
-            for code in chosen.tolist():
-                profile[:, code] = _profile(value[codes == code])
-            value = value - profile.T[codes]
-            model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.mean)
-            model.likelihood_scale[index, chosen] = _per_class(chosen, codes, value, _spread)
-    if model.normalization == "standardized":
-        log_entropy = torch.cat(
-            [
-                model.log_entropy(model.entropy_anomaly(block.entropies, block.codes))
-                for block in found
-            ]
-        )
-        model.log_entropy_location[chosen] = _per_class(chosen, codes, log_entropy, torch.mean)
-        model.log_entropy_scale[chosen] = _per_class(chosen, codes, log_entropy, _spread)
-
-
-def _fit_background(model, found, codes, background_weight):
-    if not background_weight or found[0].backgrounds[0] is None:
-        return
-    for index in range(len(model.levels)):
-        likelihood = torch.cat([block.likelihoods[index] for block in found])
-        background = torch.cat([block.backgrounds[index] for block in found])
-        slope = _slope_within(likelihood, background, codes)
-        model.background_slope[index] = background_weight * slope
-        model.background_floor[index] = background.min()
-
-
-def _slope_within(values, predictor, codes):
-    """Slope of the regression of `values` on `predictor` inside the classes; never negative.
-
-    Both of shape (n, n_positions); 0 where the predictor does not vary. Values far from the median
-    of their class are drawn in, because a few anomalies among the normals, far away on both axes,
-    would settle the slope alone; a few vectors are drawn to the slope 1 of the likelihood ratio.
-    """
-    values, predictor = values.double().clone(), predictor.double().clone()
-    for code in codes.unique().tolist():
-        own = codes == code
-        values[own] = _drawn_in(values[own])
-        predictor[own] = _drawn_in(predictor[own])
-    variance = predictor.square().sum()
-    slope = (values * predictor).sum() / variance
-    known = values.numel() / (values.numel() + _SLOPE_PRIOR_VECTORS)
-    slope = known * slope + (1 - known)
-    return torch.where(variance > 0, slope, torch.zeros_like(slope)).clamp_min(0)
-
-
-def _drawn_in(values):
-    """Clip to 3 robust standard deviations from the median, then center."""
-    median = _median(values)
-    reach = 3 * 1.4826 * _median((values - median).abs())
-    values = values.clamp(median - reach, median + reach)
-    return values - values.mean()
-
-
-def _median(values):
-    """Median, of an even number the mean of both in the middle; of any size."""
-    return (values.median() - (-values).median()) / 2
-
-
-def _per_class(chosen, codes, values, statistic):
-    """Compute `statistic` of each chosen class's values; of all values for a class without any."""
-    overall = statistic(values)
-    return torch.stack(
-        [
-            statistic(values[codes == code]) if (codes == code).any() else overall
-            for code in chosen.tolist()
-        ]
-    )
-
-
-def _profile(values):
-    """Mean at each position less that at all, drawn to 0 where few samples (rows) tell.
-
-    A sample moves what it is itself compared with by less than 1 / `_PROFILE_PRIOR_SAMPLES` of its
-    value, so that the scores of those that calibrate the detector stay those of fresh samples.
-    """
-    if not len(values):
-        return 0
-    known = len(values) / (len(values) + _PROFILE_PRIOR_SAMPLES)
-    return known * (values.mean(0) - values.mean())
-
-
-def _spread(values):
-    """Return the standard deviation, or 1 where nothing varies, so that division is defined."""
-    spread = values.std(correction=0)
-    return torch.where(spread > 1e-6, spread, torch.ones_like(spread))
+    map_size, criterion = (1, 1), parameters["criterion"]
+    if extractor is not None:
+        map_size = [max(1, side // GRID_STRIDE) for side in extractor.spec["image_size"]]
+    if criterion == "auto":
+        criterion = "likelihood" if extractor is None else "likelihood_entropy"
+    return ScoringModel(
+        levels,
+        map_size,
+        criterion,
+        parameters["map_normalization"],
+        parameters["blur_sigma"],
+        parameters["entropy_weight"],
+    ).requires_grad_(False)

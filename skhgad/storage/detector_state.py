@@ -7,9 +7,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..features.backbones import create_backbone
-from ..fitting import samples as _fitting
+from ..features.extractor import build_extractor
+from ..model.level import empty_level, room_for_densities
 from ..parameters import check_parameters, image_size
 from ..scoring.calibration import Calibration
+from ..scoring.fitted import FittedModel
+from ..scoring.scoring_model import build_scoring_model
 from ..validation import check_y
 
 _LARGEST_IMAGE = 1 << 26  # pixels; a backbone may ask for memory by it before its weights are read
@@ -29,13 +32,14 @@ def pack(detector):
     description : dict
         JSON-serialisable: parameters and fitted attributes.
     """
-    tensors = {f"model.{name}": t for name, t in detector._model.state_dict().items()}
-    if detector._extractor is not None:
-        state = detector._extractor.state_dict()
+    fitted = detector.model_
+    tensors = {f"model.{name}": t for name, t in fitted.model.state_dict().items()}
+    if fitted.takes_images:
+        state = fitted.extractor.state_dict()
         tensors.update({f"extractor.{name}": t for name, t in state.items()})
-    for name, values in detector._calibration._asdict().items():
+    for name, values in fitted.calibration._asdict().items():
         tensors[f"calibration.{name}"] = torch.from_numpy(values)
-    fitted = {
+    attributes = {
         "classes": detector.classes_.tolist(),
         "offset": detector.offset_,
         "n_iter": detector.n_iter_,
@@ -43,12 +47,12 @@ def pack(detector):
             {name: value if value == value else None for name, value in record.items()}
             for record in detector.history_
         ],
-        "levels": [[level.n_features, *level.map_shape] for level in detector._model.levels],
-        "images": detector._extractor is not None,
+        "levels": [[level.n_features, *level.map_shape] for level in fitted.model.levels],
+        "images": fitted.takes_images,
         "n_features_in": getattr(detector, "n_features_in_", None),
         "feature_names_in": getattr(detector, "feature_names_in_", np.empty(0)).tolist() or None,
     }
-    return tensors, {"parameters": _saved_parameters(detector), "fitted": fitted}
+    return tensors, {"parameters": _saved_parameters(detector), "fitted": attributes}
 
 
 def unpack(cls, tensors, description, backbone):
@@ -107,29 +111,22 @@ def unpack(cls, tensors, description, backbone):
             raise ValueError(f"image_size={parameters['image_size']} is too large.")
         if isinstance(parameters["backbone"], str):
             _check_backbone(parameters, parts["extractor"])
-        extractor = detector._feature_extractor(weights=None, levels=level_shapes)
+        extractor = build_extractor(parameters, weights=None, levels=level_shapes)
         extractor.load_state_dict(parts["extractor"])
     levels = [
-        _fitting.empty_level(parameters, n_features, tuple(shape), len(classes))
+        empty_level(parameters, n_features, tuple(shape), len(classes))
         for n_features, *shape in level_shapes
     ]
-    model = detector._scoring_model(levels, extractor)
-    if detector.class_covariance:  # room for the saved ones
+    model = build_scoring_model(parameters, levels, extractor)
+    if detector.class_covariance:
         for index, level in enumerate(levels):
-            means = level.mixture.means
-            identity = torch.eye(means.shape[1])
-            level.mixture.set_covariances(
-                torch.zeros_like(means),
-                identity.repeat(len(means), 1, 1),
-                torch.zeros_like(means),
-                identity.clone(),
-            )
-            if f"levels.{index}.mixture.background_mean" in parts["model"]:
-                level.mixture.set_background(torch.zeros(means.shape[1]), identity)
+            mean = f"levels.{index}.densities.background_mean"
+            room_for_densities(level, has_background=mean in parts["model"])
     model.to(torch.float32 if fitted["images"] else torch.float64)
     model.load_state_dict(parts["model"])
-    detector._model, detector._extractor = model, extractor
-    detector._calibration = _read_calibration(parts["calibration"], len(classes))
+    model.freeze()
+    calibration = _read_calibration(parts["calibration"], len(classes))
+    detector.model_ = FittedModel(extractor, model, calibration, classes)
     detector.classes_ = classes
     detector.offset_ = float(fitted["offset"])
     detector.n_iter_ = int(fitted["n_iter"])
@@ -171,8 +168,8 @@ def _check_sizes(parameters, tensors, level, shape, n_classes):
         "mixture.offsets": (n_classes, parameters["n_components"] - 1, n_features),
     }
     if parameters["class_covariance"]:
-        expected["mixture.whiteners"] = (n_classes, n_features, n_features)
-        expected["mixture.shared_precision"] = (n_features, n_features)
+        expected["densities.whiteners"] = (n_classes, n_features, n_features)
+        expected["densities.shared_precision"] = (n_features, n_features)
     if n_conditions:
         expected["flow.column_codes"] = (width, n_conditions // 2)
         expected["flow.row_codes"] = (height, n_conditions // 2)

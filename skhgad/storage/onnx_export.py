@@ -1,9 +1,9 @@
 """The scoring path as an ONNX file: image or vector in; score, class and map out.
 
-torch traces what lies between pixels in [0, 1] and the map on the model's grid; `_onnx_images` is
-what lies around it. What torch cannot trace is computed differently here, with the same result:
-loops over the classes of a batch become gathers, poolings and rescalings become products with
-constant matrices.
+torch traces the network from pixels in [0, 1] to the map on the model's grid. `onnx_images` adds
+the preprocessing before it and the final resizing after it. What torch cannot trace is computed in
+another way here, with the same result: loops over the classes of a batch become gathers, poolings
+and rescalings become products with constant matrices.
 """
 
 import copy
@@ -16,10 +16,7 @@ from torch.nn import functional as F
 
 import skhgad
 
-from ..features.backbones import FeatureExtractor
-from ..model.coupling import CouplingBlocks
 from ..model.level import LevelModel
-from ..model.losses import log_likelihood
 from ..model.mixture import entropy
 from ..parameters import image_size
 from .files import check_file_place, whole_file
@@ -38,9 +35,9 @@ def write_onnx(detector, path):
     except ImportError as error:
         raise ImportError("to_onnx needs the package onnx: pip install 'skhgad[onnx]'.") from error
     check_file_place(path, "path")
-    is_images = detector._extractor is not None
+    is_images = detector.model_.takes_images
     with whole_file(path) as part:
-        _export_core(Core(detector), _example(detector), part, is_images)
+        _export_core(Core(detector.model_), _example(detector), part, is_images)
         model = onnx.load(part)
         if is_images:
             size = image_size(detector.image_size)
@@ -56,21 +53,19 @@ class Core(nn.Module):
 
     Parameters
     ----------
-    detector : HGADDetector
-        Fitted; copied to the CPU.
+    fitted : FittedModel
+        Copied to the CPU.
     """
 
-    def __init__(self, detector):
+    def __init__(self, fitted):
         super().__init__()
-        self.extractor = _on_cpu(detector._extractor)
-        self.model = _on_cpu(detector._model)
-        # The same state under classes that compute the same in a way that can be traced.
-        for level in self.model.levels:
-            level.__class__ = _TraceableLevel
-            level.flow.blocks.__class__ = _TraceableBlocks
+        self.extractor = _on_cpu(fitted.extractor)
+        self.model = _on_cpu(fitted.model)
+        self.model.levels = nn.ModuleList(map(TraceableLevel, self.model.levels))
         if self.extractor is not None:
-            self.extractor.__class__ = _TraceableExtractor
-            self.extractor.matrices = {}
+            self.extractor.folds_batch_norm = False  # onnxruntime folds what can be folded
+            self.extractor.pool = MatrixProducts(self.extractor.pool)
+            self.extractor.rescale = MatrixProducts(self.extractor.rescale)
         self.eval()
 
     def forward(self, x):
@@ -82,70 +77,99 @@ class Core(nn.Module):
         return (scores, codes) if self.extractor is None else (scores, codes, maps)
 
 
-class _TraceableLevel(LevelModel):
-    def evidence(self, z, log_det, codes):
-        mixture = self.mixture
-        if mixture.whiteners is None:
+class TraceableLevel(LevelModel):
+    """A level that computes the same without loops over the classes of a batch.
+
+    Parameters
+    ----------
+    level : LevelModel
+    """
+
+    def __init__(self, level):
+        flow = TraceableFlow(level.flow)
+        super().__init__(level.start, flow, level.mixture, level.map_shape, level.densities)
+
+    def log_density(self, z, codes):
+        """Log-density of each position under the class of its image."""
+        mixture, densities = self.mixture, self.densities
+        if densities is None:
             centers, white, class_log_det = mixture.centers(), z, 0
+            log_weights = mixture.center_logits.log_softmax(1)
         else:
-            centers, class_log_det = mixture.whitened_offsets, mixture.log_dets[codes][:, None]
-            white = (z - (mixture.means + mixture.shifts)[codes][:, None]) @ mixture.whiteners[
-                codes
-            ]
+            centers, class_log_det = densities.whitened_offsets, densities.log_dets[codes][:, None]
+            white = (z - densities.origins[codes][:, None]) @ densities.whiteners[codes]
+            log_weights = densities.center_log_weights
         # Transposed before the gather, so that it is a constant of the graph.
         cross = white @ centers.transpose(1, 2)[codes]
         squares = white.square().sum(-1, keepdim=True) + centers.square().sum(-1)[codes][:, None]
-        logits = mixture.center_logits.log_softmax(1)[codes][:, None]
-        density = torch.logsumexp(logits - 0.5 * (squares - 2 * cross).clamp_min(0), dim=-1)
-        background = None
-        if mixture.background_mean is not None:
-            background = log_likelihood(mixture.log_density_background(z), log_det, self.n_features)
-        likelihood = log_likelihood(density + class_log_det, log_det, self.n_features)
-        class_logits = mixture.class_logits_of(z)
+        logits = log_weights[codes][:, None] - 0.5 * (squares - 2 * cross).clamp_min(0)
+        return torch.logsumexp(logits, dim=-1) + class_log_det
+
+    def posterior_entropy(self, z, codes):
+        """Entropy of the class posterior at each position."""
+        mixture = self.mixture
+        class_logits = mixture.class_logits(z)
         if mixture.generations.any():  # otherwise every class knew all others
             unknown = mixture.generations > mixture.generations[codes][:, None, None]
             class_logits = class_logits.masked_fill(unknown, -1e30)
-        return likelihood, background, entropy(class_logits)
+        return entropy(class_logits)
 
 
-class _TraceableBlocks(CouplingBlocks):
-    def _without_gradient(self, x, blocks, workspace):
+class TraceableFlow(nn.Module):
+    """A flow over whole maps, in operations that can be traced.
+
+    Parameters
+    ----------
+    flow : ConditionalFlow
+    """
+
+    def __init__(self, flow):
+        super().__init__()
+        flow.freeze()
+        self.flow = flow
+
+    def forward(self, x):
+        """Return z and the log-determinant, as `ConditionalFlow` does."""
+        if not len(self.flow.blocks.mix):
+            return self.flow(x)
+        blocks, log_scale = self.flow.blocks.folded_blocks(None)
         n_active, log_det = x.shape[-1] // 2, 0
         for block in blocks:
             passive, active = x.split((x.shape[-1] - n_active, n_active), dim=-1)
             raw, shift = block.network(passive)
-            log_scale = self.clamp * raw.tanh()
-            x = torch.cat((passive, active * log_scale.exp() + shift), dim=-1)
+            log_factor = self.flow.blocks.clamp * raw.tanh()
+            x = torch.cat((passive, active * log_factor.exp() + shift), dim=-1)
             x = x * block.mix if block.mix.ndim == 1 else F.linear(x, block.mix)
             x = x + block.mix_bias
-            log_det = log_det + log_scale.sum(-1)
-        return x, log_det
+            log_det = log_det + log_factor.sum(-1)
+        return x, log_det + log_scale
 
 
-class _TraceableExtractor(FeatureExtractor):
-    def _run_backbone(self, pixels):
-        return self.backbone(pixels)  # onnxruntime folds what can be folded
+class MatrixProducts:
+    """A linear map of rows and columns, computed as two products with constant matrices.
 
-    def pool(self, x, size):
-        return self._product("pool", x, size)
+    Parameters
+    ----------
+    operation : callable
+        operation(x, size) -> Tensor, linear and the same for all rows and for all columns.
+    """
 
-    def rescale(self, x, size):
-        return self._product("rescale", x, size)
+    def __init__(self, operation):
+        self.operation = operation
+        self.matrices = {}  # found by a first run, so that the trace sees constants
 
-    def _product(self, name, x, size):
-        """Compute a linear map of rows and columns as two matrix products."""
+    def __call__(self, x, size):
+        """Apply the operation to x (n, channels, height, width)."""
         height, width, to_height, to_width = map(int, (*x.shape[2:], *size))
-        down = self._matrix(name, height, to_height, x.dtype)
-        across = self._matrix(name, width, to_width, x.dtype)
+        down = self._matrix(height, to_height, x.dtype)
+        across = self._matrix(width, to_width, x.dtype)
         return down @ x @ across.T
 
-    def _matrix(self, name, n_in, n_out, dtype):
-        # Found by a first run, so that the trace sees constants.
-        key = name, n_in, n_out, dtype
+    def _matrix(self, n_in, n_out, dtype):
+        key = n_in, n_out, dtype
         if key not in self.matrices:
-            operation = getattr(FeatureExtractor, name)
             identity = torch.eye(n_in, dtype=dtype)[None, None]
-            self.matrices[key] = operation(identity, (n_out, n_in))[0, 0]
+            self.matrices[key] = self.operation(identity, (n_out, n_in))[0, 0]
         return self.matrices[key]
 
 
@@ -154,7 +178,7 @@ def _on_cpu(module):
 
 
 def _example(detector):
-    if detector._extractor is None:
+    if not detector.model_.takes_images:
         return torch.zeros(2, detector.n_features_in_, dtype=torch.float64)
     return torch.zeros(2, 3, *image_size(detector.image_size))
 
@@ -191,6 +215,6 @@ def _properties(detector):
         "classes": json.dumps(detector.classes_.tolist()),
         "offset": repr(float(detector.offset_)),
     }
-    if detector._extractor is not None:
+    if detector.model_.takes_images:
         properties["image_size"] = json.dumps(image_size(detector.image_size))
     return properties

@@ -1,0 +1,194 @@
+"""The one way from X to features: vectors pass through, images are decoded and described."""
+
+import hashlib
+import os
+from contextlib import closing
+
+import numpy as np
+import torch
+from joblib import Memory, cpu_count, effective_n_jobs
+from tqdm import tqdm
+
+from ..devices import is_on, keep_to_one_thread_if_forked, resolve_device, to_device
+from ..images import ImageSource, iter_batches
+from .extractor import build_extractor
+
+_MOST_THREADS = 8  # that decode images for a GPU unless n_jobs says otherwise
+_VECTOR_BATCH, _IMAGE_BATCH = 1024, 32
+
+
+class FeatureReader:
+    """Reads the features of samples, batch by batch, onto a device.
+
+    Parameters
+    ----------
+    extractor : FeatureExtractor or None
+        None for feature vectors.
+    device : str or torch.device, default="auto"
+    memory : None, str, path or joblib.Memory, default=None
+        Where features of images are remembered.
+    n_jobs : int, default=None
+        Threads that decode images.
+    verbose : int, default=0
+        >= 1 shows a progress bar of images.
+
+    Attributes
+    ----------
+    extractor, device, memory, n_jobs, verbose
+        As given; `device` is a torch.device and `memory` a joblib.Memory.
+
+    Raises
+    ------
+    ValueError
+        If the device is not there.
+    TypeError
+        If `memory` is of another type.
+    """
+
+    def __init__(self, extractor, *, device="auto", memory=None, n_jobs=None, verbose=0):
+        self.extractor = extractor
+        self.device = resolve_device(device)
+        self.memory = as_memory(memory)
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    @classmethod
+    def for_fit(cls, parameters, X):
+        """Return the reader of the samples to fit on; images get a new extractor.
+
+        Parameters
+        ----------
+        parameters : dict
+            Of the estimator.
+        X : ndarray or ImageSource
+            From `check_X`.
+        """
+        running = {name: parameters[name] for name in ("device", "memory", "n_jobs", "verbose")}
+        reader = cls(None, **running)
+        if isinstance(X, ImageSource):
+            reader.extractor = build_extractor(parameters, weights=parameters["weights"])
+        return reader
+
+    @property
+    def dtype(self):
+        """Type of the features, a NumPy dtype: float64 for vectors, float32 for images."""
+        return np.dtype(np.float64 if self.extractor is None else np.float32)
+
+    def level_shapes(self, X):
+        """Return (n_features, height, width) of each level; a vector is a map of one position."""
+        return [(X.shape[1], 1, 1)] if self.extractor is None else self.extractor.levels
+
+    def batches(self, X, rows=None, *, quiet=False):
+        """Read samples.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, n_features), float64, or ImageSource
+            From `check_X`.
+        rows : ndarray of int, default=None
+            Samples to read; None = all.
+        quiet : bool, default=False
+            Whether to hide the progress bar in any case.
+
+        Yields
+        ------
+        features : list of Tensor of shape (n, n_positions, n_features), on `device`
+            One a level.
+        sizes : list of n tuples (height, width)
+            Of the images before resizing; (1, 1) for vectors.
+        """
+        keep_to_one_thread_if_forked()
+        if self.extractor is None:
+            for features, sizes in vector_batches(X, rows):
+                yield [level.to(self.device) for level in features], sizes
+            return
+        if not is_on(self.extractor, self.device):
+            self.extractor.to(self.device)
+        total = len(X) if rows is None else len(rows)
+        with tqdm(
+            total=total, desc="images", unit="image", disable=quiet or self.verbose < 1
+        ) as bar:
+            for features, sizes in self._image_batches(X, rows):
+                yield features, sizes
+                bar.update(len(sizes))
+
+    def _image_batches(self, source, rows):
+        """Decode images and extract their features; remembered images skip the backbone."""
+        size, n_jobs = tuple(self.extractor.spec["image_size"]), self.n_jobs
+        if n_jobs is None and self.device.type != "cpu" and effective_n_jobs(None) == 1:
+            n_jobs = min(_MOST_THREADS, cpu_count())
+        batches = iter_batches(
+            source, size=size, batch_size=_IMAGE_BATCH, n_jobs=n_jobs, indices=rows
+        )
+        extract = self._extract
+        if self.memory.location is not None:
+            remember = self.memory.cache(_remembered, ignore=["compute"])
+            digest = self.extractor.digest(self.device)
+
+            def extract(pixels):
+                return self._extract_once(pixels, digest, remember)
+
+        with closing(batches):  # ends its threads, whatever a traceback still refers to
+            for batch in batches:
+                yield extract(batch.pixels), batch.sizes
+
+    def _extract(self, pixels):
+        with torch.inference_mode():
+            return self.extractor(to_device(torch.from_numpy(pixels), self.device))
+
+    def _extract_once(self, pixels, digest, remember):
+        """Extract the features of the images that `remember` does not know; fetch the others'."""
+        keys = [hashlib.sha256(digest.encode() + image.tobytes()).hexdigest() for image in pixels]
+        unknown = [i for i, key in enumerate(keys) if not remember.check_call_in_cache(key, None)]
+
+        def extract(rows):
+            arrays = [level.cpu().numpy() for level in self._extract(pixels[rows])]
+            return {i: [array[row] for array in arrays] for row, i in enumerate(rows)}
+
+        fresh = extract(unknown) if unknown else {}
+
+        def compute(i):
+            # joblib also asks for an entry that it knows but cannot read, say on a full disk.
+            return fresh[i] if i in fresh else extract([i])[i]
+
+        images = [remember(key, lambda i=i: compute(i)) for i, key in enumerate(keys)]
+        return [
+            torch.from_numpy(np.stack(level)).to(self.device) for level in zip(*images, strict=True)
+        ]
+
+
+def vector_batches(X, rows=None, batch_size=_VECTOR_BATCH):
+    """Cut feature vectors into batches of one level with one position.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float64
+    rows : ndarray of int, default=None
+        Samples to visit; None = all.
+    batch_size : int
+
+    Yields
+    ------
+    features : list with one Tensor of shape (n, 1, n_features), float64
+    sizes : list of n tuples (1, 1)
+    """
+    rows = np.arange(len(X)) if rows is None else rows
+    for first in range(0, len(rows), batch_size):
+        block = X[rows[first : first + batch_size]]
+        yield [torch.from_numpy(block)[:, None]], [(1, 1)] * len(block)
+
+
+def as_memory(memory):
+    """Turn None, a folder or a `joblib.Memory` into a Memory that prints nothing."""
+    if memory is None or isinstance(memory, str | os.PathLike):
+        return Memory(None if memory is None else os.fspath(memory), verbose=0)
+    if not (hasattr(memory, "cache") and hasattr(memory, "location")):
+        raise TypeError(
+            f"memory must be None, a folder or a joblib.Memory, got {type(memory).__name__}."
+        )
+    return memory
+
+
+def _remembered(key, compute):
+    """Return the features of one image; joblib stores the result under the key alone."""
+    return compute()

@@ -1,0 +1,208 @@
+"""The steps of `fit`, in order: read this first.
+
+Validate, extract features, find classes, hold samples out, start, train, freeze, calibrate.
+"""
+
+import os
+
+import joblib
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+from ..devices import keep_to_one_thread_if_forked
+from ..features.reader import FeatureReader
+from ..images import ImageSource
+from ..parameters import check_parameters
+from ..scoring.fitted import FittedModel
+from ..scoring.scoring_model import build_scoring_model
+from ..validation import check_X, check_y
+from .class_covariances import fit_covariances
+from .discovery import discover_classes
+from .feature_cache import cached_features
+from .held_out import calibrate, choose_offset, hold_out, warn_uncalibrated
+from .processes import Processes
+from .samples import LabelledSamples
+from .schedule import training_plan
+from .start import build_level
+from .training import train_levels
+
+
+def fit_detector(detector, X, y=None, *, on_pass=None):
+    """Fit a detector; see `HGADDetector.fit`.
+
+    Parameters
+    ----------
+    detector : HGADDetector
+        Of the attributes, only `n_features_in_` and `feature_names_in_` are set.
+    X, y
+        As in `HGADDetector.fit`.
+    on_pass : callable, default=None
+        Called as on_pass(pass_number, levels) after each pass of the training.
+
+    Returns
+    -------
+    dict
+        All other fitted attributes.
+    """
+    keep_to_one_thread_if_forked()
+    processes = Processes.current()
+    parameters = detector.get_params(deep=False)
+    with processes.agree():
+        check_parameters(parameters)
+        X = check_X(X, value_range=parameters["value_range"], estimator=detector, reset=True)
+        codes, classes = check_y(y, len(X))
+        random_state = check_random_state(parameters["random_state"])
+        reader = FeatureReader.for_fit(parameters, X)
+    check_same_data(processes, X, codes, classes)
+    if reader.extractor is not None:
+        processes.share_state(reader.extractor)
+    random_state = processes.broadcast(random_state)
+    generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
+
+    normal = np.flatnonzero(codes >= 0)
+    shapes, device = reader.level_shapes(X), reader.device
+    with cached_features(reader, X, normal, parameters["cache_budget"], processes) as cache:
+        everything = LabelledSamples(cache, np.arange(len(normal)), codes[normal], len(classes))
+        everything, classes = find_classes(
+            everything, classes, parameters["n_classes"], random_state
+        )
+        codes = everything.codes
+        held_out = hold_out(codes, parameters["validation_fraction"], random_state)
+        if processes.is_first and parameters["validation_fraction"] > 0:
+            warn_uncalibrated(codes, classes, held_out, stacklevel=4)
+        training = everything.chosen(np.flatnonzero(~held_out))
+        judged = everything.chosen(np.flatnonzero(held_out)) if held_out.any() else everything
+
+        levels = build_levels(parameters, training, shapes, reader.dtype, generator)
+        plan = training_plan(parameters, len(training), shapes, device)
+        if not plan.n_passes:  # centers at random would only blur classes that are tight
+            for level in levels:
+                level.mixture.offsets.data.zero_()
+        history = train_levels(
+            levels, training, plan, generator, device,
+            verbose=parameters["verbose"], on_pass=on_pass,
+        )  # fmt: skip
+        model = freeze(parameters, levels, reader.extractor, training).to(device)
+        model.freeze()
+        calibration = calibrate(model, judged, parameters, device)
+        offset = choose_offset(model, everything, calibration, parameters["contamination"], device)
+    processes.share_state(model)  # machines that differ round differently
+    model.freeze()
+    calibration, offset = processes.broadcast((calibration, offset))
+    return {
+        "model_": FittedModel(reader.extractor, model, calibration, classes),
+        "classes_": classes,
+        "offset_": offset,
+        "history_": history,
+        "n_iter_": plan.n_passes,
+    }
+
+
+def check_same_data(processes, X, codes, classes):
+    """Raise ValueError unless all processes have the same samples, and enough for each.
+
+    Parameters
+    ----------
+    processes : Processes
+    X : ndarray or ImageSource
+    codes, classes : ndarray
+        From `check_y`.
+    """
+    if processes.size == 1:
+        return
+    if isinstance(X, ImageSource):  # by file name: folders may be mounted elsewhere
+        X = [os.path.basename(X.name(i)) for i in range(len(X))]
+    if len(set(processes.gather([joblib.hash((X, codes, classes))]))) > 1:
+        raise ValueError(
+            "X and y are not the same in all processes: pass all samples, in the same order, to "
+            "fit in every process, which then takes its own share of them."
+        )
+    n_normal = np.sum(codes >= 0)
+    if n_normal < processes.size:
+        raise ValueError(
+            f"X has {n_normal} normal samples for {processes.size} processes: start fewer, each "
+            "needs a sample of its own."
+        )
+
+
+def find_classes(samples, classes, n_classes, random_state):
+    """Discover classes where `n_classes` asks for it; check that it fits y otherwise.
+
+    Parameters
+    ----------
+    samples : LabelledSamples
+        All normal samples, with the classes of y.
+    classes : ndarray
+        Their labels, by code.
+    n_classes : int, "discover" or "auto"
+    random_state : numpy.random.RandomState
+
+    Returns
+    -------
+    samples : LabelledSamples
+        With the classes to fit.
+    classes : ndarray of shape (n_classes,)
+    """
+    if n_classes in ("auto", len(classes)):
+        return samples, classes
+    if len(classes) > 1:
+        raise ValueError(
+            f"n_classes={n_classes!r}, but y names {len(classes)} classes: "
+            f"{classes.tolist()[:10]}. Leave n_classes='auto', or y=None to discover classes."
+        )
+    codes = discover_classes(samples, n_classes, random_state)
+    classes = np.arange(codes.max() + 1)
+    return LabelledSamples(samples.cache, samples.rows, codes, len(classes)), classes
+
+
+def build_levels(parameters, samples, shapes, dtype, generator):
+    """Create the untrained levels.
+
+    Parameters
+    ----------
+    parameters : dict
+        Of the estimator.
+    samples : LabelledSamples
+        To train on.
+    shapes : list of tuples (n_features, height, width)
+    dtype : numpy dtype
+        Of the features.
+    generator : torch.Generator
+
+    Returns
+    -------
+    list of LevelModel
+    """
+    start_dtype = torch.float64 if dtype == np.float64 else torch.float32
+    return [
+        build_level(parameters, samples.level(index), shape[1:], start_dtype, generator)
+        for index, shape in enumerate(shapes)
+    ]
+
+
+def freeze(parameters, levels, extractor, samples):
+    """Turn trained levels into a scoring model on the CPU, its constants not yet set.
+
+    Parameters
+    ----------
+    parameters : dict
+        Of the estimator.
+    levels : list of LevelModel
+    extractor : FeatureExtractor or None
+    samples : LabelledSamples
+        The training samples, which give the covariances.
+
+    Returns
+    -------
+    ScoringModel
+        float64 for vectors, float32 for images.
+    """
+    model = build_scoring_model(parameters, levels, extractor)
+    model.cpu().to(torch.float64 if extractor is None else torch.float32)
+    for level in levels:
+        level.drop_last_mix()
+    model.freeze()
+    if parameters["class_covariance"]:
+        fit_covariances(levels, samples)
+    return model

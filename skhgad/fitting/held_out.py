@@ -1,0 +1,381 @@
+"""What held-out normals settle: the constants of maps and scores, and the calibration."""
+
+import warnings
+
+import numpy as np
+import torch
+
+from ..scoring.calibration import Calibration, threshold
+from ..scoring.scores import score_batch, score_evidence
+
+# A class counts as this many samples less of itself and as many of all classes together.
+_BORROWED_SAMPLES = 5
+_SLOPE_PRIOR_VECTORS = 50  # weight of a slope of 1 from the background to a class
+_PROFILE_PRIOR_SAMPLES = 20  # weight of a profile that is the same everywhere
+
+
+def hold_out(codes, fraction, random_state):
+    """Choose, in every class, the samples kept from training for calibration.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,)
+        Class of each normal sample.
+    fraction : float in [0, 1)
+    random_state : numpy.random.RandomState
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), bool
+        True = held out. A class of fewer than 5 samples keeps all of them for training.
+    """
+    held_out = np.zeros(len(codes), dtype=bool)
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        n_held = round(fraction * len(rows)) if len(rows) >= 5 else 0
+        if fraction > 0 and len(rows) >= 5:
+            n_held = max(1, n_held)
+        held_out[random_state.permutation(rows)[:n_held]] = True
+    return held_out
+
+
+def class_scales(anomaly_scores, codes, n_classes):
+    """Location and scale that put the image scores of all classes on one scale.
+
+    The location is the median over normal samples, the scale the mean excess above it. Classes
+    with few samples are drawn towards the median location and scale of all classes.
+
+    Parameters
+    ----------
+    anomaly_scores : ndarray of shape (n_samples,)
+        Higher = more anomalous.
+    codes : ndarray of shape (n_samples,)
+    n_classes : int
+
+    Returns
+    -------
+    location, scale : ndarray of shape (n_classes,)
+    """
+    by_class = [anomaly_scores[codes == code] for code in range(n_classes)]
+    others = np.transpose([_median_and_excess(values) for values in by_class if len(values)])
+    location, scale = np.transpose([borrowed_scales(values, others) for values in by_class])
+    # One sample, or copies of one: no spread to go by.
+    scale[scale <= 1e-12 * np.maximum(1, np.abs(location))] = 1.0
+    return location, scale
+
+
+def borrowed_scales(values, others):
+    """Draw the location and scale of a class of few samples towards the median of other classes'.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples,)
+        Anomaly scores of the class; may be empty.
+    others : tuple of ndarray of shape (n_others,)
+        Their locations and scales.
+
+    Returns
+    -------
+    ndarray of shape (2,)
+        Location and scale, as from `class_scales`.
+    """
+    common = np.median(others, axis=1)
+    if not len(values):
+        return common
+    measured = np.array(_median_and_excess(values))
+    weight = _BORROWED_SAMPLES / (len(values) + _BORROWED_SAMPLES)
+    return measured + weight * (common - measured)
+
+
+def _median_and_excess(values):
+    """Median, and mean excess of the values above it."""
+    median = np.median(values)
+    above = values[values > median] - median
+    return median, above.mean() if len(above) else 0.0
+
+
+@torch.no_grad()
+def evidence_of(model, samples, device):
+    """Ask the levels about cached samples, once for all constants and scores that rest on it.
+
+    Parameters
+    ----------
+    model : ScoringModel
+        On `device`.
+    samples : LabelledSamples
+    device : torch.device
+
+    Returns
+    -------
+    list of tuples (inferred, given) of Evidence
+        One a block of samples: under the class inferred, and under the class in `samples.codes`.
+        The blocks of all processes.
+    """
+    evidence = []
+    for features, codes in samples.blocks(device=device):
+        inferred = given = model.evidence(features)
+        if (inferred.codes != codes).any():
+            given = model.evidence(features, codes)
+        evidence.append((inferred, given))
+    return samples.cache.processes.gather(evidence, device)
+
+
+@torch.no_grad()
+def calibration_of(model, evidence):
+    """Score the samples of `evidence_of` by the model's present constants: a Calibration."""
+    no_scores, no_codes = np.empty(0), np.empty(0, dtype=np.int64)
+    parts = [Calibration(no_scores, no_codes, no_codes, no_scores, no_scores)]
+    for inferred, given in evidence:
+        batch = score_evidence(model, inferred)
+        given_scores = batch.scores if given is inferred else score_evidence(model, given).scores
+        codes = given.codes.cpu().numpy()
+        parts.append(Calibration(batch.scores, codes, batch.codes, given_scores, batch.typicality))
+    return Calibration(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def calibrate(model, samples, parameters, device):
+    """Freeze the model's constants on held-out normals.
+
+    Parameters
+    ----------
+    model : ScoringModel
+        On `device`; changed in place.
+    samples : LabelledSamples
+        The held-out normals; the training samples where none are held out.
+    parameters : dict
+        Of the estimator.
+    device : torch.device
+
+    Returns
+    -------
+    Calibration
+    """
+    evidence = evidence_of(model, samples, device)
+    fit_normalizers(model, [given for _, given in evidence], parameters["background_weight"])
+    if parameters["class_calibration"]:
+        raw = calibration_of(model, evidence)
+        location, scale = class_scales(-raw.scores, raw.codes, model.n_classes)
+        model.score_location.copy_(torch.from_numpy(location))
+        model.score_scale.copy_(torch.from_numpy(scale))
+    return calibration_of(model, evidence)
+
+
+def calibrate_new_classes(model, samples, parameters, known, device):
+    """Freeze the constants of classes that join a fitted model.
+
+    Parameters
+    ----------
+    model : ScoringModel
+        The extended model, on `device`; changed in place.
+    samples : LabelledSamples
+        Held-out normals of the new classes, with codes of the extended model. A class without
+        any takes the constants of the known classes.
+    parameters : dict
+        Of the estimator.
+    known : ScoringModel
+        The model before.
+    device : torch.device
+
+    Returns
+    -------
+    Calibration
+        Of `samples`.
+    """
+    evidence = evidence_of(model, samples, device)
+    if evidence:
+        present = torch.from_numpy(np.unique(samples.codes[samples.rows]))
+        fit_normalizers(model, [given for _, given in evidence], chosen=present)
+    if parameters["class_calibration"]:
+        new = np.unique(samples.codes)
+        model.score_location[new] = 0
+        model.score_scale[new] = 1
+        raw = calibration_of(model, evidence)
+        others = known.score_location.double().numpy(), known.score_scale.double().numpy()
+        for code in new:
+            location, scale = borrowed_scales(-raw.given_scores[raw.codes == code], others)
+            model.score_location[code] = location
+            model.score_scale[code] = scale
+    return calibration_of(model, evidence)
+
+
+@torch.no_grad()
+def choose_offset(model, samples, calibration, contamination, device):
+    """Return the threshold of the scores.
+
+    Parameters
+    ----------
+    model : ScoringModel
+    samples : LabelledSamples
+        All normal samples, held out or not.
+    calibration : Calibration
+    contamination : float or "auto"
+        See `HGADDetector`.
+    device : torch.device
+
+    Returns
+    -------
+    float
+    """
+    if contamination == "auto":
+        return threshold(calibration.scores)
+    batches = (score_batch(model, features, None) for features, _ in samples.blocks(device=device))
+    scores = samples.cache.processes.gather([batch.scores for batch in batches])
+    return float(np.percentile(np.concatenate(scores), 100 * contamination))
+
+
+def warn_uncalibrated(codes, classes, held_out, *, knows_others=False, stacklevel=2):
+    """Warn of classes that are too small to hold samples out.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,)
+    classes : ndarray of shape (n_classes,)
+        Labels, by code.
+    held_out : ndarray of shape (n_samples,), bool
+    knows_others : bool, default=False
+        Whether there are other, calibrated classes.
+    stacklevel : int
+    """
+    missing = np.setdiff1d(codes, codes[held_out])
+    if not len(missing):
+        return
+    source = "training samples"
+    if held_out.any() or knows_others:
+        source = "the other classes' held-out normals"
+    warnings.warn(
+        f"fewer than 5 normal samples of class {classes[missing].tolist()[:10]}: all were used "
+        f"for training, and scores, offset_ and p-values of these classes rest on {source}.",
+        UserWarning,
+        stacklevel=stacklevel,
+    )
+
+
+@torch.no_grad()
+def fit_normalizers(model, evidence, background_weight=0.0, *, chosen=None):
+    """Freeze the constants of the maps from normal samples.
+
+    Parameters
+    ----------
+    model : ScoringModel
+        Changed in place.
+    evidence : list of Evidence
+        Of the samples, under their true classes.
+    background_weight : float, default=0
+        Share of what the background predicts of the log-likelihood of normal vectors, by the
+        slope of a linear regression inside the classes, that is taken off.
+    chosen : Tensor of int64, default=None
+        Classes whose constants are set; None = all, and those of the background.
+    """
+    codes = torch.cat([block.codes for block in evidence])
+    if chosen is None:
+        chosen = torch.arange(model.n_classes)
+        _fit_background(model, evidence, codes, background_weight)
+    if model.normalization == "exponential":
+        _fit_maxima(model, evidence, codes, chosen)
+    else:
+        _fit_moments(model, evidence, codes, chosen)
+
+
+def _fit_maxima(model, evidence, codes, chosen):
+    """Set the constants of exponential maps: the largest log-likelihood and minus-entropy."""
+    ratios = [model.likelihood_ratios(block) for block in evidence]
+    for index in range(len(model.levels)):
+        value = torch.cat([block[index] for block in ratios])
+        negative_entropy = -torch.cat([block.entropies[index] for block in evidence])
+        model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.amax)
+        model.entropy_location[index, chosen] = _per_class(
+            chosen, codes, negative_entropy, torch.amax
+        )
+
+
+def _fit_moments(model, evidence, codes, chosen):
+    """Set the constants of standardized maps: profiles, means and standard deviations."""
+    ratios = [model.likelihood_ratios(block) for block in evidence]
+    for index in range(len(model.levels)):
+        value = torch.cat([block[index] for block in ratios])
+        profile = model.likelihood_profile(index)
+        for code in chosen.tolist():
+            profile[:, code] = _profile(value[codes == code])
+        value = value - profile.T[codes]
+        model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.mean)
+        model.likelihood_scale[index, chosen] = _per_class(chosen, codes, value, _spread)
+    log_entropies = (
+        model.log_entropy(model.entropy_anomaly(block.entropies, block.codes)) for block in evidence
+    )
+    log_entropy = torch.cat(list(log_entropies))
+    model.log_entropy_location[chosen] = _per_class(chosen, codes, log_entropy, torch.mean)
+    model.log_entropy_scale[chosen] = _per_class(chosen, codes, log_entropy, _spread)
+
+
+def _fit_background(model, evidence, codes, background_weight):
+    if not background_weight or evidence[0].backgrounds[0] is None:
+        return
+    for index in range(len(model.levels)):
+        likelihood = torch.cat([block.likelihoods[index] for block in evidence])
+        background = torch.cat([block.backgrounds[index] for block in evidence])
+        slope = _slope_within(likelihood, background, codes)
+        model.background_slope[index] = background_weight * slope
+        model.background_floor[index] = background.min()
+
+
+def _slope_within(values, predictor, codes):
+    """Slope of the regression of `values` on `predictor` inside the classes; never negative.
+
+    Both have shape (n, n_positions). The slope is 0 where the predictor does not vary. Values far
+    from the median of their class are clipped, because a few anomalies among the normals, far away
+    on both axes, would decide the slope alone. With few vectors the slope shrinks towards 1, that
+    of the likelihood ratio.
+    """
+    values, predictor = values.double().clone(), predictor.double().clone()
+    for code in codes.unique().tolist():
+        chosen = codes == code
+        values[chosen] = _clipped(values[chosen])
+        predictor[chosen] = _clipped(predictor[chosen])
+    variance = predictor.square().sum()
+    slope = (values * predictor).sum() / variance
+    known = values.numel() / (values.numel() + _SLOPE_PRIOR_VECTORS)
+    slope = known * slope + (1 - known)
+    return torch.where(variance > 0, slope, torch.zeros_like(slope)).clamp_min(0)
+
+
+def _clipped(values):
+    """Clip to 3 robust standard deviations from the median, then center."""
+    median = _median(values)
+    reach = 3 * 1.4826 * _median((values - median).abs())
+    values = values.clamp(median - reach, median + reach)
+    return values - values.mean()
+
+
+def _median(values):
+    """Median; of an even number of values, the mean of the two in the middle."""
+    return (values.median() - (-values).median()) / 2
+
+
+def _per_class(chosen, codes, values, statistic):
+    """Compute `statistic` of each chosen class's values; of all values for a class without any."""
+    overall = statistic(values)
+    return torch.stack(
+        [
+            statistic(values[codes == code]) if (codes == code).any() else overall
+            for code in chosen.tolist()
+        ]
+    )
+
+
+def _profile(values):
+    """Mean at each position less the mean of all positions, shrunk to 0 for few samples (rows).
+
+    Calibration samples are compared with the profile that they gave. The shrinkage limits what one
+    of them changes in it to 1 / `_PROFILE_PRIOR_SAMPLES` of its value, so that their scores stay
+    like those of fresh samples.
+    """
+    if not len(values):
+        return 0
+    known = len(values) / (len(values) + _PROFILE_PRIOR_SAMPLES)
+    return known * (values.mean(0) - values.mean())
+
+
+def _spread(values):
+    """Return the standard deviation, or 1 where nothing varies, so that division is defined."""
+    spread = values.std(correction=0)
+    return torch.where(spread > 1e-6, spread, torch.ones_like(spread))

@@ -1,0 +1,71 @@
+"""Scores of a batch of samples."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .scoring_model import Evidence
+
+LOWEST = np.finfo(np.float64).min / 2  # a score that stays finite when offset_ is subtracted
+
+
+class ScoredBatch(NamedTuple):
+    """What the model finds in a batch.
+
+    Attributes
+    ----------
+    codes : ndarray of shape (n,), int64
+        Class inferred or given.
+    scores : ndarray of shape (n,), float64
+    typicality : ndarray of shape (n,), float64, or None
+        How well the sample as a whole fits the class inferred. Of an image the log-likelihood of
+        its median position, which a local defect hardly moves; of a vector, which has no parts,
+        its score. None where the class was given.
+    maps : Tensor of shape (n, height, width)
+        On the model's grid.
+    evidence : Evidence
+    sizes : list of (height, width)
+        Of the images.
+    """
+
+    codes: np.ndarray
+    scores: np.ndarray
+    typicality: np.ndarray | None
+    maps: torch.Tensor
+    evidence: Evidence
+    sizes: list
+
+
+def score_batch(model, features, codes, sizes=None):
+    """Score a batch of features.
+
+    Parameters
+    ----------
+    model : ScoringModel
+    features : list of Tensor of shape (n, n_positions, n_features)
+    codes : Tensor of shape (n,), int64, or None
+        None: infer the class.
+    sizes : list of (height, width), default=None
+
+    Returns
+    -------
+    ScoredBatch
+    """
+    return score_evidence(model, model.evidence(features, codes), sizes)
+
+
+def score_evidence(model, evidence, sizes=None):
+    """Score a batch as `score_batch` does, of evidence that is at hand."""
+    maps = model.maps(evidence)
+    scores = _finite(-maps.amax((1, 2)))
+    typicality = None
+    if evidence.typicality is not None:
+        is_vector = model.map_size == (1, 1)
+        typicality = scores if is_vector else _finite(evidence.typicality)
+    return ScoredBatch(evidence.codes.cpu().numpy(), scores, typicality, maps, evidence, sizes)
+
+
+def _finite(values):
+    # Evidence that overflows is nan, which `predict` would compare as normal.
+    return np.nan_to_num(values.double().cpu().numpy(), nan=LOWEST, neginf=LOWEST)
