@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from skhgad.estimator import _GRID_STRIDE
-from skhgad.features.backbones import image_batches, vector_batches
-from skhgad.fitting.feature_cache import FeatureCache, as_memory
+from skhgad.features.reader import FeatureReader
+from skhgad.fitting.feature_cache import cached_features
 from skhgad.images import ImageSource
-from skhgad.parameters import check_parameters, resolve_device
-from skhgad.scoring.scoring_model import _BLUR_REFERENCE, gaussian_blur, resize
+from skhgad.parameters import check_parameters
+from skhgad.scoring.maps import gaussian_blur, resize
+from skhgad.scoring.scoring_model import BLUR_REFERENCE, GRID_STRIDE
 
 _BLOCK_BYTES = 64 << 20
 
@@ -107,33 +107,18 @@ def extract(detector, X, is_images):
     Features
         Valid inside the context.
     """
-    check_parameters(detector.get_params(deep=False))
+    parameters = detector.get_params(deep=False)
+    check_parameters(parameters)
     start = time.perf_counter()
-    device = resolve_device(detector.device)
     if is_images:
-        extractor = detector._feature_extractor(detector.weights).to(device)
-        shapes = extractor.levels
-        sides = extractor.spec["image_size"]
-        map_size = [max(1, side // _GRID_STRIDE) for side in sides]
         source = ImageSource(X.tolist(), value_range=detector.value_range)
-        batches = image_batches(
-            source,
-            extractor,
-            device=device,
-            memory=as_memory(detector.memory),
-            n_jobs=detector.n_jobs,
-        )
-        dtype = np.float32
     else:
-        shapes, map_size, dtype = [(X.shape[1], 1, 1)], (1, 1), np.float64
-        batches = vector_batches(X.astype(np.float64))
-    sizes = [(height * width, d) for d, height, width in shapes]
-    budget = None if detector.cache_budget == "auto" else detector.cache_budget
-    with FeatureCache(len(X), sizes, dtype, budget) as cache:
-        filled = 0
-        for levels, _ in batches:
-            cache.write(filled, levels)
-            filled += len(levels[0])
-        sigma = detector.blur_sigma * map_size[0] / _BLUR_REFERENCE
+        source = X.astype(np.float64)
+    reader = FeatureReader.for_fit(parameters, source)
+    shapes, map_size = reader.level_shapes(source), (1, 1)
+    if is_images:
+        map_size = [max(1, side // GRID_STRIDE) for side in reader.extractor.spec["image_size"]]
+    with cached_features(reader, source, np.arange(len(X)), detector.cache_budget) as cache:
+        sigma = detector.blur_sigma * map_size[0] / BLUR_REFERENCE
         seconds = time.perf_counter() - start
-        yield Features(cache, shapes, map_size, sigma, device, seconds)
+        yield Features(cache, shapes, map_size, sigma, reader.device, seconds)

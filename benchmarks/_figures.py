@@ -10,7 +10,7 @@ from sklearn.utils import Bunch
 from skhgad.metrics import PixelMetrics, image_metrics
 from skhgad.parameters import image_size
 from skhgad.report.findings import masked_classes
-from skhgad.scoring.scoring_model import resize
+from skhgad.scoring.maps import resize
 from skhgad.storage.files import whole_file
 
 # Heading, path into a run's record, digits.

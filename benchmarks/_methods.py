@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 
 from skhgad import HGADDetector
+from skhgad.validation import check_class_labels, check_scored_X
 
 from ._data import Part
 from ._features import Features
@@ -87,7 +88,7 @@ class Bench:
     def score(self, detector, seed, fit_seconds, class_labels=None):
         """Score the test samples with a fitted detector and measure that."""
         start = time.perf_counter()
-        codes, scores, maps, _ = detector._score(self.part.X_test, class_labels, keep_maps=True)
+        codes, scores, maps = score_with_grids(detector, self.part.X_test, class_labels)
         more = {"score_seconds": time.perf_counter() - start, "fit_seconds": fit_seconds}
         if class_labels is None and detector.classes_.dtype.kind == "U":
             more["class_found"] = float(np.mean(detector.classes_[codes] == self.part.class_test))
@@ -228,8 +229,30 @@ def _run_flow(bench, key, n_classes, train, test, seed):
     detector = HGADDetector(**{**bench.parameters, **SINGLE_GAUSSIAN}, random_state=seed)
     fit_seconds = _fit(detector, bench.part.X_train[train])
     start = time.perf_counter()
-    _, scores, maps, _ = detector._score(bench.part.X_test[test], keep_maps=True)
+    _, scores, maps = score_with_grids(detector, bench.part.X_test[test])
     return scores, maps, detector.offset_, (fit_seconds, time.perf_counter() - start)
+
+
+def score_with_grids(detector, X, class_labels=None):
+    """Score samples and keep their anomaly maps on the detector's grid.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_samples,), int64
+    scores : ndarray of shape (n_samples,), float64
+    grids : Tensor of shape (n_samples, height, width), float32
+    """
+    fitted = detector.model_
+    X = check_scored_X(X, detector, takes_images=fitted.takes_images)
+    given = None
+    if class_labels is not None:
+        given = check_class_labels(class_labels, detector.classes_, len(X))
+    codes, scores, grids = [], [], []
+    for batch in fitted.scored_batches(detector.feature_reader(), X, given):
+        codes.append(batch.codes)
+        scores.append(batch.scores)
+        grids.append(batch.maps.float().cpu())
+    return np.concatenate(codes), np.concatenate(scores), torch.cat(grids)
 
 
 def _fit(detector, X, y=None):

@@ -16,7 +16,8 @@ import torch
 import skhgad
 from skhgad import HGADDetector
 from skhgad.command_line.main import _image_size
-from skhgad.parameters import check_parameters, resolve_device
+from skhgad.devices import resolve_device
+from skhgad.parameters import check_parameters
 from skhgad.report.findings import chosen_parameters
 from skhgad.storage.files import check_file_place
 

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from skhgad import HGADDetector
+from skhgad.fitting.fit import fit_detector
+from skhgad.fitting.held_out import fit_normalizers
 from skhgad.metrics import image_metrics
-from skhgad.scoring.scoring_model import ScoringModel, fit_normalizers
+from skhgad.scoring.scoring_model import ScoringModel
 
 
 class PaperProtocolDetector(HGADDetector):
@@ -44,11 +46,11 @@ class PaperProtocolDetector(HGADDetector):
 
     def fit(self, X, y=None):
         """Fit as HGADDetector does; the finished model is the last candidate."""
-        super().fit(X, y)
-        self._evaluate(self.n_iter_, self._model.levels)
+        self.__dict__.update(fit_detector(self, X, y, on_pass=self._after_pass))
+        self._evaluate(self.n_iter_, self.model_.model.levels)
         return self
 
-    def _on_pass(self, number, levels):
+    def _after_pass(self, number, levels):
         if number % self._watched[3] == 0:
             self._evaluate(number, levels)
 

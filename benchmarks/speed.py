@@ -40,8 +40,11 @@ import torch
 
 from skhgad.features.backbones import EMBEDDED_BACKBONE
 from skhgad.fitting.feature_cache import FeatureCache
-from skhgad.fitting.samples import empty_level, train_levels, training_plan
+from skhgad.fitting.samples import LabelledSamples
+from skhgad.fitting.schedule import training_plan
+from skhgad.fitting.training import train_levels
 from skhgad.metrics import image_metrics
+from skhgad.model.level import empty_level
 
 from .measurement import Comparison, environment, merge_json, table, timed
 from .pictures import DEFAULT_DATA, load_pictures
@@ -85,6 +88,7 @@ def part_train(options):
     plan = training_plan(parameters, n_images, [(m.shape[1], *m.shape[2:]) for m in maps], device)
     with FeatureCache(n_images, [tuple(v.shape[1:]) for v in vectors]) as cache:
         cache.write(0, vectors)
+        samples = LabelledSamples(cache, rows, labels.numpy(), n_classes)
         shapes = ", ".join("x".join(map(str, m.shape[1:])) for m in maps)
         return [
             Comparison(
@@ -95,9 +99,7 @@ def part_train(options):
                 images=n_images,
             ).run(
                 lambda: reference.fit(maps, labels, 1),
-                lambda: train_levels(
-                    levels, cache, rows, labels.numpy(), plan, generator, device, 0
-                ),
+                lambda: train_levels(levels, samples, plan, generator, device),
                 options.repeats,
                 device,
             )
