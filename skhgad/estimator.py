@@ -14,6 +14,7 @@ from .features.reader import FeatureReader
 from .fitting.add_class import add_class
 from .fitting.fit import fit_detector
 from .parameters import PUBLISHED, image_size
+from .regions import check_threshold
 from .scoring.calibration import promised_threshold
 from .scoring.explanation import Explanation, explain
 from .scoring.inspection import Inspection, Judge, stacked_maps
@@ -592,6 +593,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             If the threshold is no finite number.
         """
         check_is_fitted(self)
+        if threshold is None:
+            threshold = -self.offset_
+        check_threshold(threshold)  # before the work
         batches = self._scored_batches(X, class_labels)
         return explain(self._judge(), batches, threshold, given=class_labels is not None)
 

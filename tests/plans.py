@@ -1,6 +1,6 @@
 """The published schedule, written out for the tests of training and losses."""
 
-from skhgad.fitting.training import TrainingPlan
+from skhgad.fitting.schedule import TrainingPlan
 
 PUBLISHED = TrainingPlan(
     n_passes=200,

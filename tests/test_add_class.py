@@ -158,7 +158,7 @@ def test_classes_are_added_one_after_the_other_and_to_a_single_class(tmp_path):
 
 def test_the_threshold_that_fit_chose_is_derived_anew_and_another_one_stays(fitted):
     detector = extended(fitted, vectors)
-    scores = np.sort(detector._calibration.scores)
+    scores = np.sort(detector.model_.calibration.scores)
     assert detector.offset_ == scores[int(0.05 * (len(scores) + 1)) - 1]
     own = copy.deepcopy(fitted)
     own.offset_ = -3.5
@@ -171,7 +171,7 @@ def test_p_values_of_a_new_class_come_from_its_own_held_out_samples(fitted):
     detector = extended(fitted, vectors)
     smallest = detector.p_values([[99.0] * 6], class_labels="clip")
     assert smallest == pytest.approx(1 / 13)  # 12 of 60 held out
-    codes, counts = np.unique(detector._calibration.codes, return_counts=True)
+    codes, counts = np.unique(detector.model_.calibration.codes, return_counts=True)
     assert (codes.tolist(), counts.tolist()) == ([0, 1, 2], [12, 12, 12])
 
 
@@ -188,7 +188,7 @@ def test_a_class_too_small_to_hold_samples_out_borrows_the_scale(fitted):
 def test_without_a_validation_fraction_training_samples_calibrate():
     detector = fit_vectors(validation_fraction=0)
     detector = extended(detector, vectors)
-    assert (detector._calibration.codes == 1).sum() == 60
+    assert (detector.model_.calibration.codes == 1).sum() == 60
 
 
 def test_known_anomalies_are_left_out(fitted):
@@ -240,7 +240,7 @@ def test_an_error_half_way_leaves_the_detector_as_it_was(fitted, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skhgad.fitting.add_class.calibration_of", interrupted)
+    monkeypatch.setattr("skhgad.fitting.held_out.calibration_of", interrupted)
     with pytest.raises(KeyboardInterrupt):
         detector.add_class(*vectors(["clip"]))
     assert vars(detector) == state

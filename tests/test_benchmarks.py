@@ -27,6 +27,7 @@ from benchmarks._features import Features, extract
 from benchmarks._methods import Bench, runs_of
 from benchmarks._paper_protocol import PaperProtocolDetector
 from skhgad import HGADDetector
+from skhgad.features.extractor import build_extractor
 from skhgad.fitting.feature_cache import FeatureCache
 from skhgad.metrics import pixel_metrics
 
@@ -201,7 +202,7 @@ class TestFeatures:
             assert not more
             assert features.map_size == (16, 16)
             assert features.blur_sigma == pytest.approx(16 / 256)
-        extractor = detector._feature_extractor("auto")
+        extractor = build_extractor(detector.get_params(deep=False), weights="auto")
         pixels = np.stack([np.asarray(Image.open(part.X_test[i])) for i in (3, 0)])
         pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
         for found, expected in zip(levels, extractor(pixels), strict=True):
@@ -315,7 +316,7 @@ class TestPaperProtocol:
         with extract(detector, part.X_test, is_images=False) as features:
             detector.watch(features, codes, part.y).fit(part.X_train, part.class_train)
         vectors = torch.from_numpy(part.X_test.astype(np.float64))[:, None]
-        evidence = detector._model.evidence([vectors], torch.from_numpy(codes))
+        evidence = detector.model_.model.evidence([vectors], torch.from_numpy(codes))
         own = evidence.likelihoods[0][:, 0].numpy()
         top = np.array([own[codes == code].max() for code in (0, 1)])
         np.testing.assert_allclose(detector.best_["scores"], np.exp(own - top[codes]) - 1)

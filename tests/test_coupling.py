@@ -338,17 +338,53 @@ def test_gradients_do_not_depend_on_the_memory_they_are_made_in(kind):
 
 
 @torch.no_grad()
-def test_scoring_sees_every_change_of_a_parameter():
-    """What it keeps of the parameters is made anew after each."""
+def test_frozen_blocks_compute_their_constants_once(monkeypatch):
     blocks, x, condition = conditioned("all positions")
     before = blocks(x, condition)
-    assert all(torch.equal(a, b) for a, b in zip(blocks(x, condition), before, strict=True))
+    blocks.freeze(condition)
+    monkeypatch.setattr(blocks, "_weights", None)  # not asked for again
+    for _ in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(blocks(x, condition), before, strict=True))
+
+
+@pytest.mark.parametrize("change", ["load", "move", "drop", "pickle", "thaw"])
+@torch.no_grad()
+def test_what_changes_frozen_blocks_thaws_them(change):
+    blocks, x, condition = conditioned("all positions")
+    before = blocks(x, condition)[0]
+    blocks.freeze(condition)
+    if change == "load":
+        state = {name: value + 0.1 for name, value in blocks.state_dict().items()}
+        blocks.load_state_dict(state)
+        assert (blocks(x, condition)[0] != before).any()
+    elif change == "move":
+        blocks.float()
+        condition = GridCondition(condition.columns.float(), condition.rows.float())
+        found = blocks(x.float(), condition)[0]
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), before, rtol=1e-4, atol=1e-4)
+    elif change == "drop":
+        turn = blocks.drop_last_mix()
+        torch.testing.assert_close(blocks(x, condition)[0], before @ turn)
+    elif change == "pickle":
+        blocks = pickle.loads(pickle.dumps(blocks))
+        blocks.offset += 0.1
+        assert (blocks(x, condition)[0] != before).any()
+    else:
+        blocks.thaw()
+        blocks.offset += 0.1
+        assert (blocks(x, condition)[0] != before).any()
+
+
+@torch.no_grad()
+def test_scoring_sees_every_change_of_a_parameter():
+    """Blocks that are not frozen keep nothing."""
+    blocks, x, condition = conditioned("all positions")
+    before = blocks(x, condition)
     for name, parameter in blocks.named_parameters():
         parameter += 0.1
         after = blocks(x, condition)
         assert (after[0] != before[0]).any(), name
-        fresh = pickle.loads(pickle.dumps(blocks))
-        assert fresh._ready is None and torch.equal(fresh(x, condition)[0], after[0]), name
         before = after
     state = {name: value + 0.1 for name, value in blocks.state_dict().items()}
     blocks.load_state_dict(state)

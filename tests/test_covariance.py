@@ -7,14 +7,11 @@ from mixtures import log_density_within
 from sklearn.covariance import LedoitWolf, ledoit_wolf_shrinkage, shrunk_covariance
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from skhgad.fitting.class_covariances import (
-    align_start,
-    fit_class_covariances,
-    identity_start,
-    whitened_start,
-)
+from skhgad.fitting.class_covariances import fit_class_covariances
 from skhgad.fitting.covariance import ResidualMoments, shrink, whitening_matrix
-from skhgad.model.flow import ConditionalFlow, LinearStart
+from skhgad.fitting.samples import LevelSamples
+from skhgad.fitting.start import align_start, whitened_start
+from skhgad.model.flow import ConditionalFlow, LinearStart, identity_start
 from skhgad.model.level import LevelModel
 from skhgad.model.mixture import HierarchicalMixture, class_means
 from skhgad.model.positions import position_codes
@@ -39,11 +36,15 @@ def moments_of(rows, n_blocks=1):
     return moments
 
 
-def blocks_of(x, codes, sizes):
-    """Return a callable that iterates over blocks of (x, codes) of the given sizes."""
+def samples_of(x, codes, sizes, n_classes=3):
+    """LevelSamples in blocks of the given sizes."""
     assert sum(sizes) == len(x)
     x, codes = torch.as_tensor(x), torch.as_tensor(codes)
-    return lambda: zip(x.split(sizes), codes.split(sizes), strict=True)
+
+    def blocks():
+        return zip(x.split(sizes), codes.split(sizes), strict=True)
+
+    return LevelSamples(blocks, n_classes, x.shape[2])
 
 
 def make_classes(n_images=60, n_positions=3, n_features=4, n_classes=3, seed=0):
@@ -162,7 +163,7 @@ def within_covariance(x, codes):
 def test_start_whitens_within_classes(n_features, n_positions, scale):
     x, codes = make_classes(n_positions=n_positions, n_features=n_features)
     x = scale * x
-    start = whitened_start(blocks_of(x, codes, [7, 20, 33]), 3, n_features, shrinkage=0.0)
+    start = whitened_start(samples_of(x, codes, [7, 20, 33]), shrinkage=0.0)
     z, log_det = start(torch.from_numpy(x))
     np.testing.assert_allclose(within_covariance(z.numpy(), codes), np.eye(n_features), atol=1e-9)
     expected = -0.5 * np.linalg.slogdet(within_covariance(x, codes))[1]
@@ -174,7 +175,7 @@ def test_start_whitens_within_classes(n_features, n_positions, scale):
 def test_whitened_distances_to_means_are_those_of_linear_discriminants():
     """Distances of whitened class means are the Mahalanobis distances LDA uses."""
     x, codes = make_classes(n_positions=1)
-    start = whitened_start(blocks_of(x, codes, [60]), 3, 4, shrinkage=0.0)
+    start = whitened_start(samples_of(x, codes, [60]), shrinkage=0.0)
     z = start(torch.from_numpy(x))[0][:, 0].numpy()
     lda = LinearDiscriminantAnalysis(solver="lsqr", store_covariance=True).fit(x[:, 0], codes)
     precision = np.linalg.inv(lda.covariance_)
@@ -187,7 +188,7 @@ def test_whitened_distances_to_means_are_those_of_linear_discriminants():
 @pytest.mark.parametrize("shrinkage", [0.25, "ledoit_wolf"])
 def test_start_shrinks_the_pooled_covariance(shrinkage):
     x, codes = make_classes(n_images=12, n_features=6)
-    start = whitened_start(blocks_of(x, codes, [5, 7]), 3, 6, shrinkage)
+    start = whitened_start(samples_of(x, codes, [5, 7]), shrinkage)
     covariance = within_covariance(x, codes)
     if shrinkage == "ledoit_wolf":
         means = np.stack([x[codes == k].mean((0, 1)) for k in range(3)])
@@ -202,7 +203,7 @@ def test_start_shrinks_the_pooled_covariance(shrinkage):
 def test_start_copied_entry_by_entry_maps_to_the_same_bits():
     """As saving and loading does: the layout in memory must not change a product's rounding."""
     x, codes = make_classes(n_features=5)
-    start = whitened_start(blocks_of(x, codes, [60]), 3, 5)
+    start = whitened_start(samples_of(x, codes, [60]))
     copy = LinearStart(start.mean.tolist(), start.matrix.tolist())
     x = torch.from_numpy(x)
     assert torch.equal(start(x)[0], copy(x)[0])
@@ -210,8 +211,8 @@ def test_start_copied_entry_by_entry_maps_to_the_same_bits():
 
 def test_a_class_without_samples_leaves_the_start_alone():
     x, codes = make_classes()
-    few = whitened_start(blocks_of(x, codes, [60]), 3, 4)
-    many = whitened_start(blocks_of(x, codes, [60]), 5, 4)
+    few = whitened_start(samples_of(x, codes, [60]))
+    many = whitened_start(samples_of(x, codes, [60], n_classes=5))
     assert torch.equal(few.mean, many.mean) and torch.equal(few.matrix, many.matrix)
 
 
@@ -220,7 +221,7 @@ def test_a_class_without_samples_leaves_the_start_alone():
 def test_constant_features_are_only_centered(value, n_images):
     """Not blown up by the inverse of their rounding errors."""
     x = np.full((n_images, 2, 3), value)
-    start = whitened_start(blocks_of(x, np.zeros(n_images, int), [n_images]), 1, 3)
+    start = whitened_start(samples_of(x, np.zeros(n_images, int), [n_images], n_classes=1))
     assert torch.equal(start.matrix.abs().sum(0), torch.ones(3).double())
     np.testing.assert_allclose(start(torch.from_numpy(x))[0], 0, atol=1e-12 * value)
     assert float(start.log_det) == 0
@@ -257,13 +258,13 @@ def test_untrained_level_is_the_ledoit_wolf_mahalanobis_detector(
 ):
     """The classical detector, class by class, fitted by scikit-learn on the same vectors."""
     x, codes = make_classes(n_positions=n_positions, n_features=n_features)
-    blocks = blocks_of(x, codes, [11, 49])
-    start = whitened_start(blocks, 3, n_features) if whiten else identity_start(n_features)
+    samples = samples_of(x, codes, [11, 49])
+    start = whitened_start(samples) if whiten else identity_start(n_features)
     level = untrained_level(start, n_features, n_blocks, n_positions)
-    fit_class_covariances(level, blocks, first=blocks_of(x[:20], codes[:20], [9, 11]))
+    fit_class_covariances(level, samples, first=samples_of(x[:20], codes[:20], [9, 11]))
     new = make_classes(n_positions=n_positions, n_features=n_features, seed=8)[0]
     z, log_det = level.latent(torch.from_numpy(new))
-    found = log_density_within(level.mixture, z) + log_det[..., None]
+    found = log_density_within(level, z) + log_det[..., None]
     matrix = start.matrix.double().numpy()
     for k in range(3):
         own = LedoitWolf().fit((x[codes == k] @ matrix).reshape(-1, n_features))
@@ -277,10 +278,10 @@ def test_untrained_level_is_the_ledoit_wolf_mahalanobis_detector(
 @torch.no_grad()
 def test_given_shrinkage_is_used_for_the_classes():
     x, codes = make_classes()
-    blocks = blocks_of(x, codes, [60])
+    samples = samples_of(x, codes, [60])
     level = untrained_level(identity_start(4), 4, 0, 3)
-    fit_class_covariances(level, blocks, shrinkage=0.25)
-    for k, whitener in enumerate(level.mixture.whiteners.numpy()):
+    fit_class_covariances(level, samples, shrinkage=0.25)
+    for k, whitener in enumerate(level.densities.whiteners.numpy()):
         rows = x[codes == k].reshape(-1, 4)
         expected = shrunk_covariance(np.cov(rows, rowvar=False, bias=True), 0.25)
         np.testing.assert_allclose(whitener.T @ expected @ whitener, np.eye(4), atol=1e-9)
@@ -290,7 +291,7 @@ def test_given_shrinkage_is_used_for_the_classes():
 def test_with_several_centers_the_residuals_are_those_of_the_posterior_mean():
     x, codes = make_classes(n_images=24)
     level = untrained_level(identity_start(4), 4, 2, 3, n_components=4)
-    blocks = blocks_of(x, codes, [24])
+    samples = samples_of(x, codes, [24])
     z, _ = level.latent(torch.from_numpy(x))
     centers = level.mixture.centers()
     weights = level.mixture.center_logits.softmax(1)
@@ -299,11 +300,12 @@ def test_with_several_centers_the_residuals_are_those_of_the_posterior_mean():
     )
     moved = z - torch.from_numpy(moves[codes][:, None])
     residuals = (moved - level.mixture.expected_center(moved, torch.from_numpy(codes))).numpy()
-    fit_class_covariances(level, blocks, shrinkage=0.0)
+    fit_class_covariances(level, samples, shrinkage=0.0)
     for k in range(3):
         own = residuals[codes == k].reshape(-1, 4)
-        np.testing.assert_allclose(level.mixture.shifts[k], moves[k] + own.mean(0), atol=1e-10)
-        whitened = own @ level.mixture.whiteners[k].numpy()
+        shift = level.densities.origins[k] - level.mixture.means[k]
+        np.testing.assert_allclose(shift, moves[k] + own.mean(0), atol=1e-10)
+        whitened = own @ level.densities.whiteners[k].numpy()
         np.testing.assert_allclose(np.cov(whitened, rowvar=False, bias=True), np.eye(4), atol=1e-8)
 
 
@@ -314,12 +316,12 @@ def test_a_class_of_equal_vectors_borrows_the_pooled_covariance(n_blocks, n_copi
     rng = np.random.default_rng(0)
     x = np.vstack([rng.normal(size=(30, 4)), np.tile(rng.normal(size=4), (n_copies, 1))])[:, None]
     codes = np.repeat([0, 1], [30, n_copies])
-    blocks = blocks_of(x, codes, [20, 10 + n_copies])
+    samples = samples_of(x, codes, [20, 10 + n_copies], n_classes=2)
     level = untrained_level(identity_start(4), 4, n_blocks, 1, n_classes=2)
-    fit_class_covariances(level, blocks, shrinkage=0.0)
+    fit_class_covariances(level, samples, shrinkage=0.0)
     z = level.latent(torch.from_numpy(x))[0][:, 0].numpy()
     pooled = within_covariance(z[:, None], codes)
-    w = level.mixture.whiteners[1].numpy()
+    w = level.densities.whiteners[1].numpy()
     np.testing.assert_allclose(w.T @ pooled @ w, np.eye(4), atol=1e-8)
 
 
@@ -327,13 +329,13 @@ def test_a_class_of_equal_vectors_borrows_the_pooled_covariance(n_blocks, n_copi
 @torch.no_grad()
 def test_constant_features_keep_unit_covariances(value):
     x = np.full((7, 1, 3), value)
-    blocks = blocks_of(x, np.zeros(7, int), [3, 4])
-    level = untrained_level(whitened_start(blocks, 1, 3), 3, 3, 1, n_classes=1)
-    fit_class_covariances(level, blocks)
-    w = level.mixture.whiteners[0]
+    samples = samples_of(x, np.zeros(7, int), [3, 4], n_classes=1)
+    level = untrained_level(whitened_start(samples), 3, 3, 1, n_classes=1)
+    fit_class_covariances(level, samples)
+    w = level.densities.whiteners[0]
     torch.testing.assert_close(w.T @ w, torch.eye(3).double())
     z, _ = level.latent(torch.from_numpy(x + value))
-    distance = -2 * log_density_within(level.mixture, z)
+    distance = -2 * log_density_within(level, z)
     np.testing.assert_allclose(distance, 3 * value**2, rtol=1e-5)
 
 
@@ -341,10 +343,10 @@ def test_constant_features_keep_unit_covariances(value):
 def test_background_has_mean_and_shrunk_covariance_of_everything():
     x, codes = make_classes()
     level = untrained_level(identity_start(4), 4, 2, 3)
-    fit_class_covariances(level, blocks_of(x, codes, [25, 35]))
+    fit_class_covariances(level, samples_of(x, codes, [25, 35]))
     z = level.latent(torch.from_numpy(x))[0].reshape(-1, 4).numpy()
-    np.testing.assert_allclose(level.mixture.background_mean, z.mean(0), atol=1e-10)
-    w = level.mixture.background_whitener.numpy()
+    np.testing.assert_allclose(level.densities.background_mean, z.mean(0), atol=1e-10)
+    w = level.densities.background_whitener.numpy()
     expected = shrunk_covariance(np.cov(z, rowvar=False, bias=True), 0.1)
     np.testing.assert_allclose(w.T @ expected @ w, np.eye(4), atol=1e-9)
 
@@ -353,8 +355,10 @@ def test_background_has_mean_and_shrunk_covariance_of_everything():
 def test_a_single_class_has_no_background():
     x, codes = make_classes(n_classes=1)
     level = untrained_level(identity_start(4), 4, 2, 3, n_classes=1)
-    fit_class_covariances(level, blocks_of(x, codes, [60]))
-    assert level.mixture.background_mean is None
+    fit_class_covariances(level, samples_of(x, codes, [60], n_classes=1))
+    assert not level.densities.has_background
+    z, log_det = level.latent(torch.from_numpy(x))
+    assert level.evidence(z, log_det, torch.from_numpy(codes))[1] is None
 
 
 @pytest.mark.parametrize("n_features", [1, 5])
@@ -379,8 +383,8 @@ def test_aligned_start_turns_the_classes_to_their_latent_means(n_classes, n_feat
     start = LinearStart(torch.full((n_features,), 2.0), root)
     level = untrained_level(start, n_features, 3, 1, n_classes=n_classes)
     level.mixture.means.copy_(means)
-    blocks = blocks_of(x, codes, [15, 25])
-    level.start = align_start(start, blocks, level.flow, level.mixture.means)
+    samples = samples_of(x, codes, [15, 25], n_classes=n_classes)
+    level.start = align_start(start, samples, level.flow, level.mixture.means)
     z, _ = level.latent(x)
     np.testing.assert_allclose(z[:, 0], means[codes], atol=1e-5)
     assert float(level.start.log_det) == pytest.approx(float(start.log_det))

@@ -9,19 +9,20 @@ from sklearn.metrics import adjusted_rand_score
 from skhgad.fitting import discovery
 from skhgad.fitting.discovery import cluster, count_clusters, discover_classes, embed, ward_cuts
 from skhgad.fitting.feature_cache import FeatureCache
+from skhgad.fitting.samples import LabelledSamples
 
 
-def cache_of(*levels):
-    """FeatureCache of arrays (n, n_positions, n_features)."""
-    cache = FeatureCache(len(levels[0]), [x.shape[1:] for x in levels], np.float64, 1 << 30)
+def samples_of(*levels):
+    """Unlabelled samples of arrays (n, n_positions, n_features), one a level."""
+    n = len(levels[0])
+    cache = FeatureCache(n, [x.shape[1:] for x in levels], np.float64, 1 << 30)
     cache.write(0, [torch.from_numpy(x) for x in levels])
-    return cache
+    return LabelledSamples(cache, np.arange(n), np.zeros(n, dtype=np.int64), 1)
 
 
 def discover(X, n_classes, seed=0):
     """Classes of the vectors X."""
-    rows = np.arange(len(X))
-    return discover_classes(cache_of(X[:, None]), rows, n_classes, np.random.RandomState(seed))
+    return discover_classes(samples_of(X[:, None]), n_classes, np.random.RandomState(seed))
 
 
 def products(n_classes, n_each, n_features=16, seed=0):
@@ -105,14 +106,12 @@ def test_levels_count_alike_whatever_their_scale():
     y = np.arange(80) % 4
     coarse = (y // 2)[:, None, None] * 8.0 + rng.normal(size=(80, 4, 6))
     fine = 1e-4 * ((y % 2)[:, None, None] * 8.0 + rng.normal(size=(80, 9, 3)))
-    embedding = embed(cache_of(coarse, fine), np.arange(80))
+    embedding = embed(samples_of(coarse, fine))
     assert embedding.shape == (80, 9)
     np.testing.assert_allclose(embedding.mean(0), 0, atol=1e-9)
     variances = embedding.var(0)
     assert variances[:6].mean() == pytest.approx(1) == variances[6:].mean()
-    found = discover_classes(
-        cache_of(coarse, fine), np.arange(80), "discover", np.random.RandomState(0)
-    )
+    found = discover_classes(samples_of(coarse, fine), "discover", np.random.RandomState(0))
     assert adjusted_rand_score(y, found) == 1
 
 

@@ -20,9 +20,9 @@ from torch import distributed, nn
 
 from skhgad import HGADDetector, images
 from skhgad.command_line.main import main
+from skhgad.devices import resolve_device
 from skhgad.fitting.feature_cache import FeatureCache
 from skhgad.fitting.processes import ALONE, Processes, launched, leave_group
-from skhgad.parameters import resolve_device
 
 SIZE = 2
 TIMEOUT = 280  # seconds
@@ -70,9 +70,11 @@ def vectors(n_per_class=30):
 
 def fitted_state(detector, X):
     """Everything a fit leaves, as arrays; the order of calibration samples means nothing."""
-    state = {f"model.{name}": t.numpy() for name, t in detector._model.state_dict().items()}
-    order = np.lexsort((detector._calibration.given_scores, detector._calibration.codes))
-    for name, values in detector._calibration._asdict().items():
+    state = {f"model.{name}": t.numpy() for name, t in detector.model_.model.state_dict().items()}
+    order = np.lexsort(
+        (detector.model_.calibration.given_scores, detector.model_.calibration.codes)
+    )
+    for name, values in detector.model_.calibration._asdict().items():
         state[f"calibration.{name}"] = values[order]
     for name in detector.history_[0] if detector.history_ else ():
         state[f"history.{name}"] = np.array([record[name] for record in detector.history_])

@@ -295,8 +295,6 @@ def test_divergence_raises_and_says_what_to_do(two_products):
 
 @pytest.mark.parametrize("refit", [False, True])
 def test_an_interrupt_leaves_the_detector_as_it_was(two_products, monkeypatch, refit):
-    from skhgad.fitting import samples
-
     X, labels = two_products
     detector = fast()
     if refit:
@@ -307,7 +305,7 @@ def test_an_interrupt_leaves_the_detector_as_it_was(two_products, monkeypatch, r
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(samples, "fit_covariances", interrupt)
+        patched.setattr("skhgad.fitting.fit.fit_covariances", interrupt)
         with pytest.raises(KeyboardInterrupt):
             detector.fit(X, labels)
     if refit:

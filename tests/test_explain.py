@@ -7,6 +7,8 @@ from backbones import two_levels
 
 from skhgad import HGADDetector
 from skhgad.regions import find_regions
+from skhgad.scoring.fitted import FittedModel
+from skhgad.validation import check_scored_X
 
 
 def parts(n, seed=0):
@@ -84,10 +86,15 @@ def test_a_threshold_of_its_own_cuts_the_regions(fitted, damaged):
     assert strict[:6] == normal[:6]
 
 
+def scored_batches(detector, X):
+    X = check_scored_X(X, detector, takes_images=True)
+    return detector.model_.scored_batches(detector.feature_reader(), X)
+
+
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf"), "3"])
 def test_a_threshold_that_is_no_number_is_refused_before_the_work(fitted, monkeypatch, threshold):
     of_vectors = HGADDetector(max_iter=0).fit(np.eye(6))
-    monkeypatch.setattr(HGADDetector, "_scored_batches", None)
+    monkeypatch.setattr(FittedModel, "scored_batches", None)
     for detector, X in ((fitted, ["no.png"]), (of_vectors, np.eye(6))):
         with pytest.raises(ValueError, match="threshold must be a finite number"):
             detector.explain(X, threshold=threshold)
@@ -96,8 +103,8 @@ def test_a_threshold_that_is_no_number_is_refused_before_the_work(fitted, monkey
 @pytest.mark.parametrize("criterion", ["likelihood_entropy", "likelihood", "entropy"])
 def test_standardized_terms_sum_to_the_map(damaged, criterion):
     detector = fit(criterion=criterion, blur_sigma=8.0)
-    (batch,) = detector._scored_batches(damaged[0])
-    model, codes = detector._model, batch.codes
+    (batch,) = scored_batches(detector, damaged[0])
+    model, codes = detector.model_.model, batch.codes
     likelihood, entropy = model.terms(batch.evidence)
     total = 0
     if likelihood is not None:
@@ -112,10 +119,10 @@ def test_standardized_terms_sum_to_the_map(damaged, criterion):
 
 def test_exponential_terms_are_the_factors_of_the_map(damaged):
     detector = fit(map_normalization="exponential")
-    (batch,) = detector._scored_batches(damaged[0])
-    likelihood, entropy = detector._model.terms(batch.evidence)
+    (batch,) = scored_batches(detector, damaged[0])
+    likelihood, entropy = detector.model_.model.terms(batch.evidence)
     torch.testing.assert_close(
-        likelihood.sum(0) * entropy, detector._model.raw_maps(batch.evidence)
+        likelihood.sum(0) * entropy, detector.model_.model.raw_maps(batch.evidence)
     )
     for explanation in detector.explain(damaged[0]):
         assert explanation.term in ("likelihood", "entropy")
@@ -130,7 +137,7 @@ def test_a_lone_criterion_is_the_term(damaged, criterion):
 
 
 def test_the_level_that_sees_a_defect_is_named(fitted, damaged, monkeypatch):
-    model, terms = fitted._model, type(fitted._model).terms
+    model, terms = fitted.model_.model, type(fitted.model_.model).terms
 
     def only_coarse(self, evidence):
         found = terms(self, evidence)

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from skhgad.features.backbones import FeatureExtractor
+from skhgad.features.extractor import FeatureExtractor
 from skhgad.features.folding import fold_batch_norm
 
 

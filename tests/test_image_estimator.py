@@ -11,6 +11,8 @@ from torch import nn
 
 from skhgad import HGADDetector
 from skhgad.features import backbones
+from skhgad.features import extractor as extractor_module
+from skhgad.features.extractor import FeatureExtractor, fuse_stages
 
 
 class Pyramid(RandomFilters):
@@ -195,7 +197,7 @@ def test_memory_runs_the_backbone_once_per_image(tmp_path):
 
 def test_memory_keeps_precisions_apart(tmp_path, monkeypatch):
     images, labels = product_images(20)
-    monkeypatch.setattr(backbones, "MIXED_PRECISION", {"cpu": torch.float16})
+    monkeypatch.setattr(extractor_module, "MIXED_PRECISION", {"cpu": torch.float16})
     Counting.seen = 0
     for n_fits, mixed_precision in ((1, True), (2, False), (2, True)):
         small(backbone=Counting(), memory=tmp_path, mixed_precision=mixed_precision).fit(
@@ -238,7 +240,7 @@ def test_spilled_features_give_nearly_the_same_model_and_are_removed(tmp_path, m
     correlation = np.corrcoef(spilled.score_samples(images), held.score_samples(images))[0, 1]
     assert correlation > 0.99
     monkeypatch.setattr(
-        "skhgad.fitting.samples.train_levels",
+        "skhgad.fitting.fit.train_levels",
         lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt),
     )
     with pytest.raises(KeyboardInterrupt):
@@ -278,7 +280,7 @@ def test_embedded_weights_are_checked_by_their_hash(monkeypatch):
 
 
 def test_default_backbone_has_the_embedded_features():
-    extractor = backbones.FeatureExtractor(
+    extractor = FeatureExtractor(
         "tf_efficientnet_lite0", "auto", (2, 3, 4), (64, 64), (1.0,), 1, True, 1.0
     )
     assert extractor.levels == [(192, 4, 4), (624, 2, 2)]
@@ -296,7 +298,7 @@ def test_fused_stages_hold_mean_and_spread_of_finer_ones():
     rng = np.random.default_rng(0)
     fine = torch.from_numpy(rng.normal(size=(2, 3, 8, 8)))
     coarse = torch.from_numpy(rng.normal(size=(2, 5, 2, 2)))
-    (fused,) = backbones.fuse_stages([fine, coarse])
+    (fused,) = fuse_stages([fine, coarse])
     cell = fine[1, :, 4:, :4].numpy().reshape(3, -1)
     np.testing.assert_allclose(fused[1, :3, 1, 0], cell.mean(1))
     np.testing.assert_allclose(fused[1, 3:6, 1, 0], cell.std(1))
@@ -305,11 +307,11 @@ def test_fused_stages_hold_mean_and_spread_of_finer_ones():
 
 def test_the_spread_of_smooth_regions_is_no_rounding_noise():
     fine = (1000 + 0.1 * np.random.default_rng(0).normal(size=(1, 1, 8, 8))).astype(np.float32)
-    fused = backbones.fuse_stages([torch.from_numpy(fine), torch.zeros(1, 1, 2, 2)])[0]
+    fused = fuse_stages([torch.from_numpy(fine), torch.zeros(1, 1, 2, 2)])[0]
     cells = fine.astype(np.float64).reshape(2, 4, 2, 4).swapaxes(1, 2).reshape(2, 2, 16)
     np.testing.assert_allclose(fused[0, 1], cells.std(-1), rtol=1e-4)
     flat = torch.full((1, 1, 8, 8), 0.1)
-    assert backbones.fuse_stages([flat, torch.zeros(1, 1, 2, 2)])[0][0, 1].max() < 1e-6
+    assert fuse_stages([flat, torch.zeros(1, 1, 2, 2)])[0][0, 1].max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -347,7 +349,7 @@ def test_local_checkpoints_are_read_without_pickle(tmp_path):
     model = timm.create_model("resnet18", pretrained=False)
     path = tmp_path / "weights.pth"
     torch.save({"state_dict": model.state_dict()}, path)
-    extractor = backbones.FeatureExtractor("resnet18", path, (1,), (64, 64), (1.0,), 1, True, 1.0)
+    extractor = FeatureExtractor("resnet18", path, (1,), (64, 64), (1.0,), 1, True, 1.0)
     torch.testing.assert_close(extractor.backbone.conv1.weight, model.conv1.weight)
     torch.save(nn.Linear(2, 2), path)
     with pytest.raises(ValueError, match="not a readable checkpoint"):
@@ -396,7 +398,7 @@ def test_a_backbone_in_half_precision_leaves_the_verdicts_as_they_are(monkeypatc
     test[10:] = with_blob(test[10:], 30, 30)
     scores = []
     for precision in ({}, {"cpu": torch.float16}):  # what a GPU computes in
-        monkeypatch.setattr(backbones, "MIXED_PRECISION", precision)
+        monkeypatch.setattr(extractor_module, "MIXED_PRECISION", precision)
         detector = small().fit(images, labels)
         scores.append(detector.score_samples(test))
         assert scores[-1][10:].max() < scores[-1][:10].min()

@@ -121,7 +121,7 @@ def as_numpy(level, x, codes, positions=None):
     mixture = level.mixture
     parameters = {
         "mu": mixture.means,
-        "psi": mixture.class_logits,
+        "psi": mixture.prior_logits,
         "delta": mixture.offsets,
         "phi": mixture.center_logits,
     }
@@ -144,7 +144,7 @@ def test_each_term_equals_its_formula_vector_by_vector(n_classes, n_features, n_
     expected = numpy_terms(*as_numpy(level, x, codes), smoothing=0.02)
     z, log_det = level.flow(x)
     mixture = level.mixture
-    logits, log_prior = mixture.class_logits_of(z), mixture.log_prior()
+    logits, log_prior = mixture.class_logits(z), mixture.log_prior()
     density = mixture.log_density_within_class(z, codes)
     targets = smooth_one_hot(codes, n_classes, 0.02)[:, None].double()
     found = {
@@ -293,7 +293,7 @@ def test_gradients_are_those_of_the_stopped_formulas(
     mixture = level.mixture
     found = {
         "mu": mixture.means.grad,
-        "psi": mixture.class_logits.grad,
+        "psi": mixture.prior_logits.grad,
         "delta": mixture.offsets.grad,
         "phi": mixture.center_logits.grad,
         "z": x.grad.flatten(0, 1),
@@ -310,7 +310,7 @@ NOTHING = dict(lambda_inter=0.0, lambda_mi=0.0, lambda_entropy=0.0, lambda_intra
 @pytest.mark.parametrize(
     "term, reached",
     [
-        ("lambda_inter", {"means", "class_logits"}),
+        ("lambda_inter", {"means", "prior_logits"}),
         ("lambda_mi", {"means"}),
         ("lambda_entropy", {"means"}),
         ("lambda_intra", {"offsets", "center_logits"}),
@@ -336,7 +336,7 @@ def test_centers_rest_in_the_first_stage():
     level_loss(level, x, codes, None, PUBLISHED, second_stage=False)[0].backward()
     mixture = level.mixture
     assert mixture.offsets.grad is None and mixture.center_logits.grad is None
-    assert mixture.means.grad.abs().min() > 0 and mixture.class_logits.grad.abs().min() > 0
+    assert mixture.means.grad.abs().min() > 0 and mixture.prior_logits.grad.abs().min() > 0
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])

@@ -10,6 +10,7 @@ from mixtures import log_density_within
 from scipy import special, stats
 from scipy.spatial.distance import cdist, pdist
 
+from skhgad.model.class_densities import ClassDensities
 from skhgad.model.mixture import HierarchicalMixture, class_means, entropy, squared_distances
 
 # (K, d, M): also one class, fewer features than classes, one feature, one center
@@ -172,8 +173,8 @@ def test_parts_follow_the_formulas(n_classes, n_features, n_components):
     z = make_z(2, 3, n_features)
     np.testing.assert_allclose(mixture.centers().detach(), centers)
     logits = -0.5 * cdist(z.reshape(6, -1).numpy(), means, "sqeuclidean").reshape(2, 3, -1)
-    np.testing.assert_allclose(mixture.class_logits_of(z).detach(), logits, atol=1e-10)
-    prior = special.softmax(mixture.class_logits.detach().numpy())
+    np.testing.assert_allclose(mixture.class_logits(z).detach(), logits, atol=1e-10)
+    prior = special.softmax(mixture.prior_logits.detach().numpy())
     np.testing.assert_allclose(mixture.log_prior().detach().exp(), prior)
 
 
@@ -208,14 +209,15 @@ def test_density_within_has_the_covariance_of_each_class(n_classes, n_features, 
     mixture = make_mixture(n_classes, n_features, n_components)
     _, centers, log_weights = numpy_parts(mixture)
     shifts, covariances, whiteners = make_covariances(n_classes, n_features)
-    mixture.set_covariances(
+    densities = ClassDensities.around_centers(
+        mixture,
         torch.from_numpy(shifts),
         torch.from_numpy(whiteners),
         torch.zeros(n_classes, n_features),
         torch.eye(n_features),
     )
     z = make_z(2, 3, n_features)
-    found = log_density_within(mixture, z).numpy() - n_features / 2 * np.log(2 * np.pi)
+    found = log_density_within(densities, z).numpy() - n_features / 2 * np.log(2 * np.pi)
     for k in range(n_classes):
         expected = scipy_log_density(
             z.reshape(6, -1).numpy(), centers[k] + shifts[k], log_weights[k], covariances[k]
@@ -233,9 +235,9 @@ def test_discriminants_are_log_densities_of_one_shared_covariance(
     shared = covariances.mean(0)
     locations = np.random.default_rng(1).normal(size=shifts.shape)
     arrays = shifts, whiteners, locations, np.linalg.inv(shared)
-    mixture.set_covariances(*map(torch.from_numpy, arrays))
+    densities = ClassDensities.around_centers(mixture, *map(torch.from_numpy, arrays))
     z = make_z(2, 3, n_features)
-    found = mixture.class_discriminants(z).numpy().reshape(6, -1)
+    found = densities.class_discriminants(z).numpy().reshape(6, -1)
     expected = np.stack(
         [
             stats.multivariate_normal(location, shared).logpdf(z.reshape(6, -1).numpy())
@@ -251,18 +253,22 @@ def test_discriminants_are_log_densities_of_one_shared_covariance(
 def test_discriminants_of_unit_covariances_are_the_logits_of_the_class_posterior():
     mixture, z = make_mixture(3, 4, 2), make_z(2, 3, 4)
     found = mixture.class_discriminants(z).softmax(-1)
-    torch.testing.assert_close(found, mixture.class_logits_of(z).softmax(-1))
+    torch.testing.assert_close(found, mixture.class_logits(z).softmax(-1))
 
 
 @torch.no_grad()
 def test_unit_whiteners_change_nothing():
     mixture, z = make_mixture(3, 4, 2), make_z(2, 3, 4)
     before = log_density_within(mixture, z)
-    mixture.set_covariances(
-        torch.zeros(3, 4), torch.eye(4).repeat(3, 1, 1), torch.zeros(3, 4), torch.eye(4)
+    densities = ClassDensities.around_centers(
+        mixture,
+        torch.zeros(3, 4),
+        torch.eye(4).repeat(3, 1, 1),
+        torch.zeros(3, 4),
+        torch.eye(4),
     )
-    assert mixture.whiteners.dtype == torch.float64
-    torch.testing.assert_close(log_density_within(mixture, z), before, rtol=1e-11, atol=1e-11)
+    assert densities.whiteners.dtype == torch.float64
+    torch.testing.assert_close(log_density_within(densities, z), before, rtol=1e-11, atol=1e-11)
 
 
 @torch.no_grad()
@@ -270,11 +276,15 @@ def test_density_with_covariances_is_exact_far_from_the_origin():
     mixture = make_mixture(2, 3, 2)
     mixture.means += 1e6
     _, centers, log_weights = numpy_parts(mixture)
-    mixture.set_covariances(
-        torch.zeros(2, 3), torch.eye(3).repeat(2, 1, 1), torch.zeros(2, 3), torch.eye(3)
+    densities = ClassDensities.around_centers(
+        mixture,
+        torch.zeros(2, 3),
+        torch.eye(3).repeat(2, 1, 1),
+        torch.zeros(2, 3),
+        torch.eye(3),
     )
     z = make_z(1, 5, 3) + 1e6
-    found = log_density_within(mixture, z)[0, :, 0].numpy() - 1.5 * np.log(2 * np.pi)
+    found = log_density_within(densities, z)[0, :, 0].numpy() - 1.5 * np.log(2 * np.pi)
     expected = scipy_log_density(z[0].numpy(), centers[0], log_weights[0], np.eye(3))
     np.testing.assert_allclose(found, expected, rtol=1e-8)
 
@@ -332,7 +342,15 @@ def test_entropy_of_certain_and_of_equal_classes(dtype):
 def test_background_is_one_gaussian():
     mixture, z = make_mixture(3, 4, 2), make_z(2, 3, 4)
     mean, covariances, whiteners = make_covariances(1, 4)
-    mixture.set_background(torch.from_numpy(mean[0]), torch.from_numpy(whiteners[0]))
-    found = mixture.log_density_background(z).numpy() - 2 * np.log(2 * np.pi)
+    identity, zero = torch.eye(4), torch.zeros(3, 4)
+    densities = ClassDensities.around_centers(
+        mixture,
+        zero,
+        identity.repeat(3, 1, 1),
+        zero,
+        identity,
+        (torch.from_numpy(mean[0]), torch.from_numpy(whiteners[0])),
+    )
+    found = densities.log_density_background(z).numpy() - 2 * np.log(2 * np.pi)
     expected = stats.multivariate_normal(mean[0], covariances[0]).logpdf(z.numpy())
     np.testing.assert_allclose(found, expected, rtol=1e-10)

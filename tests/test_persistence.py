@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from skhgad import HGADDetector
-from skhgad.features import backbones
+from skhgad.features import extractor
 from skhgad.features.backbones import file_sha256
 from skhgad.storage import detector_state
 from skhgad.storage import model_folder as model_folder_module
@@ -222,7 +222,7 @@ def test_another_backbone_than_the_stored_weights(
 ):
     folder = shutil.copytree(transformer_folder, tmp_path / "model")
     set_parameters(backbone=backbone)(folder)
-    monkeypatch.delattr(backbones.FeatureExtractor, "__init__")  # it would be the wrong one
+    monkeypatch.delattr(extractor.FeatureExtractor, "__init__")  # it would be the wrong one
     with pytest.raises(ValueError, match=f"does not fit the stored weights.*{difference}"):
         HGADDetector.load(folder)
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from benchmarks import reference, reference_maps
 from skhgad import HGADDetector
-from skhgad.fitting.samples import empty_level, training_plan
+from skhgad.fitting.schedule import training_plan
 from skhgad.fitting.training import TERMS, level_loss, train
+from skhgad.model.level import empty_level
 from skhgad.model.losses import log_likelihood
 from skhgad.model.mixture import entropy
 
@@ -72,7 +73,7 @@ def make_reference(levels, **kwargs):
             mixture = level.mixture
             model.means[i].copy_(mixture.means)
             model.deltas[i].copy_(mixture.offsets)
-            model.class_logits[i].copy_(mixture.class_logits)
+            model.class_logits[i].copy_(mixture.prior_logits)
             model.center_logits[i].copy_(mixture.center_logits)
     return model
 
@@ -96,7 +97,7 @@ def pairs_of(model, index, level):
     """The same parameters in both models: (name, the reference's, skhgad's)."""
     yield "means", model.means[index], level.mixture.means
     yield "deltas", model.deltas[index], level.mixture.offsets
-    yield "class_logits", model.class_logits[index], level.mixture.class_logits
+    yield "class_logits", model.class_logits[index], level.mixture.prior_logits
     yield "center_logits", model.center_logits[index], level.mixture.center_logits
     for number, (theirs, ours) in enumerate(zip(model.flows[index], blocks_of(level), strict=True)):
         yield f"hidden bias {number}", theirs.subnet[0].bias, ours.hidden_bias
@@ -206,7 +207,7 @@ def test_evidence_is_that_of_skhgads_levels():
         )
         totals = totals + z.shape[-1] * every.sum(1)
         own = every[torch.arange(30), :, codes].unflatten(1, SHAPES[index])
-        undecided = entropy(level.mixture.class_logits_of(z)).unflatten(1, SHAPES[index])
+        undecided = entropy(level.mixture.class_logits(z)).unflatten(1, SHAPES[index])
         torch.testing.assert_close(likelihoods[index], own, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(entropies[index], -undecided, rtol=1e-5, atol=1e-6)
     for batch_size in (1, 4):

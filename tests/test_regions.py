@@ -126,7 +126,7 @@ def test_embeddings_are_the_backbone_s_features_under_each_region(detector):
     regions = [find_regions(anomaly_map, 0.5), [], find_regions(corner, 0.5)]
     found = embed_regions(detector, images, regions)
     pooled = images.reshape(3, 4, 16, 4, 16, 3).mean((2, 4)) / 255
-    normal = detector._extractor
+    normal = detector.model_.extractor
     expected = np.stack([pooled[0, 1, 2], pooled[0, 3, 0], pooled[2, 0, 0]])
     expected = (expected - normal.mean.numpy().ravel()) / normal.std.numpy().ravel()
     np.testing.assert_allclose(found, expected, atol=0.03)  # the image was resized to 32 x 32

@@ -174,15 +174,15 @@ def interrupt_call(monkeypatch, place, number=1):
     ("place", "number"),
     [
         ("skhgad.images.ImageSource.read", 5),
-        ("skhgad.features.backbones.FeatureExtractor.forward", 1),
+        ("skhgad.features.extractor.FeatureExtractor.forward", 1),
         ("skhgad.fitting.feature_cache._reserve", 2),
         ("skhgad.fitting.feature_cache.FeatureCache.write", 1),
-        ("skhgad.fitting.samples.build_level", 2),
+        ("skhgad.fitting.fit.build_level", 2),
         ("skhgad.fitting.training.level_loss", 3),
-        ("skhgad.fitting.samples.fit_covariances", 1),
-        ("skhgad.estimator.fit_normalizers", 1),
-        ("skhgad.estimator.class_scales", 1),
-        ("skhgad.estimator.threshold", 1),
+        ("skhgad.fitting.fit.fit_covariances", 1),
+        ("skhgad.fitting.held_out.fit_normalizers", 1),
+        ("skhgad.fitting.held_out.class_scales", 1),
+        ("skhgad.fitting.held_out.threshold", 1),
     ],
 )
 def test_ctrl_c_in_fit_keeps_the_earlier_fit(tmp_path, monkeypatch, place, number, n_jobs):
@@ -235,7 +235,7 @@ def model(products, tmp_path_factory):
 @pytest.mark.parametrize(
     ("place", "number"),
     [
-        ("skhgad.estimator.image_batches", 1),
+        ("skhgad.features.reader.iter_batches", 1),
         ("skhgad.report.findings.write_heat_map", 3),
         ("skhgad.storage.files.os.replace", 4),
         ("skhgad.report.findings._write_csv", 1),

@@ -6,11 +6,13 @@ import torch
 from mixtures import log_density_within
 from scipy.stats import linregress, median_abs_deviation
 
-from skhgad.fitting.class_covariances import fit_class_covariances, identity_start
-from skhgad.model.flow import ConditionalFlow
+from skhgad.fitting.class_covariances import fit_class_covariances
+from skhgad.fitting.held_out import _slope_within, fit_normalizers
+from skhgad.fitting.samples import LevelSamples
+from skhgad.model.flow import ConditionalFlow, identity_start
 from skhgad.model.level import LevelModel
 from skhgad.model.mixture import HierarchicalMixture, class_means
-from skhgad.scoring.scoring_model import Evidence, ScoringModel, _slope_within, fit_normalizers
+from skhgad.scoring.scoring_model import Evidence, ScoringModel
 
 
 def make_images(n_images, map_shape, n_features=4, n_classes=3, seed=0):
@@ -35,12 +37,18 @@ def make_model(map_shapes, n_features=4, n_classes=3, criterion="likelihood"):
     return ScoringModel(levels, (8, 8), criterion, "standardized", 4.0).double().eval()
 
 
+def fit_covariance(level, *blocks):
+    """Fit the class covariances of a level on blocks (x, codes)."""
+    n_classes, n_features = level.mixture.means.shape
+    fit_class_covariances(level, LevelSamples(lambda: blocks, n_classes, n_features))
+
+
 def fitted_model(map_shapes=((9, 7), (4, 4)), n_images=60, **options):
     model = make_model(map_shapes, **options)
     features, codes = [], None
     for level, shape in zip(model.levels, map_shapes, strict=True):
         x, codes = make_images(n_images, shape)
-        fit_class_covariances(level, lambda x=x, codes=codes: [(x, codes)])
+        fit_covariance(level, (x, codes))
         features.append(x)
     return model, features, codes
 
@@ -52,10 +60,10 @@ def test_class_is_the_one_of_highest_likelihood():
     assert torch.equal(evidence.codes, codes)
     for level, x in zip(model.levels, features, strict=True):
         z, log_det = level.latent(x)
-        every = (log_density_within(level.mixture, z) + log_det[..., None]).sum(1)
+        every = (log_density_within(level, z) + log_det[..., None]).sum(1)
         assert torch.equal(every.argmax(1), codes)
         found = level.class_log_likelihood(z)
-        each = level.mixture.class_discriminants(z).sum(1)  # of the positions, not of their mean
+        each = level.densities.class_discriminants(z).sum(1)  # of the positions, not of their mean
         torch.testing.assert_close(found, each)
 
 
@@ -67,11 +75,11 @@ def test_class_is_inferred_from_where_its_vectors_are_not_its_centers():
     generator = torch.Generator().manual_seed(1)
     level.mixture.offsets += 20.0 * torch.randn(level.mixture.offsets.shape, generator=generator)
     x, codes = make_images(60, (4, 4))
-    fit_class_covariances(level, lambda: [(x[:25], codes[:25]), (x[25:], codes[25:])])
+    fit_covariance(level, (x[:25], codes[:25]), (x[25:], codes[25:]))
     z, _ = level.latent(x)
     for k in range(3):
         own = z[codes == k].flatten(0, 1).mean(0)
-        torch.testing.assert_close(level.mixture.locations[k], own)
+        torch.testing.assert_close(level.densities.locations[k], own)
     assert torch.equal(model.evidence([x]).codes, codes)
 
 
@@ -84,12 +92,12 @@ def test_an_anomaly_of_a_tight_class_is_not_taken_for_the_widest():
     x[..., 0] += 20.0 * codes[:, None]
     model = make_model([(1, 1)], n_classes=2)
     (level,) = model.levels
-    fit_class_covariances(level, lambda: [(x, codes)])
+    fit_covariance(level, (x, codes))
     odd = torch.zeros(1, 1, 4, dtype=torch.float64)
     odd[..., 1] = 2.7
     assert model.evidence([odd]).codes == 0
     z, _ = level.latent(odd + torch.tensor([7.0, 0, 0, 0]))
-    assert log_density_within(level.mixture, z).argmax() == 1
+    assert log_density_within(level, z).argmax() == 1
     assert level.class_log_likelihood(z).argmax() == 0
 
 

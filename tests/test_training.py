@@ -174,7 +174,7 @@ def test_first_step_is_the_learning_rate():
     run(level, plan, x, codes)
     steps = {name: (p.detach() - before[name]).abs() for name, p in level.named_parameters()}
     assert steps["flow.blocks.offset"].max() == pytest.approx(2e-4, rel=1e-3)
-    for name in ("means", "class_logits", "offsets", "center_logits"):
+    for name in ("means", "prior_logits", "offsets", "center_logits"):
         assert steps[f"mixture.{name}"].max() == pytest.approx(6e-4, rel=1e-3)
 
 
@@ -311,7 +311,7 @@ def resting(n_classes, n_features, n_components):
     """Parameters that no loss term can move at these sizes."""
     names = set()
     if n_classes == 1:
-        names.add("mixture.class_logits")  # the softmax of one logit is 1
+        names.add("mixture.prior_logits")  # the softmax of one logit is 1
     if n_components == 1:
         names |= {"mixture.center_logits", "mixture.offsets"}
     if n_features == 1:  # nothing to couple

@@ -209,8 +209,8 @@ class TestCalibration:
             for by in ("given", "found", "true"):
                 p_values = detector.p_values(X, class_labels=labels if by == "given" else None)
                 told = inferred if by == "found" else labels
-                known = detector._calibration.inferred
-                known = known if by == "found" else detector._calibration.codes
+                known = detector.model_.calibration.inferred
+                known = known if by == "found" else detector.model_.calibration.codes
                 for code, name in enumerate(detector.classes_):
                     n = np.count_nonzero(known == code)
                     for rate in self._RATES:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..regions import check_threshold, find_regions
+from ..regions import find_regions
 from .inspection import image_maps
 
 
@@ -48,16 +48,15 @@ class Explanation(NamedTuple):
     term: str
 
 
-def explain(judge, batches, threshold=None, *, given=False):
+def explain(judge, batches, threshold, *, given=False):
     """Explain samples; see `HGADDetector.explain`.
 
     Parameters
     ----------
     judge : Judge
     batches : iterable of ScoredBatch
-        Not read before the threshold is checked.
-    threshold : float, default=None
-        Of the maps' regions; None = minus the judge's offset.
+    threshold : float
+        Pixels above it make regions.
     given : bool, default=False
         Whether the classes were given, not inferred.
 
@@ -65,8 +64,6 @@ def explain(judge, batches, threshold=None, *, given=False):
     -------
     list of Explanation
     """
-    threshold = -judge.offset if threshold is None else threshold
-    check_threshold(threshold)
     fitted = judge.fitted
 
     def details_of(batch):
