@@ -13,7 +13,7 @@ import torch
 
 from skhgad import HGADDetector
 from skhgad.fitting.fit import fit_detector
-from skhgad.fitting.held_out import fit_normalizers
+from skhgad.fitting.map_constants import fit_normalizers
 from skhgad.metrics import image_metrics
 from skhgad.scoring.scoring_model import ScoringModel
 

@@ -1,7 +1,7 @@
 """Anomaly detection in many product classes with one scikit-learn estimator."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .estimator import HGADDetector
@@ -21,7 +21,7 @@ _HOMES = {
 _MODULES = ("datasets", "display", "estimator", "images", "metrics", "regions")
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     """Import a public class or module when it is first asked for."""
     if name in _HOMES:
         found = getattr(import_module(f".{_HOMES[name]}", __name__), name)
@@ -33,5 +33,5 @@ def __getattr__(name):
     return found
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, *_MODULES})

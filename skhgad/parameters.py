@@ -140,61 +140,79 @@ def check_parameters(parameters):
     TypeError, ValueError
         Naming the parameter, what it is and what it may be.
     """
-    for name, (kind, low, high, bounds) in _NUMBERS.items():
-        _check_number(name, parameters[name], kind, low, high, bounds)
-    for name, (words, kind, low, high, bounds) in _NUMBERS_OR_WORD.items():
-        value = parameters[name]
-        if isinstance(value, str):
-            if value not in words:
-                known = " or ".join(map(repr, words))
-                raise ValueError(f"{name} must be a number or {known}, got {value!r}.")
-        else:
-            _check_number(name, value, kind, low, high, bounds)
+    for name, limits in _NUMBERS.items():
+        _check_number(name, parameters[name], *limits)
+    for name, (words, *limits) in _NUMBERS_OR_WORD.items():
+        _check_number_or_word(name, parameters[name], words, *limits)
     for name, choices in _CHOICES.items():
         if not isinstance(parameters[name], str) or parameters[name] not in choices:
             raise ValueError(f"{name} must be one of {choices}, got {parameters[name]!r}.")
     for name in ("class_covariance", "class_calibration", "fuse_stages"):
         if not isinstance(parameters[name], bool):
             raise TypeError(f"{name} must be True or False, got {parameters[name]!r}.")
-    precision = parameters["mixed_precision"]
-    if not isinstance(precision, bool) and precision != "auto":
-        raise ValueError(f"mixed_precision must be 'auto', True or False, got {precision!r}.")
-    if parameters["pool_size"] % 2 == 0:
-        raise ValueError(f"pool_size must be odd, got {parameters['pool_size']}.")
-    if parameters["position_channels"] % 4:
+    _check_sequence("out_indices", parameters["out_indices"], Integral)
+    _check_sequence("image_scales", parameters["image_scales"], Real, low=0)
+    for name, check in _CHECKS.items():
+        check(parameters[name])
+
+
+def _check_mixed_precision(value):
+    if not isinstance(value, bool) and value != "auto":
+        raise ValueError(f"mixed_precision must be 'auto', True or False, got {value!r}.")
+
+
+def _check_pool_size(value):
+    if value % 2 == 0:
+        raise ValueError(f"pool_size must be odd, got {value}.")
+
+
+def _check_position_channels(value):
+    if value % 4:
         raise ValueError(
             "position_channels must be a multiple of 4 (sine and cosine of row and column), got "
-            f"{parameters['position_channels']}."
+            f"{value}."
         )
-    if parameters["unknown_rate"] is not None:
-        check_rate(parameters["unknown_rate"], "unknown_rate")
-    n_jobs = parameters["n_jobs"]
-    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral)):
-        raise TypeError(f"n_jobs must be None or an int, got {n_jobs!r}.")
-    if n_jobs == 0:
+
+
+def _check_unknown_rate(value):
+    if value is not None:
+        check_rate(value, "unknown_rate")
+
+
+def _check_n_jobs(value):
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+        raise TypeError(f"n_jobs must be None or an int, got {value!r}.")
+    if value == 0:
         raise ValueError("n_jobs must be None, a number of threads or -1 for all cores, got 0.")
+
+
+def _check_random_state(value):
     try:
-        check_random_state(parameters["random_state"])
+        check_random_state(value)
     except ValueError as error:
         raise ValueError(
             "random_state must be None, an int from 0 to 2**32 - 1 or a numpy.random.RandomState, "
-            f"got {parameters['random_state']!r}."
+            f"got {value!r}."
         ) from error
-    betas = parameters["betas"]
-    if not isinstance(betas, tuple | list) or len(betas) != 2:
-        raise ValueError(f"betas must be two numbers, got {betas!r}.")
-    for beta in betas:
+
+
+def _check_betas(value):
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise ValueError(f"betas must be two numbers, got {value!r}.")
+    for beta in value:
         _check_number("betas", beta, Real, 0, 1, "left")
-    _check_sequence("out_indices", parameters["out_indices"], Integral)
-    _check_sequence("image_scales", parameters["image_scales"], Real, low=0)
-    image_size(parameters["image_size"])
-    if not isinstance(parameters["backbone"], str | nn.Module):
+
+
+def _check_backbone(value):
+    if not isinstance(value, str | nn.Module):
         raise TypeError(
-            "backbone must be a timm model name or a torch.nn.Module, got "
-            f"{type(parameters['backbone']).__name__}."
+            f"backbone must be a timm model name or a torch.nn.Module, got {type(value).__name__}."
         )
-    if not isinstance(parameters["weights"], str | os.PathLike | None):
-        raise TypeError(f"weights must be 'auto', None or a path, got {parameters['weights']!r}.")
+
+
+def _check_weights(value):
+    if not isinstance(value, str | os.PathLike | None):
+        raise TypeError(f"weights must be 'auto', None or a path, got {value!r}.")
 
 
 def image_size(value):
@@ -220,3 +238,26 @@ def _check_sequence(name, values, kind, low=None):
         raise ValueError(f"{name} must be a tuple with at least one entry, got {values!r}.")
     for value in values:
         _check_number(name, value, kind, low, None, "neither")
+
+
+def _check_number_or_word(name, value, words, kind, low, high, bounds):
+    if not isinstance(value, str):
+        _check_number(name, value, kind, low, high, bounds)
+    elif value not in words:
+        known = " or ".join(map(repr, words))
+        raise ValueError(f"{name} must be a number or {known}, got {value!r}.")
+
+
+# Rules of single parameters that no table above expresses.
+_CHECKS = {
+    "mixed_precision": _check_mixed_precision,
+    "pool_size": _check_pool_size,
+    "position_channels": _check_position_channels,
+    "unknown_rate": _check_unknown_rate,
+    "n_jobs": _check_n_jobs,
+    "random_state": _check_random_state,
+    "betas": _check_betas,
+    "image_size": image_size,
+    "backbone": _check_backbone,
+    "weights": _check_weights,
+}

@@ -18,7 +18,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
 from .metrics.histograms import check_map
-from .validation import check_scored_X
+from .validation import check_level, check_scored_X
 
 __all__ = ["Region", "describe_regions", "embed_regions", "find_regions", "group_defects"]
 
@@ -216,8 +216,7 @@ def embed_regions(detector, X, regions, *, level=-1):
     fitted, reader = detector.model_, detector.feature_reader()
     fitted.require_images("embed_regions")
     shapes = fitted.extractor.levels
-    if not isinstance(level, Integral) or not -len(shapes) <= level < len(shapes):
-        raise ValueError(f"level={level!r}: the detector has the levels 0 to {len(shapes) - 1}.")
+    check_level(level, len(shapes))
     source = check_scored_X(X, detector, takes_images=True)
     if len(regions) != len(source):
         raise ValueError(f"regions has lists for {len(regions)} images, X has {len(source)}.")

@@ -9,7 +9,7 @@ import difflib
 import math
 import os
 import warnings
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 from PIL import Image
@@ -307,6 +307,12 @@ def check_class_labels(class_labels, classes, n_samples):
                 f"{_listing(known)}.{_suggestion(label, known)}"
             )
     return np.array([code_of[label] for label in labels], dtype=np.int64)
+
+
+def check_level(level, n_levels):
+    """Raise ValueError unless `level` is an index, maybe negative, of one of `n_levels` levels."""
+    if not isinstance(level, Integral) or not -n_levels <= level < n_levels:
+        raise ValueError(f"level={level!r}: the detector has the levels 0 to {n_levels - 1}.")
 
 
 def check_rate(rate, name):

@@ -1,5 +1,8 @@
 """HGADDetector on feature vectors: scikit-learn's contract and the method's promises."""
 
+import inspect
+import re
+
 import joblib
 import numpy as np
 import pandas as pd
@@ -16,6 +19,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from skhgad import HGADDetector
 from skhgad.metrics import unified_roc_auc
+from skhgad.parameters import PARAMETER_GROUPS
 
 
 @pytest.fixture(scope="module")
@@ -419,3 +423,12 @@ def test_a_model_saved_on_a_gpu_loads_anywhere(fitted, tmp_path):
         loaded = HGADDetector.load(tmp_path / "model")
         assert loaded.device == expected
         assert np.isfinite(loaded.score_samples([[0.0] * 3])).all()
+
+
+def test_parameters_come_in_the_order_of_their_groups():
+    """In the signature and in the docstring; every parameter is in one group."""
+    expected = [name for names in PARAMETER_GROUPS.values() for name in names]
+    assert list(inspect.signature(HGADDetector).parameters) == expected
+    section = HGADDetector.__doc__.partition("Parameters\n")[2].partition("Attributes\n")[0]
+    entries = re.findall(r"^    (\w+(?:, \w+)*) : ", section, re.MULTILINE)
+    assert [name for entry in entries for name in entry.split(", ")] == expected

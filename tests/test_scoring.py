@@ -7,7 +7,7 @@ from mixtures import log_density_within
 from scipy.stats import linregress, median_abs_deviation
 
 from skhgad.fitting.class_covariances import fit_class_covariances
-from skhgad.fitting.held_out import _slope_within, fit_normalizers
+from skhgad.fitting.map_constants import _slope_within, fit_normalizers
 from skhgad.fitting.samples import LevelSamples
 from skhgad.model.flow import ConditionalFlow, identity_start
 from skhgad.model.level import LevelModel

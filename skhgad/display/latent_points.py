@@ -1,13 +1,12 @@
 """Latent vectors of new samples and where the fitted mixture puts its centers."""
 
-from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-from ..validation import check_class_labels, check_scored_X
+from ..validation import check_class_labels, check_level, check_scored_X
 
 
 class LatentPoints(NamedTuple):
@@ -50,9 +49,7 @@ def latent_points(detector, X, class_labels, level, n_positions, random_state):
     """
     fitted, reader = detector.model_, detector.feature_reader()
     X = check_scored_X(X, detector, takes_images=fitted.takes_images)
-    n_levels = len(fitted.model.levels)
-    if not isinstance(level, Integral) or not -n_levels <= level < n_levels:
-        raise ValueError(f"level={level!r}: the detector has the levels 0 to {n_levels - 1}.")
+    check_level(level, len(fitted.model.levels))
     given = None
     if class_labels is not None:
         given = check_class_labels(class_labels, detector.classes_, len(X))

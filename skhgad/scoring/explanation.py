@@ -1,11 +1,19 @@
 """Why the detector says what it says of a sample: where, how much, and by which evidence."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..regions import find_regions
-from .inspection import image_maps
+from ..regions import Region, find_regions
+from .inspection import Judge, image_maps
+
+if TYPE_CHECKING:
+    from .scores import ScoredBatch
+    from .scoring_model import ScoringModel
 
 
 class Explanation(NamedTuple):
@@ -41,14 +49,16 @@ class Explanation(NamedTuple):
     p_value: float
     is_anomaly: bool
     peak: float | None
-    peak_position: tuple | None
+    peak_position: tuple[int, int] | None
     area: float | None
-    regions: list
+    regions: list[Region]
     level: int | None
     term: str
 
 
-def explain(judge, batches, threshold, *, given=False):
+def explain(
+    judge: Judge, batches: Iterable[ScoredBatch], threshold: float, *, given: bool = False
+) -> list[Explanation]:
     """Explain samples; see `HGADDetector.explain`.
 
     Parameters
@@ -66,7 +76,7 @@ def explain(judge, batches, threshold, *, given=False):
     """
     fitted = judge.fitted
 
-    def details_of(batch):
+    def details_of(batch: ScoredBatch) -> list[Any]:
         causes = _causes(fitted.model, batch)
         if not fitted.takes_images:
             return [(None, None, None, [], *cause) for cause in causes]
@@ -78,7 +88,9 @@ def explain(judge, batches, threshold, *, given=False):
     return [Explanation(*row[:-1], *row[-1]) for row in zip(*columns, details, strict=True)]
 
 
-def _place(anomaly_map, threshold):
+def _place(
+    anomaly_map: NDArray[np.float32], threshold: float
+) -> tuple[float, tuple[int, int], float, list[Region]]:
     """Peak, its position, area and regions of one image."""
     regions = find_regions(anomaly_map, threshold)
     row, column = np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)
@@ -86,24 +98,21 @@ def _place(anomaly_map, threshold):
     return float(anomaly_map[row, column]), (int(row), int(column)), area, regions
 
 
-def _causes(model, batch):
+def _causes(model: ScoringModel, batch: ScoredBatch) -> list[tuple[int | None, str]]:
     """Level and term that contribute most at the peak of each sample's grid."""
     terms = model.terms(batch.evidence)
     peaks = batch.maps.flatten(1).argmax(1)[:, None]
-    level_of = likelihood = entropy = None
-    if terms.likelihood is not None:
-        # (n_levels, n) at the peaks
-        by_level = terms.likelihood.flatten(2).gather(2, peaks.expand(len(model.levels), -1, 1))
-        by_level = by_level[..., 0]
-        level_of, likelihood = by_level.argmax(0).tolist(), by_level.sum(0)
-    if terms.entropy is not None:
-        entropy = terms.entropy.flatten(1).gather(1, peaks)[:, 0]
-    if likelihood is None:
+    if terms.likelihood is None:
         return [(None, "entropy")] * len(peaks)
-    if entropy is None:
-        return [(level, "likelihood") for level in level_of]
-    unlikely = (likelihood >= entropy).tolist()
+    # (n_levels, n) at the peaks
+    by_level = terms.likelihood.flatten(2).gather(2, peaks.expand(len(model.levels), -1, 1))
+    by_level = by_level[..., 0]
+    levels = by_level.argmax(0).tolist()
+    if terms.entropy is None:
+        return [(level, "likelihood") for level in levels]
+    entropy = terms.entropy.flatten(1).gather(1, peaks)[:, 0]
+    is_unlikely = (by_level.sum(0) >= entropy).tolist()
     return [
-        (level, "likelihood" if more else "entropy")
-        for level, more in zip(level_of, unlikely, strict=True)
+        (level, "likelihood" if unlikely else "entropy")
+        for level, unlikely in zip(levels, is_unlikely, strict=True)
     ]

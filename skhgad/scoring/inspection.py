@@ -1,12 +1,22 @@
 """Verdicts: everything the detector says of samples, in one pass."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .calibration import is_unknown
 from .maps import resize
+
+if TYPE_CHECKING:
+    from .fitted import FittedModel
+    from .scores import ScoredBatch
+
+Verdicts = tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
 
 UNKNOWN = {"U": "unknown", "i": -1}  # by kind of the class labels
 
@@ -28,11 +38,11 @@ class Inspection(NamedTuple):
         Anomaly maps, each of its own image's size; None where not asked for.
     """
 
-    class_label: np.ndarray
-    score: np.ndarray
-    p_value: np.ndarray
-    is_anomaly: np.ndarray
-    maps: list | None
+    class_label: NDArray[Any]
+    score: NDArray[np.float64]
+    p_value: NDArray[np.float64]
+    is_anomaly: NDArray[np.bool_]
+    maps: list[NDArray[np.float32]] | None
 
 
 class Judge:
@@ -47,12 +57,20 @@ class Judge:
         See `HGADDetector`.
     """
 
-    def __init__(self, fitted, offset, unknown_rate=None):
+    def __init__(
+        self, fitted: FittedModel, offset: float, unknown_rate: float | None = None
+    ) -> None:
         self.fitted = fitted
         self.offset = offset
         self.unknown_rate = unknown_rate
 
-    def judge(self, batches, details_of=None, *, given=False):
+    def judge(
+        self,
+        batches: Iterable[ScoredBatch],
+        details_of: Callable[[ScoredBatch], list[Any]] | None = None,
+        *,
+        given: bool = False,
+    ) -> tuple[Verdicts, list[Any]]:
         """Judge all samples.
 
         Parameters
@@ -69,15 +87,14 @@ class Judge:
             The first four fields of `Inspection`.
         details : list
         """
-        codes, scores, typicality, details = [], [], [], []
+        parts: list[tuple[Any, Any, Any]] = []
+        details: list[Any] = []
         for batch in batches:
-            codes.append(batch.codes)
-            scores.append(batch.scores)
-            typicality.append(batch.typicality)
+            parts.append((batch.codes, batch.scores, batch.typicality))
             if details_of is not None:
                 details += details_of(batch)
-        codes, scores = np.concatenate(codes), np.concatenate(scores)
-        typicality = None if given else np.concatenate(typicality)
+        codes, scores = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        typicality = None if given else np.concatenate([part[2] for part in parts])
         return (
             self.class_labels(codes, typicality),
             scores,
@@ -85,12 +102,16 @@ class Judge:
             scores < self.offset,
         ), details
 
-    def inspect(self, batches, *, maps=False, given=False):
+    def inspect(
+        self, batches: Iterable[ScoredBatch], *, maps: bool = False, given: bool = False
+    ) -> Inspection:
         """Return the Inspection of all samples; parameters as in `judge`."""
         verdicts, details = self.judge(batches, image_maps if maps else None, given=given)
         return Inspection(*verdicts, details if maps else None)
 
-    def class_labels(self, codes, typicality):
+    def class_labels(
+        self, codes: NDArray[np.int64], typicality: NDArray[np.float64] | None
+    ) -> NDArray[Any]:
         """Name the classes; "unknown" or -1 where `unknown_rate` and the typicality say so.
 
         Raises
@@ -99,10 +120,10 @@ class Judge:
             If `unknown_rate` is set and a class is called "unknown".
         """
         classes = self.fitted.classes
-        labels = classes[codes]
+        labels: NDArray[Any] = classes[codes]
         if self.unknown_rate is None or typicality is None:
             return labels
-        unknown = UNKNOWN[labels.dtype.kind]
+        unknown: Any = UNKNOWN[labels.dtype.kind]
         if unknown in classes.tolist():
             raise ValueError(
                 f"a product class is called {unknown!r}, the answer of unknown_rate where a "
@@ -112,7 +133,7 @@ class Judge:
         return np.where(fits_none, unknown, labels)
 
 
-def image_maps(batch):
+def image_maps(batch: ScoredBatch) -> list[NDArray[np.float32]]:
     """Anomaly maps of a batch, each of its own image's size: list of ndarray, float32."""
     grids = batch.maps.float().cpu()
     return [
@@ -120,7 +141,7 @@ def image_maps(batch):
     ]
 
 
-def stacked_maps(batches, size):
+def stacked_maps(batches: Iterable[ScoredBatch], size: tuple[int, int]) -> NDArray[np.float32]:
     """Anomaly maps of all batches as one array.
 
     Parameters
@@ -134,7 +155,8 @@ def stacked_maps(batches, size):
     ndarray of shape (n_samples, height, width), float32
         Of the images' size where they have one in common.
     """
-    grids, sizes = [], []
+    grids: list[torch.Tensor] = []
+    sizes: list[tuple[int, int]] = []
     for batch in batches:
         grids.append(batch.maps.float().cpu())
         sizes += batch.sizes

@@ -1,0 +1,137 @@
+"""The constants of anomaly maps, measured on held-out normals."""
+
+import torch
+
+_SLOPE_PRIOR_VECTORS = 50  # weight of a slope of 1 from the background to a class
+_PROFILE_PRIOR_SAMPLES = 20  # weight of a profile that is the same everywhere
+
+
+@torch.no_grad()
+def fit_normalizers(model, evidence, background_weight=0.0, *, chosen=None):
+    """Freeze the constants of the maps from normal samples.
+
+    Parameters
+    ----------
+    model : ScoringModel
+        Changed in place.
+    evidence : list of Evidence
+        Of the samples, under their true classes.
+    background_weight : float, default=0
+        Share of what the background predicts of the log-likelihood of normal vectors, by the
+        slope of a linear regression inside the classes, that is taken off.
+    chosen : Tensor of int64, default=None
+        Classes whose constants are set; None = all, and those of the background.
+    """
+    codes = torch.cat([block.codes for block in evidence])
+    if chosen is None:
+        chosen = torch.arange(model.n_classes)
+        _fit_background(model, evidence, codes, background_weight)
+    if model.normalization == "exponential":
+        _fit_maxima(model, evidence, codes, chosen)
+    else:
+        _fit_moments(model, evidence, codes, chosen)
+
+
+def _fit_maxima(model, evidence, codes, chosen):
+    """Set the constants of exponential maps: the largest log-likelihood and minus-entropy."""
+    ratios = [model.likelihood_ratios(block) for block in evidence]
+    for index in range(len(model.levels)):
+        value = torch.cat([block[index] for block in ratios])
+        negative_entropy = -torch.cat([block.entropies[index] for block in evidence])
+        model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.amax)
+        model.entropy_location[index, chosen] = _per_class(
+            chosen, codes, negative_entropy, torch.amax
+        )
+
+
+def _fit_moments(model, evidence, codes, chosen):
+    """Set the constants of standardized maps: profiles, means and standard deviations."""
+    ratios = [model.likelihood_ratios(block) for block in evidence]
+    for index in range(len(model.levels)):
+        value = torch.cat([block[index] for block in ratios])
+        profile = model.likelihood_profile(index)
+        for code in chosen.tolist():
+            profile[:, code] = _profile(value[codes == code])
+        value = value - profile.T[codes]
+        model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.mean)
+        model.likelihood_scale[index, chosen] = _per_class(chosen, codes, value, _spread)
+    log_entropies = (
+        model.log_entropy(model.entropy_anomaly(block.entropies, block.codes)) for block in evidence
+    )
+    log_entropy = torch.cat(list(log_entropies))
+    model.log_entropy_location[chosen] = _per_class(chosen, codes, log_entropy, torch.mean)
+    model.log_entropy_scale[chosen] = _per_class(chosen, codes, log_entropy, _spread)
+
+
+def _fit_background(model, evidence, codes, background_weight):
+    if not background_weight or evidence[0].backgrounds[0] is None:
+        return
+    for index in range(len(model.levels)):
+        likelihood = torch.cat([block.likelihoods[index] for block in evidence])
+        background = torch.cat([block.backgrounds[index] for block in evidence])
+        slope = _slope_within(likelihood, background, codes)
+        model.background_slope[index] = background_weight * slope
+        model.background_floor[index] = background.min()
+
+
+def _slope_within(values, predictor, codes):
+    """Slope of the regression of `values` on `predictor` inside the classes; never negative.
+
+    Both have shape (n, n_positions). The slope is 0 where the predictor does not vary. Values far
+    from the median of their class are clipped, because a few anomalies among the normals, far away
+    on both axes, would decide the slope alone. With few vectors the slope shrinks towards 1, that
+    of the likelihood ratio.
+    """
+    values, predictor = values.double().clone(), predictor.double().clone()
+    for code in codes.unique().tolist():
+        chosen = codes == code
+        values[chosen] = _clipped(values[chosen])
+        predictor[chosen] = _clipped(predictor[chosen])
+    variance = predictor.square().sum()
+    slope = (values * predictor).sum() / variance
+    known = values.numel() / (values.numel() + _SLOPE_PRIOR_VECTORS)
+    slope = known * slope + (1 - known)
+    return torch.where(variance > 0, slope, torch.zeros_like(slope)).clamp_min(0)
+
+
+def _clipped(values):
+    """Clip to 3 robust standard deviations from the median, then center."""
+    median = _median(values)
+    reach = 3 * 1.4826 * _median((values - median).abs())
+    values = values.clamp(median - reach, median + reach)
+    return values - values.mean()
+
+
+def _median(values):
+    """Median; of an even number of values, the mean of the two in the middle."""
+    return (values.median() - (-values).median()) / 2
+
+
+def _per_class(chosen, codes, values, statistic):
+    """Compute `statistic` of each chosen class's values; of all values for a class without any."""
+    overall = statistic(values)
+    return torch.stack(
+        [
+            statistic(values[codes == code]) if (codes == code).any() else overall
+            for code in chosen.tolist()
+        ]
+    )
+
+
+def _profile(values):
+    """Mean at each position less the mean of all positions, shrunk to 0 for few samples (rows).
+
+    Calibration samples are compared with the profile that they gave. The shrinkage limits what one
+    of them changes in it to 1 / `_PROFILE_PRIOR_SAMPLES` of its value, so that their scores stay
+    like those of fresh samples.
+    """
+    if not len(values):
+        return 0
+    known = len(values) / (len(values) + _PROFILE_PRIOR_SAMPLES)
+    return known * (values.mean(0) - values.mean())
+
+
+def _spread(values):
+    """Return the standard deviation, or 1 where nothing varies, so that division is defined."""
+    spread = values.std(correction=0)
+    return torch.where(spread > 1e-6, spread, torch.ones_like(spread))

@@ -1,0 +1,54 @@
+"""Devices, and torch in forked processes."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+import torch
+from backbones import RandomFilters
+
+from skhgad import HGADDetector
+from skhgad.display.latent_points import latent_points
+from skhgad.regions import embed_regions, find_regions
+
+X = np.random.default_rng(0).integers(0, 255, (8, 32, 32), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    parameters = {"image_size": 32, "out_indices": (0,), "fuse_stages": False, "max_iter": 0}
+    return HGADDetector(RandomFilters((8, 4)), random_state=0, **parameters).fit(X)
+
+
+def embed(detector):
+    embed_regions(detector, X[:1], [find_regions(np.eye(32), 0.5)])
+
+
+def latent(detector):
+    latent_points(detector, X, None, 0, None, 0)
+
+
+def score(detector):
+    detector.score_samples(X)
+
+
+def fit(detector):
+    detector.fit(X)
+
+
+def threads_after(task, detector, queue):
+    torch.set_num_threads(2)
+    task(detector)
+    queue.put(torch.get_num_threads())
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+@pytest.mark.parametrize("task", [score, fit, embed, latent])
+def test_forked_workers_keep_to_one_thread(detector, task):
+    """The threads of OpenMP stay in the parent; a parallel loop would wait for them for ever."""
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    worker = context.Process(target=threads_after, args=(task, detector, queue))
+    worker.start()
+    assert queue.get(timeout=60) == 1
+    worker.join()
