@@ -76,7 +76,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     packages=find_packages(include=["skhgad*"]),
-    package_data={"skhgad.report": ["page.css", "page.html", "page.js"]},
+    package_data={"skhgad": ["py.typed"], "skhgad.report": ["page.css", "page.html", "page.js"]},
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -24,13 +24,13 @@ _MODULES = ("datasets", "display", "estimator", "images", "metrics", "regions")
 def __getattr__(name: str) -> Any:
     """Import a public class or module when it is first asked for."""
     if name in _HOMES:
-        found = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     elif name in _MODULES:
-        found = import_module(f".{name}", __name__)
+        value = import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found
-    return found
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -37,19 +37,19 @@ def fold_batch_norm(backbone, pixels):
         parent, _, name = normalization_name.rpartition(".")
         rest = getattr(normalization, "act", nn.Identity())
         setattr(folded.get_submodule(parent), name, rest)
-    for own, found in zip(backbone(pixels), folded(pixels), strict=True):
-        if not torch.allclose(own, found, rtol=0, atol=_TOLERANCE * float(own.abs().max())):
+    for before, after in zip(backbone(pixels), folded(pixels), strict=True):
+        if not torch.allclose(before, after, rtol=0, atol=_TOLERANCE * float(before.abs().max())):
             return backbone
     return folded
 
 
 def _pairs(backbone, pixels):
-    """Convolutions and the normalisations that take their output, found by watching a pass."""
+    """Return pairs of a convolution and the normalisation of its output, by watching a pass."""
     made, pairs, calls = {}, [], Counter()
 
     def after_convolution(module, _, output):
         calls[module] += 1
-        made[id(output)] = module, output  # holding the output keeps its id from being used again
+        made[id(output)] = module, output  # a reference, so that the id is not used again
 
     def before_normalization(module, inputs):
         calls[module] += 1

@@ -12,7 +12,7 @@ FALSE_ALARM_RATE = 0.05
 
 
 class Calibration(NamedTuple):
-    """What the model finds in the normal samples that judge all others.
+    """What the model says of the calibration samples, with which all others are compared.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class Calibration(NamedTuple):
     given_scores : ndarray of shape (n_samples,), float64
         Normality scores under the class given to fit.
     typicality : ndarray of shape (n_samples,), float64
-        How well each sample fits the class inferred as a whole; see `ScoredBatch`.
+        How well each whole sample fits the inferred class; see `ScoredBatch`.
     """
 
     scores: np.ndarray
@@ -37,9 +37,9 @@ class Calibration(NamedTuple):
     def p_values(self, scores, codes, *, given):
         """Compare samples with those whose class was found in the same way, given or inferred.
 
-        See `conformal_p_values`. Samples whose class is inferred wrongly would else be compared
-        with normals of a class that is not theirs, and samples told rightly with scores of the
-        wrong class.
+        See `conformal_p_values`. A sample whose class is inferred is compared with normals of
+        which the same class was inferred, rightly or wrongly. A sample whose class is given is
+        compared with normals of that class.
         """
         if given:
             return conformal_p_values(scores, codes, self.given_scores, self.codes)
@@ -81,7 +81,7 @@ def promised_threshold(scores, false_alarm_rate):
 
 
 def is_unknown(typicality, codes, calibration, rate):
-    """Tell which samples are less typical of their class than all but a share of its normals.
+    """Find the samples that fit their class worse than all but a share of its normals.
 
     Parameters
     ----------
@@ -129,8 +129,9 @@ def conformal_p_values(scores, codes, reference_scores, reference_codes):
     """
     p_values = np.empty(len(scores))
     for code in np.unique(codes):
-        own = reference_scores[reference_codes == code]
-        own = np.sort(own if len(own) else reference_scores)
+        reference = reference_scores[reference_codes == code]
+        reference = np.sort(reference if len(reference) else reference_scores)
         chosen = codes == code
-        p_values[chosen] = (1 + np.searchsorted(own, scores[chosen], side="right")) / (1 + len(own))
+        n_not_above = np.searchsorted(reference, scores[chosen], side="right")
+        p_values[chosen] = (1 + n_not_above) / (1 + len(reference))
     return p_values

@@ -11,7 +11,7 @@ LOWEST = np.finfo(np.float64).min / 2  # a score that stays finite when offset_ 
 
 
 class ScoredBatch(NamedTuple):
-    """What the model finds in a batch.
+    """Scores of a batch of samples.
 
     Attributes
     ----------
@@ -19,9 +19,9 @@ class ScoredBatch(NamedTuple):
         Class inferred or given.
     scores : ndarray of shape (n,), float64
     typicality : ndarray of shape (n,), float64, or None
-        How well the sample as a whole fits the class inferred. Of an image the log-likelihood of
-        its median position, which a local defect hardly moves; of a vector, which has no parts,
-        its score. None where the class was given.
+        How well the whole sample fits the inferred class: the log-likelihood of the median
+        position of an image, which a local defect hardly moves; the score of a vector, which has
+        no parts. None where the class was given.
     maps : Tensor of shape (n, height, width)
         On the model's grid.
     evidence : Evidence
@@ -56,7 +56,7 @@ def score_batch(model, features, codes, sizes=None):
 
 
 def score_evidence(model, evidence, sizes=None):
-    """Score a batch as `score_batch` does, of evidence that is at hand."""
+    """Score a batch as `score_batch` does, from evidence."""
     maps = model.maps(evidence)
     scores = _finite(-maps.amax((1, 2)))
     typicality = None
@@ -67,5 +67,5 @@ def score_evidence(model, evidence, sizes=None):
 
 
 def _finite(values):
-    # Evidence that overflows is nan, which `predict` would compare as normal.
+    # Overflow gives nan, and `nan < offset_` is False: `predict` would say normal.
     return np.nan_to_num(values.double().cpu().numpy(), nan=LOWEST, neginf=LOWEST)

@@ -15,19 +15,19 @@ BLUR_REFERENCE = 256  # height of the map that `blur_sigma` refers to
 
 
 class Evidence(NamedTuple):
-    """What the levels know of a batch; one Tensor of shape (n, n_positions) a level."""
+    """Judgement of every position of a batch; one Tensor of shape (n, n_positions) a level."""
 
     codes: torch.Tensor  # (n,), int64
     likelihoods: list
     backgrounds: list
     entropies: list
-    # (n,): log-likelihood of the image under the class inferred, from the median position of each
-    # level, which a local defect does not move; None where the class was given
+    # (n,): log-likelihood of the image under the inferred class, by the median position of each
+    # level, which a local defect does not move; None where the class was given.
     typicality: torch.Tensor | None = None
 
 
 class Terms(NamedTuple):
-    """What the anomaly map of a batch is made of, on the model's grid, blurred."""
+    """Summands or factors of the anomaly maps of a batch, on the model's grid, blurred."""
 
     likelihood: torch.Tensor | None  # (n_levels, n, height, width); None: criterion "entropy"
     entropy: torch.Tensor | None  # (n, height, width); None: criterion "likelihood"
@@ -67,13 +67,13 @@ class ScoringModel(nn.Module):
         self.register_buffer("likelihood_location", torch.zeros(n_levels, n_classes))
         self.register_buffer("likelihood_scale", torch.ones(n_levels, n_classes))
         for index, level in enumerate(self.levels):
-            # (n_positions, n_classes): mean of normal samples at a position less that at all.
+            # (n_positions, n_classes): mean of normal samples at a position less the overall mean.
             profile = torch.zeros(math.prod(level.map_shape), n_classes)
             self.register_buffer(f"likelihood_profile_{index}", profile)
         self.register_buffer("entropy_location", torch.zeros(n_levels, n_classes))
         self.register_buffer("log_entropy_location", torch.zeros(n_classes))
         self.register_buffer("log_entropy_scale", torch.ones(n_classes))
-        # Affine map per class of image scores and maps: see `_calibration.class_scales`.
+        # Affine map per class of image scores and maps: see `fitting.held_out.class_scales`.
         self.register_buffer("score_location", torch.zeros(n_classes))
         self.register_buffer("score_scale", torch.ones(n_classes))
 
@@ -84,7 +84,7 @@ class ScoringModel(nn.Module):
         ----------
         levels : list of LevelModel
         order : Tensor of shape (n_classes,), int64
-            Where each of their classes stands in those of this model, followed by new ones.
+            Where each of their classes stands in the classes of this model, followed by the new.
 
         Returns
         -------
@@ -99,14 +99,14 @@ class ScoringModel(nn.Module):
             self.blur_sigma,
             self.entropy_weight,
         )
-        for name, own in self.named_buffers(recurse=False):
+        for name, values in self.named_buffers(recurse=False):
             if not name.startswith("background"):  # a constant of each class, in the last axis
                 n_new = len(order) - self.n_classes
-                more = own.mean(-1, keepdim=True).expand(*own.shape[:-1], n_new)
+                more = values.mean(-1, keepdim=True).expand(*values.shape[:-1], n_new)
                 if name.startswith("likelihood_profile"):  # another product's says nothing
                     more = torch.zeros_like(more)
-                own = torch.cat((own, more), dim=-1)[..., order]
-            setattr(result, name, own.clone())
+                values = torch.cat((values, more), dim=-1)[..., order]
+            setattr(result, name, values.clone())
         return result.requires_grad_(False)
 
     @property
@@ -124,7 +124,7 @@ class ScoringModel(nn.Module):
         return getattr(self, f"likelihood_profile_{level}")
 
     def evidence(self, features, codes=None):
-        """Ask the levels, before any normalisation.
+        """Judge every position, before any normalisation.
 
         Parameters
         ----------
@@ -154,8 +154,8 @@ class ScoringModel(nn.Module):
     def _typicality(self, evidence):
         """Log-likelihood of whole images from median positions; see `Evidence`."""
         medians = [
-            own.median(1).values * own.shape[1] * level.n_features
-            for level, own in zip(self.levels, evidence.likelihoods, strict=True)
+            values.median(1).values * values.shape[1] * level.n_features
+            for level, values in zip(self.levels, evidence.likelihoods, strict=True)
         ]
         return sum(medians)
 
@@ -178,7 +178,7 @@ class ScoringModel(nn.Module):
         return self.maps(evidence), evidence.codes
 
     def maps(self, evidence):
-        """Anomaly maps as from `forward`, of evidence that is at hand."""
+        """Anomaly maps as from `forward`, from evidence."""
         location, scale = self.score_location[evidence.codes], self.score_scale[evidence.codes]
         return (self.raw_maps(evidence) - location[:, None, None]) / scale[:, None, None]
 
@@ -186,8 +186,8 @@ class ScoringModel(nn.Module):
         """Anomaly maps before the classes are put on one scale, Tensor (n, height, width)."""
         terms = []
         if self.criterion != "entropy":
-            own = self._likelihood_terms(self.likelihood_ratios(evidence), evidence.codes)
-            terms.append(sum(own))
+            ratios = self.likelihood_ratios(evidence)
+            terms.append(sum(self._likelihood_terms(ratios, evidence.codes)))
         if self.criterion != "likelihood":
             terms.append(self._entropy_map(evidence.entropies, evidence.codes))
         if self.normalization == "exponential":
@@ -195,17 +195,16 @@ class ScoringModel(nn.Module):
         return self._blur(sum(terms))
 
     def terms(self, evidence):
-        """Take the raw map apart.
+        """Return the parts of the raw map.
 
-        "standardized": what is added, so that the levels' likelihoods and the entropy sum to the
-        raw map. "exponential": 1 - normality, in [0, 1], of each level's likelihood, which sum to
-        the likelihood's factor of the raw map; and the entropy's factor, likewise a sum over
-        levels. Both factors are at most the number of levels.
+        "standardized": the summands. The levels' likelihoods and the entropy add up to the raw map.
+        "exponential": the two factors. That of the likelihood is the sum over levels of
+        1 - normality, each in [0, 1]. That of the entropy is already such a sum.
         """
         likelihood = entropy = None
         if self.criterion != "entropy":
-            own = self._likelihood_terms(self.likelihood_ratios(evidence), evidence.codes)
-            likelihood = torch.stack([self._blur(term) for term in own])
+            terms = self._likelihood_terms(self.likelihood_ratios(evidence), evidence.codes)
+            likelihood = torch.stack([self._blur(term) for term in terms])
         if self.criterion != "likelihood":
             entropy = self._blur(self._entropy_map(evidence.entropies, evidence.codes))
         return Terms(likelihood, entropy)
@@ -213,28 +212,30 @@ class ScoringModel(nn.Module):
     def likelihood_ratios(self, evidence):
         """Log-likelihoods less what the background predicts of them, one Tensor a level.
 
-        The background excuses no more than it does for the strangest normal vector, so that what
-        is far from everything stays an anomaly.
+        The background's log-likelihood is clipped at that of the strangest normal vector. Vectors
+        far from everything would otherwise have a small ratio, and pass as normal.
         """
         ratios = []
-        for index, own in enumerate(evidence.likelihoods):
+        for index, ratio in enumerate(evidence.likelihoods):
             if self.background_slope[index]:
                 background = evidence.backgrounds[index].clamp_min(self.background_floor[index])
-                own = own - self.background_slope[index] * background
-            ratios.append(own)
+                ratio = ratio - self.background_slope[index] * background
+            ratios.append(ratio)
         return ratios
 
     def _normality(self, value, location, level, codes):
         """exp(value - maximum) of one level on the grid, the published normality, at most 1."""
         return self._on_grid((value - location[level, codes, None]).clamp_max(0).exp(), level)
 
-    def _likelihood_terms(self, own, codes):
+    def _likelihood_terms(self, ratios, codes):
         """Return what each level adds to the likelihood map."""
         location, scale = self.likelihood_location, self.likelihood_scale
         if self.normalization == "exponential":
-            return [1 - self._normality(value, location, i, codes) for i, value in enumerate(own)]
+            return [
+                1 - self._normality(value, location, i, codes) for i, value in enumerate(ratios)
+            ]
         terms = []
-        for i, value in enumerate(own):
+        for i, value in enumerate(ratios):
             expected = location[i, codes, None] + self.likelihood_profile(i).T[codes]
             terms.append(self._on_grid((expected - value) / scale[i, codes, None], i))
         return terms
@@ -248,7 +249,7 @@ class ScoringModel(nn.Module):
         return (self.log_entropy(anomaly) - location) / scale
 
     def entropy_anomaly(self, entropies, codes):
-        """Sum up the entropies as published, before the blur: number of levels less normality."""
+        """Sum the entropies as published, before the blur: number of levels less normality."""
         return len(entropies) - sum(
             self._normality(-entropy, self.entropy_location, i, codes)
             for i, entropy in enumerate(entropies)
@@ -256,7 +257,7 @@ class ScoringModel(nn.Module):
 
     @staticmethod
     def log_entropy(anomaly):
-        """Logarithm of an entropy map, floored where only rounding speaks."""
+        """Logarithm of an entropy map, with a floor below which differences are rounding."""
         return (anomaly + _ENTROPY_FLOOR).log()
 
     def _on_grid(self, values, level):
