@@ -431,7 +431,7 @@ def test_unreadable_file(tmp_path, monkeypatch):
     def refuse(*args):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("skhgad.images.source.Image.open", refuse)
+    monkeypatch.setattr("skhgad.images.decoding.Image.open", refuse)
     with pytest.raises(ValueError, match=r"X\[0\] \(.*secret.png\).*Permission denied"):
         source.read(0)
 

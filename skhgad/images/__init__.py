@@ -1,10 +1,12 @@
-"""Images as scikit-learn input: checked, read lazily, decoded and resized in parallel.
+"""Images as input of a scikit-learn estimator: checked, read lazily, resized in parallel.
 
-Files, PIL images and arrays all end as the same RGB pixels, so that a picture scores the same
-however it was handed over. Whatever would have to be guessed (16-bit ranges, real transparency,
-which frame of an animation) is refused, with the name of the image and the remedy.
+Files, PIL images and arrays become the same RGB pixels, so an image's score does not depend on the
+form it is passed in. Anything that would need a guess is refused: pixels of more than 8 bits
+without a value range, partly transparent images, animations. The error names the image and says
+what to do.
 """
 
-from .source import ImageBatch, ImageSource, iter_batches
+from .batches import ImageBatch, iter_batches
+from .source import ImageSource
 
 __all__ = ["ImageBatch", "ImageSource", "iter_batches"]

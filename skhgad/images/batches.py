@@ -1,0 +1,187 @@
+"""Batches: images decoded and resized by threads, a bounded number ahead of the caller."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Sequence
+from numbers import Integral
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import numpy as np
+from joblib import Parallel, delayed, effective_n_jobs
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from .decoding import Pixels
+from .source import ImageSource
+
+__all__ = ["ImageBatch", "iter_batches", "resize"]
+
+# What a thread returns for an image: its resized pixels and its size before, or its error.
+_Loaded: TypeAlias = "tuple[NDArray[np.float32], tuple[int, int]] | Exception"
+
+
+class ImageBatch(NamedTuple):
+    """One batch of decoded and resized images.
+
+    Attributes
+    ----------
+    indices : ndarray of shape (b,), dtype int64
+        Positions of the images in their source.
+    pixels : ndarray of shape (b, 3, h, w), dtype float32
+        RGB in [0, 1], C-contiguous, owned by the caller.
+    sizes : list of b tuples (H, W)
+        Height and width in pixels before resizing, after EXIF rotation.
+    """
+
+    indices: NDArray[np.int64]
+    pixels: NDArray[np.float32]
+    sizes: list[tuple[int, int]]
+
+
+def iter_batches(
+    source: ImageSource,
+    *,
+    size: Sequence[int],
+    batch_size: int,
+    n_jobs: int | None = None,
+    indices: ArrayLike | None = None,
+) -> Generator[ImageBatch, None, None]:
+    """Decode, resize and batch images.
+
+    Threads read the next images while the caller uses the present ones. At most two groups of
+    max(`batch_size`, about 2 * `n_jobs`) images are held. One job reads nothing ahead.
+
+    Resizing is Pillow's antialiased bilinear filter. An image of the right size stays as it is.
+
+    Parameters
+    ----------
+    source : ImageSource
+        The images.
+    size : tuple (h, w)
+        Height and width in pixels of every image of the batches.
+    batch_size : int
+        Images per batch; the last batch may be smaller.
+    n_jobs : int, default=None
+        Number of joblib threads; None means 1 unless in a `joblib.parallel_config` context.
+    indices : array-like of int or mask, default=None
+        Positions to read, in this order, as NumPy indexes; None means all.
+
+    Returns
+    -------
+    generator of ImageBatch
+        Batches in the order of `indices`. Closing it early stops the pending work.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As in `ImageSource.read`. The error names the image and is raised when its batch is due.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> source = ImageSource(np.zeros((3, 8, 8), dtype=np.uint8))
+    >>> [batch.pixels.shape for batch in iter_batches(source, size=(4, 4), batch_size=2)]
+    [(2, 3, 4, 4), (1, 3, 4, 4)]
+    """
+    size = tuple(size)
+    if len(size) != 2 or not all(isinstance(n, Integral) and n > 0 for n in (*size, batch_size)):
+        raise ValueError(
+            "size must be two positive integers (height, width) and batch_size one, got "
+            f"size={size} and batch_size={batch_size!r}."
+        )
+    positions = np.arange(len(source), dtype=np.int64)
+    if indices is not None:
+        # Not np.asarray(indices), which would make floats of an empty list.
+        positions = np.atleast_1d(positions[cast(Any, indices)])
+    return _generate_batches(source, size, int(batch_size), n_jobs, positions)
+
+
+def _generate_batches(
+    source: ImageSource,
+    size: tuple[int, int],
+    batch_size: int,
+    n_jobs: int | None,
+    positions: NDArray[np.int64],
+) -> Generator[ImageBatch, None, None]:
+    stop = threading.Event()
+
+    def load(position: int) -> _Loaded:
+        if stop.is_set():
+            return RuntimeError("the caller wants no more images")
+        try:
+            pixels = source.read(position)
+            return resize(pixels, size), pixels.shape[:2]
+        except Exception as error:
+            # Returned, not raised: joblib would wrap it and warn about the other images.
+            return error
+
+    # joblib starts a new task when one ends, not when its result is used, so a slow caller would
+    # pile up images. One call of joblib per chunk bounds their number.
+    chunk = _chunk_size(batch_size, effective_n_jobs(n_jobs))
+    # Not prefer="threads", which a parallel_config's backend overrides: `load` shares `source` and
+    # `stop`, so it must stay in this process.
+    threads = Parallel(n_jobs, require="sharedmem", return_as="generator", pre_dispatch="all")
+    with threads as parallel:
+        pending = parallel(delayed(load)(i) for i in positions[:chunk].tolist())
+        try:
+            for start in range(0, len(positions), chunk):
+                loaded = list(pending)
+                ahead = positions[start + chunk : start + 2 * chunk].tolist()
+                pending = parallel(delayed(load)(i) for i in ahead)
+                for first in range(0, len(loaded), batch_size):
+                    images = loaded[first : first + batch_size]
+                    at = positions[start + first : start + first + len(images)].copy()
+                    yield ImageBatch(at, *_collate(images, size))
+        finally:
+            stop.set()
+            # joblib warns about results that nobody takes.
+            for _ in pending:
+                pass
+
+
+def _chunk_size(batch_size: int, n_threads: int) -> int:
+    """Return the images per call of joblib: whole batches, at least two images per thread."""
+    n_ahead = 2 * n_threads if n_threads > 1 else 1
+    n_batches = -(-max(n_ahead, batch_size) // batch_size)
+    return batch_size * n_batches
+
+
+def _collate(
+    images: list[_Loaded], size: tuple[int, int]
+) -> tuple[NDArray[np.float32], list[tuple[int, int]]]:
+    """Return the stacked pixels and the sizes before resizing; raise the first image's error."""
+    batch = np.empty((len(images), 3, *size), dtype=np.float32)
+    sizes = []
+    for row, image in zip(batch, images, strict=True):
+        if isinstance(image, Exception):
+            raise image
+        pixels, original_size = image
+        row[...] = pixels
+        sizes.append(original_size)
+    return batch, sizes
+
+
+def resize(pixels: Pixels, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Return pixels of shape (H, W, 3) as float32 of shape (3, h, w) in [0, 1].
+
+    8-bit pixels are resized before they are divided by 255, so they are rounded to 8 bits.
+    """
+    is_uint8 = pixels.dtype == np.uint8
+    resized: NDArray[Any] = pixels
+    if pixels.shape[:2] != size:
+        if is_uint8:
+            resized = _resize_plane(pixels, size)
+        else:  # Pillow has no RGB images of floats
+            resized = np.stack([_resize_plane(pixels[..., c], size) for c in range(3)], axis=2)
+    resized = np.moveaxis(resized, 2, 0)
+    return resized.astype(np.float32) / np.float32(255) if is_uint8 else resized
+
+
+def _resize_plane(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    image = Image.fromarray(pixels)
+    # First across, then down. 8-bit pixels are rounded in between, so the order shows, and since
+    # Pillow 13 the order within a single call depends on the sizes.
+    for step in ((size[1], image.height), size[::-1]):
+        image = image.resize(step, Image.Resampling.BILINEAR)
+    return np.asarray(image)

@@ -1,0 +1,209 @@
+"""Decoding: an image file, a PIL image or an array becomes RGB pixels.
+
+Errors start with a name such as "X[3] (path/to/file.png)", which the caller passes as `name`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+__all__ = ["Pixels", "array_to_rgb", "check_mode", "decode_image", "read_file"]
+
+# Shape (height, width, 3): uint8, or float32 in [0, 1].
+Pixels: TypeAlias = "NDArray[np.uint8] | NDArray[np.float32]"
+
+# Raw modes of more than 8 bits, such as "RGB;16B", end in a byte order. "BGR;16" does not: it
+# packs a pixel into 5, 6 and 5 bits.
+_DEEP_RAW_MODE = re.compile(r";(12|16|32)[BLN]")
+
+
+def read_file(path: str, name: str, value_range: tuple[float, float] | None) -> Pixels:
+    """Decode an image file; see `ImageSource.read` for the result and the errors."""
+    with ExitStack() as opened:
+        with _errors_naming(name):
+            file = opened.enter_context(_BoundedFile(io.FileIO(path)))
+            image = opened.enter_context(Image.open(file))
+        n_pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+        # Pillow only warns between its limit and twice its limit.
+        if limit is not None and n_pixels > limit:
+            raise ValueError(_too_large(name, f"{n_pixels} pixels, the limit is {limit}"))
+        return decode_image(image, name, value_range)
+
+
+class _BoundedFile(io.BufferedReader):
+    """A file that reads no more bytes than it holds.
+
+    Pillow asks for as many bytes as a file's header declares, and Python allocates that many. A
+    small file with a false header could otherwise use up the memory.
+    """
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read `size` bytes, or what is left."""
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
+        return super().read(size)
+
+
+def decode_image(
+    image: Image.Image,
+    name: str,
+    value_range: tuple[float, float] | None,
+    lock: AbstractContextManager[Any] | None = None,
+) -> Pixels:
+    """Decode a PIL image; see `ImageSource.read` for the result and the errors.
+
+    The lock is held while Pillow loads the pixels: two threads must not load one image at once.
+    """
+    if image.format == "EPS":
+        raise ValueError(
+            f"{name} is an EPS drawing, for which Pillow would run Ghostscript; convert it to PNG."
+        )
+    with lock or nullcontext():
+        is_rotated = _load(image, name)
+    check_mode(image.mode, name, value_range)
+    with _errors_naming(name):
+        if is_rotated:
+            image = ImageOps.exif_transpose(image)
+        pixels, is_opaque = _pixels_of(image)
+    if not is_opaque:
+        raise ValueError(
+            f"{name} is partly transparent, and what shows through is unknown; composite it onto "
+            'a background, or drop the alpha channel with PIL: image.convert("RGB").'
+        )
+    return array_to_rgb(pixels, name, value_range)
+
+
+def _load(image: Image.Image, name: str) -> bool:
+    """Load the pixels of a single 8-bit, 16-bit or float frame; return whether EXIF rotates it."""
+    with _errors_naming(name):
+        n_frames = getattr(image, "n_frames", 1)
+        is_reduced = _is_reduced(image)  # before loading, which clears the raw mode
+    if n_frames > 1:
+        raise ValueError(
+            f"{name} has {n_frames} frames or pages; save the one to use as a file of its own, "
+            "or pass it as an array."
+        )
+    if is_reduced:
+        raise ValueError(
+            f"{name} stores more than 8 bits per channel, which Pillow reduces; load it with "
+            "another reader as a uint16 array and pass value_range=(low, high)."
+        )
+    with _errors_naming(name):
+        image.load()
+        return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
+
+
+def _is_deep(mode: str) -> bool:
+    """Tell whether a PIL mode holds more than 8 bits: "F" or one of "I", "I;16", "I;16B"."""
+    return mode == "F" or mode.startswith("I")
+
+
+def _is_reduced(image: Image.Image) -> bool:
+    """Tell whether Pillow reduces this file to 8 bits or rescales it to another white level."""
+    tile = next(iter(getattr(image, "tile", [])), None)
+    decoder, args = (tile[0], tile[3]) if tile else (None, None)
+    if image.format == "PPM" and isinstance(args, tuple) and args[1] > 255:
+        white = args[1]
+        return not (_is_deep(image.mode) and white == 65535)
+    if _is_deep(image.mode):
+        return False
+    raw_mode = args if isinstance(args, str) else str(args[0]) if args else ""
+    bits = getattr(image, "tag_v2", {}).get(ExifTags.Base.BitsPerSample, (8,))
+    return bool(_DEEP_RAW_MODE.search(raw_mode)) or decoder == "SGI16" or max(bits) > 8
+
+
+def _pixels_of(image: Image.Image) -> tuple[NDArray[Any], bool]:
+    """Return the pixels, RGB or grey of more than 8 bits, and whether all of them are opaque."""
+    if _is_deep(image.mode):
+        pixels = np.asarray(image)
+        transparent_level = image.info.get("transparency")
+        return pixels, transparent_level is None or not np.any(pixels == transparent_level)
+    is_opaque = True
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        is_opaque = image.getchannel("A").getextrema()[0] == 255
+    return np.asarray(image.convert("RGB")), is_opaque
+
+
+def array_to_rgb(array: NDArray[Any], name: str, value_range: tuple[float, float] | None) -> Pixels:
+    """Return a checked array of shape (h, w), (h, w, 1) or (h, w, 3) as fresh RGB pixels."""
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.dtype != np.uint8:
+        array = _to_unit_range(array, name, value_range)
+    if array.ndim == 2:
+        return np.repeat(array[:, :, None], 3, axis=2)
+    return np.array(array, order="C")
+
+
+def _to_unit_range(
+    array: NDArray[Any], name: str, value_range: tuple[float, float] | None
+) -> NDArray[np.float32]:
+    is_finite = np.isfinite(array)
+    if not is_finite.all():
+        where = tuple(int(k) for k in np.argwhere(~is_finite)[0])
+        raise ValueError(
+            f"{name} holds {array[where]} at {where}, one of {np.sum(~is_finite)} NaN or infinite "
+            "pixel values; replace them before passing the image."
+        )
+    if value_range is not None:
+        low, high = value_range
+        # In float64: float32 cannot hold every 32-bit integer.
+        return np.clip((array.astype(np.float64) - low) / (high - low), 0, 1).astype(np.float32)
+    if array.min() < 0 or array.max() > 1:
+        raise ValueError(
+            f"{name} has floats from {array.min():.6g} to {array.max():.6g}; without value_range "
+            "they must lie in [0, 1]. Divide by the white level, clip, or pass "
+            "value_range=(low, high)."
+        )
+    return array.astype(np.float32)
+
+
+def check_mode(mode: str, name: str, value_range: tuple[float, float] | None) -> None:
+    """Raise ValueError if a PIL mode needs a value range and there is none."""
+    if _is_deep(mode):
+        depth = {"F": "32-bit float", "I": "32-bit integer"}.get(mode, "16-bit integer")
+        require_value_range(f"{name} has {depth} pixels (PIL mode {mode})", value_range)
+
+
+def require_value_range(subject: str, value_range: tuple[float, float] | None) -> None:
+    """Raise ValueError if there is no value range; `subject` says which pixels need one."""
+    if value_range is None:
+        raise ValueError(
+            f"{subject}, so its black and white levels are unknown; pass value_range=(low, high), "
+            "e.g. (0, 4095) for a 12-bit camera or (0, 65535) for the full 16-bit range."
+        )
+
+
+@contextmanager
+def _errors_naming(name: str) -> Iterator[None]:
+    """Replace an error of Pillow, whose plugins raise nearly any type, by one naming the image."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{name} no longer exists.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(_too_large(name, str(error))) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{name} cannot be read as an image ({type(error).__name__}: {error}); it may be "
+            "truncated, protected, or no image at all. Replace it or leave it out of X."
+        ) from error
+
+
+def _too_large(name: str, size: str) -> str:
+    return (
+        f"{name} is too large: {size.rstrip('.')}. Shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS "
+        "if you trust the file."
+    )
