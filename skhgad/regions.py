@@ -17,8 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from .metrics.histograms import check_map
-from .validation import check_level, check_scored_X
+from .validation import check_level, check_map, check_scored_X
 
 __all__ = ["Region", "describe_regions", "embed_regions", "find_regions", "group_defects"]
 

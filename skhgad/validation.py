@@ -10,8 +10,10 @@ import math
 import os
 import warnings
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy import sparse
 from sklearn.exceptions import DataConversionWarning
@@ -19,7 +21,19 @@ from sklearn.utils.validation import check_array, validate_data
 
 from .images.source import ImageSource
 
-__all__ = ["check_X", "check_class_labels", "check_rate", "check_scored_X", "check_y"]
+__all__ = [
+    "check_X",
+    "check_anomaly_labels",
+    "check_class_labels",
+    "check_groups",
+    "check_map",
+    "check_rate",
+    "check_score_values",
+    "check_scored_X",
+    "check_y",
+    "is_integer",
+    "marks_anomaly",
+]
 
 _ANOMALY = (-1, "-1")
 _MAX_LISTED = 20
@@ -383,3 +397,95 @@ def _read_label(value, name):
             raise ValueError(f"{name} is {value}, which does not fit into int64.")
         return int(value)
     raise TypeError(f"{name} is {value!r:.80} ({type(value).__name__}); labels must be str or int.")
+
+
+def is_integer(value: object) -> bool:
+    """Tell whether a value is an integer of Python or NumPy."""
+    return isinstance(value, Integral)
+
+
+def marks_anomaly(label: Any) -> bool:
+    """Tell whether a label is the mark of an anomaly, -1 or "-1"."""
+    return bool(label == -1 or str(label) == "-1")
+
+
+def check_anomaly_labels(y: ArrayLike) -> NDArray[np.bool_]:
+    """Tell anomalies from normals.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        -1 (or "-1") for an anomaly; +1 or a class label for a normal sample.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), dtype bool
+        True where `y` marks an anomaly.
+
+    Raises
+    ------
+    ValueError
+        If `y` is not 1-D, is empty, or holds fractions.
+    TypeError
+        If `y` is boolean.
+    """
+    labels = np.asarray(y)
+    if labels.ndim != 1 or not labels.size:
+        raise ValueError(
+            f"y must be labels of shape (n_samples,), n_samples > 0, got {labels!r:.80}."
+        )
+    if labels.dtype == bool:
+        raise TypeError("y is boolean: use +1 for normal and -1 for anomaly.")
+    if labels.dtype.kind == "f" and not np.all(labels == np.floor(labels)):
+        index = int(np.flatnonzero(labels != np.floor(labels))[0])
+        raise ValueError(f"y[{index}] = {labels[index]} is neither a label nor +1/-1.")
+    if labels.dtype.kind in "iuf":
+        return labels == -1
+    return np.array([marks_anomaly(label) for label in labels.tolist()])
+
+
+def check_score_values(scores: ArrayLike, n_samples: int) -> NDArray[np.float64]:
+    """Return scores as float64; raise ValueError unless there is a finite one per sample."""
+    values = np.asarray(scores, dtype=np.float64)
+    if values.shape != (n_samples,):
+        raise ValueError(f"scores must have shape ({n_samples},) as y, got {values.shape}.")
+    if not np.isfinite(values).all():
+        index = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise ValueError(f"scores[{index}] is {values[index]}: every score must be finite.")
+    return values
+
+
+def check_groups(class_labels: ArrayLike | None, n_samples: int) -> list[Any]:
+    """Return the product class of every sample, by which figures are grouped.
+
+    None is one class, "all". Unlike in `check_class_labels`, the classes need not be known.
+    Raises ValueError if the length is wrong or a label marks an anomaly.
+    """
+    if class_labels is None:
+        return ["all"] * n_samples
+    array = np.asarray(class_labels)
+    if array.shape != (n_samples,):
+        raise ValueError(f"class_labels must have shape ({n_samples},), got {array.shape}.")
+    labels = array.tolist()
+    for index, label in enumerate(labels):
+        if marks_anomaly(label):
+            raise ValueError(
+                f"class_labels[{index}] is {label!r}: give the anomaly's product class, -1 in y."
+            )
+    return labels
+
+
+def check_map(anomaly_map: ArrayLike, where: str) -> NDArray[Any]:
+    """Return an anomaly map as a 2-D array of finite numbers; `where` names it in errors."""
+    scores = np.asarray(anomaly_map)
+    if scores.ndim != 2 or not scores.size or scores.dtype.kind not in "fiu":
+        raise ValueError(
+            f"anomaly_map ({where}) must be numbers of shape (height, width), got "
+            f"{scores.dtype} of shape {scores.shape}."
+        )
+    if not np.isfinite(scores).all():
+        row, column = np.argwhere(~np.isfinite(scores))[0]
+        raise ValueError(
+            f"anomaly_map ({where}) is {scores[row, column]} at row {row}, column {column}."
+        )
+    return scores

@@ -19,10 +19,11 @@ from skhgad.metrics import (
     PixelMetrics,
     histograms,
     image_metrics,
-    per_image,
+    per_pixel,
     pixel_metrics,
     unified_roc_auc,
 )
+from skhgad.validation import check_anomaly_labels
 
 FIGURES = ("auroc", "ap", "f1_max", "aupro")
 
@@ -135,7 +136,7 @@ def test_a_score_at_the_offset_is_not_flagged():
 )
 def test_every_spelling_of_an_anomaly(y):
     assert image_metrics(y, [2, 1, 4, 3]).pooled.auroc == 0.75
-    assert per_image._check_y(y).tolist() == [False, True, False, True]
+    assert check_anomaly_labels(y).tolist() == [False, True, False, True]
 
 
 @pytest.mark.parametrize("kind, lost", [(1, ("auroc", "miss_rate")), (-1, ("auroc", "ap"))])
@@ -315,7 +316,7 @@ HARD = {
 @pytest.mark.parametrize("share", ["small", "tiny"])
 @pytest.mark.parametrize("case", list(HARD))
 def test_streamed_figures_agree_with_exact_ones_to_1e_3(case, share, monkeypatch):
-    monkeypatch.setattr(per_image, "_PENDING_PER_CLASS", 30_000)
+    monkeypatch.setattr(per_pixel, "_PENDING_PER_CLASS", 30_000)
     rng = np.random.default_rng(3)
     n_maps, size = 24, 128
     masks = np.zeros((n_maps, size, size), dtype=bool)
@@ -369,8 +370,8 @@ def test_compress_bounds_size_and_keeps_mass_order_and_heavy_values(n_bins):
 
 
 def test_memory_does_not_grow_with_the_number_of_maps(monkeypatch):
-    monkeypatch.setattr(per_image, "_PENDING_PER_CLASS", 40_000)
-    monkeypatch.setattr(per_image, "_PENDING", 80_000)
+    monkeypatch.setattr(per_pixel, "_PENDING_PER_CLASS", 40_000)
+    monkeypatch.setattr(per_pixel, "_PENDING", 80_000)
 
     def peak(n_maps):
         rng = np.random.default_rng(0)

@@ -1,28 +1,30 @@
-"""How the public data sets lie on disk, and reading such folders into paths, labels and masks.
+"""Read a data set whose folders name split, class and defect.
 
-`Layout` says what differs between the data sets; everything else is read by the same functions.
-Masks are found by name, never by position, and every file that is not read is told of.
+Masks are found by name, never by position. Entries that are not read raise a warning.
 """
+
+from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 from sklearn.utils import Bunch
 
-ANOMALY = "-1"
-_IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+from .layouts import Layout, expected_layout, layout_error
+from .masks import verify_mask
+
+ANOMALY = "-1"  # the class label that marks a known anomaly in y
+IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
 _DOCUMENTS = {"license", "license-dataset", "readme", "attribution", "citation"}
 
 
 class Sample(NamedTuple):
-    """One image of a data set and what its folder says of it."""
-
-    """One image of a data set and what its folder says of it."""
+    """One image of a data set, with what its folder or table says of it."""
 
     image: Path
     class_label: str
@@ -31,144 +33,124 @@ class Sample(NamedTuple):
     split: str
 
 
-class Layout(NamedTuple):
-    """How the folders of a data set are named, and where it comes from."""
-
-    """How the folders of a data set are named, and where it comes from."""
-
-    name: str
-    source: str
-    tree: str
-    classes: tuple[str, ...] | None  # None: any folder is a class
-    normal: str = "good"
-    splits: tuple[str, ...] = ("train", "test")
-    mask_names: tuple[str, ...] = ("{}_mask",)  # of an image's stem
-    nested: bool = False  # rgb/ and gt/ inside every defect folder
-    known: frozenset[str] = frozenset({"ground_truth"})  # further folders of a class
-
-
-MVTEC_AD = Layout(
-    name="MVTec AD",
-    source='Bergmann et al., "MVTec AD - A Comprehensive Real-World Dataset for Unsupervised '
-    'Anomaly Detection", CVPR 2019; https://www.mvtec.com/company/research/datasets/mvtec-ad',
-    tree="""\
-    ROOT/<class>/train/good/000.png
-    ROOT/<class>/test/good/000.png
-    ROOT/<class>/test/<defect>/000.png
-    ROOT/<class>/ground_truth/<defect>/000_mask.png""",
-    classes=(
-        *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut"),
-        *("pill", "screw", "tile", "toothbrush", "transistor", "wood", "zipper"),
-    ),
-)
-BTAD = Layout(
-    name="BTAD",
-    source='Mishra et al., "VT-ADL: A Vision Transformer Network for Image Anomaly Detection and '
-    'Localization", ISIE 2021 (beanTech); http://avires.dimi.uniud.it/papers/btad/btad.zip',
-    tree="""\
-    ROOT/<01|02|03>/train/ok/0000.bmp          (02: .png)
-    ROOT/<01|02|03>/test/ok/0000.bmp
-    ROOT/<01|02|03>/test/ko/0000.bmp
-    ROOT/<01|02|03>/ground_truth/ko/0000.png   (03: .bmp)""",
-    classes=("01", "02", "03"),
-    normal="ok",
-    mask_names=("{}",),
-)
-MVTEC_3D_AD = Layout(
-    name="MVTec 3D-AD",
-    source='Bergmann et al., "The MVTec 3D-AD Dataset for Unsupervised 3D Anomaly Detection and '
-    'Localization", VISAPP 2022; https://www.mvtec.com/company/research/datasets/mvtec-3d-ad',
-    tree="""\
-    ROOT/<class>/train/good/rgb/000.png
-    ROOT/<class>/validation/good/rgb/000.png
-    ROOT/<class>/test/<good or defect>/rgb/000.png
-    ROOT/<class>/test/<good or defect>/gt/000.png""",
-    classes=(
-        *("bagel", "cable_gland", "carrot", "cookie", "dowel"),
-        *("foam", "peach", "potato", "rope", "tire"),
-    ),
-    splits=("train", "validation", "test"),
-    mask_names=("{}",),
-    nested=True,
-    known=frozenset({"calibration"}),
-)
-VISA = Layout(
-    name="VisA",
-    source='Zou et al., "SPot-the-Difference Self-Supervised Pre-training for Anomaly Detection '
-    'and Segmentation", ECCV 2022; https://github.com/amazon-science/spot-diff',
-    tree="""\
-    ROOT/split_csv/1cls.csv                    (columns object,split,label,image,mask)
-    ROOT/<object>/Data/Images/Normal/0000.JPG
-    ROOT/<object>/Data/Images/Anomaly/000.JPG
-    ROOT/<object>/Data/Masks/Anomaly/000.png""",
-    classes=(
-        *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1"),
-        *("macaroni2", "pcb1", "pcb2", "pcb3", "pcb4", "pipe_fryum"),
-    ),
-)
-FOLDER = Layout(
-    name="folder",
-    source="your own images",
-    tree="""\
-    ROOT/<class>/train/good/<image>
-    ROOT/<class>/test/good/<image>
-    ROOT/<class>/test/<defect>/<image>
-    ROOT/<class>/ground_truth/<defect>/<image>_mask.png   (or <image>.png; optional)""",
-    classes=None,
-    mask_names=("{}_mask", "{}"),
-)
+def load_tree(
+    layout: Layout,
+    root: str | os.PathLike[str],
+    classes: Sequence[str] | None,
+    split: str,
+    verify: bool,
+) -> Bunch:
+    """Read a data set of folders; the public loaders document parameters, result and errors."""
+    root = check_root(layout, root)
+    splits, wanted = check_choices(split, layout.splits, classes)
+    if _is_one_class(layout, root):
+        name = root.resolve().name
+        if wanted not in (None, [name]):
+            raise ValueError(f"classes={wanted}, but root={str(root)!r} is the one class {name!r}.")
+        folders = {name: root}
+    else:
+        folders = class_folders(layout, root, wanted)
+    samples = []
+    for label, folder in folders.items():
+        subfolders, files = _entries(folder)
+        expected = {*layout.splits, *layout.other_folders}
+        unexpected = [f for f in subfolders if f.name not in expected] + files
+        warn_unread(folder, unexpected, f"{layout.name} has no such entry")
+        of_class = [s for name in splits for s in _read_split(layout, folder, name, label, verify)]
+        if not of_class:
+            warnings.warn(
+                f"{folder} holds no image for split={split!r}: class {label!r} is left out.",
+                UserWarning,
+                stacklevel=2,
+            )
+        samples += of_class
+    return make_bunch(samples, root, layout.name, layout.source)
 
 
-def _warn(message):
-    warnings.warn(message, UserWarning, stacklevel=2)
+def _is_one_class(layout: Layout, root: Path) -> bool:
+    """Tell whether `root` is itself a class: it has splits that hold defects, not splits."""
+    if layout.classes is not None:
+        return False
+    splits = [root / name for name in layout.splits if (root / name).is_dir()]
+    inner = [folder / name for folder in splits for name in ("train", "test")]
+    return bool(splits) and not any(folder.is_dir() for folder in inner)
 
 
-def misshapen(layout, problem):
-    """Return the error for a folder of another layout: what is wrong, and what it should be."""
-    return ValueError(f"{problem}\n{_origin(layout)}")
-
-
-def _origin(layout):
-    if layout.classes is None:
-        return f"The folder must look like\n{layout.tree}"
-    return (
-        f"skhgad downloads nothing: {layout.name} comes from {layout.source}. Unpacked, the folder "
-        f"must look like\n{layout.tree}"
-    )
-
-
-def check_root(layout, root):
-    """Return `root` as a Path; raise an error that shows the layout if it is no folder."""
+def check_root(layout: Layout, root: str | os.PathLike[str]) -> Path:
     """Return `root` as a Path; raise an error that shows the layout if it is no folder."""
     try:
-        root = Path(root).expanduser()
+        path = Path(root).expanduser()
     except TypeError:
         raise TypeError(f"root must be a path (str or Path), got {root!r}.") from None
-    if not root.is_dir():
-        found = "is not a folder" if root.exists() else "does not exist"
-        raise FileNotFoundError(f"root={str(root)!r} {found}.\n{_origin(layout)}")
-    return root
+    if not path.is_dir():
+        problem = "is not a folder" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"root={str(path)!r} {problem}.\n{expected_layout(layout)}")
+    return path
 
 
-def check_choices(split, splits, classes):
+def check_choices(
+    split: str, splits: tuple[str, ...], classes: Sequence[str] | None
+) -> tuple[tuple[str, ...], list[str] | None]:
     """Return the splits to read and the wanted classes, a list of str or None for all."""
     if split not in (*splits, "all"):
         raise ValueError(f"split must be one of {[*splits, 'all']}, got {split!r}.")
     if isinstance(classes, str):
         raise TypeError(f"classes must be a sequence of names, got {classes!r}: use [{classes!r}].")
+    wanted = None
     if classes is not None:
-        classes = list(dict.fromkeys(str(name) for name in classes))
-        if not classes:
+        wanted = list(dict.fromkeys(str(name) for name in classes))
+        if not wanted:
             raise ValueError("classes is empty: name at least one class, or pass None for all.")
-    return (splits if split == "all" else (split,)), classes
+    return (splits if split == "all" else (split,)), wanted
 
 
-def _is_document(name):
-    stem, ending = os.path.splitext(name.lower())
-    return stem in _DOCUMENTS and ending not in _IMAGE_ENDINGS
+def class_folders(layout: Layout, root: Path, wanted: Collection[str] | None) -> dict[str, Path]:
+    """Return {class name: folder} of the classes to read, sorted by name."""
+    folders, files = _entries(root)
+    by_name = {folder.name: folder for folder in folders}
+    if layout.classes is None:
+        present = sorted(name for name, folder in by_name.items() if _holds_a_split(folder))
+    else:
+        present = [name for name in layout.classes if name in by_name]
+    for name in wanted or ():
+        if name not in present:
+            raise layout_error(layout, f"classes names {name!r}; {root} holds {present}.")
+    if not present:
+        hint = _other_root(layout, root, folders)
+        raise layout_error(layout, f"root={str(root)!r} holds no class of {layout.name}.{hint}")
+    if wanted is None:
+        unexpected = [f for f in folders + files if f.name not in {*present, "split_csv"}]
+        warn_unread(root, unexpected, f"it is no class folder of {layout.name}")
+        _warn_absent(layout, root, present)
+    return {name: by_name[name] for name in sorted(wanted or present)}
 
 
-def _entries(folder):
+def _holds_a_split(folder: Path) -> bool:
+    return (folder / "train").is_dir() or (folder / "test").is_dir()
+
+
+def _other_root(layout: Layout, root: Path, folders: list[Path]) -> str:
+    """Return a hint at the folder above or below `root` that holds the classes, or ""."""
+    names = layout.classes or ()
+    candidates = [f for f in folders for name in names if (f / name).is_dir()]
+    if root.resolve().name in names:
+        candidates.append(root.parent)
+    return f" Did you mean root={str(candidates[0])!r}?" if candidates else ""
+
+
+def _warn_absent(layout: Layout, root: Path, present: list[str]) -> None:
+    published = layout.classes or ()
+    absent = sorted(set(published) - set(present))
+    if absent:
+        warnings.warn(
+            f"{root} lacks {len(absent)} of the {len(published)} classes of "
+            f"{layout.name}: {absent}. Name those you want in classes to silence this.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the folders and the files of `folder`, each sorted by name, without known junk."""
     entries = sorted(
         e for e in folder.iterdir() if not e.name.startswith(".") and e.name.lower() not in _JUNK
@@ -177,163 +159,156 @@ def _entries(folder):
     return [e for e in entries if e.is_dir()], files
 
 
-def warn_unread(folder, entries, why):
-    """Warn that `entries` of `folder` are not read, and why."""
+def _is_document(name: str) -> bool:
+    stem, ending = os.path.splitext(name.lower())
+    return stem in _DOCUMENTS and ending not in IMAGE_ENDINGS
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images directly in `folder`, sorted by name; warn of all other entries."""
+    folders, files = _entries(folder)
+    images = [f for f in files if f.suffix.lower() in IMAGE_ENDINGS]
+    others = [f for f in files if f.suffix.lower() not in IMAGE_ENDINGS]
+    warn_unread(folder, folders + others, "only image files belong there")
+    if not images:
+        warnings.warn(f"{folder} holds no image.", UserWarning, stacklevel=2)
+    return images
+
+
+def warn_unread(folder: Path, entries: Sequence[Path], why: str) -> None:
     """Warn that `entries` of `folder` are not read, and why."""
     if entries:
         names = ", ".join(repr(entry.name) for entry in entries[:5])
         more = f" and {len(entries) - 5} more" if len(entries) > 5 else ""
-        _warn(f"{folder} holds {names}{more}: not read, because {why}.")
+        message = f"{folder} holds {names}{more}: not read, because {why}."
+        warnings.warn(message, UserWarning, stacklevel=2)
 
 
-def image_files(folder):
-    """Return the images right in `folder`, sorted by name, and warn of whatever else it holds."""
-    folders, files = _entries(folder)
-    images = [f for f in files if f.suffix.lower() in _IMAGE_ENDINGS]
-    others = [f for f in files if f.suffix.lower() not in _IMAGE_ENDINGS]
-    warn_unread(folder, folders + others, "only image files belong there")
-    if not images:
-        _warn(f"{folder} holds no image.")
-    return images
+def _read_split(
+    layout: Layout, class_folder: Path, split: str, label: str, verify: bool
+) -> list[Sample]:
+    """Return the samples of one folder <class>/<split>."""
+    split_folder = class_folder / split
+    if not split_folder.is_dir():
+        if layout.classes is None:
+            return []
+        raise layout_error(layout, f"{split_folder} is missing.")
+    folders, files = _entries(split_folder)
+    warn_unread(split_folder, files, "images lie in a folder per defect")
+    if split != "test" and layout.normal not in {folder.name for folder in folders}:
+        raise layout_error(layout, f"{split_folder / layout.normal} is missing.")
+    samples = []
+    for folder in folders:
+        samples += _read_defect(layout, class_folder, split, folder, label, verify)
+    if split == "test" and not layout.nested:
+        _check_mask_folders(class_folder / "ground_truth", split_folder, folders)
+    return samples
 
 
-def _displayed_size(path):
-    """Return (height, width) as displayed, from the file's header alone."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            # Pillow decodes a whole PNG to look for EXIF at its end; these formats keep it in front
-            rotated = image.format in {"JPEG", "MPO", "TIFF"} and image.getexif().get(0x0112, 1) > 4
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    return (width, height) if rotated else (height, width)
-
-
-def verify_mask(image, mask):
-    """Raise ValueError unless the two files have the same size."""
-    sizes = _displayed_size(image), _displayed_size(mask)
-    if sizes[0] != sizes[1]:
+def _check_mask_folders(mask_root: Path, split_folder: Path, defects: Iterable[Path]) -> None:
+    """Raise ValueError if a folder of masks has no folder of images; warn of files beside them."""
+    if not mask_root.is_dir():
+        return
+    mask_folders, files = _entries(mask_root)
+    warn_unread(mask_root, files, "masks lie in a folder per defect")
+    unmatched = sorted({f.name for f in mask_folders} - {f.name for f in defects})
+    if unmatched:
         raise ValueError(
-            f"mask {mask} has (height, width) {sizes[1]}, its image {image} has {sizes[0]}. Mend "
-            "the mask, or pass verify=False to take it as it is."
+            f"the masks in {mask_root / unmatched[0]} have no images: "
+            f"{split_folder / unmatched[0]} is missing."
         )
 
 
-def _match_masks(images, folder, names, *, required, verify):
-    """Return each image's mask in `folder`, found by the image's stem and the patterns `names`."""
-    masks = {}
-    for mask in image_files(folder):
-        if mask.stem in masks:
-            raise ValueError(f"{masks[mask.stem]} and {mask} are masks of the same name: keep one.")
-        masks[mask.stem] = mask
-    matched, owner = [], {}
-    for image in images:
-        hits = [masks[n] for n in (name.format(image.stem) for name in names) if n in masks]
-        if len(hits) > 1:
-            raise ValueError(f"image {image} has two masks, {hits[0]} and {hits[1]}: keep one.")
-        if not hits and required:
-            wanted = " or ".join(f"{name.format(image.stem)}.*" for name in names)
-            raise ValueError(f"image {image} has no mask: {folder} holds no {wanted}.")
-        mask = hits[0] if hits else None
-        if mask is not None:
-            if mask in owner:
-                raise ValueError(f"images {owner[mask]} and {image} share the mask {mask}.")
-            owner[mask] = image
-            if verify:
-                verify_mask(image, mask)
-        matched.append(mask)
-    lonely = [mask for mask in masks.values() if mask not in owner]
-    if lonely:
-        raise ValueError(f"mask {lonely[0]} ({len(lonely)} such) has no image of its name.")
-    return matched
-
-
-def _read_defect(layout, class_folder, split, folder, label, verify):
+def _read_defect(
+    layout: Layout, class_folder: Path, split: str, folder: Path, label: str, verify: bool
+) -> list[Sample]:
     """Return the samples of one folder <class>/<split>/<defect>."""
-    normal = folder.name == layout.normal
-    if not normal and layout.classes is not None and (split != "test" or folder.name == "good"):
-        raise misshapen(layout, f"{folder} does not belong to the layout.")
+    is_normal = folder.name == layout.normal
+    if not is_normal and layout.classes is not None and (split != "test" or folder.name == "good"):
+        raise layout_error(layout, f"{folder} does not belong to the layout.")
     image_folder, mask_folder = folder, class_folder / "ground_truth" / folder.name
     if layout.nested:
         image_folder, mask_folder = folder / "rgb", folder / "gt"
-        if not image_folder.is_dir():
-            raise misshapen(layout, f"{image_folder} is missing.")
-        folders, files = _entries(folder)
-        other = [f for f in folders if f.name not in ("rgb", "gt", "xyz")] + files
-        warn_unread(folder, other, "only rgb, gt and xyz belong there")
+        _check_nested(layout, folder)
     images = image_files(image_folder)
-    masks = [None] * len(images)
-    # only test images have masks: the stems of train/<defect> would meet those of test/<defect>
+    masks: Sequence[Path | None] = [None] * len(images)
+    # Only test images have masks. An image in train may have the name of one in test.
     if split == "test":
         if mask_folder.is_dir():
             masks = _match_masks(
-                images, mask_folder, layout.mask_names, required=not normal, verify=verify
+                images, mask_folder, layout.mask_names, required=not is_normal, verify=verify
             )
-        elif not normal and (layout.classes is not None or mask_folder.parent.is_dir()):
-            _warn(f"{folder} has no masks: {mask_folder} is missing, mask is None.")
-    defect = "good" if normal else folder.name
+        elif not is_normal and (layout.classes is not None or mask_folder.parent.is_dir()):
+            warnings.warn(
+                f"{folder} has no masks: {mask_folder} is missing, mask is None.",
+                UserWarning,
+                stacklevel=2,
+            )
+    defect = "good" if is_normal else folder.name
     return [
         Sample(image, label, defect, mask, split) for image, mask in zip(images, masks, strict=True)
     ]
 
 
-def _read_split(layout, class_folder, split, label, verify):
-    split_folder = class_folder / split
-    if not split_folder.is_dir():
-        if layout.classes is None:
-            return []
-        raise misshapen(layout, f"{split_folder} is missing.")
-    folders, files = _entries(split_folder)
-    warn_unread(split_folder, files, "images lie in a folder per defect")
-    if split != "test" and layout.normal not in {folder.name for folder in folders}:
-        raise misshapen(layout, f"{split_folder / layout.normal} is missing.")
-    samples = []
-    for folder in folders:
-        samples += _read_defect(layout, class_folder, split, folder, label, verify)
-    mask_root = class_folder / "ground_truth"
-    if split == "test" and not layout.nested and mask_root.is_dir():
-        mask_folders, mask_files = _entries(mask_root)
-        warn_unread(mask_root, mask_files, "masks lie in a folder per defect")
-        lonely = sorted({f.name for f in mask_folders} - {f.name for f in folders})
-        if lonely:
+def _check_nested(layout: Layout, folder: Path) -> None:
+    """Raise ValueError unless a defect folder holds rgb/; warn of anything but rgb, gt and xyz."""
+    if not (folder / "rgb").is_dir():
+        raise layout_error(layout, f"{folder / 'rgb'} is missing.")
+    folders, files = _entries(folder)
+    unexpected = [f for f in folders if f.name not in ("rgb", "gt", "xyz")] + files
+    warn_unread(folder, unexpected, "only rgb, gt and xyz belong there")
+
+
+def _match_masks(
+    images: list[Path], folder: Path, names: tuple[str, ...], *, required: bool, verify: bool
+) -> list[Path | None]:
+    """Return each image's mask in `folder`, or None.
+
+    `names` are the patterns of a mask's stem, such as "{}_mask" for an image's stem.
+    """
+    masks = _by_stem(image_files(folder))
+    matched: list[Path | None] = []
+    image_of: dict[Path, Path] = {}
+    for image in images:
+        stems = [name.format(image.stem) for name in names]
+        candidates = [masks[stem] for stem in stems if stem in masks]
+        if len(candidates) > 1:
             raise ValueError(
-                f"the masks in {mask_root / lonely[0]} have no images: "
-                f"{split_folder / lonely[0]} is missing."
+                f"image {image} has two masks, {candidates[0]} and {candidates[1]}: keep one."
             )
-    return samples
+        if not candidates and required:
+            wanted = " or ".join(f"{stem}.*" for stem in stems)
+            raise ValueError(f"image {image} has no mask: {folder} holds no {wanted}.")
+        mask = candidates[0] if candidates else None
+        if mask is not None:
+            if mask in image_of:
+                raise ValueError(f"images {image_of[mask]} and {image} share the mask {mask}.")
+            image_of[mask] = image
+            if verify:
+                verify_mask(image, mask)
+        matched.append(mask)
+    refuse_unmatched([mask for mask in masks.values() if mask not in image_of])
+    return matched
 
 
-def class_folders(layout, root, wanted):
-    """Return {class name: folder} of the classes to read."""
-    folders, files = _entries(root)
-    found = {folder.name: folder for folder in folders}
-    if layout.classes is None:
-        is_class = {n for n, f in found.items() if (f / "train").is_dir() or (f / "test").is_dir()}
-        known = sorted(is_class)
-    else:
-        known = [name for name in layout.classes if name in found]
-    for name in wanted or ():
-        if name not in known:
-            raise misshapen(layout, f"classes names {name!r}; {root} holds {known}.")
-    if not known:
-        names = layout.classes or ()
-        meant = [f for f in folders for name in names if (f / name).is_dir()]
-        meant += [root.parent] if root.resolve().name in names else []
-        hint = f" Did you mean root={str(meant[0])!r}?" if meant else ""
-        raise misshapen(layout, f"root={str(root)!r} holds no class of {layout.name}.{hint}")
-    if wanted is None:
-        other = [f for f in folders + files if f.name not in {*known, "split_csv"}]
-        warn_unread(root, other, f"it is no class folder of {layout.name}")
-        absent = sorted(set(layout.classes or ()) - set(known))
-        if absent:
-            _warn(
-                f"{root} lacks {len(absent)} of the {len(layout.classes)} classes of "
-                f"{layout.name}: {absent}. Name those you want in classes to silence this."
+def _by_stem(masks: Iterable[Path]) -> dict[str, Path]:
+    by_stem: dict[str, Path] = {}
+    for mask in masks:
+        if mask.stem in by_stem:
+            raise ValueError(
+                f"{by_stem[mask.stem]} and {mask} are masks of the same name: keep one."
             )
-    return {name: found[name] for name in sorted(wanted or known)}
+        by_stem[mask.stem] = mask
+    return by_stem
 
 
-def make_bunch(samples, root, name, source):
+def refuse_unmatched(masks: Sequence[Path]) -> None:
+    """Raise ValueError if there is a mask without an image."""
+    if masks:
+        raise ValueError(f"mask {masks[0]} ({len(masks)} such) has no image of its name.")
+
+
+def make_bunch(samples: Sequence[Sample], root: Path, name: str, source: str) -> Bunch:
     """Return the Bunch that `load_mvtec_ad` documents."""
     if not samples:
         raise ValueError(f"root={str(root)!r} holds no image of the classes and split asked for.")
@@ -356,29 +331,3 @@ def make_bunch(samples, root, name, source):
         root=str(root),
         DESCR=f"{name}: {len(samples)} images of {len(set(label))} classes. Source: {source}.",
     )
-
-
-def load_tree(layout, root, classes, split, verify):
-    """Read a data set of folders; the public loaders document parameters, result and errors."""
-    root = check_root(layout, root)
-    splits, wanted = check_choices(split, layout.splits, classes)
-    # a root that is itself one class: its train/ or test/ holds defects, not splits
-    inside = [root / s for s in layout.splits if (root / s).is_dir()]
-    inner = {name for folder in inside for name in ("train", "test") if (folder / name).is_dir()}
-    if layout.classes is None and inside and not inner:
-        name = root.resolve().name
-        if wanted not in (None, [name]):
-            raise ValueError(f"classes={wanted}, but root={str(root)!r} is the one class {name!r}.")
-        folders = {name: root}
-    else:
-        folders = class_folders(layout, root, wanted)
-    samples = []
-    for label, folder in folders.items():
-        subfolders, files = _entries(folder)
-        other = [f for f in subfolders if f.name not in {*layout.splits, *layout.known}] + files
-        warn_unread(folder, other, f"{layout.name} has no such entry")
-        found = [s for name in splits for s in _read_split(layout, folder, name, label, verify)]
-        if not found:
-            _warn(f"{folder} holds no image for split={split!r}: class {label!r} is left out.")
-        samples += found
-    return make_bunch(samples, root, layout.name, layout.source)

@@ -1,50 +1,29 @@
-"""The public industrial data sets, read from disk as paths, labels and mask paths.
+"""Loaders of the data sets whose folders name split, class and defect, and their union."""
 
-Nothing is downloaded and no image is decoded. Every loader returns the same `Bunch` (described in
-`load_mvtec_ad`), so that a benchmark can take any of them, or several together by `load_union`.
-"""
+from __future__ import annotations
 
-import csv
+import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 from sklearn.utils import Bunch
 
-from .folders import (
-    ANOMALY,
-    BTAD,
-    FOLDER,
-    MVTEC_3D_AD,
-    MVTEC_AD,
-    VISA,
-    Sample,
-    check_choices,
-    check_root,
-    class_folders,
-    image_files,
-    load_tree,
-    make_bunch,
-    misshapen,
-    verify_mask,
-    warn_unread,
-)
+from .folders import ANOMALY, load_tree
+from .layouts import BTAD, FOLDER, MVTEC_3D_AD, MVTEC_AD
 
-__all__ = [
-    "load_btad",
-    "load_folder",
-    "load_mask",
-    "load_mvtec_3d_ad",
-    "load_mvtec_ad",
-    "load_union",
-    "load_visa",
-]
+__all__ = ["load_btad", "load_folder", "load_mvtec_3d_ad", "load_mvtec_ad", "load_union"]
 
 _FIELDS = ("images", "class_label", "y", "target", "defect", "mask", "split")
 
 
-def load_mvtec_ad(root, *, classes=None, split="all", verify=True):
+def load_mvtec_ad(
+    root: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    split: str = "all",
+    verify: bool = True,
+) -> Bunch:
     """Load MVTec AD: 15 objects and textures, train normals, test normals and defects.
 
     Parameters
@@ -54,19 +33,20 @@ def load_mvtec_ad(root, *, classes=None, split="all", verify=True):
         ``<class>/{train/good,test/<defect>}/000.png`` and
         ``<class>/ground_truth/<defect>/000_mask.png``.
     classes : sequence of str, default=None
-        The classes to read; None reads all and warns of those that are absent.
+        The classes to read; None reads all and warns if some are absent.
     split : {"train", "test", "all"}, default="all"
         The published split to read.
     verify : bool, default=True
-        Compare every mask's size with its image's (from the files' headers).
+        Compare the size of every mask with that of its image; only file headers are read.
 
     Returns
     -------
     data : Bunch
         Arrays of equal length: `images` (paths, object), `class_label` (str), `y` (+1 normal,
-        -1 anomaly), `target` (the y for `HGADDetector.fit`: the class label, "-1" for an anomaly),
-        `defect` (str, "good" for normals), `mask` (path or None, object), `split` (str); further
-        `classes` (ndarray of str), `root` and `DESCR`. Sorted by class, split, defect and name.
+        -1 anomaly), `target` (the y for `HGADDetector.fit`: the class label, or "-1" for an
+        anomaly), `defect` (str, "good" for normals), `mask` (path or None, object) and `split`
+        (str). Also `classes` (ndarray of str), `root` and `DESCR`. Sorted by class, split, defect
+        and name.
 
     Raises
     ------
@@ -94,11 +74,17 @@ def load_mvtec_ad(root, *, classes=None, split="all", verify=True):
     return load_tree(MVTEC_AD, root, classes, split, verify)
 
 
-def load_btad(root, *, classes=None, split="all", verify=True):
+def load_btad(
+    root: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    split: str = "all",
+    verify: bool = True,
+) -> Bunch:
     """Load BTAD: the products "01", "02" and "03", with ``ok`` and ``ko`` images.
 
-    Images are .bmp (02: .png), masks .png (03: .bmp); a mask is found by its image's stem within
-    ``ground_truth/ko``. Normal images (``ok``) get the defect "good".
+    Images are .bmp (02: .png), masks are .png (03: .bmp). A mask lies in ``ground_truth/ko`` and
+    has its image's name but for the ending. Normal images (``ok``) get the defect "good".
 
     Parameters
     ----------
@@ -110,13 +96,19 @@ def load_btad(root, *, classes=None, split="all", verify=True):
     Returns
     -------
     data : Bunch
-        As in `load_mvtec_ad`, which also lists what is raised.
+        As in `load_mvtec_ad`, which also lists the errors.
     """
     return load_tree(BTAD, root, classes, split, verify)
 
 
-def load_mvtec_3d_ad(root, *, classes=None, split="all", verify=True):
-    """Load the RGB part of MVTec 3D-AD; the position maps (xyz) are left alone.
+def load_mvtec_3d_ad(
+    root: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    split: str = "all",
+    verify: bool = True,
+) -> Bunch:
+    """Load the RGB images of MVTec 3D-AD; the position maps (xyz) are not read.
 
     Parameters
     ----------
@@ -132,19 +124,25 @@ def load_mvtec_3d_ad(root, *, classes=None, split="all", verify=True):
     Returns
     -------
     data : Bunch
-        As in `load_mvtec_ad`, which also lists what is raised. Normal test images have masks
+        As in `load_mvtec_ad`, which also lists the errors. Normal test images have masks
         too (all zero), as published.
     """
     return load_tree(MVTEC_3D_AD, root, classes, split, verify)
 
 
-def load_folder(root, *, classes=None, split="all", verify=True):
+def load_folder(
+    root: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    split: str = "all",
+    verify: bool = True,
+) -> Bunch:
     """Load your own images from folders named as in MVTec AD.
 
-    Any common image ending will do. The folder may hold several classes, or be one class itself
-    (it then has ``train/good`` or ``test`` directly, and its name is the class). A class may lack
-    ``train`` or ``test``, ``ground_truth`` may be absent (all masks None), and ``train`` may hold
-    known anomalies beside ``good``.
+    The folder may hold several classes. It may also be one class itself: it then has
+    ``train/good`` or ``test`` directly, and its name is the class. A class may lack ``train`` or
+    ``test``. Without ``ground_truth`` all masks are None. ``train`` may hold known anomalies
+    beside ``good``. Images are png, jpg, jpeg, bmp, tif, tiff or webp files.
 
     Parameters
     ----------
@@ -157,7 +155,7 @@ def load_folder(root, *, classes=None, split="all", verify=True):
     Returns
     -------
     data : Bunch
-        As in `load_mvtec_ad`, which also lists what is raised.
+        As in `load_mvtec_ad`, which also lists the errors.
 
     Examples
     --------
@@ -177,119 +175,13 @@ def load_folder(root, *, classes=None, split="all", verify=True):
     return load_tree(FOLDER, root, classes, split, verify)
 
 
-def _read_csv(path, columns):
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        absent = [name for name in columns if name not in (reader.fieldnames or ())]
-        if absent:
-            raise ValueError(f"{path} lacks the columns {absent}; it has {reader.fieldnames}.")
-        return [{name: (row[name] or "").strip() for name in columns} for row in reader]
-
-
-def _visa_defects(folder):
-    """Return {image: defect} from the object's image_anno.csv, empty where there is none."""
-    table = folder / "image_anno.csv"
-    rows = _read_csv(table, ("image", "label")) if table.is_file() else []
-    named = {r["image"]: ", ".join(p.strip() for p in r["label"].split(",")) for r in rows}
-    return {image: label for image, label in named.items() if label not in ("", "normal", "good")}
-
-
-def _visa_sample(root, row, place, defects, verify):
-    image, anomalous = root / row["image"], row["label"] == "anomaly"
-    mask = root / row["mask"] if row["mask"] else None
-    if row["split"] not in ("train", "test") or row["label"] not in ("normal", "anomaly"):
-        raise ValueError(
-            f"{place}: split must be train or test and label normal or anomaly, got "
-            f"{row['split']!r} and {row['label']!r}."
-        )
-    if not row["image"] or not image.is_file():
-        raise ValueError(f"{place}: image {image} is missing.")
-    if (mask is not None) != anomalous:
-        raise ValueError(
-            f"{place}: label {row['label']!r} with mask {row['mask']!r}; an anomaly has a mask, a "
-            "normal image has none."
-        )
-    if anomalous:
-        if mask.stem != image.stem or not mask.is_file():
-            raise ValueError(f"{place}: {mask} is missing or not named as its image {image}.")
-        if verify:
-            verify_mask(image, mask)
-    defect = defects.get(row["image"], "anomaly") if anomalous else "good"
-    return Sample(image, row["object"], defect, mask, row["split"])
-
-
-def load_visa(root, *, classes=None, split="all", split_csv="1cls", verify=True):
-    """Load VisA: 12 objects, split as its ``split_csv/1cls.csv`` says.
-
-    Parameters
-    ----------
-    root : str or Path
-        The unpacked folder, which holds ``split_csv`` and one folder per object.
-    classes, split, verify
-        As in `load_mvtec_ad`.
-    split_csv : {"1cls", "2cls_fewshot", "2cls_highshot"} or path, default="1cls"
-        The published split, or a file with the same columns (paths relative to `root`). In the
-        two-class splits ``train`` holds known anomalies too.
-
-    Returns
-    -------
-    data : Bunch
-        As in `load_mvtec_ad`, which also lists what is raised. `defect` is the label of the
-        object's ``image_anno.csv`` (several joined by ", "), "anomaly" where that says nothing.
-    """
-    root = check_root(VISA, root)
-    splits, wanted = check_choices(split, ("train", "test"), classes)
-    table = Path(split_csv)
-    if table.suffix.lower() != ".csv":
-        table = root / "split_csv" / f"{split_csv}.csv"
-    folders = class_folders(VISA, root, wanted)
-    if not table.is_file():
-        raise misshapen(VISA, f"{table} is missing.")
-    defects = {image: d for f in folders.values() for image, d in _visa_defects(f).items()}
-    rows = _read_csv(table, ("object", "split", "label", "image", "mask"))
-    samples, named = [], {}
-    for line, row in enumerate(rows, start=2):
-        place = f"{table}, line {line}"
-        if row["object"] not in VISA.classes:
-            raise ValueError(f"{place}: VisA has no object {row['object']!r}.")
-        if row["object"] in folders:
-            sample = _visa_sample(root, row, place, defects, verify and row["split"] in splits)
-            if sample.image in named:
-                raise ValueError(
-                    f"{place}: {sample.image} is already on line {named[sample.image]}."
-                )
-            named[sample.image] = line
-            samples.append(sample)
-    for folder in folders.values():
-        _check_visa_object(folder / "Data", named, table)
-    samples = [sample for sample in samples if sample.split in splits]
-    samples.sort(key=lambda s: (s.class_label, s.split != "train", s.defect, s.image.name))
-    return make_bunch(samples, root, VISA.name, VISA.source)
-
-
-def _check_visa_object(folder, named, table):
-    """Tell of images that the split does not name, and of masks without an image."""
-    kinds = (
-        folder / "Images" / "Normal",
-        folder / "Images" / "Anomaly",
-        folder / "Masks" / "Anomaly",
-    )
-    normal, anomalous, masks = (image_files(kind) if kind.is_dir() else [] for kind in kinds)
-    for kind, images in zip(kinds, (normal, anomalous), strict=False):
-        unnamed = [image for image in images if image not in named]
-        warn_unread(kind, unnamed, f"{table} does not name it")
-    lonely = [mask for mask in masks if mask.stem not in {image.stem for image in anomalous}]
-    if lonely:
-        raise ValueError(f"mask {lonely[0]} ({len(lonely)} such) has no image of its name.")
-
-
-def load_union(datasets):
+def load_union(datasets: Mapping[str, Bunch] | Sequence[tuple[str, Bunch]]) -> Bunch:
     """Join data sets into one; class ``bottle`` of ``mvtec`` becomes ``mvtec/bottle``.
 
     Parameters
     ----------
     datasets : mapping of str to Bunch, or sequence of (str, Bunch)
-        Names and what the loaders of this module returned.
+        A name for each data set, and the Bunch that its loader returned.
 
     Returns
     -------
@@ -314,7 +206,23 @@ def load_union(datasets):
     >>> load_union({"mine": one, "yours": one}).target.tolist()
     ['mine/lid', 'yours/lid']
     """
-    pairs = list(datasets.items() if isinstance(datasets, Mapping) else datasets)
+    pairs: list[Any] = list(datasets.items() if isinstance(datasets, Mapping) else datasets)
+    _check_pairs(pairs)
+    union = Bunch(
+        **{field: np.concatenate([np.asarray(d[field]) for _, d in pairs]) for field in _FIELDS}
+    )
+    union.class_label = np.concatenate(
+        [np.array([f"{name}/{label}" for label in d.class_label]) for name, d in pairs]
+    )
+    union.target = np.where(union.y == 1, union.class_label, ANOMALY)
+    union.classes = np.unique(union.class_label)
+    union.root = {name: d.root for name, d in pairs}
+    union.DESCR = "\n".join(f"{name}: {d.DESCR}" for name, d in pairs)
+    return union
+
+
+def _check_pairs(pairs: Sequence[Any]) -> None:
+    """Raise an error unless these are pairs (name, Bunch of a loader) of different names."""
     if not pairs:
         raise ValueError("datasets is empty: give at least one (name, Bunch).")
     for index, pair in enumerate(pairs):
@@ -329,67 +237,3 @@ def load_union(datasets):
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         raise ValueError(f"datasets must have different names, got {names}.")
-    union = Bunch(
-        **{field: np.concatenate([np.asarray(d[field]) for _, d in pairs]) for field in _FIELDS}
-    )
-    union.class_label = np.concatenate(
-        [np.array([f"{name}/{label}" for label in d.class_label]) for name, d in pairs]
-    )
-    union.target = np.where(union.y == 1, union.class_label, ANOMALY)
-    union.classes = np.unique(union.class_label)
-    union.root = {name: d.root for name, d in pairs}
-    union.DESCR = "\n".join(f"{name}: {d.DESCR}" for name, d in pairs)
-    return union
-
-
-def load_mask(path, size=None):
-    """Read a mask: True where a pixel is marked as defect.
-
-    Every value but zero marks a defect (VisA numbers its defect types); in JPEG files, whose
-    compression leaves noise around zero, values from 128. An alpha channel is ignored and an EXIF
-    rotation applied, as for images.
-
-    Parameters
-    ----------
-    path : str or Path
-        The mask file.
-    size : tuple (height, width), default=None
-        Size to return, by nearest neighbour; None keeps the file's.
-
-    Returns
-    -------
-    mask : ndarray of bool, shape (height, width)
-        The mask.
-
-    Raises
-    ------
-    ValueError
-        If the file cannot be read; the message names it.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> from PIL import Image
-    >>> from skhgad.datasets import load_mask
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "000_mask.png")
-    ...     Image.new("L", (4, 2), color=3).save(path)
-    ...     load_mask(path, size=(1, 2))
-    array([[ True,  True]])
-    """
-    try:
-        with Image.open(path) as image:
-            lossy = image.format in ("JPEG", "MPO")
-            values = np.asarray(ImageOps.exif_transpose(image))
-            alpha = image.mode in ("LA", "PA", "RGBA")
-    except OSError as error:
-        raise ValueError(f"mask {path} cannot be read: {error}") from error
-    if values.ndim == 3:
-        values = (values[..., :-1] if alpha else values).max(axis=-1)
-    mask = values >= 128 if lossy else values != 0
-    if size is not None and tuple(size) != mask.shape:
-        height, width = size
-        resized = Image.fromarray(mask.astype(np.uint8)).resize((width, height), Image.NEAREST)
-        mask = np.asarray(resized) != 0
-    return mask

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
-from ..metrics.per_image import _check_y
+from ..validation import check_anomaly_labels
 from .drawing import class_styles, drawing_library, new_axes
 from .latent_points import latent_centers, latent_points
 
@@ -97,7 +97,7 @@ class LatentSpaceDisplay:
         plane = PCA(min(2, n_features), random_state=0).fit(everything)
         is_anomaly = None
         if y is not None:
-            is_anomaly = _check_y(y)
+            is_anomaly = check_anomaly_labels(y)
             if len(is_anomaly) != found.samples[-1] + 1:
                 raise ValueError(
                     f"y has {len(is_anomaly)} labels, X {found.samples[-1] + 1} samples."

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from ..datasets.masks import check_mask
 from ..images.source import ImageSource
-from ..metrics.histograms import check_map, check_mask
+from ..validation import check_map
 from .drawing import draw_outlines, drawing_library, light_grey, new_axes
 
 

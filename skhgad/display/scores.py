@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..metrics.per_image import _check_class_labels, _check_scores, _check_y
+from ..validation import check_anomaly_labels, check_groups, check_score_values
 from .drawing import draw_lane, drawing_library, new_axes, symlog_ticks
 
 _NORMAL = {"color": "#0072B2", "marker": "o"}
@@ -87,9 +87,9 @@ class ScoreDistributionDisplay:
         ScoreDistributionDisplay
         """
         drawing_library(cls.__name__)
-        is_anomaly = None if y is None else _check_y(y)
-        scores = _check_scores(scores, len(scores) if y is None else len(is_anomaly))
-        labels = np.array([str(k) for k in _check_class_labels(class_labels, len(scores))])
+        is_anomaly = None if y is None else check_anomaly_labels(y)
+        scores = check_score_values(scores, len(scores) if y is None else len(is_anomaly))
+        labels = np.array([str(k) for k in check_groups(class_labels, len(scores))])
         display = cls(scores=scores, is_anomaly=is_anomaly, class_labels=labels, offset=offset)
         return display.plot(ax, **kwargs)
 

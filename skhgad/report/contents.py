@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..datasets.masks import check_mask
 from ..display import (
     AnomalyMapDisplay,
     LatentSpaceDisplay,
@@ -19,7 +20,6 @@ from ..display import (
 )
 from ..display.drawing import drawing_library
 from ..images.source import ImageSource
-from ..metrics.histograms import check_mask
 from ..regions import find_regions
 from ..scoring.maps import resize
 from ..storage.files import check_folder_place, whole_file

@@ -16,13 +16,14 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ..datasets.folders import _IMAGE_ENDINGS
+from ..datasets.folders import IMAGE_ENDINGS
 from ..datasets.loaders import load_folder
 from ..display.heat_maps import HeatScale, write_heat_map
 from ..estimator import HGADDetector
 from ..fitting.processes import launched
 from ..images.source import ImageSource
-from ..metrics.per_image import PixelMetrics, image_metrics
+from ..metrics.per_image import image_metrics
+from ..metrics.per_pixel import PixelMetrics
 from ..storage.files import check_file_place, check_folder_place, check_model_place, whole_file
 
 _CHUNK = 64  # images scored, and maps held, at a time
@@ -186,10 +187,10 @@ def image_paths(arguments):
             for path in sorted(folder.rglob("*"))
             if path.is_file() and not any(p[0] == "." for p in path.relative_to(folder).parts)
         ]
-        images = [path for path in below if path.suffix.lower() in _IMAGE_ENDINGS]
+        images = [path for path in below if path.suffix.lower() in IMAGE_ENDINGS]
         if not images:
             raise ValueError(
-                f"{argument!r} holds no image, that is no {', '.join(sorted(_IMAGE_ENDINGS))}."
+                f"{argument!r} holds no image, that is no {', '.join(sorted(IMAGE_ENDINGS))}."
             )
         if len(images) < len(below):
             other = next(path for path in below if path not in set(images))
