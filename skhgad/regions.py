@@ -1,14 +1,19 @@
-"""Connected regions of anomaly maps as data, and their grouping into defect types without labels.
+"""Connected regions of anomaly maps, and their grouping into defect types without labels.
 
-`find_regions` cuts a map into regions; `embed_regions` describes regions by the features of the
-detector's own backbone; `group_defects` clusters the descriptions.
+`find_regions` cuts a map into regions. `embed_regions` describes regions by features of the
+detector's backbone. `group_defects` clusters the descriptions.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Real
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.decomposition import PCA
@@ -17,14 +22,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
-from .validation import check_level, check_map, check_scored_X
+from .validation import check_level, check_map, check_scored_X, is_integer
 
 __all__ = ["Region", "describe_regions", "embed_regions", "find_regions", "group_defects"]
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
-_PIXEL_VARIANCE = 1 / 12  # of a coordinate over the extent of one pixel
-_N_COMPONENTS = 8
-_SHAPE_WEIGHT = 0.5
+_PIXEL_VARIANCE = 1 / 12  # of a coordinate that is uniform over one pixel
+_N_COMPONENTS = 8  # principal components that are clustered
+_SHAPE_WEIGHT = 0.5  # of shapes beside features: a quarter of their variance
 
 
 @dataclass(frozen=True)
@@ -34,31 +39,31 @@ class Region:
     Attributes
     ----------
     box : tuple (top, left, bottom, right) of int
-        In pixels, half-open: rows ``top:bottom``, columns ``left:right``.
+        The box in pixels: rows ``top:bottom``, columns ``left:right``.
     area : int
-        Pixels of the region, not of its box.
+        Number of pixels of the region.
     peak : float
         Largest value of the map in the region.
     peak_position : tuple (row, column) of int
-        Where in the map that is.
+        The pixel with that value.
     map_size : tuple (height, width) of int
-        Of the map.
+        Size of the whole map.
     mask : ndarray of shape (bottom - top, right - left), bool
-        The region's pixels in its box. Takes no part in comparisons.
+        The region's pixels within its box. Comparisons of regions ignore it.
     """
 
-    box: tuple
+    box: tuple[int, int, int, int]
     area: int
     peak: float
-    peak_position: tuple
-    map_size: tuple
-    mask: np.ndarray = field(repr=False, compare=False)
+    peak_position: tuple[int, int]
+    map_size: tuple[int, int]
+    mask: NDArray[np.bool_] = field(repr=False, compare=False)
 
     @property
-    def elongation(self):
+    def elongation(self) -> float:
         """Length over width, at least 1.
 
-        The ratio of the standard deviations of the region's pixels along its principal axes.
+        Length and width are the standard deviations of the pixels along the principal axes.
         """
         positions = np.argwhere(self.mask)
         covariance = np.cov(positions.T, bias=True) if len(positions) > 1 else np.zeros((2, 2))
@@ -66,7 +71,7 @@ class Region:
         return math.sqrt(wide / narrow)
 
 
-def find_regions(anomaly_map, threshold):
+def find_regions(anomaly_map: ArrayLike, threshold: float) -> list[Region]:
     """Cut an anomaly map into the connected regions above a threshold.
 
     Parameters
@@ -74,23 +79,24 @@ def find_regions(anomaly_map, threshold):
     anomaly_map : array-like of shape (height, width)
         Higher = more anomalous.
     threshold : float
-        Pixels strictly above it count. ``-detector.offset_`` is what flags an image.
+        Pixels strictly above it form regions. An image is flagged above ``-detector.offset_``.
 
     Returns
     -------
     list of Region
-        Pixels that touch at a side or a corner are of one region. The largest peak first.
+        Sorted by peak, the largest first. Pixels that touch at a side or a corner belong to one
+        region.
 
     Raises
     ------
     ValueError
-        If the map is no finite 2-D array, or the threshold no finite number.
+        If the map is no 2-D array of finite numbers, or the threshold is no finite number.
 
     Notes
     -----
-    Maps are interpolated from a coarser grid, on which the image's score is their maximum. The
-    peak of a map may therefore stay slightly below its image's anomaly score, and an image that
-    is barely flagged may have no region.
+    A map is interpolated from a coarser grid, and the maximum over that grid is the image's
+    anomaly score. The peak of the map may be slightly lower, so an image that is barely flagged
+    may have no region.
 
     Examples
     --------
@@ -99,13 +105,13 @@ def find_regions(anomaly_map, threshold):
     [Region(box=(3, 0, 4, 1), area=1, peak=9.0, peak_position=(3, 0), map_size=(4, 4)),
      Region(box=(1, 1, 3, 3), area=2, peak=4.0, peak_position=(2, 2), map_size=(4, 4))]
     """
-    anomaly_map = check_map(anomaly_map, "of find_regions")
+    scores = check_map(anomaly_map, "of find_regions")
     check_threshold(threshold)
-    numbers, _ = ndimage.label(anomaly_map > threshold, structure=_EIGHT_NEIGHBOURS)
+    numbers, _ = ndimage.label(scores > threshold, structure=_EIGHT_NEIGHBOURS)
     regions = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), start=1):
         mask = numbers[rows, columns] == number
-        values = np.where(mask, anomaly_map[rows, columns], -np.inf)
+        values = np.where(mask, scores[rows, columns], -np.inf)
         row, column = np.unravel_index(values.argmax(), values.shape)
         regions.append(
             Region(
@@ -113,20 +119,20 @@ def find_regions(anomaly_map, threshold):
                 area=int(mask.sum()),
                 peak=float(values[row, column]),
                 peak_position=(int(rows.start + row), int(columns.start + column)),
-                map_size=anomaly_map.shape,
+                map_size=(scores.shape[0], scores.shape[1]),
                 mask=mask,
             )
         )
     return sorted(regions, key=lambda region: -region.peak)
 
 
-def check_threshold(threshold):
+def check_threshold(threshold: object) -> None:
     """Raise ValueError unless a threshold of maps is a finite number."""
     if not isinstance(threshold, Real) or not math.isfinite(threshold):
         raise ValueError(f"threshold must be a finite number, got {threshold!r}.")
 
 
-def describe_regions(features, regions):
+def describe_regions(features: ArrayLike, regions: Sequence[Region]) -> NDArray[np.float64]:
     """Average a map of feature vectors over regions.
 
     Parameters
@@ -134,12 +140,13 @@ def describe_regions(features, regions):
     features : array-like of shape (height, width, n_features)
         Feature vectors on a grid of any size that covers the image.
     regions : list of Region
-        Of that image.
+        The regions of that image.
 
     Returns
     -------
     ndarray of shape (n_regions, n_features), float64
-        Means weighted by the number of a region's pixels in each cell of the grid.
+        The mean feature vector of each region. A cell of the grid weighs as many pixels of the
+        region as it holds.
 
     Raises
     ------
@@ -156,22 +163,22 @@ def describe_regions(features, regions):
     >>> describe_regions(features, find_regions(anomaly_map, 0.5))
     array([[2.]])
     """
-    features = np.asarray(features, dtype=np.float64)
-    if features.ndim != 3 or not features.size:
+    grid = np.asarray(features, dtype=np.float64)
+    if grid.ndim != 3 or not grid.size:
         raise ValueError(
             "features must be of shape (height, width, n_features), got shape "
-            f"{features.shape}; reshape (n_positions, n_features) to the map's height and width."
+            f"{grid.shape}; reshape (n_positions, n_features) to the map's height and width."
         )
-    means = np.empty((len(regions), features.shape[2]))
+    means = np.empty((len(regions), grid.shape[2]))
     for mean, region in zip(means, regions, strict=True):
-        weights = np.zeros(features.shape[:2])
+        weights = np.zeros(grid.shape[:2])
         np.add.at(weights, _cells(region, weights.shape), 1 / region.area)
-        mean[:] = np.tensordot(weights, features, axes=2)
+        mean[:] = np.tensordot(weights, grid, axes=2)
     return means
 
 
-def _cells(region, grid):
-    """Rows and columns of the cells of a grid over the map that hold the region's pixels."""
+def _cells(region: Region, grid: tuple[int, ...]) -> tuple[NDArray[np.int64], ...]:
+    """Return row and column of each pixel's cell, in a grid of this shape that covers the map."""
     return tuple(
         (2 * (first + offsets) + 1) * n_cells // (2 * n_pixels)
         for first, offsets, n_cells, n_pixels in zip(
@@ -180,36 +187,39 @@ def _cells(region, grid):
     )
 
 
-def embed_regions(detector, X, regions, *, level=-1):
-    """Describe regions by the features of the detector's own backbone.
+def embed_regions(
+    detector: Any, X: Any, regions: Sequence[Sequence[Region]], *, level: int = -1
+) -> NDArray[np.float64]:
+    """Describe regions by features of the detector's backbone.
 
     Parameters
     ----------
     detector : HGADDetector
-        Fitted on images.
+        A detector fitted on images.
     X : images
-        Of the kinds the detector takes.
+        As the detector takes them.
     regions : list of list of Region
-        Those of each image.
+        The regions of each image.
     level : int, default=-1
-        Which level of features; the last is the coarsest.
+        Index of the level of features; the last is the coarsest.
 
     Returns
     -------
     ndarray of shape (n_regions, n_features), float64
-        The regions of all images, one after the other.
+        One row per region: those of the first image, then those of the second, and so on.
 
     Raises
     ------
     NotFittedError
+        If the detector is not fitted.
     ValueError
-        After a fit on feature vectors, if there is no such level, or if `regions` has not one
-        list an image.
+        If the detector was fitted on feature vectors, has no such level, or if `regions` does not
+        hold one list per image.
 
     Notes
     -----
-    The backbone sees every image that has regions once more, unless the detector's `memory` has
-    its features.
+    The backbone runs on every image that has regions, unless the detector's `memory` holds the
+    image's features.
     """
     check_is_fitted(detector)
     fitted, reader = detector.model_, detector.feature_reader()
@@ -219,9 +229,9 @@ def embed_regions(detector, X, regions, *, level=-1):
     source = check_scored_X(X, detector, takes_images=True)
     if len(regions) != len(source):
         raise ValueError(f"regions has lists for {len(regions)} images, X has {len(source)}.")
-    rows = np.flatnonzero([len(own) > 0 for own in regions])
+    rows = np.flatnonzero([len(of_image) > 0 for of_image in regions])
     n_features, *map_shape = shapes[level]
-    vectors, remaining = [np.empty((0, n_features))], iter(rows)
+    vectors, remaining = [np.empty((0, n_features))], iter(rows.tolist())
     for levels, _ in reader.batches(source, rows):
         for features in levels[level].cpu().numpy():
             features = features.reshape(*map_shape, n_features)
@@ -229,39 +239,44 @@ def embed_regions(detector, X, regions, *, level=-1):
     return np.concatenate(vectors)
 
 
-def group_defects(features, n_groups="auto", *, regions=None, max_groups=10):
+def group_defects(
+    features: ArrayLike,
+    n_groups: int | str = "auto",
+    *,
+    regions: Sequence[Region] | None = None,
+    max_groups: int = 10,
+) -> NDArray[np.int64]:
     """Group regions into defect types without labels.
 
     Parameters
     ----------
     features : array-like of shape (n_regions, n_features)
-        Descriptions of regions, as `embed_regions` and `describe_regions` give them.
+        Descriptions of regions, from `embed_regions` or `describe_regions`.
     n_groups : int or "auto", default="auto"
-        "auto": the number from 2 to `max_groups` whose groups are the most distinct, by their
-        silhouette. It cannot tell one type from several: at least two groups are found in three
-        or more different regions.
+        "auto" takes the number from 2 to `max_groups` with the largest silhouette. It cannot tell
+        one type from several: three or more different regions make at least two groups.
     regions : list of Region of length n_regions, default=None
-        Give them to let shape (log-area and log-elongation) count beside the features, with a
-        quarter of their variance.
+        If given, shape counts beside the features: log-area and log-elongation, with a quarter of
+        the features' variance.
     max_groups : int, default=10
-        Most groups "auto" looks for.
+        Largest number of groups that "auto" tries.
 
     Returns
     -------
     labels : ndarray of shape (n_regions,), int64
-        Group of each region, numbered from 0 in the order of their first region.
+        Group of each region. Groups are numbered from 0 in the order of their first region.
 
     Raises
     ------
     ValueError
-        If `features` is no finite 2-D array, `regions` has another length, or more groups are
-        asked for than there are regions.
+        If `features` is no finite 2-D array, `regions` has another length, or `n_groups` is
+        larger than the number of regions.
 
     Notes
     -----
     Features are standardised, reduced to their eight leading principal components and clustered
     by Ward's method. The result does not depend on a random state. Memory grows with the square
-    of the number of regions: 800 MB for 10,000.
+    of the number of regions: 10,000 regions need 800 MB.
 
     Examples
     --------
@@ -269,24 +284,20 @@ def group_defects(features, n_groups="auto", *, regions=None, max_groups=10):
     >>> group_defects([[0.0, 1.0], [5.0, 0.0], [0.1, 1.1], [5.1, 0.2], [0.0, 0.9]])
     array([0, 1, 0, 1, 0])
     """
-    features = check_array(features, dtype=np.float64, input_name="features", ensure_min_samples=0)
-    n_regions = len(features)
+    rows: NDArray[np.float64] = check_array(
+        features, dtype=np.float64, input_name="features", ensure_min_samples=0
+    )
+    n_regions = len(rows)
     if regions is not None and len(regions) != n_regions:
         raise ValueError(f"regions has {len(regions)} items, features {n_regions} rows.")
-    automatic = isinstance(n_groups, str) and n_groups == "auto"
-    if not automatic and not (isinstance(n_groups, Integral) and n_groups >= 1):
-        raise ValueError(f"n_groups must be an int of at least 1 or 'auto', got {n_groups!r}.")
-    if not isinstance(max_groups, Integral) or max_groups < 2:
-        raise ValueError(f"max_groups must be an int of at least 2, got {max_groups!r}.")
-    if not automatic and n_groups > n_regions:
-        raise ValueError(f"n_groups={n_groups}, but there are only {n_regions} regions.")
+    _check_n_groups(n_groups, max_groups, n_regions)
     if not n_regions or n_groups == 1:
         return np.zeros(n_regions, dtype=np.int64)
-    points = _reduced(features)
+    points = _reduced(rows)
     if regions is not None:
         shapes = np.log([[region.area, region.elongation] for region in regions])
         points = np.hstack([points, _SHAPE_WEIGHT * _reduced(shapes)])
-    if not automatic:
+    if not isinstance(n_groups, str):
         return _ward(points, n_groups)
     most = min(max_groups, len(np.unique(points.round(9), axis=0)) - 1)
     groupings = [_ward(points, n) for n in range(2, most + 1)]
@@ -295,22 +306,38 @@ def group_defects(features, n_groups="auto", *, regions=None, max_groups=10):
     return max(groupings, key=lambda labels: silhouette_score(points, labels))
 
 
-def _reduced(features):
-    """Leading principal components of the standardised features, of unit total variance."""
-    features = StandardScaler().fit_transform(features)
-    varied = features[:, features.std(0) > 0.5]  # the others are constant
+def _check_n_groups(n_groups: Any, max_groups: Any, n_regions: int) -> None:
+    is_auto = isinstance(n_groups, str) and n_groups == "auto"
+    if not is_auto and not (is_integer(n_groups) and n_groups >= 1):
+        raise ValueError(f"n_groups must be an int of at least 1 or 'auto', got {n_groups!r}.")
+    if not is_integer(max_groups) or max_groups < 2:
+        raise ValueError(f"max_groups must be an int of at least 2, got {max_groups!r}.")
+    if not is_auto and n_groups > n_regions:
+        raise ValueError(f"n_groups={n_groups}, but there are only {n_regions} regions.")
+
+
+def _reduced(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the leading principal components of the standardised features.
+
+    They are scaled to a total variance of 1.
+    """
+    standardised = StandardScaler().fit_transform(features)
+    # A standardised feature has deviation 1, or 0 if it is constant.
+    varied = standardised[:, standardised.std(0) > 0.5]
     if not varied.size:
         return np.zeros((len(features), 1))
-    points = PCA(min(_N_COMPONENTS, *varied.shape), svd_solver="full").fit_transform(varied)
-    return points / np.sqrt(points.var(0).sum())
+    pca = PCA(min(_N_COMPONENTS, *varied.shape), svd_solver="full")
+    points: NDArray[np.float64] = pca.fit_transform(varied)
+    scale: float = np.sqrt(points.var(0).sum())
+    return points / scale
 
 
-def _ward(points, n_groups):
-    """Ward's groups, numbered in the order of their first point."""
+def _ward(points: NDArray[np.float64], n_groups: int) -> NDArray[np.int64]:
+    """Return the groups of Ward's method, numbered in the order of their first point."""
     return number_by_first(AgglomerativeClustering(n_groups).fit_predict(points))
 
 
-def number_by_first(labels):
-    """Renumber the groups of a clustering from 0 in the order of their first sample."""
+def number_by_first(labels: ArrayLike) -> NDArray[np.int64]:
+    """Renumber groups from 0 in the order of their first sample."""
     _, first, codes = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[codes]

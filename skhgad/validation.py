@@ -102,7 +102,7 @@ def check_X(X, *, value_range=None, estimator=None, reset=False):
     return validate_data(estimator, X, dtype=np.float64, reset=reset)
 
 
-def check_scored_X(X, estimator, *, takes_images):
+def check_scored_X(X: Any, estimator: Any, *, takes_images: bool) -> Any:
     """Validate X for scoring: as `check_X`, and of the kind seen at fit.
 
     Parameters
@@ -323,9 +323,9 @@ def check_class_labels(class_labels, classes, n_samples):
     return np.array([code_of[label] for label in labels], dtype=np.int64)
 
 
-def check_level(level, n_levels):
+def check_level(level: Any, n_levels: int) -> None:
     """Raise ValueError unless `level` is an index, maybe negative, of one of `n_levels` levels."""
-    if not isinstance(level, Integral) or not -n_levels <= level < n_levels:
+    if not is_integer(level) or not -n_levels <= level < n_levels:
         raise ValueError(f"level={level!r}: the detector has the levels 0 to {n_levels - 1}.")
 
 
