@@ -7,6 +7,7 @@ data URIs, and its content security policy lets no other style or script run tha
 import base64
 import hashlib
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from typing import NamedTuple
@@ -27,15 +28,15 @@ class Table(NamedTuple):
 
     Attributes
     ----------
-    header : list of str
-    rows : list of list of str
-    summary : list of list of str
+    header : sequence of str
+    rows : sequence of list of str
+    summary : sequence of list of str, default=()
         Rows of the foot.
     """
 
-    header: list
-    rows: list
-    summary: list = ()
+    header: Sequence[str]
+    rows: Sequence[list[str]]
+    summary: Sequence[list[str]] = ()
 
 
 def render_page(detector, rows, *, source, model, figures, cards, pictures):
