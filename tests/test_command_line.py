@@ -18,6 +18,8 @@ from PIL import Image
 
 import skhgad
 from skhgad import HGADDetector
+from skhgad.command_line import score
+from skhgad.command_line.arguments import chosen_parameters
 from skhgad.command_line.main import build_parser, main
 from skhgad.datasets import load_folder
 from skhgad.display.heat_maps import HeatScale, overlay
@@ -137,7 +139,7 @@ def test_settings_are_python_values_or_words():
     args = argparse.Namespace(**dict.fromkeys(names))
     args.n_components = 4
     args.set = ["out_indices=(2, 3)", "contamination=0.01", "criterion=likelihood", "weights=None"]
-    assert findings.chosen_parameters(args) == {
+    assert chosen_parameters(args) == {
         "random_state": 0,
         "n_components": 4,
         "out_indices": (2, 3),
@@ -350,7 +352,7 @@ def test_a_reader_that_leaves_is_no_success(model, tmp_path, monkeypatch):
     def broken(args):
         raise BrokenPipeError
 
-    monkeypatch.setattr(findings, "score", broken)
+    monkeypatch.setattr(score, "run", broken)
     with open(tmp_path / "stdout", "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         assert main(["score", str(model), "a.png"]) == 141

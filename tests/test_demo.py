@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from skhgad import HGADDetector
-from skhgad.command_line import demo
+from skhgad.command_line import demo, demo_baseline, demo_data
 from skhgad.command_line.main import main
 from skhgad.metrics import image_metrics
 
@@ -29,7 +29,7 @@ def draw(rng, product, has_defect):
 
 @pytest.fixture(scope="module")
 def cells():
-    """As `demo.load_cells`: 20 sure normals, 6 sure defects, 2 unsure of each product."""
+    """As `demo_data.load_cells`: 20 sure normals, 6 sure defects, 2 unsure of each product."""
     rng = np.random.default_rng(2)
     rows = [
         (draw(rng, product, probability == 1), probability, product)
@@ -46,7 +46,7 @@ def test_cells_are_split_without_overlap(cells):
     # Every image tells its own index.
     tagged = np.zeros_like(images)
     tagged[:, 0, 0] = np.arange(len(images))
-    split = demo.split_cells(tagged, probability, product, seed=0, n_train=10, n_test=5)
+    split = demo_data.split_cells(tagged, probability, product, seed=0, n_train=10, n_test=5)
     train, test = split.train[:, 0, 0], split.test[:, 0, 0]
     assert len(set(train) | set(test)) == len(train) + len(test) == 2 * (10 + 5 + 5)
     assert (probability[train] == 0).all() and (product[train] == split.train_product).all()
@@ -55,29 +55,31 @@ def test_cells_are_split_without_overlap(cells):
     assert split.counts["mono"] == dict(
         normal=20, defect=6, uncertain=2, train=10, test_normal=5, test_defect=5
     )
-    other = demo.split_cells(tagged, probability, product, seed=1, n_train=10, n_test=5)
+    other = demo_data.split_cells(tagged, probability, product, seed=1, n_train=10, n_test=5)
     assert set(other.train[:, 0, 0]) != set(train)
-    said = demo.describe(split)
+    said = demo_data.describe(split)
     assert "mono: fit on 10 normal cells, test on 5 normal and 5 defective ones" in said
     assert "2 of uncertain label" in said and ", 6 to save time" in said
 
 
 def test_nearest_neighbours_by_brute_force(cells):
-    split = demo.split_cells(*cells, seed=0, n_train=12, n_test=3)
+    split = demo_data.split_cells(*cells, seed=0, n_train=12, n_test=3)
     detector = HGADDetector(**PARAMETERS, pool_size=1, random_state=0).fit(
         split.train, split.train_product
     )
-    found = demo.nearest_neighbour_scores(detector, split, seed=0, bank_size=10**9)
-    train = np.concatenate([x.numpy() for x in demo._position_vectors(detector, split.train)])
-    test = np.concatenate([x.numpy() for x in demo._position_vectors(detector, split.test)])
+    scores = demo_baseline.nearest_neighbour_scores(detector, split, seed=0, bank_size=10**9)
+    train, test = (
+        np.concatenate([x.numpy() for x in demo_baseline._position_vectors(detector, images)])
+        for images in (split.train, split.test)
+    )
     bank = train.reshape(-1, train.shape[-1]).astype(float)
     distance = np.linalg.norm(test[:, :, None].astype(float) - bank, axis=-1)
-    assert found == pytest.approx(-distance.min(2).max(1), rel=1e-3)
-    assert found[split.test_y == -1].max() < found[split.test_y == 1].min()
+    assert scores == pytest.approx(-distance.min(2).max(1), rel=1e-3)
+    assert scores[split.test_y == -1].max() < scores[split.test_y == 1].min()
 
 
 def test_the_demo_from_end_to_end(cells, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(demo, "load_cells", lambda: cells)
+    monkeypatch.setattr(demo_data, "load_cells", lambda: cells)
     monkeypatch.setattr(
         demo,
         "new_detector",
@@ -89,7 +91,7 @@ def test_the_demo_from_end_to_end(cells, tmp_path, capsys, monkeypatch):
     assert "CC BY-NC-SA 4.0" in said and "Buerhop" in said and "Deitsch" in said
     assert "read again, it gives the same scores" in said
     assert str(out / "model") in said and str(out / "detections.png") in said
-    split = demo.split_cells(*cells, seed=3)
+    split = demo_data.split_cells(*cells, seed=3)
     scores = HGADDetector.load(out / "model").score_samples(split.test)
     figures = image_metrics(split.test_y, scores, split.test_product)
     row = next(line for line in said.splitlines() if "HGADDetector, defaults" in line)

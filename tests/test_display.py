@@ -19,6 +19,7 @@ from skhgad.display import (
     ScoreDistributionDisplay,
     TrainingCurveDisplay,
 )
+from skhgad.display.heat_maps import HeatScale, overlay, write_heat_map
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,7 +74,9 @@ def test_map_display_shows_the_detector_s_map(images, image_detector, monkeypatc
     np.testing.assert_array_equal(display.axes_[2].images[0].get_array(), X[0])
     assert display.threshold == -image_detector.offset_
     assert [contour.levels.tolist() for contour in display.contours_] == [[display.threshold]] * 2
-    assert display.heat_map_.get_clim()[0] == expected.min()
+    scale = HeatScale.of(image_detector)
+    assert (display.typical, display.threshold) == scale
+    assert display.heat_map_.get_clim()[0] == scale.typical
     assert display.colorbar_.ax.get_ylabel() == "anomaly score"
     outline = np.concatenate(display.mask_contours_[0].allsegs[0])
     assert outline.min(0).tolist() == [29.5, 9.5] and outline.max(0).tolist() == [49.5, 25.5]
@@ -86,14 +89,98 @@ def test_map_display_shows_the_detector_s_map(images, image_detector, monkeypatc
 
 def test_a_normal_image_does_not_glow():
     anomaly_map = np.random.default_rng(0).uniform(0, 1, (8, 8))
-    display = AnomalyMapDisplay.from_predictions(np.zeros((8, 8)), anomaly_map, threshold=4)
+    grey = np.full((8, 8), 0.5)
+    for typical, threshold in ((None, 4), (1.0, 4), (None, -5), (2.0, 2.0)):
+        display = AnomalyMapDisplay.from_predictions(
+            grey, anomaly_map, threshold=threshold, typical=typical
+        )
+        display.figure_.canvas.draw()
+        low, high = display.heat_map_.get_clim()
+        assert low < threshold < high  # the colour bar shows the threshold
+        red, _, blue = colors(display).T
+        if threshold == -5:
+            assert (red > blue).all() and display.axes_[2].get_title() == "all above threshold"
+        else:
+            assert (red <= blue).all() and display.axes_[2].get_title() == "below threshold"
+        assert display.contours_ == [] and display.mask_contours_ == []
+    display = AnomalyMapDisplay.from_predictions(grey, anomaly_map, threshold=4, typical=1.0)
+    assert np.abs(colors(display) - 128).max() <= 1  # no score is above a typical one
+    display = AnomalyMapDisplay.from_predictions(grey, anomaly_map, threshold=4, cmap="inferno")
     low, high = display.heat_map_.get_clim()
     assert low == anomaly_map.min() and high == pytest.approx(8 - low)  # 4 is in the middle
-    assert display.contours_ == [] and display.mask_contours_ == []
-    assert display.axes_[2].get_title() == "below threshold"
-    assert AnomalyMapDisplay.from_predictions(
-        np.zeros((8, 8)), anomaly_map, vmin=-1, vmax=3
-    ).heat_map_.get_clim() == (-1, 3)
+    assert display.heat_map_.get_cmap().name == "inferno"
+    for threshold in (None, 2):
+        display = AnomalyMapDisplay.from_predictions(
+            grey, anomaly_map, threshold=threshold, vmin=-1, vmax=3
+        )
+        display.figure_.canvas.draw()
+        assert display.heat_map_.get_clim() == (-1, 3)
+
+
+def colors(display):
+    """What the heat map's axes show, (height, width, 3) from 0 to 255."""
+    image, heat = display.heat_map_.axes.images
+    color = heat.to_rgba(heat.get_array())
+    opacity = color[..., 3:]
+    return 255 * (
+        (1 - opacity) * image.to_rgba(image.get_array())[..., :3] + opacity * color[..., :3]
+    )
+
+
+@pytest.mark.parametrize("n_axes", [1, 3])
+def test_displays_and_files_have_the_same_colours(images, n_axes, tmp_path):
+    scale = HeatScale(typical=0.5, threshold=3.0)
+    scores = np.concatenate([np.linspace(-2, 6, 1536), np.geomspace(6, 3000, 1536)])
+    anomaly_map = scores.reshape(48, 64).astype(np.float32)
+    figure, ax = plt.subplots(1, n_axes)
+    display = AnomalyMapDisplay.from_predictions(
+        images[0], anomaly_map, threshold=scale.threshold, typical=scale.typical, ax=ax
+    )
+    Image.fromarray(images[0]).save(tmp_path / "image.png")
+    write_heat_map(tmp_path / "map.png", str(tmp_path / "image.png"), anomaly_map, scale)
+    with Image.open(tmp_path / "map.png") as picture:
+        expected = np.asarray(picture, dtype=float)
+    difference = np.abs(colors(display) - expected).max(-1)
+    at_threshold = np.abs(scale.heat(anomaly_map) - 0.5) < 1e-3  # where the colour changes at once
+    assert difference[~at_threshold].max() <= 2 and at_threshold.mean() < 0.01
+    display.figure_.canvas.draw()
+    ticks = [tick.get_text() for tick in display.colorbar_.ax.get_yticklabels()]
+    assert ticks[:2] == ["0.5", "3"] and ticks[-1] == "2000"
+    boxes = [tick.get_window_extent() for tick in display.colorbar_.ax.get_yticklabels()]
+    assert not any(one.overlaps(other) for one, other in zip(boxes[:-1], boxes[1:], strict=True))
+
+
+# Machado, Oliveira and Fernandes 2009: what the colour-blind see, of linear red, green and blue.
+COLOR_BLINDNESS = {
+    "none": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COLOR_BLINDNESS)
+@pytest.mark.parametrize("grey", [50, 128, 205])
+def test_colours_differ_for_the_colour_blind(grey, kind):
+    color = pytest.importorskip("skimage.color")
+    heat = np.array([[0.0, 0.2, 0.3, 0.4, 0.499, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]])
+    shown = overlay(np.full(heat.shape, grey, dtype=np.uint8), heat) / 255
+    linear = np.where(shown <= 0.04045, shown / 12.92, ((shown + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ np.transpose(COLOR_BLINDNESS[kind]), 0, 1)
+    seen = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    lab = color.rgb2lab(seen)[0]
+    difference = color.deltaE_ciede2000(lab[:, None], lab[None])
+    assert difference[1:5, 5:].min() > 19  # below and above the threshold
+    assert difference[0, 5:].min() > 11  # no heat, and above the threshold
 
 
 def test_one_axes_takes_an_overlay(images):
@@ -101,6 +188,7 @@ def test_one_axes_takes_an_overlay(images):
     display = AnomalyMapDisplay.from_predictions(images[0], np.zeros((48, 64)), ax=ax)
     assert display.axes_.tolist() == [ax] and display.figure_ is figure
     assert len(ax.images) == 2 and ax.images[1].get_alpha() < 1
+    np.testing.assert_allclose(ax.images[0].get_array(), images[0] @ [0.299, 0.587, 0.114] / 255)
     figure, axes = plt.subplots(1, 3)
     assert display.plot(axes).axes_.tolist() == axes.tolist()
     with pytest.raises(ValueError, match="ax must be one Axes or three, got 2"):

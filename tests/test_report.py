@@ -16,8 +16,11 @@ from PIL import Image
 from skhgad import HGADDetector
 from skhgad.command_line.main import main
 from skhgad.datasets import load_folder
-from skhgad.metrics import image_metrics
+from skhgad.metrics import image_metrics, pixel_metrics
 from skhgad.regions import find_regions
+from skhgad.report.contents import Row
+from skhgad.report.evaluation import figures_text
+from skhgad.report.page import render_page
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -163,11 +166,48 @@ def test_the_figures_are_those_of_evaluate(html, products, detector):
     )
     text = re.sub(r"<[^>]+>", " ", html)
     assert re.search(rf"image AUROC, pooled\s+{figures.pooled.auroc:.3f}", text)
-    for name, own in figures.per_class.items():
-        assert re.search(rf"{name}\s+{own.auroc:.3f}\s+{own.ap:.3f}\s+{own.f1_max:.3f}", text)
+    for name, figure in figures.per_class.items():
+        values = rf"{figure.auroc:.3f}\s+{figure.ap:.3f}\s+{figure.f1_max:.3f}"
+        assert re.search(rf"{name}\s+{values}", text)
     assert "pixel AUROC, pooled" in text and "AUPRO" in text
     assert re.search(r"image_size\s+64\s+default 256", text)
     assert re.search(rf"torch\s+{re.escape(torch.__version__.split('+')[0])}", text)
+
+
+def test_products_called_mean_and_pooled_have_rows_of_their_own(detector):
+    rng = np.random.default_rng(0)
+    names = np.repeat(["mean", "pooled"], [40, 60])
+    y = np.where(rng.random(100) < 0.4, -1, 1)
+    scores = rng.normal(size=100) + 2 * (y == 1) * (names == "mean") - (names == "pooled")
+    maps = rng.random((100, 8, 8)) + 0.1 * (names == "mean")[:, None, None]
+    masks = (rng.random(maps.shape) < 0.5 * maps) & (y == -1)[:, None, None]
+    image = image_metrics(y, scores, names, offset=0.5)
+    pixel = pixel_metrics(masks, maps, names)
+    figures = {
+        "n_images": 100, "n_anomalies": int(np.sum(y == -1)), "offset": 0.5, "class_found": 1.0,
+        "image": image, "pixel": pixel,
+    }  # fmt: skip
+    expected = []
+    for name, of_images, of_pixels in (
+        ("mean", image.per_class["mean"], pixel.per_class["mean"]),
+        ("pooled", image.per_class["pooled"], pixel.per_class["pooled"]),
+        ("mean (all classes)", image.mean, pixel.mean),
+        ("pooled (all classes)", image.pooled, pixel.pooled),
+    ):
+        values = [of_images[k] for k in ("auroc", "ap", "f1_max", "false_alarm_rate", "miss_rate")]
+        values += [of_pixels[k] for k in ("auroc", "aupro")]
+        expected.append([name, *(f"{value:.3f}" for value in values)])
+    for column in zip(*expected, strict=True):
+        assert len(set(column)) == 4  # a figure of another row would show
+    lines = figures_text(figures, []).splitlines()[1:5]
+    assert [re.split(r"\s{2,}", line) for line in lines] == expected
+    row = Row("a.png", "data:,", "mean", "mean", "good", 1.0, 0.5, False, (0, 0), 0, 0.0)
+    html = render_page(
+        detector, [row], source="in", model="model", figures=figures, cards=[], pictures=[]
+    )
+    section = html[html.index('<section id="classes">') : html.index('<section id="clearest">')]
+    cells = [re.findall(r"<td>(.*?)</td>", line) for line in section.split("</tr>")]
+    assert [line for line in cells if line] == expected
 
 
 def test_the_page_loads_nothing_and_runs_only_its_own_script(html):
@@ -218,7 +258,7 @@ def test_names_are_text_and_nothing_else(model, tmp_path):
     names = [
         "<script>alert(1)</script>.png",
         '"><img src=x onerror=alert(2)>.png',
-        "it's $script & ${rows} &lt;.png",
+        "it's {{ script }} & {% raw %} ${rows} &lt;.png",
         "</table></main>/a.png",
         os.fsdecode(b"no text \xff.png"),
     ]

@@ -236,9 +236,9 @@ def model(products, tmp_path_factory):
     ("place", "number"),
     [
         ("skhgad.features.reader.iter_batches", 1),
-        ("skhgad.report.findings.write_heat_map", 3),
+        ("skhgad.display.heat_maps.write_heat_map", 3),
         ("skhgad.storage.files.os.replace", 4),
-        ("skhgad.report.findings._write_csv", 1),
+        ("skhgad.command_line.score.write_csv", 1),
         ("csv.writer", 1),
     ],
 )

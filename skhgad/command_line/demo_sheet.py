@@ -1,30 +1,94 @@
-"""The demo's picture: cells beside their heat maps. The one module that needs matplotlib."""
+"""The demo's picture: cells above their heat maps. Needs matplotlib."""
 
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..display.heat_maps import overlay
+from ..display.heat_maps import HeatScale, overlay
 from ..storage.files import whole_file
+
+_N_CLEAREST = 4  # detections of each product
+_TITLES = {"clear": "defect", "median": "defect, median detection", "normal": "normal, median"}
 
 
 class Panel(NamedTuple):
-    """One sample of the sheet."""
+    """One cell of the sheet.
 
-    pixels: np.ndarray  # (height, width), uint8
-    heat: np.ndarray  # (height, width), in [0, 1]
+    Attributes
+    ----------
+    pixels : ndarray of shape (height, width), uint8
+    heat : ndarray of shape (height, width), in [0, 1]
+    title : str
+    """
+
+    pixels: np.ndarray
+    heat: np.ndarray
     title: str
 
 
-def write_sheet(path, rows, title):
-    """Draw panels in rows, each panel the image above the image with its heat map, as PNG.
+def write_detections(path, detector, cells, inspection):
+    """Draw test cells of each product with their heat maps, as PNG; return `path`.
+
+    Each product has its clearest detections, and, to show what is usual, the median detection and
+    the median normal cell.
 
     Parameters
     ----------
-    path : str or path
+    path : Path
+    detector : HGADDetector
+        Fitted.
+    cells : Bunch
+        As from `split_cells`.
+    inspection : Inspection
+        Of the test cells.
+    """
+    scale, rows = HeatScale.of(detector), {}
+    for name in cells.counts:
+        chosen = _chosen_cells(cells, inspection, name)
+        maps = detector.inspect(cells.test[list(chosen)], maps=True).maps
+        rows[name] = [
+            Panel(
+                cells.test[i],
+                scale.heat(anomaly_map),
+                f"{_TITLES[kind]}\nclass found: {inspection.class_label[i]}\n"
+                f"score {inspection.score[i]:.1f}, p = {inspection.p_value[i]:.3f}",
+            )
+            for (i, kind), anomaly_map in zip(chosen.items(), maps, strict=True)
+        ]
+    _write_sheet(
+        path,
+        rows,
+        f"Defects found in test cells by one model of {' and '.join(cells.counts)} cells. Flagged: "
+        f"score below {detector.offset_:.2f}.\n"
+        "Blue: below the threshold; yellow: from there on; red: far above. "
+        "Images: elpv-dataset, CC BY-NC-SA 4.0",
+    )
+    return path
+
+
+def _chosen_cells(cells, inspection, product):
+    """Return the test cells of a product to show: dict from index to a key of `_TITLES`."""
+    by_score = np.argsort(inspection.score, kind="stable")
+    by_score = by_score[cells.test_product[by_score] == product]
+    is_defect = cells.test_y[by_score] == -1
+    detected = by_score[is_defect & inspection.is_anomaly[by_score]]
+    normal = by_score[~is_defect]
+    chosen = {int(i): "clear" for i in detected[:_N_CLEAREST]}
+    for kind, candidates in (("median", detected), ("normal", normal)):
+        if len(candidates):
+            chosen.setdefault(int(candidates[len(candidates) // 2]), kind)
+    return chosen
+
+
+def _write_sheet(path, rows, title):
+    """Draw panels in rows: each cell, and below it the cell with its heat map.
+
+    Parameters
+    ----------
+    path : Path
     rows : dict of str to list of Panel
-        Panels by the label of their row.
+        By the label of the row.
     title : str
     """
     n_columns = max(len(panels) for panels in rows.values())

@@ -1,7 +1,7 @@
-"""Pictures, in the manner of scikit-learn's displays: ``from_estimator`` computes, ``plot`` draws.
+"""Pictures in the manner of scikit-learn's displays: ``from_estimator`` computes, ``plot`` draws.
 
-What was drawn stays at hand in attributes that end in an underscore. Needs matplotlib:
-``pip install "skhgad[display]"``. Colours are told apart by the colour-blind too.
+Attributes that end in an underscore keep what was drawn. The displays need matplotlib:
+``pip install "skhgad[display]"``. Their colours differ for colour-blind people, too.
 """
 
 from .latent import LatentSpaceDisplay

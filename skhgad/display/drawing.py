@@ -1,23 +1,16 @@
-"""What the displays draw with: matplotlib when it is there, colours, lanes and outlines."""
+"""Drawing that the displays share: axes, styles of classes, lanes of points, ticks, outlines."""
 
 import numpy as np
 
-# Okabe and Ito's palette without yellow, which is faint on white; markers cycle out of step with
-# it, so that 56 classes differ from each other.
+# Okabe and Ito's palette for the colour-blind, with brown for yellow, which is faint on white.
+# There are 8 colours and 7 markers, so that 56 classes have different pairs.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C564B")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GOLDEN_RATIO = 0.6180339887498949
-_LUMINANCE = (0.299, 0.587, 0.114)
 
 
 def drawing_library(caller):
-    """Import matplotlib.
-
-    Raises
-    ------
-    ImportError
-        Naming what needs it and how to install it.
-    """
+    """Import matplotlib; if it is missing, say that `caller` needs it and how to install it."""
     try:
         import matplotlib
     except ImportError as error:
@@ -36,21 +29,18 @@ def new_axes(caller, size, n_rows=1, n_columns=1):
 
 
 def class_styles(n_classes):
-    """Return a colour and a marker for each class, as dicts; no pair comes twice below 57."""
+    """Return a dict with `color` and `marker` for each class; up to 56 of them differ."""
     return [
         {"color": _COLORS[i % len(_COLORS)], "marker": _MARKERS[i % len(_MARKERS)]}
         for i in range(n_classes)
     ]
 
 
-def light_grey(image):
-    """Return the luminance of an image (height, width[, 3]), float in [0, 1]."""
-    grey = image / 255 if image.dtype == np.uint8 else image
-    return grey @ np.array(_LUMINANCE) if grey.ndim == 3 else grey
-
-
 def draw_lane(ax, values, rows, width, style, label):
-    """Draw values as points around their rows, spread over `width` evenly, not at random."""
+    """Draw values as points in their rows, spread over `width` so that they overlap less.
+
+    The spread is a fixed sequence, not random: a picture drawn twice is the same.
+    """
     spread = (np.arange(len(values)) * _GOLDEN_RATIO % 1 - 0.5) * width
     return ax.scatter(
         values, rows + spread, s=13, alpha=0.6, linewidths=0, label=label, zorder=2,
@@ -59,12 +49,12 @@ def draw_lane(ax, values, rows, width, style, label):
 
 
 def symlog_ticks(linear, largest):
-    """Ticks of a symmetric logarithmic axis: three in its linear part, round ones beyond.
+    """Return ticks of a symmetric logarithmic axis: three in its linear part, round ones beyond.
 
     Parameters
     ----------
     linear : float
-        End of the linear part.
+        The axis is linear from minus this value to this value.
     largest : float
         Largest absolute value.
 
@@ -83,19 +73,27 @@ def symlog_ticks(linear, largest):
     series = [m * 10.0**k for k in range(decade, decade + 20) for m in (1, 2, 5)]
     positive, largest = [end], max(largest, 2 * end)
     n_decades = np.log10(largest / end)
-    for tick in series:  # about two ticks for two decades and more, closer ones for less
+    # The distance of ticks is a factor of at least 2, and at least a third of the decades shown.
+    for tick in series:
         if positive[-1] * max(2.0, 10 ** (n_decades / 3)) <= tick <= largest:
             positive.append(tick)
     return [*(-tick for tick in reversed(positive)), 0.0, *positive]
 
 
 def draw_outlines(places, anomaly_map, threshold, mask):
-    """Draw the threshold's contour in all `places`, the mask's in the last, and name them.
+    """Draw the threshold's outline in all axes, the mask's in the last, and a legend.
+
+    Parameters
+    ----------
+    places : list of Axes
+    anomaly_map : ndarray of shape (height, width)
+    threshold : float or None
+    mask : ndarray of shape (height, width), bool, or None
 
     Returns
     -------
     contours, mask_contours : list of QuadContourSet
-        Empty where nothing is crossed.
+        Empty where there is nothing to outline.
     """
     contours, mask_contours, entries = [], [], []
     if threshold is not None and anomaly_map.min() < threshold < anomaly_map.max():
@@ -112,7 +110,7 @@ def draw_outlines(places, anomaly_map, threshold, mask):
 
 
 def _outline(ax, values, level, color, linestyle):
-    """Draw a contour on a wider black one, to be seen on any ground."""
+    """Draw a contour on a wider black one, so that it shows on any image."""
     ax.contour(values, levels=[level], colors="black", linewidths=3, alpha=0.7)
     return ax.contour(values, levels=[level], colors=color, linestyles=linestyle, linewidths=1.4)
 

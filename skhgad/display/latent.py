@@ -12,13 +12,13 @@ from .latent_points import latent_centers, latent_points
 class LatentSpaceDisplay:
     """Latent vectors, class means and centers in two dimensions.
 
-    Create it by `from_estimator`. The plane is that of the two leading principal components of
-    the vectors and centers together.
+    Create it by `from_estimator`. The two dimensions are the leading principal components of the
+    vectors and centers together.
 
     Parameters
     ----------
     points : ndarray of shape (n_points, 2)
-        Latent vectors in the plane.
+        Projected latent vectors.
     class_labels : ndarray of shape (n_points,)
         Class of each.
     is_anomaly : ndarray of shape (n_points,), bool, or None
@@ -62,7 +62,7 @@ class LatentSpaceDisplay:
         ax=None,
         **kwargs,
     ):
-        """Map samples to the latent space of one level, project and draw.
+        """Map samples to the latent space of one level, project them and draw them.
 
         Parameters
         ----------
@@ -74,12 +74,12 @@ class LatentSpaceDisplay:
         class_labels : array-like of shape (n_samples,), str or int, default=None
             Product classes, where known; None = inferred.
         level : int, default=-1
-            Which level; the last is the coarsest.
+            Level of features; the last is the coarsest.
         n_positions : int, default=None
-            Positions drawn at random from every image; None = one point an image, the mean over
-            its positions.
+            Positions to show of every image, chosen at random; None = one point an image, the mean
+            over its positions.
         random_state : int, RandomState or None, default=0
-            Of that draw.
+            Of that choice.
         ax : Axes, default=None
         **kwargs
             For `plot`.
@@ -90,22 +90,20 @@ class LatentSpaceDisplay:
         """
         drawing_library(cls.__name__)
         check_is_fitted(detector)
-        found = latent_points(detector, X, class_labels, level, n_positions, random_state)
+        latent = latent_points(detector, X, class_labels, level, n_positions, random_state)
         centers = latent_centers(detector, level)
         n_classes, n_components, n_features = centers.shape
-        everything = np.concatenate([found.vectors, centers.reshape(-1, n_features)])
+        everything = np.concatenate([latent.vectors, centers.reshape(-1, n_features)])
         plane = PCA(min(2, n_features), random_state=0).fit(everything)
         is_anomaly = None
         if y is not None:
-            is_anomaly = check_anomaly_labels(y)
-            if len(is_anomaly) != found.samples[-1] + 1:
-                raise ValueError(
-                    f"y has {len(is_anomaly)} labels, X {found.samples[-1] + 1} samples."
-                )
-            is_anomaly = is_anomaly[found.samples]
+            is_anomaly, n_samples = check_anomaly_labels(y), latent.samples[-1] + 1
+            if len(is_anomaly) != n_samples:
+                raise ValueError(f"y has {len(is_anomaly)} labels, X {n_samples} samples.")
+            is_anomaly = is_anomaly[latent.samples]
         display = cls(
-            points=_two_columns(plane.transform(found.vectors)),
-            class_labels=detector.classes_[found.codes],
+            points=_two_columns(plane.transform(latent.vectors)),
+            class_labels=detector.classes_[latent.codes],
             is_anomaly=is_anomaly,
             classes=detector.classes_,
             centers=_two_columns(plane.transform(centers.reshape(-1, n_features))).reshape(
@@ -134,12 +132,12 @@ class LatentSpaceDisplay:
         self.ax_, self.figure_, self.points_ = ax, ax.figure, {}
         styles = class_styles(len(self.classes))
         for label, style in zip(self.classes.tolist(), styles, strict=True):
-            own = self.class_labels == label
-            faces = np.tile(to_rgba(style["color"], 0.5), (own.sum(), 1))
+            members = self.class_labels == label
+            faces = np.tile(to_rgba(style["color"], 0.5), (members.sum(), 1))
             if self.is_anomaly is not None:
-                faces[self.is_anomaly[own], 3] = 0
+                faces[self.is_anomaly[members], 3] = 0
             self.points_[label] = ax.scatter(
-                *self.points[own].T, s=22, marker=style["marker"], facecolors=faces,
+                *self.points[members].T, s=22, marker=style["marker"], facecolors=faces,
                 edgecolors=style["color"], linewidths=0.8, label=str(label),
             )  # fmt: skip
         colors = [style["color"] for style in styles]
@@ -183,5 +181,5 @@ class LatentSpaceDisplay:
 
 
 def _two_columns(values):
-    """Append a column of zeros to one: a latent space of one feature has a plane as well."""
+    """Append a column of zeros to a single one: a latent space may have one dimension only."""
     return np.pad(values, ((0, 0), (0, 2 - values.shape[1])))

@@ -1,4 +1,4 @@
-"""Latent vectors of new samples and where the fitted mixture puts its centers."""
+"""Latent vectors of samples, and the centers of the fitted mixture, for the picture of both."""
 
 from typing import NamedTuple
 
@@ -39,9 +39,10 @@ def latent_points(detector, X, class_labels, level, n_positions, random_state):
         None: inferred.
     level : int
     n_positions : int or None
-        Positions drawn from every image; None = their mean, one vector an image.
+        Positions to choose at random from every image; None = one vector an image, the mean over
+        its positions.
     random_state : int, RandomState or None
-        Of that draw.
+        Of that choice.
 
     Returns
     -------
@@ -60,23 +61,23 @@ def latent_points(detector, X, class_labels, level, n_positions, random_state):
         rows = np.arange(n_seen, n_seen + len(z))
         n_seen += len(z)
         if given is None:
-            own = model(features)[1].cpu().numpy()
+            batch_codes = model(features)[1].cpu().numpy()
         else:
-            own = given[rows]
+            batch_codes = given[rows]
         if n_positions is None:
             z = z.mean(1, keepdims=True)
         elif n_positions < z.shape[1]:
             keys = random_state.random_sample(z.shape[:2])
-            drawn = keys.argsort(1)[:, :n_positions, None]
-            z = np.take_along_axis(z, drawn, axis=1)
+            chosen = keys.argsort(1)[:, :n_positions, None]
+            z = np.take_along_axis(z, chosen, axis=1)
         vectors.append(z.reshape(-1, z.shape[2]))
-        codes.append(own.repeat(z.shape[1]))
+        codes.append(batch_codes.repeat(z.shape[1]))
         samples.append(rows.repeat(z.shape[1]))
     return LatentPoints(np.concatenate(vectors), np.concatenate(codes), np.concatenate(samples))
 
 
 def latent_centers(detector, level):
-    """Centers of every class as the intra-class density has them.
+    """Return the centers of every class, those of the density within the class.
 
     Returns
     -------

@@ -5,7 +5,11 @@ import numpy as np
 from ..datasets.masks import check_mask
 from ..images.source import ImageSource
 from ..validation import check_map
-from .drawing import draw_outlines, drawing_library, light_grey, new_axes
+from .drawing import draw_outlines, drawing_library, new_axes
+from .heat_maps import HeatScale, heat_colors, luminance
+
+_TOP_HEAT = 0.85  # the colour bar goes at least to the score of this heat
+_TICK_DISTANCE = 0.09  # smallest distance of two ticks, in heat
 
 
 class AnomalyMapDisplay:
@@ -23,6 +27,9 @@ class AnomalyMapDisplay:
         Anomaly score from which an image is flagged, ``-offset_``; drawn as a contour.
     mask : ndarray of shape (height, width), bool, default=None
         True defect, drawn as a dashed outline.
+    typical : float, default=None
+        Anomaly score of a typical normal image: up to it, the heat map has no colour. None: 0,
+        or, if the threshold is not above 0, the map's minimum.
 
     Attributes
     ----------
@@ -30,9 +37,10 @@ class AnomalyMapDisplay:
         Of the image, the heat map and the outlines; or the one Axes given.
     figure_ : Figure
     heat_map_ : AxesImage
+        The anomaly map.
     colorbar_ : Colorbar
     contours_ : list of QuadContourSet
-        Of the threshold, where the map crosses it.
+        Of the threshold; empty if no score of the map is above it, or none below.
     mask_contours_ : list of QuadContourSet
 
     Examples
@@ -48,11 +56,12 @@ class AnomalyMapDisplay:
     ['image', 'anomaly map', 'above threshold']
     """
 
-    def __init__(self, *, image, anomaly_map, threshold=None, mask=None):
+    def __init__(self, *, image, anomaly_map, threshold=None, mask=None, typical=None):
         self.image = image
         self.anomaly_map = anomaly_map
         self.threshold = threshold
         self.mask = mask
+        self.typical = typical
 
     @classmethod
     def from_estimator(cls, detector, X, *, class_labels=None, mask=None, ax=None, **kwargs):
@@ -81,20 +90,31 @@ class AnomalyMapDisplay:
         if len(source) != 1:
             raise ValueError(f"X holds {len(source)} images; pass one, e.g. X[:1] or [path].")
         (anomaly_map,) = detector.anomaly_maps(X, class_labels=class_labels)
+        typical, threshold = HeatScale.of(detector)
         return cls.from_predictions(
-            source.read(0), anomaly_map, threshold=-detector.offset_, mask=mask, ax=ax, **kwargs
+            source.read(0),
+            anomaly_map,
+            threshold=threshold,
+            mask=mask,
+            typical=typical,
+            ax=ax,
+            **kwargs,
         )
 
     @classmethod
-    def from_predictions(cls, image, anomaly_map, *, threshold=None, mask=None, ax=None, **kwargs):
-        """Draw an anomaly map that is at hand.
+    def from_predictions(
+        cls, image, anomaly_map, *, threshold=None, mask=None, typical=None, ax=None, **kwargs
+    ):
+        """Draw an anomaly map that is computed already.
 
         Parameters
         ----------
         image : path, PIL image or array of shape (height, width[, 3])
             8-bit, or float in [0, 1].
         anomaly_map : array-like of shape (height, width)
-        threshold, mask, ax, **kwargs
+        threshold, typical
+            As of the class.
+        mask, ax, **kwargs
             As in `from_estimator` and `plot`.
 
         Returns
@@ -110,10 +130,12 @@ class AnomalyMapDisplay:
             )
         if mask is not None:
             mask = check_mask(mask, anomaly_map.shape, "of the image")
-        display = cls(image=pixels, anomaly_map=anomaly_map, threshold=threshold, mask=mask)
+        display = cls(
+            image=pixels, anomaly_map=anomaly_map, threshold=threshold, mask=mask, typical=typical
+        )
         return display.plot(ax, **kwargs)
 
-    def plot(self, ax=None, *, cmap="inferno", vmin=None, vmax=None):
+    def plot(self, ax=None, *, cmap=None, vmin=None, vmax=None):
         """Draw.
 
         Parameters
@@ -121,11 +143,16 @@ class AnomalyMapDisplay:
         ax : Axes or array of three Axes, default=None
             One takes everything laid over the image; three take image, heat map and outlines;
             None = three in a new figure.
-        cmap : str or Colormap, default="inferno"
+        cmap : str or Colormap, default=None
+            None: the heat colours that ``python -m skhgad score --maps`` writes, over the image
+            in grey. A score has the same colour in all pictures of a detector: none up to that of
+            a typical normal image, blue below the threshold, yellow from there on, red and dark
+            red far above. Without a threshold, None means "inferno". This and any other colour map
+            is spread evenly from `vmin` to `vmax`.
         vmin, vmax : float, default=None
-            Ends of the colours, in units of the score. None: from the map's minimum to its
-            maximum, or as far above the threshold as the minimum is below, if that is more, so
-            that a normal image does not glow.
+            Ends of the colour bar, in units of the score. None: from `typical` (with a map of
+            matplotlib's, from the anomaly map's minimum) to the anomaly map's maximum, and at
+            least as far above the threshold as the lower end is below.
 
         Returns
         -------
@@ -141,23 +168,17 @@ class AnomalyMapDisplay:
         overlaid = len(self.axes_) == 1
         if overlaid:
             (heated,) = (outlined,) = self.axes_
-            _show(heated, light_grey(self.image))
         else:
             plain, heated, outlined = self.axes_
             for axes in (plain, outlined):
                 _show(axes, self.image)
             plain.set_title("image")
             heated.set_title("anomaly map")
-            outlined.set_title(self._finding())
-        vmin, vmax = self._limits(vmin, vmax)
-        self.heat_map_ = heated.imshow(
-            self.anomaly_map, cmap=cmap, vmin=vmin, vmax=vmax, alpha=0.55 if overlaid else None
-        )
-        self.colorbar_ = self.figure_.colorbar(self.heat_map_, ax=heated, shrink=0.9)
-        self.colorbar_.set_label("anomaly score")
-        if self.threshold is not None and vmin < self.threshold < vmax:
-            self.colorbar_.ax.axhline(self.threshold, color="white", linewidth=3)
-            self.colorbar_.ax.axhline(self.threshold, color="black", linewidth=1)
+            outlined.set_title(self._verdict())
+        if cmap is None and self.threshold is not None:
+            self._draw_heat(heated, vmin, vmax)
+        else:
+            self._draw_map(heated, cmap or "inferno", vmin, vmax, overlaid)
         self.contours_, self.mask_contours_ = draw_outlines(
             [outlined] if overlaid else [heated, outlined],
             self.anomaly_map,
@@ -168,23 +189,87 @@ class AnomalyMapDisplay:
             axes.set(xticks=[], yticks=[])
         return self
 
-    def _limits(self, vmin, vmax):
-        """Fill in the ends of the colours."""
+    def _draw_heat(self, axes, vmin, vmax):
+        """Draw the map in the colours of the heat scale over the grey image."""
+        from matplotlib.colors import FuncNorm, ListedColormap
+
+        scale = self._heat_scale()
+        vmin = scale.typical if vmin is None else vmin
+        if vmax is None:
+            vmax = max(float(self.anomaly_map.max()), float(scale.score(_TOP_HEAT)))
+        colors = heat_colors(np.linspace(*scale.heat([vmin, vmax]), 1024))
+        colors[..., :3] /= 255
+        _show(axes, luminance(self.image) / 255)
+        self.heat_map_ = axes.imshow(
+            self.anomaly_map,
+            cmap=ListedColormap(colors),
+            norm=FuncNorm((scale.heat, scale.score), vmin, vmax),
+        )
+        self._draw_colorbar(axes, vmin, vmax)
+        ticks = _heat_ticks(scale, vmin, vmax)
+        self.colorbar_.set_ticks(ticks, labels=[_round(tick, scale) for tick in ticks])
+        self.colorbar_.minorticks_off()
+        self.colorbar_.ax.set_facecolor("0.5")  # the colours are transparent
+
+    def _draw_map(self, axes, cmap, vmin, vmax, overlaid):
+        """Draw the map in colours of matplotlib's, over the grey image if nothing else shows it."""
         vmin = float(self.anomaly_map.min()) if vmin is None else vmin
         if vmax is None:
             vmax = float(self.anomaly_map.max())
             if self.threshold is not None:
                 vmax = max(vmax, 2 * self.threshold - vmin)
-        return vmin, vmax
+        if overlaid:
+            _show(axes, luminance(self.image) / 255)
+        self.heat_map_ = axes.imshow(
+            self.anomaly_map, cmap=cmap, vmin=vmin, vmax=vmax, alpha=0.55 if overlaid else None
+        )
+        self._draw_colorbar(axes, vmin, vmax)
 
-    def _finding(self):
-        """Title of the outlines."""
+    def _draw_colorbar(self, axes, vmin, vmax):
+        """Draw the colour bar, with a line at the threshold."""
+        self.colorbar_ = self.figure_.colorbar(self.heat_map_, ax=axes, shrink=0.9)
+        self.colorbar_.set_label("anomaly score")
+        if self.threshold is not None and vmin < self.threshold < vmax:
+            self.colorbar_.ax.axhline(self.threshold, color="white", linewidth=3)
+            self.colorbar_.ax.axhline(self.threshold, color="black", linewidth=1)
+
+    def _heat_scale(self):
+        """Return the heat scale; fill in `typical` where it is not given."""
+        typical = self.typical
+        if typical is None:
+            typical = 0.0 if self.threshold > 0 else float(self.anomaly_map.min())
+        if typical >= self.threshold:
+            typical = self.threshold - 1.0
+        return HeatScale(typical, self.threshold)
+
+    def _verdict(self):
+        """Return the title of the outlines."""
         if self.threshold is None:
             return "image"
         above = self.anomaly_map > self.threshold
         if above.all():
             return "all above threshold"
         return "above threshold" if above.any() else "below threshold"
+
+
+def _heat_ticks(scale, vmin, vmax):
+    """Return the scores to name at a colour bar: its lower end, the threshold, round ones above."""
+    ticks = [vmin]
+    if vmin < scale.threshold < vmax:
+        ticks.append(scale.threshold)
+    exponent = int(np.floor(np.log10(vmax))) if vmax > 0 else 0
+    for number in (m * 10.0**k for k in range(exponent - 8, exponent + 1) for m in (1, 2, 5)):
+        if ticks[-1] < number <= vmax:
+            if scale.heat(number) - scale.heat(ticks[-1]) >= _TICK_DISTANCE:
+                ticks.append(number)
+    return ticks
+
+
+def _round(score, scale):
+    """Write a score with a tenth of the scale's unit."""
+    span = scale.threshold - scale.typical
+    decimals = max(0, 1 - int(np.floor(np.log10(span))))
+    return f"{round(float(score), decimals) + 0.0:g}"
 
 
 def _show(axes, image):

@@ -1,4 +1,4 @@
-"""The picture of scores, class by class."""
+"""The picture of the scores of each class."""
 
 import numpy as np
 
@@ -63,21 +63,21 @@ class ScoreDistributionDisplay:
         ScoreDistributionDisplay
         """
         drawing_library(cls.__name__)
-        found = detector.inspect(X, class_labels=class_labels)
+        inspection = detector.inspect(X, class_labels=class_labels)
         return cls.from_predictions(
-            y, found.score, found.class_label, offset=detector.offset_, ax=ax, **kwargs
+            y, inspection.score, inspection.class_label, offset=detector.offset_, ax=ax, **kwargs
         )
 
     @classmethod
     def from_predictions(cls, y, scores, class_labels=None, *, offset=None, ax=None, **kwargs):
-        """Draw scores that are at hand.
+        """Draw scores that are computed already.
 
         Parameters
         ----------
         y : array-like of shape (n_samples,) or None
         scores : array-like of shape (n_samples,)
         class_labels : array-like of shape (n_samples,), default=None
-            Rows of the picture.
+            Rows of the picture; None = one row, "all".
         offset : float, default=None
         ax, **kwargs
             As in `plot`.
@@ -100,8 +100,8 @@ class ScoreDistributionDisplay:
         ----------
         ax : Axes, default=None
         xscale : {"symlog", "linear"}, default="symlog"
-            "symlog": linear around zero to twice the threshold, logarithmic beyond it, because
-            defects reach a thousand times the threshold.
+            "symlog" is linear from zero to twice the threshold and logarithmic beyond, because
+            the scores of defects reach a thousand times the threshold.
 
         Returns
         -------
@@ -114,6 +114,7 @@ class ScoreDistributionDisplay:
             ax = new_axes(type(self).__name__, (7, 1.4 + 0.36 * len(classes)))
         self.ax_, self.figure_ = ax, ax.figure
         everything = np.ones(len(self.scores), dtype=bool)
+        # By name: which samples, their style, and the lane's shift and width within a row.
         lanes = {"sample": (everything, _UNKNOWN, 0.0, 0.7)}
         if self.is_anomaly is not None:
             lanes = {
@@ -154,6 +155,6 @@ class ScoreDistributionDisplay:
 
 
 def _limits(scores, offset, linear):
-    """Return the ends of the axis, with some air around the scores."""
+    """Return the ends of the axis: beyond all scores, zero and the threshold."""
     low, high = min(scores.min(), -linear), max(scores.max(), offset, 0.0)
     return min(1.25 * low, low - 0.1 * linear), max(1.25 * high, high + 0.15 * linear)

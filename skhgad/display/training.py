@@ -1,4 +1,4 @@
-"""The picture of a fit."""
+"""The picture of the training: the loss and its terms."""
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -64,12 +64,12 @@ class TrainingCurveDisplay:
         Parameters
         ----------
         ax : Axes or array of Axes, default=None
-            One takes all terms; several take one each, in order; None = one for each in a new
-            figure, because their magnitudes differ.
+            One takes all terms; several take one each, in order. None = a new figure with axes
+            for each term, because their magnitudes differ.
         terms : sequence of str
-            Keys of the history. Terms that were never counted are left empty.
+            Keys of the history. The axes of a term that was never computed stay empty.
         yscale : {"linear", "log"}, default="linear"
-            "log" is symmetric where a term is negative.
+            "log" is symmetric about zero for a term that has negative values.
 
         Returns
         -------
@@ -99,12 +99,13 @@ class TrainingCurveDisplay:
         for index, (term, style) in enumerate(zip(terms, styles, strict=True)):
             axes = self.axes_[0 if together else index]
             values = np.array([record[term] for record in self.history])
-            look = style if together else {"color": _COLOR, "marker": "o"}
+            title = _TITLES.get(term, term)
+            line_style = style if together else {"color": _COLOR, "marker": "o"}
             (self.lines_[term],) = axes.plot(
-                passes, values, markersize=4, linewidth=1.5, label=_TITLES.get(term, term), **look
+                passes, values, markersize=4, linewidth=1.5, label=title, **line_style
             )
             if not together:
-                axes.set_title(_TITLES.get(term, term), fontsize="medium")
+                axes.set_title(title, fontsize="medium")
         for axes in self.axes_:
             _finish_curve(axes, yscale)
         if together and len(terms) > 1:
@@ -121,8 +122,8 @@ def _finish_curve(axes, yscale):
     axes.grid(alpha=0.3)
     if yscale == "log":
         values = np.concatenate([line.get_ydata() for line in axes.lines])
-        seen = values[np.isfinite(values)]
-        if len(seen) and (seen > 0).all():
+        finite = values[np.isfinite(values)]
+        if len(finite) and (finite > 0).all():
             axes.set_yscale("log")
-        elif seen.any():
-            axes.set_yscale("symlog", linthresh=np.abs(seen).max() / 10)
+        elif finite.any():
+            axes.set_yscale("symlog", linthresh=np.abs(finite).max() / 10)

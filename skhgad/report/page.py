@@ -1,51 +1,42 @@
-"""The report as HTML: escaped text and data URIs in a template that loads nothing."""
+"""The report as one HTML page: ``page.html``, a Jinja2 template, filled with the contents.
+
+Jinja2 escapes all text that it inserts, file names above all. The page loads nothing: images are
+data URIs, and its content security policy lets no other style or script run than its own two.
+"""
 
 import base64
 import hashlib
-import math
 import platform
-from html import escape
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
-from string import Template
 from typing import NamedTuple
 
 import numpy as np
+from jinja2 import Environment, StrictUndefined
 
 from ..estimator import HGADDetector
+from .evaluation import format_figure, results_table
 
-MARK = "<!doctype html><!-- report of skhgad -->"
+MARK = "<!doctype html><!-- report of skhgad -->"  # tells a report from other people's pages
 _PACKAGES = ("skhgad", "torch", "timm", "scikit-learn", "numpy", "scipy", "Pillow", "matplotlib")
+_LONGEST_VALUE = 80  # characters of a parameter's value
 
 
-class Row(NamedTuple):
-    """What the table says of one image."""
+class Table(NamedTuple):
+    """A table of text.
 
-    path: str
-    thumbnail: str  # data URI
-    found_class: str
-    true_class: str | None
-    defect: str | None  # "good" for a normal image; None where nobody told
-    score: float
-    p_value: float
-    is_anomaly: bool
-    peak: tuple  # row, column
-    n_regions: int
-    area: float  # share of the image above the threshold
+    Attributes
+    ----------
+    header : sequence of str
+    rows : sequence of list of str
+    summary : sequence of list of str, default=()
+        Rows of the foot.
+    """
 
-    @property
-    def verdict(self):
-        """In a word or two; with labels, whether it is right."""
-        if self.defect is None or (self.defect == "good") != self.is_anomaly:
-            return "anomaly" if self.is_anomaly else "normal"
-        return "false alarm" if self.is_anomaly else "missed"
-
-
-class Card(NamedTuple):
-    """One of the most anomalous images."""
-
-    row: Row
-    picture: str  # data URI
+    header: Sequence[str]
+    rows: Sequence[list[str]]
+    summary: Sequence[list[str]] = ()
 
 
 def render_page(detector, rows, *, source, model, figures, cards, pictures):
@@ -61,41 +52,44 @@ def render_page(detector, rows, *, source, model, figures, cards, pictures):
     figures : dict or None
         As from `Measurement.figures`; None without labels.
     cards : list of Card
-    pictures : dict of str to (str, str)
-        Title to data URI and caption.
+    pictures : list of Picture
 
     Returns
     -------
     str
     """
-    style, script = _part("css"), _part("js")
-    return MARK + Template(_part("html")).substitute(
-        policy=escape(_policy(style, script)),
+    style, script = _read("page.css"), _read("page.js")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return MARK + environment.from_string(_read("page.html")).render(
+        policy=_policy(style, script),
         style=style,
         script=script,
-        title=escape(f"skhgad: {source}"),
-        source=escape(source),
-        model=escape(model),
+        source=source,
+        model=model,
         facts=_facts(detector, rows, figures),
-        classes=_class_table(rows) if figures is None else _figure_table(figures),
-        cards="".join(map(_card, cards)),
-        n_cards=len(cards),
-        pictures="".join(_picture(title, *rest) for title, rest in pictures.items()),
-        filters=_filters(rows),
-        header=_header(rows),
-        rows="".join(map(_row, sorted(rows, key=lambda row: row.score))),
+        classes=_class_table(rows) if figures is None else _results(figures),
+        cards=cards,
+        pictures=pictures,
+        choices={
+            "verdict": sorted({row.verdict for row in rows}),
+            "class": sorted({row.inferred_class for row in rows}),
+        },
+        is_labelled=rows[0].defect is not None,
+        rows=sorted(rows, key=lambda row: row.score),
         parameters=_parameters(detector),
-        versions=_table(("package", "version"), [(name, _version(name)) for name in _PACKAGES]),
-        python=escape(f"Python {platform.python_version()}"),
+        versions=Table(["package", "version"], [[name, _version(name)] for name in _PACKAGES]),
+        python=platform.python_version(),
     )
 
 
-def _part(ending):
-    return files(__package__).joinpath(f"page.{ending}").read_text(encoding="utf-8")
+def _read(name):
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _policy(style, script):
-    """Content security policy: this style and this script run, and nothing is loaded."""
+    """Return the content security policy: this style, this script, images in the page, no more."""
     style, script = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         for text in (style, script)
@@ -107,6 +101,7 @@ def _policy(style, script):
 
 
 def _facts(detector, rows, figures):
+    """Return the figures at the top of the page, as dict from name to text."""
     n_flagged = sum(row.is_anomaly for row in rows)
     facts = {
         "images": str(len(rows)),
@@ -117,141 +112,50 @@ def _facts(detector, rows, figures):
     if figures is not None:
         image, pixel = figures["image"], figures["pixel"]
         facts["labelled anomalies"] = str(figures["n_anomalies"])
-        facts["image AUROC, pooled"] = _figure(image.pooled.auroc)
-        facts["image AUROC, mean of classes"] = _figure(image.mean.auroc)
+        facts["image AUROC, pooled"] = format_figure(image.pooled.auroc, "–")
+        facts["image AUROC, mean of classes"] = format_figure(image.mean.auroc, "–")
         if pixel is not None:
-            facts["pixel AUROC, pooled"] = _figure(pixel.pooled.auroc)
-            facts["AUPRO, pooled"] = _figure(pixel.pooled.aupro)
+            facts["pixel AUROC, pooled"] = format_figure(pixel.pooled.auroc, "–")
+            facts["AUPRO, pooled"] = format_figure(pixel.pooled.aupro, "–")
         facts["class inferred rightly"] = f"{figures['class_found']:.1%}"
-    return "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
+    return facts
 
 
-def _figure_table(figures):
-    """Figures per class, as `evaluate` prints them."""
-    image, pixel = figures["image"], figures["pixel"]
-    header = ["class", "AUROC", "AP", "F1-max", "false alarms", "misses"]
-    if pixel is not None:
-        header += ["pixel AUROC", "AUPRO"]
-    lines = []
-    for name in (*image.per_class, "mean", "pooled"):
-        summary = name in ("mean", "pooled") and name not in image.per_class
-        own = image[name] if summary else image.per_class[name]
-        cells = [own.auroc, own.ap, own.f1_max, own.false_alarm_rate, own.miss_rate]
-        if pixel is not None:
-            own = pixel[name] if summary else pixel.per_class.get(name)
-            cells += [math.nan, math.nan] if own is None else [own.auroc, own.aupro]
-        lines.append((name, *map(_figure, cells)))
-    return _table(header, lines)
+def _results(figures):
+    """Return the table of figures that `evaluate` prints, too."""
+    columns, rows = results_table(figures)
+    texts = [[row.name, *(format_figure(value, "–") for value in row.values)] for row in rows]
+    n_classes = sum(not row.is_summary for row in rows)
+    return Table(["class", *columns], texts[:n_classes], texts[n_classes:])
 
 
 def _class_table(rows):
-    """Count the images of each class found, without labels."""
-    found = np.array([row.found_class for row in rows])
-    lines = []
-    for name in np.unique(found):
-        own = [row for row in rows if row.found_class == name]
-        n_flagged = sum(row.is_anomaly for row in own)
-        median = np.median([row.score for row in own])
-        lines.append((name, str(len(own)), str(n_flagged), f"{median:.3g}"))
-    return _table(("class found", "images", "flagged", "median score"), lines)
-
-
-def _table(header, lines):
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in line) + "</tr>"
-        for line in lines
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _figure(value):
-    return "–" if math.isnan(value) else f"{value:.3f}"
-
-
-def _card(card):
-    row = card.row
-    label = f", labelled {row.defect}" if row.defect is not None else ""
-    text = (
-        f"{row.found_class}{label}: {row.verdict}, score {row.score:.3g}, p = {row.p_value:.3g}, "
-        f"{_regions(row.n_regions)}"
-    )
-    return (
-        f'<figure><img src="{card.picture}" alt="image, anomaly map and outlines">'
-        f"<figcaption><bdi>{escape(row.path)}</bdi><br>{escape(text)}</figcaption></figure>"
-    )
-
-
-def _regions(n):
-    return f"{n} region{'' if n == 1 else 's'} above the threshold"
-
-
-def _picture(title, picture, caption):
-    return (
-        f'<section><h2>{escape(title)}</h2><figure class="wide"><img src="{picture}" '
-        f'alt="{escape(title)}"><figcaption>{escape(caption)}</figcaption></figure></section>'
-    )
-
-
-def _filters(rows):
-    verdicts, classes = ({getattr(row, k) for row in rows} for k in ("verdict", "found_class"))
-    return _choice("verdict", verdicts) + _choice("class", classes)
-
-
-def _choice(name, values):
-    options = "".join(f"<option>{escape(value)}</option>" for value in sorted(values))
-    return (
-        f'<label>{name} <select data-filter="{name}"><option value="">all</option>{options}'
-        "</select></label>"
-    )
-
-
-def _header(rows):
-    columns = [("image", "text"), ("class", "text"), ("label", "text"), ("score", "number"),
-               ("p-value", "number"), ("verdict", "text"), ("peak (row, column)", "number"),
-               ("regions", "number"), ("area, %", "number")]  # fmt: skip
-    if rows[0].defect is None:
-        columns.pop(2)
-    cells = "".join(
-        f'<th scope="col" data-kind="{kind}"'
-        + (' aria-sort="ascending"' if name == "score" else "")
-        + f'><button type="button">{name}</button></th>'
-        for name, kind in columns
-    )
-    return f'<th scope="col"></th>{cells}'
-
-
-def _row(row):
-    found = escape(row.found_class)
-    if row.true_class not in (None, row.found_class):
-        found += f" <small>(is {escape(row.true_class)})</small>"
-    label = "" if row.defect is None else f"<td>{escape(row.defect)}</td>"
-    return (
-        f'<tr data-class="{escape(row.found_class)}" data-verdict="{row.verdict}">'
-        f'<td><img src="{row.thumbnail}" alt="" loading="lazy"></td>'
-        f"<td><bdi>{escape(row.path)}</bdi></td><td>{found}</td>{label}"
-        f"<td>{row.score:.4f}</td><td>{row.p_value:.4f}</td><td>{row.verdict}</td>"
-        f"<td>{row.peak[0]}, {row.peak[1]}</td><td>{row.n_regions}</td>"
-        f"<td>{100 * row.area:.2f}</td></tr>\n"
-    )
+    """Count the images of each inferred class; for a report without labels."""
+    classes = {}
+    for row in rows:
+        classes.setdefault(row.inferred_class, []).append(row)
+    texts = []
+    for name, members in sorted(classes.items()):
+        n_flagged = sum(row.is_anomaly for row in members)
+        median = np.median([row.score for row in members])
+        texts.append([name, str(len(members)), str(n_flagged), f"{median:.3g}"])
+    return Table(["class found", "images", "flagged", "median score"], texts)
 
 
 def _parameters(detector):
-    """Table of all parameters; those that are not the default are marked."""
-    usual = HGADDetector().get_params(deep=False)
-    lines = []
+    """Return a table of all parameters; beside those that differ stands the default."""
+    defaults = HGADDetector().get_params(deep=False)
+    rows = []
     for name, value in detector.get_params(deep=False).items():
-        note = "" if repr(value) == repr(usual[name]) else f"default {usual[name]!r}"
-        text = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:77]}..."
-        lines.append((name, text, note))
-    return _table(("parameter", "value", ""), lines)
+        text, default = repr(value), repr(defaults[name])
+        note = "" if text == default else f"default {default}"
+        if len(text) > _LONGEST_VALUE:
+            text = f"{text[: _LONGEST_VALUE - 3]}..."
+        rows.append([name, text, note])
+    return Table(["parameter", "value", ""], rows)
 
 
 def _version(name):
-    if name == "skhgad":
-        from .. import __version__
-
-        return __version__
     try:
         return version(name)
     except PackageNotFoundError:

@@ -56,6 +56,15 @@ class Explanation(NamedTuple):
     term: str
 
 
+class Location(NamedTuple):
+    """Where one image is anomalous; the fields are those of `Explanation`."""
+
+    peak: float
+    peak_position: tuple[int, int]
+    area: float
+    regions: list[Region]
+
+
 def explain(
     judge: Judge, batches: Iterable[ScoredBatch], threshold: float, *, given: bool = False
 ) -> list[Explanation]:
@@ -80,22 +89,30 @@ def explain(
         causes = _causes(fitted.model, batch)
         if not fitted.takes_images:
             return [(None, None, None, [], *cause) for cause in causes]
-        places = (_place(anomaly_map, threshold) for anomaly_map in image_maps(batch))
-        return [(*place, *cause) for place, cause in zip(places, causes, strict=True)]
+        locations = (locate(anomaly_map, threshold) for anomaly_map in image_maps(batch))
+        return [(*location, *cause) for location, cause in zip(locations, causes, strict=True)]
 
     verdicts, details = judge.judge(batches, details_of, given=given)
     columns = [values.tolist() for values in verdicts]
     return [Explanation(*row[:-1], *row[-1]) for row in zip(*columns, details, strict=True)]
 
 
-def _place(
-    anomaly_map: NDArray[np.float32], threshold: float
-) -> tuple[float, tuple[int, int], float, list[Region]]:
-    """Peak, its position, area and regions of one image."""
+def locate(anomaly_map: NDArray[np.float32], threshold: float) -> Location:
+    """Find the peak of an anomaly map, and its regions above a threshold.
+
+    Parameters
+    ----------
+    anomaly_map : ndarray of shape (height, width)
+    threshold : float
+
+    Returns
+    -------
+    Location
+    """
     regions = find_regions(anomaly_map, threshold)
     row, column = np.unravel_index(anomaly_map.argmax(), anomaly_map.shape)
     area = sum(region.area for region in regions) / anomaly_map.size
-    return float(anomaly_map[row, column]), (int(row), int(column)), area, regions
+    return Location(float(anomaly_map[row, column]), (int(row), int(column)), area, regions)
 
 
 def _causes(model: ScoringModel, batch: ScoredBatch) -> list[tuple[int | None, str]]:

@@ -1,0 +1,161 @@
+"""Options that several commands share, and what the commands read from their arguments."""
+
+import argparse
+import difflib
+import os
+import warnings
+from ast import literal_eval
+from pathlib import Path
+
+
+def add_class_options(command):
+    """Add ``--classes`` to a command that reads a folder of classes."""
+    command.add_argument(
+        "--classes", nargs="+", metavar="NAME", help="classes of FOLDER to take (default: all)"
+    )
+
+
+def add_machine_options(command):
+    """Add ``--device`` and ``--n-jobs``."""
+    command.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps ... (default: auto)")
+    command.add_argument(
+        "--n-jobs", type=int, metavar="N", help="threads that decode images, -1 = all (default: 1)"
+    )
+
+
+def parse_image_size(text):
+    """Parse "256" to 256 and "256x320" to (256, 320), height first."""
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither N nor HEIGHTxWIDTH, e.g. 256x320")
+    return sides[0] if len(sides) == 1 else tuple(sides)
+
+
+def parse_count(text):
+    """Parse a whole number from 0 to 100."""
+    if not text.isascii() or not text.isdigit() or int(text) > 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 100")
+    return int(text)
+
+
+def chosen_parameters(args):
+    """Return the estimator's parameters that the options and ``--set NAME=VALUE`` give.
+
+    Parameters
+    ----------
+    args : Namespace
+        With the options of `fit` that are named as parameters, each None where it is not given,
+        and `set`, a list of str or None.
+
+    Returns
+    -------
+    dict
+        The names are checked, the values are not. `random_state` is 0 unless it is given.
+
+    Raises
+    ------
+    ValueError
+        If ``--set`` names no parameter, or one that is given already.
+    """
+    from ..estimator import HGADDetector
+
+    names = ("backbone", "n_components", "image_size", "device", "n_jobs", "random_state")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    known = HGADDetector().get_params(deep=False)
+    for setting in args.set or ():
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting!r}: write NAME=VALUE, e.g. --set max_iter=20.")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}."
+            raise ValueError(f"--set {setting!r}: HGADDetector has no parameter {name!r}; {hint}")
+        if name in given:
+            raise ValueError(f"--set {setting!r}: {name} is given twice.")
+        try:
+            given[name] = literal_eval(text)
+        except (ValueError, SyntaxError):
+            given[name] = text  # a word, such as likelihood
+    return {"random_state": 0, **given}
+
+
+def load_detector(args):
+    """Read the model and set the device and threads of this machine, not those of the fit."""
+    from ..estimator import HGADDetector
+
+    detector = HGADDetector.load(args.model)
+    return detector.set_params(device=args.device or "auto", n_jobs=args.n_jobs, verbose=0)
+
+
+def known_class(detector, name):
+    """Return the element of `classes_` written `name`; raise ValueError if there is none."""
+    for label in detector.classes_.tolist():
+        if str(label) == name:
+            return label
+    raise ValueError(
+        f"--class {name!r}: the model knows the classes {[str(k) for k in detector.classes_]}."
+    )
+
+
+def image_paths(arguments):
+    """List the images that files and folders name; folders are searched with all below them.
+
+    Hidden files, and files below hidden folders, are passed over.
+
+    Parameters
+    ----------
+    arguments : list of str
+
+    Returns
+    -------
+    paths : list of str
+        In the order of the arguments; within a folder by name.
+    folders : list of Path
+        The arguments that are folders.
+
+    Raises
+    ------
+    FileNotFoundError
+        If an argument does not exist.
+    ValueError
+        If a folder holds no image.
+
+    Warns
+    -----
+    UserWarning
+        If a folder holds files of other kinds as well.
+    """
+    from ..datasets.folders import IMAGE_ENDINGS
+
+    paths, folders = [], []
+    for argument in arguments:
+        if not os.path.isdir(argument):
+            if not os.path.exists(argument):
+                raise FileNotFoundError(f"{argument!r} does not exist (from {os.getcwd()!r}).")
+            paths.append(argument)
+            continue
+        folder = Path(argument)
+        folders.append(folder)
+        files = [
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and not any(p[0] == "." for p in path.relative_to(folder).parts)
+        ]
+        images = [path for path in files if path.suffix.lower() in IMAGE_ENDINGS]
+        if not images:
+            raise ValueError(
+                f"{argument!r} holds no image, that is no {', '.join(sorted(IMAGE_ENDINGS))}."
+            )
+        if len(images) < len(files):
+            other = next(path for path in files if path not in set(images))
+            warnings.warn(
+                f"{argument} holds {len(files) - len(images)} files that are no images, e.g. "
+                f"{other}: not read.",
+                UserWarning,
+                stacklevel=2,
+            )
+        paths += map(str, images)
+    return paths, folders

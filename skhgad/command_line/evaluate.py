@@ -1,0 +1,43 @@
+"""The command `evaluate`: compare what a model finds with the labels of a folder."""
+
+import json
+
+from .arguments import add_class_options, add_machine_options, load_detector
+
+
+def add_options(commands):
+    """Add the command to the parser."""
+    text = "Measure a model on the labelled test images of a folder."
+    command = commands.add_parser("evaluate", help=text, description=text)
+    command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
+    command.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="holds <class>/test/good/<image>, <class>/test/<defect>/<image> and, for pixel "
+        "figures, <class>/ground_truth/<defect>/<image>_mask.png",
+    )
+    add_class_options(command)
+    command.add_argument("--json", metavar="FILE", help="write all figures")
+    add_machine_options(command)
+    command.set_defaults(run=run)
+
+
+def run(args):
+    """Inspect the test images of a folder and print the figures."""
+    from ..report.evaluation import Measurement, figures_text, labelled_images, without_nan
+    from ..report.findings import inspect_files
+    from ..storage.files import check_file_place, whole_file
+
+    if args.json is not None:
+        check_file_place(args.json, "--json")
+    detector = load_detector(args)
+    data = labelled_images(detector, args.folder, args.classes)
+    measurement = Measurement(data, detector.offset_)
+    findings = inspect_files(detector, data.images.tolist(), maps=bool(measurement.masked))
+    for index, finding in enumerate(findings):
+        measurement.update(index, finding)
+    figures = measurement.figures()
+    print(figures_text(figures, measurement.unmasked))
+    if args.json is not None:
+        with whole_file(args.json) as part:
+            part.write_text(json.dumps(without_nan(figures), indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,122 @@
+"""The command `report`: what a model finds in a folder, as one self-contained HTML page."""
+
+import os
+from pathlib import Path
+
+from .arguments import (
+    add_class_options,
+    add_machine_options,
+    image_paths,
+    load_detector,
+    parse_count,
+)
+
+_NAME = "report.html"
+
+
+def add_options(commands):
+    """Add the command to the parser."""
+    text = "Write what a model finds in a folder as one HTML page that needs no network."
+    command = commands.add_parser("report", help=text, description=text)
+    command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
+    command.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="labelled test images, laid out as for evaluate; or any images, searched whole",
+    )
+    command.add_argument(
+        "--out",
+        metavar="DIR",
+        required=True,
+        help="folder for report.html, about 2 kB an image and 150 kB for each of --top",
+    )
+    command.add_argument(
+        "--top",
+        type=parse_count,
+        default=12,
+        metavar="N",
+        help="most anomalous images to show with their heat maps, at most 100 (default: "
+        "%(default)s)",
+    )
+    add_class_options(command)
+    add_machine_options(command)
+    command.set_defaults(run=run)
+
+
+def run(args):
+    """Inspect the images of a folder and write the page."""
+    from ..display.drawing import drawing_library
+    from ..report.contents import collect, draw_card, draw_pictures
+    from ..report.evaluation import Measurement, figures_text, labelled_images
+    from ..report.page import render_page
+    from ..storage.files import whole_file
+
+    drawing_library("the report")
+    check_report_place(args.out, args.folder)
+    detector = load_detector(args)
+    if is_labelled(args.folder):
+        data = labelled_images(detector, args.folder, args.classes)
+        paths, measurement = data.images.tolist(), Measurement(data, detector.offset_)
+    elif args.classes is not None:
+        raise ValueError(f"--classes: {args.folder!r} holds no <class>/test/ folders to choose of.")
+    else:
+        (paths, _), data, measurement = image_paths([args.folder]), None, None
+    rows, clearest = collect(detector, paths, args.folder, measurement, args.top)
+    figures = None
+    if measurement is not None:
+        figures = measurement.figures()
+        print(figures_text(figures, measurement.unmasked))
+    page = render_page(
+        detector,
+        rows,
+        source=args.folder,
+        model=args.model,
+        figures=figures,
+        cards=[draw_card(clear, rows, detector) for clear in clearest],
+        pictures=draw_pictures(detector, paths, rows, data),
+    )
+    target = Path(args.out) / _NAME
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(target) as part:
+        # backslashreplace: a file name that is no valid text shows its bytes.
+        part.write_bytes(page.encode("utf-8", errors="backslashreplace"))
+    n_flagged = sum(row.is_anomaly for row in rows)
+    print(
+        f"{n_flagged} of {len(rows)} images are anomalies (score below {detector.offset_:.4g})\n"
+        f"report: {target.resolve()} ({target.stat().st_size / 1e6:.1f} MB)"
+    )
+
+
+def check_report_place(out, folder):
+    """Raise ValueError, before the work, if the page cannot or should not be written to `out`.
+
+    It should not be written among the images, or in the place of a page that skhgad did not write.
+    """
+    from ..report.page import MARK
+    from ..storage.files import check_folder_place
+
+    check_folder_place(out, "--out")
+    place, images = Path(out).resolve(), Path(folder).resolve()
+    if place.is_relative_to(images):
+        raise ValueError(
+            f"--out {str(place)!r} lies in the folder of images {str(images)!r}: choose a place "
+            "outside."
+        )
+    page = place / _NAME
+    if page.exists():
+        with open(page, "rb") as file:
+            if file.read(len(MARK)) != MARK.encode():
+                raise ValueError(
+                    f"--out: {str(page)!r} exists and is no report of skhgad, so it will not be "
+                    "replaced: choose another folder."
+                )
+
+
+def is_labelled(folder):
+    """Return whether a folder is laid out as for `evaluate`: <class>/test/, or test/ itself."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder at {str(folder)!r} (from {os.getcwd()!r}).")
+    return (folder / "test").is_dir() or any(
+        (child / "test").is_dir() for child in folder.iterdir() if child.is_dir()
+    )

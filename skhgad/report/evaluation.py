@@ -1,0 +1,219 @@
+"""A detector's findings compared with labels: figures, and the table that shows them."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ..datasets.loaders import load_folder
+from ..metrics.per_image import image_metrics
+from ..metrics.per_pixel import PixelMetrics
+
+# Heading of each column of the results, and the figure's name in `skhgad.metrics`.
+_IMAGE_COLUMNS = {
+    "AUROC": "auroc",
+    "AP": "ap",
+    "F1-max": "f1_max",
+    "false alarms": "false_alarm_rate",
+    "misses": "miss_rate",
+}
+_PIXEL_COLUMNS = {"pixel AUROC": "auroc", "AUPRO": "aupro"}
+
+
+class ResultsRow(NamedTuple):
+    """One row of the table of results.
+
+    Attributes
+    ----------
+    name : str
+        Of the class or of the summary.
+    is_summary : bool
+        Whether the row is of all classes ("mean", "pooled"), not of one.
+    values : list of float
+        One for each column; nan where there is no such figure.
+    """
+
+    name: str
+    is_summary: bool
+    values: list
+
+
+def labelled_images(detector, folder, classes):
+    """Read the test images of a folder.
+
+    Parameters
+    ----------
+    detector : HGADDetector
+        Fitted.
+    folder : str
+    classes : list of str or None
+        None = all.
+
+    Returns
+    -------
+    Bunch
+        As from `load_folder`.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a class that the detector does not know.
+    """
+    data = load_folder(folder, classes=classes, split="test")
+    known = [str(name) for name in detector.classes_]
+    unknown = sorted(set(data.class_label.tolist()) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{folder!r} holds the classes {unknown}, which the model does not know; it knows "
+            f"{known}. Name the classes to take with --classes, or fit a model on them."
+        )
+    return data
+
+
+class Measurement:
+    """Collect the findings in labelled images and compute the figures.
+
+    Parameters
+    ----------
+    data : Bunch
+        As from `load_folder`.
+    offset : float
+        Threshold of the detector.
+
+    Attributes
+    ----------
+    masked : set of str
+        Classes that have pixel figures; findings in their images need maps.
+    unmasked : list of str
+        The other classes.
+    """
+
+    def __init__(self, data, offset):
+        self.data, self.offset = data, offset
+        self.masked = masked_classes(data)
+        self.unmasked = [name for name in np.unique(data.class_label) if name not in self.masked]
+        self._scores, self._inferred, self._pixels = [], [], PixelMetrics()
+
+    def update(self, index, finding):
+        """Add the finding in image `index`. Images come in order."""
+        data, label = self.data, self.data.class_label[index]
+        self._scores.append(finding.score)
+        self._inferred.append(str(finding.class_label))
+        if label in self.masked:
+            self._pixels.update(data.mask[index], finding.anomaly_map, label, y=data.y[index])
+
+    def figures(self):
+        """Return the figures of all images.
+
+        Returns
+        -------
+        dict
+            `n_images`, `n_anomalies`, `offset`, `class_found` (share of the images whose class is
+            inferred rightly), `image` (from `image_metrics`), and `pixel` (from `PixelMetrics`;
+            None if no class has masks).
+        """
+        data = self.data
+        return {
+            "n_images": len(self._scores),
+            "n_anomalies": int(np.sum(data.y == -1)),
+            "offset": self.offset,
+            "class_found": float(np.mean(np.array(self._inferred) == data.class_label)),
+            "image": image_metrics(data.y, self._scores, data.class_label, offset=self.offset),
+            "pixel": self._pixels.compute() if self.masked else None,
+        }
+
+
+def masked_classes(data):
+    """Return the set of the classes that have anomalies in the test, all of them with masks."""
+    lacking = {
+        label
+        for label, y, mask in zip(data.class_label, data.y, data.mask, strict=True)
+        if y == -1 and mask is None
+    }
+    return set(data.class_label[data.y == -1]) - lacking
+
+
+def results_table(figures):
+    """Arrange figures as a table: a row for each class, then the mean and the pooled figures.
+
+    Parameters
+    ----------
+    figures : dict
+        As from `Measurement.figures`.
+
+    Returns
+    -------
+    columns : list of str
+        Headings of the figures.
+    rows : list of ResultsRow
+    """
+    image, pixel = figures["image"], figures["pixel"]
+    columns = [*_IMAGE_COLUMNS, *(_PIXEL_COLUMNS if pixel is not None else ())]
+
+    def row(name, is_summary, of_images, of_pixels):
+        values = [of_images[key] for key in _IMAGE_COLUMNS.values()]
+        if pixel is not None:
+            values += [of_pixels.get(key, math.nan) for key in _PIXEL_COLUMNS.values()]
+        return ResultsRow(name, is_summary, values)
+
+    masked = {} if pixel is None else pixel.per_class
+    rows = [
+        row(str(name), False, of_images, masked.get(name, {}))
+        for name, of_images in image.per_class.items()
+    ]
+    for key in ("mean", "pooled"):
+        # A product may have this name as well.
+        name = f"{key} (all classes)" if key in image.per_class else key
+        rows.append(row(name, True, image[key], {} if pixel is None else pixel[key]))
+    return columns, rows
+
+
+def figures_text(figures, unmasked):
+    """Write the results as text, as `evaluate` prints them.
+
+    Parameters
+    ----------
+    figures : dict
+        As from `Measurement.figures`.
+    unmasked : list of str
+        Classes without pixel figures.
+
+    Returns
+    -------
+    str
+    """
+    columns, rows = results_table(figures)
+    name_width = max(len(row.name) for row in rows) + 2
+    widths = [max(len(column), len("0.000")) + 3 for column in columns]
+    lines = [("", columns)]
+    lines += [(row.name, [format_figure(value, "-") for value in row.values]) for row in rows]
+    text = [
+        f"{name:<{name_width}}"
+        + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        for name, cells in lines
+    ]
+    text += [
+        f"{figures['n_images']} images, {figures['n_anomalies']} of them anomalies; product class "
+        f"inferred, rightly for {100 * figures['class_found']:.1f} %",
+        f"false alarms, misses: at the model's own threshold {figures['offset']:.4g}",
+    ]
+    if unmasked:
+        rest = ", and not in their mean and pooled figures" if figures["pixel"] is not None else ""
+        text.append(
+            f"no pixel figures of {', '.join(unmasked)}: anomalies without masks, or none{rest}"
+        )
+    return "\n".join(text)
+
+
+def format_figure(value, missing):
+    """Write a figure with three decimals, nan as `missing`."""
+    return missing if math.isnan(value) else f"{value:.3f}"
+
+
+def without_nan(value):
+    """Prepare a value for JSON: nan, which JSON lacks, becomes None, and keys become str."""
+    if isinstance(value, dict):
+        return {str(key): without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
