@@ -18,8 +18,8 @@ from torch import nn
 from skhgad import HGADDetector
 from skhgad.features import extractor
 from skhgad.features.backbones import file_sha256
-from skhgad.storage import detector_state
 from skhgad.storage import model_folder as model_folder_module
+from skhgad.storage import untrusted
 from skhgad.storage.model_folder import load_state, save_state
 
 X = np.random.default_rng(0).normal(size=(20, 3))
@@ -228,7 +228,7 @@ def test_another_backbone_than_the_stored_weights(
 
 
 def test_tables_of_a_backbone_are_limited(transformer_folder, monkeypatch):
-    monkeypatch.setattr(detector_state, "_LARGEST_TABLES", 1000)
+    monkeypatch.setattr(untrusted, "LARGEST_TABLES", 1000)
     with pytest.raises(ValueError, match="image_size=64 is too large for 'tiny_vit_5m_224'"):
         HGADDetector.load(transformer_folder)
 
