@@ -1,0 +1,11 @@
+"""The version of skhgad that is installed."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+
+def installed_version():
+    """Return the version as text; "unknown" for a source tree that nobody installed."""
+    try:
+        return version("skhgad")
+    except PackageNotFoundError:
+        return "unknown"
