@@ -14,7 +14,8 @@ from ..display.heat_maps import HeatScale
 from ..estimator import HGADDetector
 from ..images.source import ImageSource
 from ..metrics.per_image import image_metrics
-from ..storage.files import check_folder_place, check_model_place
+from ..storage.files import check_folder_place
+from ..storage.model_folder import check_model_place
 
 _PACKAGES = ("elpv-dataset", "matplotlib")
 _LICENCE = """\

@@ -23,7 +23,8 @@ from ..estimator import HGADDetector
 from ..fitting.processes import launched
 from ..images.source import ImageSource
 from ..metrics.per_image import PixelMetrics, image_metrics
-from ..storage.files import check_file_place, check_folder_place, check_model_place, whole_file
+from ..storage.files import check_file_place, check_folder_place, whole_file
+from ..storage.model_folder import check_model_place
 
 _CHUNK = 64  # images scored, and maps held, at a time
 _COLUMNS = ("path", "class", "score", "p_value", "verdict")
