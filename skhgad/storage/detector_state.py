@@ -97,7 +97,6 @@ def unpack(cls, tensors, description, backbone):
 
 
 def _by_part(tensors):
-    """Sort tensors by the part of the detector that their names begin with."""
     parts = {"model": {}, "extractor": {}, "calibration": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
@@ -106,7 +105,6 @@ def _by_part(tensors):
 
 
 def _new_detector(cls, parameters, backbone):
-    """Create the unfitted estimator and check its parameters."""
     parameters = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in parameters.items()
@@ -125,7 +123,6 @@ def _new_detector(cls, parameters, backbone):
 
 
 def _empty_model(parameters, level_shapes, n_classes, extractor, stored):
-    """Create a scoring model with room for the `stored` tensors."""
     levels = [
         empty_level(parameters, n_features, tuple(shape), n_classes)
         for n_features, *shape in level_shapes
@@ -139,7 +136,6 @@ def _empty_model(parameters, level_shapes, n_classes, extractor, stored):
 
 
 def _set_attributes(detector, attributes):
-    """Set the fitted attributes that are JSON values."""
     detector.offset_ = float(attributes["offset"])
     detector.n_iter_ = int(attributes["n_iter"])
     detector.history_ = [

@@ -32,18 +32,14 @@ def whole_file(path):
 
 @contextmanager
 def replacement(path, *, durable=False):
-    """Write a regular file as `whole_file` does, but replace a link instead of following it.
+    """Do what `whole_file` does for regular files; a link is replaced, not followed.
 
     Parameters
     ----------
     path : Path
     durable : bool, default=False
-        Whether to flush the content to the disk before the rename, and the folder after it. A full
-        or failing disk may report an error only at the flush.
-
-    Yields
-    ------
-    Path
+        Whether the content reaches the disk before the rename, and the rename before the end. A
+        full disk may fail only at such a flush.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -61,17 +57,13 @@ def replacement(path, *, durable=False):
         part.unlink(missing_ok=True)
 
 
-def leftovers(path):
-    """List the temporary files of `path` that are in its folder now.
-
-    A process that was killed leaves one. A process that is writing has one, too.
-    """
-    name = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part")
-    return [path.with_name(found) for found in os.listdir(path.parent) if name.fullmatch(found)]
+def is_part(name, final):
+    """Whether `replacement` gives this name to a temporary file for `final`."""
+    return re.fullmatch(rf"\.{re.escape(final)}\.[0-9a-f]{{8}}\.part", name) is not None
 
 
 def flush_folder(folder):
-    """Write a folder's list of names to the disk, on systems that can do so."""
+    """Let new names in a folder reach the disk, where the system can do that."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -81,7 +73,7 @@ def flush_folder(folder):
 
 
 def name_place(error, path):
-    """Make an OSError name `path`, which the user knows, instead of a temporary file."""
+    """Let an OSError name `path`, which the user knows, and no temporary file."""
     if error.errno is not None:
         error.filename = str(path)
         del error.filename2  # None would be printed

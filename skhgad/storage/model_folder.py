@@ -1,8 +1,7 @@
-"""Save a model to a folder, and load it: one safetensors file with no executable content.
+"""Save a model to a folder and load it: one safetensors file, nothing executable.
 
-The metadata of the file hold two texts: the description of the model (JSON), and the SHA-256 hash
-of the description and all tensors. A new file replaces the old one in one step. A reader therefore
-finds the old model or the new one, also while others save and after a save was killed.
+The metadata of the file hold the description of the model (JSON), and a hash of the description
+and all tensors. A new file replaces the old one in one step: readers find one or the other.
 """
 
 import hashlib
@@ -17,9 +16,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from ..features.backbones import tensors_sha256
+from ..features.extractor import tensors_sha256
 from ..version import installed_version
-from .files import check_folder_place, flush_folder, leftovers, name_place, replacement
+from .files import check_folder_place, flush_folder, is_part, name_place, replacement
 
 try:
     import fcntl
@@ -40,28 +39,23 @@ _BROKEN = (
 
 
 def save_state(folder, tensors, description):
-    """Write a model to a folder; an older model there is replaced in one step.
-
-    The file is written under a hidden name in the folder, flushed to the disk, and renamed. Of
-    several processes that save to one folder, the last one wins, and its model is whole. A killed
-    save leaves a hidden file, which a later save removes; see `_saving`.
+    """Write a model to a folder; the last of several processes wins.
 
     Parameters
     ----------
     folder : str or path
-        Created if needed. A link to a folder is followed.
+        A link is followed.
     tensors : dict of str to Tensor
     description : dict
-        JSON-serialisable, all numbers finite.
+        JSON-serialisable.
 
     Raises
     ------
     ValueError
-        If the place is taken by something else than a model, see `check_place`, or if the
-        description is too long.
+        If `check_place` refuses the folder, or the description is too long.
     OSError
-        If the file cannot be written. The older model is then still whole. Windows also refuses
-        to replace a file while another process reads it.
+        If the file cannot be written; the older model is then still whole. Windows does not
+        replace a file that another process is reading.
     """
     folder = _real(folder)
     check_place(folder)
@@ -87,23 +81,20 @@ def save_state(folder, tensors, description):
 def load_state(folder):
     """Read a model that `save_state` wrote.
 
-    The size of the file must be the one its header declares before any tensor is read. Loading
-    then takes about twice that size in memory. No other file is read, except the description of a
-    model of an older format.
+    Takes about twice the file's size in memory, once that size is the one the header declares.
 
     Returns
     -------
     tensors : dict of str to Tensor
     description : dict
-        As given to `save_state`, and "format", "version", "skhgad" (the version that saved it) and
-        "saved" (date and time, UTC).
+        What `save_state` was given and `_encode` added.
 
     Raises
     ------
     FileNotFoundError
         No such folder.
     ValueError
-        Not a model, an older, newer or unknown format, or a damaged file.
+        Not a model, another format, a damaged file.
     OSError
         A file that cannot be read.
     """
@@ -134,15 +125,14 @@ def check_place(folder):
     Raises
     ------
     ValueError
-        Something else is there, or lies beside the model's own file.
+        Something else is there, or beside a model.
     """
     folder = _real(folder)
     if not folder.exists():
         return
     path = folder / _FILE
-    names = {folder.name}
-    if folder.is_dir():
-        names = set(os.listdir(folder)).difference(found.name for found in leftovers(path))
+    names = os.listdir(folder) if folder.is_dir() else [folder.name]
+    names = {name for name in names if not is_part(name, _FILE)}
     if not names:
         return
     if not path.is_file():
@@ -151,7 +141,7 @@ def check_place(folder):
         raise ValueError(
             f"{str(path)!r} is damaged, or no skhgad model: remove it, or choose another folder."
         )
-    names -= {_FILE, _OLD_DESCRIPTION}
+    names -= {name for name in (_FILE, _OLD_DESCRIPTION) if (folder / name).is_file()}
     others = sorted(name for name in names if name.lower() not in _CLUTTER)
     if others:
         raise ValueError(
@@ -170,12 +160,11 @@ def check_model_place(path, option):
 
 
 def model_hash(description, tensors):
-    """SHA-256 of the description's text and of names, dtypes, shapes and values of all tensors."""
+    """SHA-256 of the description and of names, dtypes, shapes and values of the tensors."""
     return hashlib.sha256(f"{tensors_sha256(tensors)} {description}".encode()).hexdigest()
 
 
 def _encode(tensors, description):
-    """Return the content of the file."""
     about = {
         "format": FORMAT,
         "version": VERSION,
@@ -194,12 +183,11 @@ def _encode(tensors, description):
 
 @contextmanager
 def _saving(folder):
-    """Lock the folder against cleaning while this process saves, and clean it before.
+    """Remove the hidden files of killed saves, then hold a lock while this process saves.
 
-    Every process that saves holds a shared lock on the folder, which ends with the process. A
-    process that gets the lock for itself alone knows that no other one is saving, and removes all
-    hidden files of killed saves. Otherwise it removes those older than a day. The same holds
-    where folders cannot be locked: on Windows and on some network file systems.
+    Every saving process holds a shared lock on the folder, which ends with the process. If this
+    process can have the lock alone, no other is saving, and all hidden files go. Otherwise, and
+    where folders cannot be locked (Windows, some network file systems), those of a day ago go.
     """
     if fcntl is None:
         _remove_leftovers(folder, alone=False)
@@ -215,7 +203,6 @@ def _saving(folder):
 
 
 def _lock(handle, kind):
-    """Return whether the lock was given."""
     try:
         fcntl.flock(handle, kind)
     except OSError:
@@ -224,10 +211,12 @@ def _lock(handle, kind):
 
 
 def _remove_leftovers(folder, alone):
-    for path in leftovers(folder / _FILE):
-        with suppress(OSError):  # another process has just removed or renamed it
-            if alone or path.stat().st_mtime < time.time() - _LONGEST_SAVE:
-                path.unlink()
+    for name in os.listdir(folder):
+        if is_part(name, _FILE):
+            with suppress(OSError):  # another process was quicker
+                age = time.time() - (folder / name).stat().st_mtime
+                if alone or age > _LONGEST_SAVE:
+                    (folder / name).unlink()
 
 
 def _real(folder):
@@ -237,7 +226,7 @@ def _real(folder):
 
 @contextmanager
 def _refusing(path):
-    """Let the errors of a broken file name it."""
+    """Turn errors about a file's content into a ValueError that names it."""
     try:
         yield
     except _BROKEN as error:
@@ -255,7 +244,6 @@ def _check_inside(path):
 
 
 def _read_head(file):
-    """Return the first bytes of the file up to its tensors, and the header that is in them."""
     size, start = os.fstat(file.fileno()).st_size, file.read(8)
     length = int.from_bytes(start, "little")
     if length > min(_LARGEST_HEADER, size - 8):
@@ -265,7 +253,6 @@ def _read_head(file):
 
 
 def _read_description(header):
-    """Return the description, {} if there is none."""
     description = _parse(header.get("__metadata__", {}).get("description", "{}"))
     if not isinstance(description, dict):
         raise ValueError("the description is no JSON object")
@@ -273,7 +260,6 @@ def _read_description(header):
 
 
 def _size_of_tensors(file, head, header):
-    """Return the number of bytes after the head, which must be what the header declares."""
     size = os.fstat(file.fileno()).st_size - len(head)
     entries = (entry for name, entry in header.items() if name != "__metadata__")
     declared = max((entry["data_offsets"][1] for entry in entries), default=0)
@@ -294,7 +280,7 @@ def _finite(text):
 
 
 def _is_ours(path):
-    """Whether the file describes a model of any version, damaged or not."""
+    """Whether the file describes a model, of any version, damaged or not."""
     try:
         with open(path, "rb") as file:
             return _read_description(_read_head(file)[1]).get("format") == FORMAT
@@ -318,7 +304,7 @@ def _check_format(folder, description):
 
 
 def _refuse_without_description(folder):
-    """Raise ValueError; say so if it is a model whose description is in a file beside it."""
+    """Raise ValueError, which names the format if the description is a file of its own."""
     path, old = folder / _OLD_DESCRIPTION, {}
     with suppress(OSError, *_BROKEN):
         _check_inside(path)

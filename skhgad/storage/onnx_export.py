@@ -68,20 +68,7 @@ class Core(nn.Module):
         self.eval()
 
     def forward(self, x):
-        """Score a batch.
-
-        Parameters
-        ----------
-        x : Tensor of shape (n, 3, height, width), pixels in [0, 1], or (n, n_features)
-
-        Returns
-        -------
-        scores : Tensor of shape (n,)
-        codes : Tensor of shape (n,), int64
-            Index of the class.
-        maps : Tensor of shape (n, grid_height, grid_width)
-            Of images only.
-        """
+        """Return scores (n,), class indices (n,) and, of images, maps (n, height, width)."""
         features = [x[:, None]] if self.extractor is None else self.extractor(x)
         maps, codes = self.model(features)
         lowest = LOWEST[maps.dtype]
@@ -201,8 +188,7 @@ def _export_core(core, example, path, is_images):
     name = "pixels" if is_images else "features"
     outputs = ["score", "class_index", "grid"]
     with warnings.catch_warnings():
-        # torch warns that sizes become constants, which is intended. dynamo=True would need another
-        # package and 20 times the time.
+        # Sizes become constants, as intended. dynamo=True takes another package, 20 times the time.
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(

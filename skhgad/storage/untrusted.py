@@ -1,8 +1,4 @@
-"""Check what a model file claims, before it costs memory.
-
-The file may come from a stranger. Its sizes and names are compared with each other and with what
-is stored. Errors are ValueErrors, or the KeyErrors and TypeErrors of values of another kind.
-"""
+"""Check what a model file from a stranger claims, before it costs memory."""
 
 import math
 
@@ -15,7 +11,7 @@ from ..parameters import image_size
 from ..scoring.calibration import Calibration
 from ..validation import check_y
 
-LARGEST_IMAGE = 1 << 26  # pixels; memory may be taken by it before any weight is compared
+LARGEST_IMAGE = 1 << 26  # pixels
 LARGEST_TABLES = 1 << 30  # bytes; index tables and masks that a backbone makes for its image size
 
 
@@ -28,22 +24,7 @@ def read_classes(classes):
 
 
 def read_levels(fitted, parameters, tensors, n_classes):
-    """Return the shapes of the levels, after a comparison with the stored tensors.
-
-    Parameters
-    ----------
-    fitted : dict
-        Fitted attributes, as stored.
-    parameters : dict
-        Of the estimator, checked.
-    tensors : dict of str to Tensor
-        Of the scoring model.
-    n_classes : int
-
-    Returns
-    -------
-    list of tuples (n_features, height, width)
-    """
+    """Return (n_features, height, width) of each level, which the stored tensors must have."""
     shapes = [_read_level(shape) for shape in fitted["levels"]]
     if fitted["images"] is not True and shapes != [(fitted["n_features_in"], 1, 1)]:
         raise ValueError(f"levels {shapes!r:.80} are not those of feature vectors.")
@@ -59,7 +40,7 @@ def read_levels(fitted, parameters, tensors, n_classes):
 
 
 def check_extractor(parameters, tensors):
-    """Refuse an image size, or a named backbone, that takes more memory than what is stored."""
+    """Refuse an image size or a named backbone that takes more memory than what is stored."""
     pixels = math.prod(image_size(parameters["image_size"]))
     if pixels * max(parameters["image_scales"]) ** 2 > LARGEST_IMAGE:
         raise ValueError(f"image_size={parameters['image_size']} is too large.")
@@ -83,14 +64,13 @@ def read_calibration(tensors, n_classes):
 
 
 def _read_level(shape):
-    """Return (n_features, height, width)."""
     if len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
         raise ValueError(f"a level of shape {shape!r:.80}.")
     return tuple(shape)
 
 
 def _level_sizes(parameters, shape, n_classes):
-    """Return {name: shape} of those tensors of a level that decide its size in memory."""
+    """Return the shapes of the tensors that decide how much memory a level takes."""
     n_features, height, width = shape
     n_conditions = parameters["position_channels"] if height * width > 1 else 0
     n_passive = n_features - n_features // 2
@@ -110,15 +90,15 @@ def _level_sizes(parameters, shape, n_classes):
 
 
 def _check_backbone(parameters, tensors):
-    """Refuse a backbone whose weights are not the stored ones, without memory for its weights."""
+    """Refuse a backbone whose weights are not the stored ones; takes no memory for them."""
     name, size = parameters["backbone"], image_size(parameters["image_size"])
     try:
         with torch.device("meta"), _SequencesOnCpu():
             backbone = create_backbone(name, None, parameters["out_indices"], size)
     except ValueError as error:
         if "meta" in str(error.__cause__):
-            # Some models compute with values while they are built: nest and efficientformerv2 of
-            # older timm, 70 million weights at most. Their weights are compared when loaded.
+            # nest and efficientformerv2 of older timm compute with values while they are built.
+            # They have 70 million weights at most, which are compared when loaded.
             return
         raise
     expected = {f"backbone.{key}": tuple(t.shape) for key, t in backbone.state_dict().items()}
