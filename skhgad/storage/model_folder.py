@@ -23,7 +23,7 @@ from .files import check_folder_place, flush_folder, is_part, name_place, replac
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 FORMAT = "skhgad-model"
 VERSION = 4
