@@ -10,7 +10,7 @@ import sys
 import warnings
 from importlib import import_module
 
-from .. import __version__
+from ..version import installed_version
 
 # What skhgad raises for wrong parameters, images and folders; each message names the remedy.
 _INPUT_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
@@ -64,7 +64,7 @@ def build_parser():
         epilog="Exit status: 0 done (also when anomalies are found); 1 the work failed; 2 wrong "
         "usage or unusable input; 130 interrupted.",
     )
-    parser.add_argument("--version", action="version", version=f"skhgad {__version__}")
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version")
     parser.add_argument(
         "--traceback", action="store_true", help="show where in the code an error arose"
     )
@@ -75,6 +75,14 @@ def build_parser():
     _add_evaluate(commands)
     _add_report(commands)
     return parser
+
+
+class _PrintVersion(argparse.Action):
+    # argparse's own action takes the version when the parser is built, which costs every command
+    # the search for the installed metadata.
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(f"skhgad {installed_version()}")
+        parser.exit()
 
 
 def _add_demo(commands):

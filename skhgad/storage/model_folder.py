@@ -115,7 +115,7 @@ def load_state(folder):
     with _refusing(path):
         tensors, metadata = load(content), header["__metadata__"]
         if metadata["sha256"] != model_hash(metadata["description"], tensors):
-            raise ValueError("it does not match its hash")
+            raise ValueError("it does not match the hash in its header")
     return tensors, description
 
 
