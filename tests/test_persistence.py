@@ -128,7 +128,10 @@ def replace_description(text):
         (lambda f: join(f, [], b""), "damaged, or no skhgad model"),
         (lambda f: edit_header(f, lambda h: h.update(__metadata__=[])), "damaged, or no skhgad"),
         (lambda f: edit_header(f, lambda h: h["__metadata__"].pop("sha256")), "sha256"),
-        (lambda f: edit_header(f, lambda h: h["__metadata__"].update(sha256="0")), "match the hash"),
+        (
+            lambda f: edit_header(f, lambda h: h["__metadata__"].update(sha256="0")),
+            "match the hash",
+        ),
         (replace_content((10**6).to_bytes(8, "little") + b"[" * 10**6), "damaged, or no skhgad"),
         (lambda f: (f / FILE).unlink(), "is no skhgad model: model.safetensors is missing"),
         (lambda f: (f / FILE).rename(f / "other.safetensors"), "is no skhgad model"),
