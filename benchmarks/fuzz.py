@@ -13,7 +13,6 @@ runs its files lie in the folder that is printed first, should the process die.
 import argparse
 import copy
 import faulthandler
-import hashlib
 import io
 import json
 import math
@@ -28,18 +27,21 @@ import traceback
 import warnings
 import zlib
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors.torch import load
 from torch import nn
 
 from skhgad import HGADDetector
 from skhgad.images import ImageSource
+from skhgad.storage.model_folder import model_hash
 
 DOCUMENTED = (ValueError, TypeError, OSError)
 SIDE = 16
+MODEL = "model.safetensors"
 LIMIT = 20.0  # seconds a case may take
 MEMORY = 3 << 30  # bytes that a case may ask for beyond what importing took
 EXTREMES = (0, 1, -1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 20, 1 << 40)
@@ -104,20 +106,22 @@ def image_files():
     return files
 
 
-def model_folders(place):
-    """Valid model folders, [{file name: content}]: of vectors and of images."""
+def model_files():
+    """Contents of valid model files: of vectors and of images."""
     rng = np.random.default_rng(0)
     tiny = {"max_iter": 1, "n_blocks": 1, "n_components": 2, "random_state": 0}
     vectors = HGADDetector(**tiny).fit(rng.normal(size=(30, 3)), np.repeat(["a", "b"], 15))
     images = HGADDetector(
         Halves(), out_indices=(0, 1), image_size=SIDE, position_channels=4, **tiny
     ).fit(rng.random((20, SIDE, SIDE, 3)))
-    folders = []
-    for number, detector in enumerate((vectors, images)):
-        folder = Path(place) / str(number)
-        detector.save(folder)
-        folders.append({path.name: path.read_bytes() for path in folder.iterdir()})
-    return folders
+    contents = []
+    for detector in (vectors, images):
+        with tempfile.TemporaryDirectory() as folder:
+            detector.save(folder)
+            header, description, data = split_model((Path(folder) / MODEL).read_bytes())
+        description["saved"] = "2025-01-01T00:00:00+00:00"  # cases depend on nothing but numbers
+        contents.append(join_model(header, description, data, mended=True))
+    return contents
 
 
 def mutate(rng, content, others):
@@ -215,36 +219,64 @@ def mutate_values(rng, value):
         return
 
 
-def mutate_tensors(rng, content, others):
-    """Change a safetensors file: its bytes, or a value of its header."""
-    if rng.random() < 0.5:
-        return mutate(rng, content, others)
+def split_model(content):
+    """Take a model file apart: (header, description, bytes of the tensors)."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
-    mutate_values(rng, header)
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+    return header, json.loads(header["__metadata__"]["description"]), content[8 + length :]
 
 
-def mutate_model(rng, files, folders):
-    """Change one file of a model folder, or both, and mend the hash in half of the cases."""
-    tensors, description = files["model.safetensors"], files["model.json"]
-    others = [folder["model.safetensors"] for folder in folders]
-    what = rng.choice(["bytes", "values", "values", "tensors", "tensors", "both", "mix"])
+def join_model(header, description, data, *, mended):
+    """Make a model file, its hash right where `mended` asks for it and the tensors are readable.
+
+    Parameters
+    ----------
+    header : dict
+    description : str, or JSON values
+    data : bytes
+    mended : bool
+
+    Returns
+    -------
+    bytes
+    """
+    text = description if isinstance(description, str) else json.dumps(description)
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    if isinstance(metadata, dict):
+        metadata["description"] = text
+        if mended:
+            with suppress(Exception):
+                metadata["sha256"] = model_hash(text, load(_safetensors(header, data)))
+    return _safetensors(header, data)
+
+
+def _safetensors(header, data):
+    text = json.dumps(header, sort_keys=True).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def mutate_model(rng, content, others):
+    """Change a model file, and mend its hash in half of the cases."""
+    what = rng.choice(["file", "text", "values", "values", "tensors", "tensors", "both", "mix"])
+    mended = what == "mix" or rng.random() < 0.5
+    if what == "file":
+        return mutate(rng, content, others)
+    header, description, data = split_model(content)
+    if what == "mix":  # the tensors of one model, described as the other one
+        header, _, data = split_model(others[rng.integers(len(others))])
     if what in ("tensors", "both"):
-        tensors = mutate_tensors(rng, tensors, others)
-    if what == "mix":
-        tensors = others[rng.integers(len(others))]
-    manifest = json.loads(description)
-    if rng.random() < 0.5 or what == "mix":
-        manifest["sha256"]["model.safetensors"] = hashlib.sha256(tensors).hexdigest()
+        if rng.random() < 0.5:
+            data = mutate(rng, data, [split_model(other)[2] for other in others])
+        else:
+            mutate_values(rng, header)
     if what in ("values", "both"):
         for _ in range(rng.choice([1, 1, 2, 5])):
-            mutate_values(rng, manifest)
-    description = json.dumps(manifest).encode()
-    if what == "bytes":
-        description = mutate(rng, description, [folder["model.json"] for folder in folders])
-    return {"model.safetensors": tensors, "model.json": description}
+            mutate_values(rng, description)
+    if what == "text":
+        texts = [json.dumps(split_model(other)[1]).encode() for other in others]
+        text = mutate(rng, json.dumps(description).encode(), texts)
+        description = text.decode(errors="replace")
+    return join_model(header, description, data, mended=mended)
 
 
 class Fuzzer:
@@ -253,8 +285,7 @@ class Fuzzer:
     def __init__(self, seed, folder):
         self.seed, self.folder = seed, Path(folder)
         self.images = image_files()
-        with tempfile.TemporaryDirectory() as place:
-            self.models = model_folders(place)
+        self.models = model_files()
         (self.folder / "model").mkdir(exist_ok=True)
 
     def case(self, number):
@@ -270,9 +301,8 @@ class Fuzzer:
             path.write_bytes(content)
             value_range = (None, (0, 65535))[rng.integers(2)]
             return path.suffix[1:], self._read(path, value_range)
-        files = mutate_model(rng, self.models[rng.integers(len(self.models))], self.models)
-        for name, content in files.items():
-            (self.folder / "model" / name).write_bytes(content)
+        content = mutate_model(rng, self.models[rng.integers(len(self.models))], self.models)
+        (self.folder / "model" / MODEL).write_bytes(content)
         return "model", self._load()
 
     def _read(self, path, value_range):

@@ -8,8 +8,6 @@ if TYPE_CHECKING:
     from .scoring.explanation import Explanation
     from .scoring.inspection import Inspection
 
-__version__ = "0.1.0"
-
 __all__ = ["Explanation", "HGADDetector", "Inspection", "__version__"]
 
 # Imported at first use: torch takes seconds, in which the command line must hear Ctrl-C.
@@ -23,7 +21,9 @@ _MODULES = ("datasets", "display", "estimator", "images", "metrics", "regions")
 
 def __getattr__(name: str) -> Any:
     """Import a public class or module when it is first asked for."""
-    if name in _HOMES:
+    if name == "__version__":
+        value = import_module(".version", __name__).installed_version()
+    elif name in _HOMES:
         value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     elif name in _MODULES:
         value = import_module(f".{name}", __name__)

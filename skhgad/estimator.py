@@ -634,7 +634,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         return self
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write the fitted detector to a folder: safetensors and JSON, no pickle.
+        """Write the fitted detector to a folder, as one safetensors file without pickle.
 
         Parameters
         ----------

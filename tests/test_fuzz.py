@@ -24,9 +24,8 @@ def test_valid_files_are_read(fuzzer):
         path.write_bytes(content)
         outcome = fuzzer._read(path, (0, 65535))
         assert outcome in ("read", "ValueError")  # transparency and animations are refused
-    for files in fuzzer.models:
-        for name, content in files.items():
-            (fuzzer.folder / "model" / name).write_bytes(content)
+    for content in fuzzer.models:
+        (fuzzer.folder / "model" / fuzz.MODEL).write_bytes(content)
         assert fuzzer._load() == "read"
 
 

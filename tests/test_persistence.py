@@ -1,13 +1,20 @@
-"""Model folders: what `load` refuses, and what `save` leaves behind when it fails."""
+"""Model folders: what `load` refuses, and what `save` leaves behind when it fails or is killed."""
 
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import sys
 import threading
+import time
+import tracemalloc
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import pytest
@@ -15,13 +22,15 @@ import safetensors.torch
 import torch
 from torch import nn
 
+import skhgad
 from skhgad import HGADDetector
 from skhgad.features import extractor
-from skhgad.features.backbones import file_sha256
-from skhgad.storage import detector_state
-from skhgad.storage import model_folder as model_folder_module
-from skhgad.storage.model_folder import load_state, save_state
+from skhgad.storage import model_folder as storage
+from skhgad.storage import untrusted
+from skhgad.storage.model_folder import load_state, model_hash, save_state
 
+FILE = "model.safetensors"
+LIMIT = 64 << 20  # bytes of a header
 X = np.random.default_rng(0).normal(size=(20, 3))
 
 
@@ -36,17 +45,37 @@ def model_folder(detector, tmp_path):
     return tmp_path / "model"
 
 
+def split(folder):
+    """Take a model file apart: (header, description, bytes of the tensors)."""
+    content = (folder / FILE).read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    return header, json.loads(header["__metadata__"]["description"]), content[8 + length :]
+
+
+def join(folder, header, data):
+    text = json.dumps(header).encode()
+    (folder / FILE).write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def put_description(folder, text, tensors=None):
+    """Write another description, and other tensors, with the hash that goes with them."""
+    tensors = safetensors.torch.load_file(folder / FILE) if tensors is None else tensors
+    metadata = {"description": text, "sha256": model_hash(text, tensors)}
+    (folder / FILE).write_bytes(safetensors.torch.save(tensors, metadata))
+
+
 def edit(folder, change):
-    manifest = json.loads((folder / "model.json").read_text())
-    change(manifest)
-    (folder / "model.json").write_text(json.dumps(manifest))
+    description = split(folder)[1]
+    change(description)
+    put_description(folder, json.dumps(description))
 
 
-def store(folder, content):
-    """Put other tensors there, with the hash that goes with them."""
-    path = folder / "model.safetensors"
-    path.write_bytes(content)
-    edit(folder, lambda m: m["sha256"].update({path.name: file_sha256(path)}))
+def edit_header(folder, change):
+    """Change the header and nothing else: the hash stays."""
+    header, _, data = split(folder)
+    change(header)
+    join(folder, header, data)
 
 
 class Trap:
@@ -57,23 +86,31 @@ class Trap:
 
 
 def set_parameters(**parameters):
-    return lambda folder: edit(folder, lambda m: m["model"]["parameters"].update(parameters))
+    return lambda folder: edit(folder, lambda m: m["parameters"].update(parameters))
 
 
 def set_fitted(**fitted):
-    return lambda folder: edit(folder, lambda m: m["model"]["fitted"].update(fitted))
+    return lambda folder: edit(folder, lambda m: m["fitted"].update(fitted))
 
 
 def set_tensors(**tensors):
     """Change tensors and write the hash that goes with them."""
 
     def damage(folder):
-        path = folder / "model.safetensors"
-        stored = safetensors.torch.load_file(path)
+        stored = safetensors.torch.load_file(folder / FILE)
         stored.update({name.replace("__", "."): tensor for name, tensor in tensors.items()})
-        store(folder, safetensors.torch.save({n: t for n, t in stored.items() if t is not None}))
+        stored = {name: tensor for name, tensor in stored.items() if tensor is not None}
+        put_description(folder, json.dumps(split(folder)[1]), stored)
 
     return damage
+
+
+def replace_content(content):
+    return lambda folder: (folder / FILE).write_bytes(content)
+
+
+def replace_description(text):
+    return lambda folder: put_description(folder, text)
 
 
 # ---------------------------------------------------------------- what load refuses
@@ -82,23 +119,33 @@ def set_tensors(**tensors):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "model.safetensors").write_bytes(b"no"), "does not match the hash"),
-        (lambda f: os.truncate(f / "model.safetensors", 500), "does not match the hash"),
-        (lambda f: (f / "model.safetensors").write_bytes(b""), "does not match the hash"),
-        (lambda f: (f / "model.safetensors").unlink(), "no skhgad model"),
-        (lambda f: (f / "model.json").rename(f / "config.json"), "no skhgad model"),
-        (lambda f: (f / "model.json").write_text("{"), "no model description"),
-        (lambda f: (f / "model.json").write_text("[1]"), "no model description"),
-        (lambda f: (f / "model.json").write_bytes(pickle.dumps(Trap())), "no model description"),
-        (lambda f: store(f, pickle.dumps(Trap())), "no safetensors file"),
-        (lambda f: (f / "model.json").write_text("[" * 100_000), "no model description"),
-        (lambda f: (f / "model.json").write_bytes(b"\xff\xfe\xfa"), "no model description"),
-        (lambda f: os.truncate(f / "model.json", (64 << 20) + 1), "too large for a model desc"),
-        (lambda f: edit(f, lambda m: m.update(version=9)), "format version 9"),
+        (replace_content(b"no"), "damaged, or no skhgad model: a header of"),
+        (replace_content(b""), "damaged, or no skhgad model"),
+        (replace_content(pickle.dumps(Trap())), "damaged, or no skhgad model"),
+        (replace_content(safetensors.torch.save({"a": torch.ones(3)})), "has no description"),
+        (lambda f: os.truncate(f / FILE, 500), "a header of .* too large"),
+        (lambda f: os.truncate(f / FILE, (f / FILE).stat().st_size - 1), "declares"),
+        (lambda f: join(f, [], b""), "damaged, or no skhgad model"),
+        (lambda f: edit_header(f, lambda h: h.update(__metadata__=[])), "damaged, or no skhgad"),
+        (lambda f: edit_header(f, lambda h: h["__metadata__"].pop("sha256")), "sha256"),
+        (
+            lambda f: edit_header(f, lambda h: h["__metadata__"].update(sha256="0")),
+            "match the hash",
+        ),
+        (replace_content((10**6).to_bytes(8, "little") + b"[" * 10**6), "damaged, or no skhgad"),
+        (lambda f: (f / FILE).unlink(), "is no skhgad model: model.safetensors is missing"),
+        (lambda f: (f / FILE).rename(f / "other.safetensors"), "is no skhgad model"),
+        (replace_description("{"), "damaged, or no skhgad model"),
+        (replace_description("[1]"), "no JSON object"),
+        (replace_description("{}"), "has no description"),
+        (replace_description("[" * 100_000), "damaged, or no skhgad model"),
+        (lambda f: edit(f, lambda m: m.update(version=9)), "format version 9; this .* version 4"),
         (lambda f: edit(f, lambda m: m.update(format="other")), "unknown format 'other'"),
-        (lambda f: edit(f, lambda m: m.pop("sha256")), "does not match the hash"),
-        (lambda f: edit(f, lambda m: m.update(model=[])), "no model description"),
-        (lambda f: edit(f, lambda m: m["model"]["fitted"].pop("offset")), "inconsistent model"),
+        (lambda f: edit(f, lambda m: m.pop("parameters")), "inconsistent model"),
+        (lambda f: edit(f, lambda m: m.update(fitted=[])), "inconsistent model"),
+        (lambda f: edit(f, lambda m: m.update(n_classes=2)), "n_classes .* not those stored"),
+        (lambda f: edit(f, lambda m: m.update(n_calibration_samples=1)), "not those stored"),
+        (lambda f: edit(f, lambda m: m["fitted"].pop("offset")), "inconsistent model"),
         (set_parameters(evil=1), "inconsistent model"),
         (set_parameters(n_blocks=-1), "cannot be loaded: n_blocks"),
         (set_parameters(backbone=None), "fitted with a module as its backbone"),
@@ -106,7 +153,9 @@ def set_tensors(**tensors):
         (set_fitted(classes=["b", "a"]), "not sorted"),
         (set_fitted(classes=[]), "cannot be loaded"),
         (set_fitted(offset=[1]), "inconsistent model"),
-        (set_fitted(n_iter=1e999), "inconsistent model"),
+        (set_fitted(offset=1e999), "Infinity is not finite"),
+        (set_fitted(offset=float("nan")), "NaN is not finite"),
+        (replace_description('{"offset": -1e999}'), "-1e999 is not finite"),
         (set_fitted(history=[3]), "inconsistent model"),
         (set_tensors(model__score_scale=None), "inconsistent model"),
         (set_tensors(model__score_scale=torch.ones(7)), "inconsistent model"),
@@ -158,11 +207,186 @@ def test_sizes_that_are_only_declared_take_no_memory(model_folder, damage):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10  # KiB
 
 
-def test_a_giant_tensor_is_refused_by_its_header(model_folder):
-    giant = b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'
-    store(model_folder, len(giant).to_bytes(8, "little") + giant + bytes(64))
-    with pytest.raises(ValueError, match="no safetensors file"):
+@contextmanager
+def at_most(n_bytes):
+    """Check how much memory the block takes at a time, of what Python asks for."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < n_bytes
+    finally:
+        tracemalloc.stop()
+
+
+def declare(folder, n_bytes):
+    """Let the header declare one tensor of that size."""
+    header, _, data = split(folder)
+    entry = {"dtype": "U8", "shape": [n_bytes], "data_offsets": [0, n_bytes]}
+    join(folder, {"a": entry, "__metadata__": header["__metadata__"]}, data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: os.truncate(f / FILE, 2 << 30),  # sparse: takes nothing on the disk
+        lambda f: declare(f, 10**12),
+        lambda f: (declare(f, 10**12), os.truncate(f / FILE, 2 << 30)),
+        lambda f: edit_header(f, lambda h: h.update(a={"data_offsets": [0, 2 << 30]})),
+    ],
+)
+def test_a_file_of_another_size_than_declared_takes_no_memory(model_folder, damage):
+    damage(model_folder)
+    with at_most(1 << 20), pytest.raises(ValueError, match=r"declares \d+ bytes of tensors"):
         HGADDetector.load(model_folder)
+
+
+@pytest.mark.parametrize("length", [LIMIT + 1, 2 << 30, 2**64 - 1])
+def test_a_header_has_a_limit_that_is_checked_before_it_is_read(model_folder, length):
+    with open(model_folder / FILE, "r+b") as file:
+        file.write(length.to_bytes(8, "little"))
+        file.truncate(3 << 30)
+    with at_most(1 << 20), pytest.raises(ValueError, match=f"a header of {length} bytes is too"):
+        HGADDetector.load(model_folder)
+    with at_most(1 << 20), pytest.raises(ValueError, match="damaged, or no skhgad model"):
+        storage.check_place(model_folder)
+
+
+def test_what_could_not_be_loaded_is_not_saved(detector, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="JSON compliant"):
+        save_state(tmp_path / "model", {}, {"offset": float("inf")})
+    monkeypatch.setattr(storage, "_LARGEST_HEADER", 1000)
+    with pytest.raises(ValueError, match="too many to be loaded again"):
+        detector.save(tmp_path / "model")
+    assert os.listdir(tmp_path) == []
+
+
+def replace_text(old, new):
+    def change(folder):
+        content = (folder / FILE).read_bytes()
+        assert len(old) == len(new) and content.count(old) == 1
+        (folder / FILE).write_bytes(content.replace(old, new))
+
+    return change
+
+
+def swap_names(header):
+    first, second = "calibration.codes", "calibration.inferred"
+    header[first], header[second] = header[second], header[first]
+    header["calibration.odd"] = header.pop("model.log_entropy_scale")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        replace_text(b'\\"n_components\\": 2', b'\\"n_components\\": 3'),
+        replace_text(b'\\"n_iter\\": 0', b'\\"n_iter\\": 7'),
+        replace_text(b'\\"version\\": 4', b' \\"version\\":4'),
+        lambda f: edit_header(f, swap_names),
+        lambda f: edit_header(f, lambda h: h["calibration.codes"].update(dtype="F64")),
+        lambda f: edit_header(f, lambda h: h["calibration.codes"].update(shape=[2, 2])),
+    ],
+)
+def test_the_hash_covers_description_names_dtypes_and_shapes(model_folder, change):
+    assert split(model_folder)[0]["calibration.codes"]["shape"] == [4]
+    change(model_folder)
+    with pytest.raises(ValueError, match="does not match the hash"):
+        HGADDetector.load(model_folder)
+
+
+def test_the_hash_covers_every_byte_of_every_tensor(model_folder):
+    header, _, data = split(model_folder)
+    for name, entry in header.items():
+        if name != "__metadata__" and entry["data_offsets"][0] < entry["data_offsets"][1]:
+            changed = bytearray(data)
+            changed[entry["data_offsets"][1] - 1] ^= 1
+            join(model_folder, header, changed)
+            with pytest.raises(ValueError, match="does not match the hash"):
+                HGADDetector.load(model_folder)
+    join(model_folder, header, data)
+    assert HGADDetector.load(model_folder).n_features_in_ == 3
+
+
+def test_the_hash_is_the_one_that_is_documented():
+    """SHA-256 of: the SHA-256 of the tensors in the order of names, a space, the description."""
+    tensors = {"b": torch.tensor([[1, 2]]), "a": torch.tensor(0.5), "c": torch.empty(0, 3)}
+    content = b"a torch.float32 ()\n" + np.float32(0.5).tobytes()
+    content += b"b torch.int64 (1, 2)\n" + np.array([1, 2]).tobytes()
+    content += b"c torch.float32 (0, 3)\n"
+    expected = hashlib.sha256(f'{hashlib.sha256(content).hexdigest()} {{"ö": 1}}'.encode())
+    assert model_hash('{"ö": 1}', tensors) == expected.hexdigest()
+
+
+def test_the_description_tells_what_the_model_is(detector, model_folder, monkeypatch):
+    assert os.listdir(model_folder) == [FILE]
+    description = split(model_folder)[1]
+    assert (description["format"], description["version"]) == ("skhgad-model", 4)
+    assert description["skhgad"] == version("skhgad") == skhgad.__version__
+    age = datetime.now(timezone.utc) - datetime.fromisoformat(description["saved"])
+    assert timedelta(seconds=-1) < age < timedelta(minutes=10)
+    assert (description["n_classes"], description["n_calibration_samples"]) == (1, 4)
+
+    def not_installed(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", not_installed)
+    detector.save(model_folder)
+    assert split(model_folder)[1]["skhgad"] == "unknown"
+    assert HGADDetector.load(model_folder).offset_ == detector.offset_
+
+
+def make_old(folder, version=3):
+    """Turn a model into one of version 3: a file of tensors, and one with the description."""
+    tensors, description = load_state(folder)
+    content = safetensors.torch.save(tensors)
+    manifest = {
+        "format": "skhgad-model",
+        "version": version,
+        "sha256": {FILE: hashlib.sha256(content).hexdigest()},
+        "model": {name: description[name] for name in ("parameters", "fitted")},
+    }
+    (folder / FILE).write_bytes(content)
+    (folder / "model.json").write_text(json.dumps(manifest, indent=1))
+
+
+def test_a_model_of_the_older_format_is_refused_by_name(detector, model_folder, tmp_path):
+    make_old(model_folder)
+    message = "version 3, .* of an older skhgad; .* reads version 4. Fit and save again, or install"
+    with pytest.raises(ValueError, match=message) as caught:
+        HGADDetector.load(model_folder)
+    assert str(model_folder) in str(caught.value)
+    make_old_version = json.loads((model_folder / "model.json").read_text()) | {"version": 2}
+    (model_folder / "model.json").write_text(json.dumps(make_old_version))
+    with pytest.raises(ValueError, match="version 2, .* of an older skhgad"):
+        HGADDetector.load(model_folder)
+    for content in (b"{", b"[]", b'{"format": "other"}', b"[" * 100_000):
+        (model_folder / "model.json").write_bytes(content)
+        with pytest.raises(ValueError, match="has no description"):
+            HGADDetector.load(model_folder)
+    os.truncate(model_folder / "model.json", LIMIT + 1)
+    with at_most(1 << 20), pytest.raises(ValueError, match="has no description"):
+        HGADDetector.load(model_folder)
+    shutil.move(model_folder / "model.json", tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").write_text(json.dumps(make_old_version))
+    os.symlink(tmp_path / "elsewhere", model_folder / "model.json")
+    with pytest.raises(ValueError, match="has no description"):
+        HGADDetector.load(model_folder)
+
+
+def test_a_model_of_the_older_format_is_replaced(detector, model_folder):
+    make_old(model_folder)
+    storage.check_model_place(model_folder, "--out")
+    detector.save(model_folder)
+    assert os.listdir(model_folder) == [FILE]
+    assert HGADDetector.load(model_folder).offset_ == detector.offset_
+
+
+def test_an_older_description_beside_a_new_model_is_ignored_and_removed(detector, model_folder):
+    content = (model_folder / FILE).read_bytes()
+    make_old(model_folder)
+    (model_folder / FILE).write_bytes(content)  # as a save that is killed at its end leaves it
+    assert HGADDetector.load(model_folder).offset_ == detector.offset_
+    detector.save(model_folder)
+    assert os.listdir(model_folder) == [FILE]
 
 
 def test_files_outside_the_folder_are_not_read(model_folder, tmp_path):
@@ -180,10 +404,14 @@ def test_files_outside_the_folder_are_not_read(model_folder, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_is_no_model(model_folder):
-    (model_folder / "model.json").unlink()
-    os.mkfifo(model_folder / "model.json")
+    make_old(model_folder)
+    for name in ("model.json", FILE):
+        (model_folder / name).unlink()
+        os.mkfifo(model_folder / name)
+        with pytest.raises(ValueError, match="no skhgad model"):
+            HGADDetector.load(model_folder)
     with pytest.raises(ValueError, match="no skhgad model"):
-        HGADDetector.load(model_folder)
+        storage.check_place(model_folder)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +456,7 @@ def test_another_backbone_than_the_stored_weights(
 
 
 def test_tables_of_a_backbone_are_limited(transformer_folder, monkeypatch):
-    monkeypatch.setattr(detector_state, "_LARGEST_TABLES", 1000)
+    monkeypatch.setattr(untrusted, "LARGEST_TABLES", 1000)
     with pytest.raises(ValueError, match="image_size=64 is too large for 'tiny_vit_5m_224'"):
         HGADDetector.load(transformer_folder)
 
@@ -254,8 +482,7 @@ def test_load_touches_nothing_but_the_folder(model_folder, tmp_path):
         loaded = HGADDetector.load(model_folder)
     finally:
         _watched.clear()
-    opened = {str(model_folder / name) for name in ("model.json", "model.safetensors")}
-    assert {what for _, what in happened} == opened
+    assert happened == [("open", str(model_folder / FILE))]
     assert loaded.memory is None  # joblib would unpickle what a stranger put there
     loaded.score_samples(X)
     assert sorted(os.listdir(tmp_path)) == ["model"]
@@ -299,7 +526,7 @@ def test_save_replaces_models_and_nothing_else(model_folder, tmp_path):
         other.save(model_folder)
     assert (tmp_path / "letters" / "a.txt").read_text() == "dear"
     assert (model_folder / "notes.txt").read_text() == "mine"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="no model folder at"):
         HGADDetector.load(tmp_path / "nothing")
 
 
@@ -336,23 +563,58 @@ def fail_at(monkeypatch, function, number, error):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
-@pytest.mark.parametrize(
-    ("function", "number"),
-    [("fsync", 1), ("fsync", 2), ("replace", 2), ("replace", 3)],
-)
+@pytest.mark.parametrize(("function", "number"), [("fsync", 1), ("replace", 1)])
 def test_a_failed_save_leaves_the_old_model_whole(
     detector, model_folder, tmp_path, monkeypatch, function, number, error
 ):
-    before = (model_folder / "model.safetensors").read_bytes()
     newer = HGADDetector(max_iter=0).fit(X[:, :2])
-    fail_at(monkeypatch, function, number, error)
-    with pytest.raises(type(error)):
-        newer.save(model_folder)
-    assert (model_folder / "model.safetensors").read_bytes() == before
+    for place in (model_folder, tmp_path / "other"):
+        with monkeypatch.context() as patched:
+            fail_at(patched, function, number, error)
+            with pytest.raises(type(error)):
+                newer.save(place)
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(model_folder) == [FILE]
     assert HGADDetector.load(model_folder).offset_ == detector.offset_
-    assert os.listdir(tmp_path) == ["model"]
     newer.save(model_folder)
     assert HGADDetector.load(model_folder).n_features_in_ == 2
+
+
+def test_a_model_is_flushed_before_its_rename_and_the_rename_after_it(
+    detector, tmp_path, monkeypatch
+):
+    (tmp_path / "flushed").mkdir()
+    happened, replace, fsync = [], os.replace, os.fsync
+
+    def flushing(handle):
+        happened.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def replacing(source, target):
+        happened.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", flushing)
+    monkeypatch.setattr(os, "replace", replacing)
+    detector.save(tmp_path / "model")
+    file, folder, parent = (
+        path.stat().st_ino for path in (tmp_path / "model" / FILE, tmp_path / "model", tmp_path)
+    )
+    if os.name == "posix":
+        assert happened == [file, "replace", folder, parent]
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_error(detector, model_folder, monkeypatch):
+    """The new model is in place then; Ctrl-C at that moment leaves it there, too."""
+    for error in (OSError(errno.EINVAL, "Invalid argument"), KeyboardInterrupt()):
+        newer = HGADDetector(max_iter=0).fit(X[:, :2] * (1 + (type(error) is OSError)))
+        with monkeypatch.context() as patched:
+            fail_at(patched, "fsync", 2, error)
+            try:
+                newer.save(model_folder)
+            except KeyboardInterrupt:
+                assert type(error) is KeyboardInterrupt
+        assert HGADDetector.load(model_folder).offset_ == newer.offset_
+        assert os.listdir(model_folder) == [FILE]
 
 
 def test_a_full_disk_leaves_the_old_model_whole(detector, model_folder, tmp_path):
@@ -372,7 +634,7 @@ def test_a_full_disk_leaves_the_old_model_whole(detector, model_folder, tmp_path
 
 def test_unwritable_places(detector, tmp_path):
     (tmp_path / "file").write_text("text")
-    with pytest.raises(OSError, match=f"'{tmp_path / 'file'}'"):
+    with pytest.raises(OSError, match=f"'{tmp_path / 'file' / 'model'}'"):
         detector.save(tmp_path / "file" / "model")
     if os.geteuid() != 0:  # root may write anywhere
         (tmp_path / "locked").mkdir(mode=0o500)
@@ -387,17 +649,46 @@ def test_the_folder_has_the_rights_of_any_new_folder(detector, tmp_path):
     assert (tmp_path / "model").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-# ---------------------------------------------------------------- several at once
+def test_a_file_of_others_is_not_replaced(detector, model_folder, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / FILE).write_text("mine")
+    safetensors.torch.save_file({"a": torch.ones(3)}, tmp_path / "theirs" / FILE)
+    for place in (tmp_path / "theirs", tmp_path / "text"):
+        before = (place / FILE).read_bytes()
+        with pytest.raises(ValueError, match="damaged, or no skhgad model: remove it, or"):
+            detector.save(place)
+        with pytest.raises(ValueError, match="--out: .* remove it, or choose another folder"):
+            storage.check_model_place(place, "--out")
+        assert (place / FILE).read_bytes() == before
+    os.truncate(model_folder / FILE, (model_folder / FILE).stat().st_size - 1)
+    detector.save(model_folder)  # damaged, and known as a model
+    assert HGADDetector.load(model_folder).offset_ == detector.offset_
 
 
-def save_often(folder, number, times):
+def test_a_link_to_a_file_is_replaced_and_not_followed(detector, model_folder, tmp_path):
+    shutil.move(model_folder / FILE, tmp_path / "elsewhere")
+    os.symlink(tmp_path / "elsewhere", model_folder / FILE)
+    before = (tmp_path / "elsewhere").read_bytes()
+    detector.save(model_folder)
+    assert not (model_folder / FILE).is_symlink()
+    assert (tmp_path / "elsewhere").read_bytes() == before
+    assert HGADDetector.load(model_folder).offset_ == detector.offset_
+
+
+# ---------------------------------------------------------------- several at once, and killed
+
+
+def save_often(folder, number, times, size=50):
     for _ in range(times):
-        save_state(folder, {"number": torch.full((50,), number)}, {"number": number})
+        tensor = torch.from_numpy(np.full(size, number))
+        save_state(folder, {"number": tensor}, {"number": number})
 
 
 def check_whole(folder):
     tensors, description = load_state(folder)
     assert (tensors["number"] == description["number"]).all()
+    return description["number"]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
@@ -413,14 +704,14 @@ def test_saving_from_several_processes_leaves_one_whole_model(tmp_path, existing
     for writer in writers:
         writer.start()
     while any(writer.is_alive() for writer in writers):
-        if existing or folder.exists():
+        if existing or (folder / FILE).exists():
             check_whole(folder)  # also in the middle of it: a reader finds a model, and no mix
     for writer in writers:
         writer.join(60)
         assert writer.exitcode == 0
     check_whole(folder)
     assert os.listdir(tmp_path) == ["model"]
-    assert sorted(os.listdir(folder)) == ["model.json", "model.safetensors"]
+    assert os.listdir(folder) == [FILE]
 
 
 def test_saving_from_several_threads_leaves_one_whole_model(tmp_path):
@@ -435,15 +726,162 @@ def test_saving_from_several_threads_leaves_one_whole_model(tmp_path):
     assert os.listdir(tmp_path) == ["model"]
 
 
-def test_a_model_that_others_replace_without_end_is_an_error(tmp_path, monkeypatch):
-    save_often(tmp_path / "model", 0, 1)
+KILL = getattr(signal, "SIGKILL", None)
 
-    def occupied(*_):
-        raise OSError(errno.ENOTEMPTY, "Directory not empty")
 
-    def retired(source, target):
-        return occupied() if "old" not in str(target) else None
+def kill_at(module, name, *, after=False):
+    """Return what lets this process die without a word when it calls the function."""
 
-    monkeypatch.setattr(model_folder_module.os, "replace", retired)
-    with pytest.raises(OSError, match="replaced by others 50 times"):
-        save_often(tmp_path / "model", 1, 1)
+    def prepare():
+        true = getattr(module, name)
+
+        def deadly(*args, **kwargs):
+            if after:
+                true(*args, **kwargs)
+            os.kill(os.getpid(), KILL)
+
+        setattr(module, name, deadly)
+
+    return prepare
+
+
+def kill_while_writing():
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # ends the process when a file grows too large
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2)
+
+
+def run_forked(function, *args):
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=function, args=args)
+    process.start()
+    return process
+
+
+def killed_save(prepare, folder):
+    prepare()
+    save_often(folder, 1, 1, size=100_000)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("before", ["nothing", "model", "older format"])
+@pytest.mark.parametrize(
+    ("prepare", "survivor"),
+    [
+        (kill_while_writing, 0),
+        (kill_at(os, "fsync"), 0),
+        (kill_at(os, "replace"), 0),
+        (kill_at(os, "replace", after=True), 1),
+        (kill_at(storage.Path, "unlink"), 1),  # of the older description
+    ],
+)
+def test_a_killed_save_leaves_the_old_or_the_new_model(tmp_path, before, prepare, survivor):
+    folder = tmp_path / "model"
+    if before != "nothing":
+        save_state(folder, {"number": torch.zeros(3)}, {"number": 0, "parameters": 0, "fitted": 0})
+    if before == "older format":
+        make_old(folder)
+    process = run_forked(killed_save, prepare, folder)
+    process.join(60)
+    assert process.exitcode in (-KILL, -signal.SIGXFSZ)
+    if survivor == 1 or before == "model":
+        assert check_whole(folder) == survivor
+    else:
+        message = "older skhgad" if before == "older format" else "model.safetensors is missing"
+        with pytest.raises(ValueError, match=message):
+            load_state(folder)
+    is_left = any(name.startswith(".") for name in os.listdir(folder))
+    assert is_left == (survivor == 0)
+    storage.check_model_place(folder, "--out")
+    save_often(folder, 2, 1)
+    assert check_whole(folder) == 2
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(folder) == [FILE]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_saves_that_are_killed_at_any_time_leave_a_whole_model(tmp_path):
+    folder, rng = tmp_path / "model", np.random.default_rng(0)
+    save_often(folder, 0, 1)
+    numbers = set()
+    for number in range(1, 25):
+        process = run_forked(save_often, folder, number, 10**9, 300_000)
+        time.sleep(rng.uniform(0.02, 0.1))
+        process.kill()
+        process.join(60)
+        assert process.exitcode == -KILL
+        numbers.add(check_whole(folder))
+    assert len(numbers) > 1  # some lived long enough
+    save_often(folder, 99, 1)
+    assert os.listdir(folder) == [FILE]
+
+
+def hidden(folder, age=0):
+    """Plant what a killed save leaves; `age` in hours."""
+    path = folder / ".model.safetensors.0123abcd.part"
+    path.write_text("half")
+    os.utime(path, (time.time() - 3600 * age,) * 2)
+    return path
+
+
+def test_hidden_files_of_killed_saves_never_matter(detector, model_folder, tmp_path):
+    pytest.importorskip("fcntl")
+    (tmp_path / "first").mkdir()
+    for folder in (model_folder, tmp_path / "first"):
+        hidden(folder)
+        storage.check_model_place(folder, "--out")
+        detector.save(folder)
+        assert os.listdir(folder) == [FILE]
+        hidden(folder)
+        assert HGADDetector.load(folder).offset_ == detector.offset_
+    (model_folder / ".model.safetensors.mine.part").touch()  # looks similar
+    with pytest.raises(ValueError, match=r"holds '.model.safetensors.mine.part' beside a model"):
+        detector.save(model_folder)
+
+
+def test_a_save_spares_the_hidden_file_of_another_that_goes_on(tmp_path, monkeypatch):
+    pytest.importorskip("fcntl")
+    folder, flush = tmp_path / "model", os.fsync
+    begun, go_on = threading.Event(), threading.Event()
+    slow = threading.Thread(target=save_often, args=(folder, 1, 1))
+
+    def waiting(handle):
+        if threading.current_thread() is slow:
+            begun.set()
+            go_on.wait(60)
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", waiting)
+    save_often(folder, 0, 1)
+    slow.start()
+    assert begun.wait(60)
+    left = hidden(folder)  # of a third one, killed; nobody can tell yet
+    save_often(folder, 2, 1)
+    assert check_whole(folder) == 2 and left.exists()
+    go_on.set()
+    slow.join(60)
+    assert check_whole(folder) == 1  # the last wins
+    save_often(folder, 3, 1)
+    assert os.listdir(folder) == [FILE]
+
+
+@pytest.mark.parametrize("system", ["without locks", "with a folder that cannot be locked"])
+def test_without_locks_hidden_files_go_after_a_day(tmp_path, monkeypatch, system):
+    folder = tmp_path / "model"
+    save_often(folder, 0, 1)
+    if system == "without locks":
+        monkeypatch.setattr(storage, "fcntl", None)
+    else:
+        fcntl = pytest.importorskip("fcntl")
+
+        def no_locks(*_):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+    for age, is_left in ((0, True), (23, True), (25, False)):
+        path = hidden(folder, age)
+        save_often(folder, age, 1)
+        assert path.exists() == is_left
+        assert check_whole(folder) == age

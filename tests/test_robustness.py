@@ -288,9 +288,9 @@ def test_ctrl_c_in_evaluate_leaves_no_file(products, model, tmp_path, monkeypatc
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_ctrl_c_in_saving_a_fit_leaves_nothing(products, tmp_path, monkeypatch, number):
-    interrupt_call(monkeypatch, "os.fsync", number)
+@pytest.mark.parametrize("call", ["os.fsync", "skhgad.storage.files.os.replace"])
+def test_ctrl_c_in_saving_a_fit_leaves_nothing(products, tmp_path, monkeypatch, call):
+    interrupt_call(monkeypatch, call)
     assert main(["fit", str(products), "--out", str(tmp_path / "model"), *FIT]) == 130
     assert os.listdir(tmp_path) == []
 

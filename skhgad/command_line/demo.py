@@ -32,7 +32,8 @@ def add_options(commands):
 
 def run(args):
     """Fit, score, compare with nearest neighbours, draw, and save the model."""
-    from ..storage.files import check_folder_place, check_model_place
+    from ..storage.files import check_folder_place
+    from ..storage.model_folder import check_model_place
 
     start = time.perf_counter()
     out = Path(args.out)

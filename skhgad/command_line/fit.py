@@ -53,7 +53,7 @@ def _fit(args, processes):
     from ..datasets.loaders import load_folder
     from ..estimator import HGADDetector
     from ..report.findings import naming_files
-    from ..storage.files import check_model_place
+    from ..storage.model_folder import check_model_place
 
     parameters = chosen_parameters(args)
     check_model_place(args.out, "--out")

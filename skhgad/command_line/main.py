@@ -17,7 +17,7 @@ import os
 import sys
 import warnings
 
-from .. import __version__
+from ..version import installed_version
 from . import demo, evaluate, fit, report, score
 
 # What skhgad raises for wrong parameters, images and folders. Each message says what to do.
@@ -73,7 +73,7 @@ def build_parser():
         epilog="Exit status: 0 done (also when anomalies are found); 1 the work failed; 2 wrong "
         "usage or unusable input; 130 interrupted.",
     )
-    parser.add_argument("--version", action="version", version=f"skhgad {__version__}")
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="show the version")
     parser.add_argument(
         "--traceback", action="store_true", help="show where in the code an error arose"
     )
@@ -81,6 +81,14 @@ def build_parser():
     for command in (demo, fit, score, evaluate, report):
         command.add_options(commands)
     return parser
+
+
+class _PrintVersion(argparse.Action):
+    # argparse's own action takes the version when the parser is built, which costs every command
+    # the search for the installed metadata.
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(f"skhgad {installed_version()}")
+        parser.exit()
 
 
 def _fail(args, message, status):

@@ -1,1 +1,1 @@
-"""Fitted detectors as files."""
+"""Fitted detectors as files: model folders and ONNX."""

@@ -1,10 +1,10 @@
-"""Files that are written whole or not at all, and places checked before the work starts."""
+"""Write files whole or not at all, and check places before the work starts."""
 
 import os
-from contextlib import contextmanager
+import re
+import secrets
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from .model_folder import check_place, name_place
 
 
 @contextmanager
@@ -14,7 +14,8 @@ def whole_file(path):
     Parameters
     ----------
     path : str or path
-        Replaced if it exists. What is no regular file (a pipe, /dev/stdout) is written directly.
+        Replaced if it exists; a link is followed. What is no regular file (a pipe, /dev/stdout) is
+        written directly.
 
     Yields
     ------
@@ -25,16 +26,57 @@ def whole_file(path):
     if path.exists() and not path.is_file():
         yield path
         return
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with replacement(path) as part:
+        yield part
+
+
+@contextmanager
+def replacement(path, *, durable=False):
+    """Do what `whole_file` does for regular files; a link is replaced, not followed.
+
+    Parameters
+    ----------
+    path : Path
+    durable : bool, default=False
+        Whether the content reaches the disk before the rename, and the rename before the end. A
+        full disk may fail only at such a flush.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         yield part
+        if durable:
+            _flush(part)
         os.replace(part, path)
+        if durable:
+            flush_folder(path.parent)
     except OSError as error:
         if error.filename in (None, str(part)):
             name_place(error, path)
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def is_part(name, final):
+    """Whether `replacement` gives this name to a temporary file for `final`."""
+    return re.fullmatch(rf"\.{re.escape(final)}\.[0-9a-f]{{8}}\.part", name) is not None
+
+
+def flush_folder(folder):
+    """Let new names in a folder reach the disk, where the system can do that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def name_place(error, path):
+    """Let an OSError name `path`, which the user knows, and no temporary file."""
+    if error.errno is not None:
+        error.filename = str(path)
+        del error.filename2  # None would be printed
 
 
 def check_file_place(path, option):
@@ -49,7 +91,7 @@ def check_file_place(path, option):
 
 
 def check_folder_place(path, option):
-    """Raise ValueError if `path` is no folder in which files can be written, nor can become one."""
+    """Raise ValueError if `path` is not a writable folder and cannot become one."""
     path = Path(path).absolute()
     existing = next(place for place in (path, *path.parents) if place.exists())
     if not existing.is_dir():
@@ -60,10 +102,6 @@ def check_folder_place(path, option):
         raise ValueError(f"{option} {str(path)!r}: no permission to write in {str(existing)!r}.")
 
 
-def check_model_place(path, option):
-    """Raise ValueError if `HGADDetector.save` would refuse `path`: before a fit, not after it."""
-    check_folder_place(Path(path).absolute().parent, option)
-    try:
-        check_place(path)
-    except ValueError as error:
-        raise ValueError(f"{option}: {error}") from None
+def _flush(path):
+    with open(path, "rb+") as file:  # Windows flushes only what is open for writing
+        os.fsync(file.fileno())

@@ -1,36 +1,45 @@
-"""State to and from a folder: safetensors for arrays, JSON for the rest, nothing executable."""
+"""Save a model to a folder and load it: one safetensors file, nothing executable.
 
-import errno
+The metadata of the file hold the description of the model (JSON), and a hash of the description
+and all tensors. A new file replaces the old one in one step: readers find one or the other.
+"""
+
 import hashlib
 import json
+import math
 import os
-import shutil
 import time
-import uuid
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from ..features.extractor import tensors_sha256
+from ..version import installed_version
+from .files import check_folder_place, flush_folder, is_part, name_place, replacement
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT = "skhgad-model"
-VERSION = 3
-_MANIFEST, _TENSORS = "model.json", "model.safetensors"
-_FILES = (_MANIFEST, _TENSORS)
-_LITTER = {".ds_store", "desktop.ini", "thumbs.db"}  # left by file managers
-_LARGEST_MANIFEST = 64 << 20  # bytes; parsed JSON takes many times its size
-# Processes that save to one place take turns; a further try means that another was quicker.
-_TRIES = 50
-_OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST, errno.EACCES}  # EACCES is what Windows says
-_LOOKS = 20
-_PAUSE = 0.005  # seconds until the next look at a folder that may be changing hands
+VERSION = 4
+_FILE = "model.safetensors"
+_OLD_DESCRIPTION = "model.json"  # the description up to version 3
+_CLUTTER = {".ds_store", "desktop.ini", "thumbs.db"}  # left by file managers
+_LARGEST_HEADER = 64 << 20  # bytes; parsed JSON takes many times its size
+_LONGEST_SAVE = 24 * 3600  # seconds
+_BROKEN = (
+    ArithmeticError, AttributeError, LookupError, RuntimeError, SafetensorError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 def save_state(folder, tensors, description):
-    """Write a model folder; an older one at the same place is replaced at the very end.
-
-    The new folder is written beside the old one, flushed to the disk, and renamed. Of several
-    processes that save to one place the last wins, and its model is whole.
+    """Write a model to a folder; the last of several processes wins.
 
     Parameters
     ----------
@@ -43,32 +52,71 @@ def save_state(folder, tensors, description):
     Raises
     ------
     ValueError
-        If the place is taken by something else than a model, see `check_place`.
+        If `check_place` refuses the folder, or the description is too long.
     OSError
-        If it cannot be written; the older model is then still whole.
+        If the file cannot be written; the older model is then still whole. Windows does not
+        replace a file that another process is reading.
     """
     folder = _real(folder)
     check_place(folder)
-    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "sha256": {_TENSORS: hashlib.sha256(content).hexdigest()},
-        "model": description,
-    }
-    text = json.dumps(manifest, indent=1, allow_nan=False)
-    staging = folder.with_name(f".skhgad-{uuid.uuid4().hex}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    content = _encode(tensors, description)
+    is_new = not folder.exists()
     try:
-        staging.mkdir()
-        _write(staging / _TENSORS, content)
-        _write(staging / _MANIFEST, text.encode())
-        _install(staging, folder)
-    except OSError as error:
-        name_place(error, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _saving(folder), replacement(folder / _FILE, durable=True) as part:
+            with open(part, "xb") as file:
+                file.write(content)
+        (folder / _OLD_DESCRIPTION).unlink(missing_ok=True)
+        if is_new:
+            flush_folder(folder.parent)
+    except BaseException as error:  # also Ctrl-C
+        if is_new:
+            with suppress(OSError):  # not empty: a model is there
+                folder.rmdir()
+        if isinstance(error, OSError):
+            name_place(error, folder)
         raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+
+def load_state(folder):
+    """Read a model that `save_state` wrote.
+
+    Takes about twice the file's size in memory, once that size is the one the header declares.
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+    description : dict
+        What `save_state` was given and `_encode` added.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such folder.
+    ValueError
+        Not a model, another format, a damaged file.
+    OSError
+        A file that cannot be read.
+    """
+    folder = Path(folder)
+    path = folder / _FILE
+    if not folder.exists():
+        raise FileNotFoundError(f"no model folder at {str(folder)!r}.")
+    if not path.is_file():
+        raise ValueError(f"{str(folder)!r} is no skhgad model: {_FILE} is missing.")
+    _check_inside(path)
+    with open(path, "rb") as file:
+        with _refusing(path):
+            head, header = _read_head(file)
+            description = _read_description(header)
+        _check_format(folder, description)
+        with _refusing(path):
+            content = head + file.read(_size_of_tensors(file, head, header))
+    with _refusing(path):
+        tensors, metadata = load(content), header["__metadata__"]
+        if metadata["sha256"] != model_hash(metadata["description"], tensors):
+            raise ValueError("it does not match the hash in its header")
+    return tensors, description
 
 
 def check_place(folder):
@@ -77,75 +125,98 @@ def check_place(folder):
     Raises
     ------
     ValueError
-        Something else is there, or lies beside the model's own files and would be lost.
+        Something else is there, or beside a model.
     """
-    _steadily(_check_place, _real(folder))
+    folder = _real(folder)
+    if not folder.exists():
+        return
+    path = folder / _FILE
+    names = os.listdir(folder) if folder.is_dir() else [folder.name]
+    names = {name for name in names if not is_part(name, _FILE)}
+    if not names:
+        return
+    if not path.is_file():
+        raise ValueError(f"{str(folder)!r} exists and is no skhgad model: choose another folder.")
+    if _OLD_DESCRIPTION not in names and not _is_ours(path):
+        raise ValueError(
+            f"{str(path)!r} is damaged, or no skhgad model: remove it, or choose another folder."
+        )
+    names -= {name for name in (_FILE, _OLD_DESCRIPTION) if (folder / name).is_file()}
+    others = sorted(name for name in names if name.lower() not in _CLUTTER)
+    if others:
+        raise ValueError(
+            f"{str(folder)!r} holds {others[0]!r} beside a model, which needs a folder of its own: "
+            "move that elsewhere, or choose another folder."
+        )
 
 
-def load_state(folder):
-    """Read a model folder written by `save_state`.
-
-    Reads the two files of the folder and no others, each once.
-
-    Returns
-    -------
-    tensors : dict of str to Tensor
-    description : dict
-
-    Raises
-    ------
-    FileNotFoundError
-        No such folder.
-    ValueError
-        Not a model, a newer or unknown format, a hash that does not match, a broken file.
-    OSError
-        A file that cannot be read.
-    """
-    return _steadily(_read, Path(folder))
-
-
-def is_model(folder):
-    """Whether the folder holds the two files of a model."""
-    return all((folder / name).is_file() for name in _FILES)
-
-
-def name_place(error, path):
-    """Let the message of an OSError name `path`, which the user knows, and no temporary file."""
-    if error.errno is not None:
-        error.filename = str(path)
-
-
-def _write(path, content):
-    with open(path, "xb") as file:
-        file.write(content)
-        file.flush()
-        # A full or failing disk may tell only now, and must tell before the old model goes.
-        os.fsync(file.fileno())
-
-
-def _install(staging, folder):
-    """Rename `staging` to `folder`, whatever other processes do there meanwhile."""
-    retired = staging.with_name(f"{staging.name}-old")
+def check_model_place(path, option):
+    """Raise ValueError if `HGADDetector.save` would refuse `path`: before a fit, not after it."""
+    check_folder_place(Path(path).absolute().parent, option)
     try:
-        for _ in range(_TRIES):
-            try:
-                os.replace(staging, folder)
-                return
-            except OSError as error:
-                if error.errno not in _OCCUPIED:
-                    raise
-            shutil.rmtree(retired, ignore_errors=True)
-            try:
-                os.replace(folder, retired)
-            except FileNotFoundError:
-                pass  # another process has just retired it
-        raise OSError(f"{str(folder)!r} was replaced by others {_TRIES} times: save again.")
-    except BaseException:  # also Ctrl-C
-        with suppress(OSError):  # nothing was retired, or another process has put its model there
-            os.replace(retired, folder)
-        raise
+        check_place(path)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from None
+
+
+def model_hash(description, tensors):
+    """SHA-256 of the description and of names, dtypes, shapes and values of the tensors."""
+    return hashlib.sha256(f"{tensors_sha256(tensors)} {description}".encode()).hexdigest()
+
+
+def _encode(tensors, description):
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        "skhgad": installed_version(),
+        "saved": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    text = json.dumps({**about, **description}, allow_nan=False)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    content = save(tensors, {"description": text, "sha256": model_hash(text, tensors)})
+    if int.from_bytes(content[:8], "little") > _LARGEST_HEADER:
+        raise ValueError(
+            f"the model's description has {len(text)} characters, too many to be loaded again."
+        )
+    return content
+
+
+@contextmanager
+def _saving(folder):
+    """Remove the hidden files of killed saves, then hold a lock while this process saves.
+
+    Every saving process holds a shared lock on the folder, which ends with the process. If this
+    process can have the lock alone, no other is saving, and all hidden files go. Otherwise, and
+    where folders cannot be locked (Windows, some network file systems), those of a day ago go.
+    """
+    if fcntl is None:
+        _remove_leftovers(folder, alone=False)
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _remove_leftovers(folder, alone=_lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        _lock(handle, fcntl.LOCK_SH)  # waits while another process is cleaning
+        yield
     finally:
-        shutil.rmtree(retired, ignore_errors=True)
+        os.close(handle)
+
+
+def _lock(handle, kind):
+    try:
+        fcntl.flock(handle, kind)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_leftovers(folder, alone):
+    for name in os.listdir(folder):
+        if is_part(name, _FILE):
+            with suppress(OSError):  # another process was quicker
+                age = time.time() - (folder / name).stat().st_mtime
+                if alone or age > _LONGEST_SAVE:
+                    (folder / name).unlink()
 
 
 def _real(folder):
@@ -153,64 +224,74 @@ def _real(folder):
     return Path(os.path.realpath(folder))
 
 
-def _steadily(look, folder):
-    """Return `look(folder)`; an error counts if it comes twice of a folder nobody replaced."""
-    failed = None
-    for _ in range(_LOOKS):
-        try:
-            return look(folder)
-        except (FileNotFoundError, ValueError):
-            now = _identity(folder)
-            if now is not None and now == failed:
-                raise
-            failed = now
-            time.sleep(_PAUSE)
-    return look(folder)
-
-
-def _identity(folder):
-    """Return what tells this folder from one renamed to its place; None where there is none."""
+@contextmanager
+def _refusing(path):
+    """Turn errors about a file's content into a ValueError that names it."""
     try:
-        status = os.stat(folder)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_ctime_ns
-
-
-def _check_place(folder):
-    if not folder.exists():
-        return
-    names = set(os.listdir(folder)) if folder.is_dir() else {folder.name}
-    if not names:
-        return
-    if not is_model(folder):
-        raise ValueError(f"{str(folder)!r} exists and is no skhgad model: choose another folder.")
-    others = sorted(name for name in names.difference(_FILES) if name.lower() not in _LITTER)
-    if others:
+        yield
+    except _BROKEN as error:
         raise ValueError(
-            f"{str(folder)!r} holds {others[0]!r} beside a model, and saving replaces the whole "
-            "folder: move that elsewhere, or choose another folder."
+            f"{str(path)!r} is damaged, or no skhgad model: {error}. Copy it again from its source."
+        ) from error
+
+
+def _check_inside(path):
+    if _real(path).parent != _real(path.parent):
+        raise ValueError(
+            f"{str(path)!r} is a link to a file outside the folder, which is not followed: copy "
+            "the file there."
         )
 
 
-def _read(folder):
-    if not folder.exists():
-        raise FileNotFoundError(f"no model folder at {str(folder)!r}.")
-    if not is_model(folder):
-        raise ValueError(f"{str(folder)!r} is no skhgad model: {_MANIFEST} or {_TENSORS} missing.")
-    for name in _FILES:
-        if _real(folder / name).parent != _real(folder):
-            raise ValueError(
-                f"{str(folder / name)!r} is a link to a file outside the folder, which is not "
-                "followed: copy the file there."
-            )
-    if (folder / _MANIFEST).stat().st_size > _LARGEST_MANIFEST:
-        raise ValueError(f"{str(folder / _MANIFEST)!r} is too large for a model description.")
+def _read_head(file):
+    size, start = os.fstat(file.fileno()).st_size, file.read(8)
+    length = int.from_bytes(start, "little")
+    if length > min(_LARGEST_HEADER, size - 8):
+        raise ValueError(f"a header of {length} bytes is too large")
+    head = start + file.read(length)
+    return head, _parse(head[8:])
+
+
+def _read_description(header):
+    description = _parse(header.get("__metadata__", {}).get("description", "{}"))
+    if not isinstance(description, dict):
+        raise ValueError("the description is no JSON object")
+    return description
+
+
+def _size_of_tensors(file, head, header):
+    size = os.fstat(file.fileno()).st_size - len(head)
+    entries = (entry for name, entry in header.items() if name != "__metadata__")
+    declared = max((entry["data_offsets"][1] for entry in entries), default=0)
+    if declared != size:
+        raise ValueError(f"its header declares {declared} bytes of tensors, it has {size}")
+    return size
+
+
+def _parse(text):
+    return json.loads(text, parse_float=_finite, parse_constant=_finite)
+
+
+def _finite(text):
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text} is not finite")
+    return number
+
+
+def _is_ours(path):
+    """Whether the file describes a model, of any version, damaged or not."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_bytes())
-        kind, version = manifest["format"], manifest["version"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(f"{str(folder / _MANIFEST)!r} is no model description.") from error
+        with open(path, "rb") as file:
+            return _read_description(_read_head(file)[1]).get("format") == FORMAT
+    except _BROKEN:
+        return False
+
+
+def _check_format(folder, description):
+    if not description:
+        _refuse_without_description(folder)
+    kind, version = description.get("format"), description.get("version")
     if kind != FORMAT:
         raise ValueError(
             f"{str(folder)!r} has the unknown format {kind!r:.80}, expected {FORMAT!r}."
@@ -220,17 +301,19 @@ def _read(folder):
             f"{str(folder)!r} has format version {version!r:.80}; this skhgad reads version "
             f"{VERSION}. Install a matching skhgad, or fit and save again."
         )
-    content = (folder / _TENSORS).read_bytes()
-    expected = manifest.get("sha256")
-    found = hashlib.sha256(content).hexdigest()
-    if not isinstance(expected, dict) or expected.get(_TENSORS) != found:
-        raise ValueError(
-            f"{str(folder / _TENSORS)!r} does not match the hash in {_MANIFEST}: the model was "
-            "damaged or changed. Copy it again from its source."
-        )
-    if not isinstance(manifest.get("model"), dict):
-        raise ValueError(f"{str(folder / _MANIFEST)!r} is no model description.")
-    try:
-        return load(content), manifest["model"]
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"{str(folder / _TENSORS)!r} is no safetensors file: {error}") from error
+
+
+def _refuse_without_description(folder):
+    """Raise ValueError, which names the format if the description is a file of its own."""
+    path, old = folder / _OLD_DESCRIPTION, {}
+    with suppress(OSError, *_BROKEN):
+        _check_inside(path)
+        if path.is_file() and path.stat().st_size <= _LARGEST_HEADER:
+            old = _parse(path.read_bytes())
+    if not isinstance(old, dict) or old.get("format") != FORMAT:
+        raise ValueError(f"{str(folder)!r} is no skhgad model: {_FILE} has no description.")
+    raise ValueError(
+        f"{str(folder)!r} has format version {old.get('version')!r:.80}, which is that of an older "
+        f"skhgad; this skhgad reads version {VERSION}. Fit and save again, or install the older "
+        "skhgad."
+    )

@@ -14,15 +14,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import skhgad
-
 from ..model.level import LevelModel
 from ..model.mixture import entropy
 from ..parameters import image_size
+from ..version import installed_version
 from .files import check_file_place, whole_file
 
 OPSET = 18
-# Scores of evidence that overflows, as in the estimator.
+# The score of a sample whose evidence overflows, the same as the estimator's.
 LOWEST = {dtype: torch.finfo(dtype).min / 2 for dtype in (torch.float32, torch.float64)}
 
 
@@ -42,7 +41,7 @@ def write_onnx(detector, path):
         if is_images:
             size = image_size(detector.image_size)
             model = surround(model, size, detector.value_range, OPSET)
-        model.producer_name, model.producer_version = "skhgad", skhgad.__version__
+        model.producer_name, model.producer_version = "skhgad", installed_version()
         onnx.helper.set_model_props(model, _properties(detector))
         onnx.checker.check_model(model)
         onnx.save(model, part)
@@ -69,7 +68,7 @@ class Core(nn.Module):
         self.eval()
 
     def forward(self, x):
-        """Return score (n,), class index (n,) and, of images, map (n, height, width)."""
+        """Return scores (n,), class indices (n,) and, of images, maps (n, height, width)."""
         features = [x[:, None]] if self.extractor is None else self.extractor(x)
         maps, codes = self.model(features)
         lowest = LOWEST[maps.dtype]
@@ -99,7 +98,7 @@ class TraceableLevel(LevelModel):
             centers, class_log_det = densities.whitened_offsets, densities.log_dets[codes][:, None]
             white = (z - densities.origins[codes][:, None]) @ densities.whiteners[codes]
             log_weights = densities.center_log_weights
-        # Transposed before the gather, so that it is a constant of the graph.
+        # The transposed centers are a constant of the graph, because the gather comes after.
         cross = white @ centers.transpose(1, 2)[codes]
         squares = white.square().sum(-1, keepdim=True) + centers.square().sum(-1)[codes][:, None]
         logits = log_weights[codes][:, None] - 0.5 * (squares - 2 * cross).clamp_min(0)
@@ -109,7 +108,7 @@ class TraceableLevel(LevelModel):
         """Entropy of the class posterior at each position."""
         mixture = self.mixture
         class_logits = mixture.class_logits(z)
-        if mixture.generations.any():  # otherwise every class knew all others
+        if mixture.generations.any():  # a class that was added later is unknown to earlier ones
             unknown = mixture.generations > mixture.generations[codes][:, None, None]
             class_logits = class_logits.masked_fill(unknown, -1e30)
         return entropy(class_logits)
@@ -185,11 +184,11 @@ def _example(detector):
 
 @torch.no_grad()
 def _export_core(core, example, path, is_images):
-    core(example)  # constants are made now, so that the trace sees them as such
+    core(example)  # computes the constant matrices, so that the trace sees constants
     name = "pixels" if is_images else "features"
     outputs = ["score", "class_index", "grid"]
     with warnings.catch_warnings():
-        # Constant sizes are meant; dynamo=True would need one more package and 20 times the time.
+        # Sizes become constants, as intended. dynamo=True takes another package, 20 times the time.
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
@@ -210,7 +209,7 @@ def _export_core(core, example, path, is_images):
 
 
 def _properties(detector):
-    """Write what a deployer needs beside the outputs as text."""
+    """Return the file's metadata as text: class labels, threshold and image size."""
     properties = {
         "classes": json.dumps(detector.classes_.tolist()),
         "offset": repr(float(detector.offset_)),

@@ -1,14 +1,14 @@
-"""What surrounds the traced network in an ONNX file of images: preprocessing and final resizing.
+"""Add preprocessing and final resizing to the traced network in an ONNX file of images.
 
-Written in ONNX's text form. The resizing is Pillow's antialiased bilinear filter, which `images`
-uses, to the last bit: a triangle filter along rows, then along columns, with weights of 22 bits
-and values rounded between the two for 8-bit pixels.
+Both are written in ONNX's text form. The preprocessing resizes as Pillow's antialiased bilinear
+filter does, to the last bit: a triangle filter along rows, then along columns. For 8-bit pixels,
+weights have 22 bits, and values are rounded after each of the two.
 """
 
 import onnx
 
 _FLOAT, _INT, _BOOL, _DOUBLE = 1, 6, 9, 11  # element types
-_SCALE = 1 << 22  # of the weights, for 8-bit pixels
+_SCALE = 1 << 22  # 1.0 as a weight for 8-bit pixels
 
 
 def surround(core, size, value_range, opset):
@@ -122,7 +122,7 @@ def _middles(n):
 
 
 def _weights(name, side, target, middles, tap_axis, sum_axis, is_rounded):
-    """Triangles around the `middles` of the target's pixels, over the taps of the image's side."""
+    """Return the text for a matrix of weights: a triangle around each target pixel's middle."""
     last = f"{name}_share = Div ({name}_high, {name}_total)"
     if is_rounded:
         last += f"""
@@ -153,7 +153,7 @@ def _weights(name, side, target, middles, tap_axis, sum_axis, is_rounded):
 
 
 def _rounding(name, is_rounded):
-    """Bring the weighted sums back to what Pillow stores between its passes."""
+    """Return the text that rounds weighted sums to what Pillow stores after each of its passes."""
     if is_rounded:
         return f"""
             {name}_more = Add ({name}_sum, half_scale)

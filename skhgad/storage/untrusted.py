@@ -1,0 +1,124 @@
+"""Check what a model file from a stranger claims, before it costs memory."""
+
+import math
+
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ..features.backbones import create_backbone
+from ..parameters import image_size
+from ..scoring.calibration import Calibration
+from ..validation import check_y
+
+LARGEST_IMAGE = 1 << 26  # pixels
+LARGEST_TABLES = 1 << 30  # bytes; index tables and masks that a backbone makes for its image size
+
+
+def read_classes(classes):
+    """Return `classes_` from its JSON list, which must be as `check_y` gives it."""
+    _, found = check_y(classes, len(classes))
+    if found.tolist() != classes:
+        raise ValueError(f"classes {classes!r:.80} are not sorted, or some are twice.")
+    return found
+
+
+def read_levels(fitted, parameters, tensors, n_classes):
+    """Return (n_features, height, width) of each level, which the stored tensors must have."""
+    shapes = [_read_level(shape) for shape in fitted["levels"]]
+    if fitted["images"] is not True and shapes != [(fitted["n_features_in"], 1, 1)]:
+        raise ValueError(f"levels {shapes!r:.80} are not those of feature vectors.")
+    for index, shape in enumerate(shapes):
+        expected = _level_sizes(parameters, shape, n_classes)
+        expected = {f"levels.{index}.{name}": size for name, size in expected.items()}
+        expected[f"likelihood_profile_{index}"] = (math.prod(shape[1:]), n_classes)
+        for name, size in expected.items():
+            found = tuple(tensors[name].shape)
+            if found != size:
+                raise ValueError(f"{name} has shape {found}, declared is {size}.")
+    return shapes
+
+
+def check_extractor(parameters, tensors):
+    """Refuse an image size or a named backbone that takes more memory than what is stored."""
+    pixels = math.prod(image_size(parameters["image_size"]))
+    if pixels * max(parameters["image_scales"]) ** 2 > LARGEST_IMAGE:
+        raise ValueError(f"image_size={parameters['image_size']} is too large.")
+    if isinstance(parameters["backbone"], str):
+        _check_backbone(parameters, tensors)
+
+
+def read_calibration(tensors, n_classes):
+    """Return what fit found in the held-out normal samples."""
+    found = Calibration(*(tensors[name].numpy() for name in Calibration._fields))
+    n_samples = len(found.scores)
+    for name, values in found._asdict().items():
+        is_code = name in ("codes", "inferred")
+        if not n_samples or values.shape != (n_samples,):
+            raise ValueError(f"calibration.{name} has shape {values.shape}.")
+        if values.dtype != (np.int64 if is_code else np.float64):
+            raise ValueError(f"calibration.{name} is of type {values.dtype}.")
+        if is_code and not 0 <= values.min() <= values.max() < n_classes:
+            raise ValueError(f"calibration.{name} names classes that there are not.")
+    return found
+
+
+def _read_level(shape):
+    if len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
+        raise ValueError(f"a level of shape {shape!r:.80}.")
+    return tuple(shape)
+
+
+def _level_sizes(parameters, shape, n_classes):
+    """Return the shapes of the tensors that decide how much memory a level takes."""
+    n_features, height, width = shape
+    n_conditions = parameters["position_channels"] if height * width > 1 else 0
+    n_passive = n_features - n_features // 2
+    n_hidden = max(1, round(parameters["hidden_ratio"] * (n_passive + n_conditions)))
+    sizes = {
+        "flow.blocks.hidden_weight": (parameters["n_blocks"], n_hidden, n_passive),
+        "start.matrix": (n_features, n_features),
+        "mixture.offsets": (n_classes, parameters["n_components"] - 1, n_features),
+    }
+    if parameters["class_covariance"]:
+        sizes["densities.whiteners"] = (n_classes, n_features, n_features)
+        sizes["densities.shared_precision"] = (n_features, n_features)
+    if n_conditions:
+        sizes["flow.column_codes"] = (width, n_conditions // 2)
+        sizes["flow.row_codes"] = (height, n_conditions // 2)
+    return sizes
+
+
+def _check_backbone(parameters, tensors):
+    """Refuse a backbone whose weights are not the stored ones; takes no memory for them."""
+    name, size = parameters["backbone"], image_size(parameters["image_size"])
+    try:
+        with torch.device("meta"), _SequencesOnCpu():
+            backbone = create_backbone(name, None, parameters["out_indices"], size)
+    except ValueError as error:
+        if "meta" in str(error.__cause__):
+            # nest and efficientformerv2 of older timm compute with values while they are built.
+            # They have 70 million weights at most, which are compared when loaded.
+            return
+        raise
+    expected = {f"backbone.{key}": tuple(t.shape) for key, t in backbone.state_dict().items()}
+    found = {key: tuple(t.shape) for key, t in tensors.items() if key.startswith("backbone.")}
+    different = sorted(set(expected.items()) ^ set(found.items()))
+    if different:
+        key = different[0][0]
+        raise ValueError(
+            f"backbone={name!r} does not fit the stored weights: extractor.{key} of shape "
+            f"{found.get(key, 'none')} is stored, {expected.get(key, 'none')} is needed."
+        )
+    tables = (b for key, b in backbone.named_buffers() if f"backbone.{key}" not in expected)
+    if sum(table.nbytes for table in tables) > LARGEST_TABLES:
+        raise ValueError(f"image_size={parameters['image_size']} is too large for {name!r}.")
+
+
+class _SequencesOnCpu(TorchFunctionMode):
+    """Keep linspace off the meta device: timm reads drop-path rates from it."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.linspace:
+            kwargs = {"device": "cpu", **(kwargs or {})}
+        return func(*args, **(kwargs or {}))
