@@ -36,6 +36,7 @@ EXTRAS_REQUIRE = {
         MATPLOTLIB,
         "pandas>=2.0.0",
         "pytest>=8.0.0",
+        "pytest-xdist>=3.5.0",
         "scikit-image>=0.22.0",
         # Comes with timm; unnamed, the lowest resolution would take its newest, which raises torch.
         "torchvision>=0.21.0",

@@ -1,6 +1,6 @@
 """One fit by two processes against the same fit by one.
 
-The module is also the program of those processes, ``python test_distributed.py RANK FOLDER``, which
+The module is also the program of those processes, ``python test_processes.py RANK FOLDER``, which
 run every scenario below together and leave what they found in FOLDER. They meet in a file.
 """
 
