@@ -30,7 +30,7 @@ def read_file(path: str, name: str, value_range: tuple[float, float] | None) -> 
     """Decode an image file; see `ImageSource.read` for the result and the errors."""
     with ExitStack() as opened:
         with _errors_naming(name):
-            file = opened.enter_context(_BoundedFile(io.FileIO(path)))
+            file = opened.enter_context(_File(io.FileIO(path)))
             image = opened.enter_context(Image.open(file))
         n_pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
         # Pillow only warns between its limit and twice its limit.
@@ -39,11 +39,12 @@ def read_file(path: str, name: str, value_range: tuple[float, float] | None) -> 
         return decode_image(image, name, value_range)
 
 
-class _BoundedFile(io.BufferedReader):
+class _File(io.BufferedReader):
     """A file that reads no more bytes than it holds.
 
     Pillow asks for as many bytes as a file's header declares, and Python allocates that many. A
-    small file with a false header could otherwise use up the memory.
+    small file with a false header could otherwise use up the memory. Pillow's messages show the
+    name of this class: "cannot identify image file <_File name='a.png'>".
     """
 
     def read(self, size: int | None = -1) -> bytes:
