@@ -1,7 +1,7 @@
 """Connected regions of anomaly maps, and their grouping into defect types without labels.
 
-`find_regions` cuts a map into regions. `embed_regions` describes regions by features of the
-detector's backbone. `group_defects` clusters the descriptions.
+`find_regions` cuts a map into regions, `embed_regions` describes them by features of the backbone,
+`group_defects` clusters the descriptions.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .validation import check_level, check_map, check_scored_X, is_integer
 __all__ = ["Region", "describe_regions", "embed_regions", "find_regions", "group_defects"]
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
-_PIXEL_VARIANCE = 1 / 12  # of a coordinate that is uniform over one pixel
-_N_COMPONENTS = 8  # principal components that are clustered
-_SHAPE_WEIGHT = 0.5  # of shapes beside features: a quarter of their variance
+_PIXEL_VARIANCE = 1 / 12  # of a coordinate over one pixel
+_N_COMPONENTS = 8
+_SHAPE_WEIGHT = 0.5  # a quarter of the features' variance
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Region:
     map_size : tuple (height, width) of int
         Size of the whole map.
     mask : ndarray of shape (bottom - top, right - left), bool
-        The region's pixels within its box. Comparisons of regions ignore it.
+        The region's pixels within its box. Comparisons ignore it.
     """
 
     box: tuple[int, int, int, int]
@@ -84,19 +84,17 @@ def find_regions(anomaly_map: ArrayLike, threshold: float) -> list[Region]:
     Returns
     -------
     list of Region
-        Sorted by peak, the largest first. Pixels that touch at a side or a corner belong to one
-        region.
+        The largest peak first. Pixels that touch at a side or a corner belong to one region.
 
     Raises
     ------
     ValueError
-        If the map is no 2-D array of finite numbers, or the threshold is no finite number.
+        If the map is no finite 2-D array, or the threshold no finite number.
 
     Notes
     -----
-    A map is interpolated from a coarser grid, and the maximum over that grid is the image's
-    anomaly score. The peak of the map may be slightly lower, so an image that is barely flagged
-    may have no region.
+    An image's anomaly score is the maximum over a coarser grid, from which its map is interpolated.
+    The map's peak may be slightly lower, so a barely flagged image may have no region.
 
     Examples
     --------
@@ -140,13 +138,13 @@ def describe_regions(features: ArrayLike, regions: Sequence[Region]) -> NDArray[
     features : array-like of shape (height, width, n_features)
         Feature vectors on a grid of any size that covers the image.
     regions : list of Region
-        The regions of that image.
+        Of that image.
 
     Returns
     -------
     ndarray of shape (n_regions, n_features), float64
-        The mean feature vector of each region. A cell of the grid weighs as many pixels of the
-        region as it holds.
+        Means over each region. A cell of the grid weighs as many of the region's pixels as it
+        holds.
 
     Raises
     ------
@@ -178,7 +176,7 @@ def describe_regions(features: ArrayLike, regions: Sequence[Region]) -> NDArray[
 
 
 def _cells(region: Region, grid: tuple[int, ...]) -> tuple[NDArray[np.int64], ...]:
-    """Return row and column of each pixel's cell, in a grid of this shape that covers the map."""
+    """Return rows and columns of the pixels' cells in a grid that covers the map."""
     return tuple(
         (2 * (first + offsets) + 1) * n_cells // (2 * n_pixels)
         for first, offsets, n_cells, n_pixels in zip(
@@ -206,20 +204,20 @@ def embed_regions(
     Returns
     -------
     ndarray of shape (n_regions, n_features), float64
-        One row per region: those of the first image, then those of the second, and so on.
+        The regions of the first image, then those of the second, and so on.
 
     Raises
     ------
     NotFittedError
         If the detector is not fitted.
     ValueError
-        If the detector was fitted on feature vectors, has no such level, or if `regions` does not
-        hold one list per image.
+        If the detector was fitted on vectors or has no such level, or if `regions` is not one list
+        per image.
 
     Notes
     -----
-    The backbone runs on every image that has regions, unless the detector's `memory` holds the
-    image's features.
+    The backbone runs on every image that has regions, unless the detector's `memory` has its
+    features.
     """
     check_is_fitted(detector)
     fitted, reader = detector.model_, detector.feature_reader()
@@ -251,32 +249,32 @@ def group_defects(
     Parameters
     ----------
     features : array-like of shape (n_regions, n_features)
-        Descriptions of regions, from `embed_regions` or `describe_regions`.
+        From `embed_regions` or `describe_regions`.
     n_groups : int or "auto", default="auto"
-        "auto" takes the number from 2 to `max_groups` with the largest silhouette. It cannot tell
-        one type from several: three or more different regions make at least two groups.
+        "auto" takes the number from 2 to `max_groups` with the largest silhouette. It always finds
+        two groups or more in three or more different regions.
     regions : list of Region of length n_regions, default=None
-        If given, shape counts beside the features: log-area and log-elongation, with a quarter of
-        the features' variance.
+        If given, shape (log-area and log-elongation) counts beside the features, with a quarter of
+        their variance.
     max_groups : int, default=10
-        Largest number of groups that "auto" tries.
+        Most groups that "auto" tries.
 
     Returns
     -------
     labels : ndarray of shape (n_regions,), int64
-        Group of each region. Groups are numbered from 0 in the order of their first region.
+        Groups are numbered from 0 in the order of their first region.
 
     Raises
     ------
     ValueError
-        If `features` is no finite 2-D array, `regions` has another length, or `n_groups` is
-        larger than the number of regions.
+        If `features` is no finite 2-D array, `regions` has another length, or `n_groups` exceeds
+        the number of regions.
 
     Notes
     -----
     Features are standardised, reduced to their eight leading principal components and clustered
-    by Ward's method. The result does not depend on a random state. Memory grows with the square
-    of the number of regions: 10,000 regions need 800 MB.
+    by Ward's method; there is no random state. Memory grows with the square of the number of
+    regions: 10,000 need 800 MB.
 
     Examples
     --------
@@ -317,12 +315,9 @@ def _check_n_groups(n_groups: Any, max_groups: Any, n_regions: int) -> None:
 
 
 def _reduced(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the leading principal components of the standardised features.
-
-    They are scaled to a total variance of 1.
-    """
+    """Return leading principal components of the standardised features, of total variance 1."""
     standardised = StandardScaler().fit_transform(features)
-    # A standardised feature has deviation 1, or 0 if it is constant.
+    # A feature has deviation 1 by now, or 0 if it is constant.
     varied = standardised[:, standardised.std(0) > 0.5]
     if not varied.size:
         return np.zeros((len(features), 1))
@@ -333,7 +328,7 @@ def _reduced(features: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _ward(points: NDArray[np.float64], n_groups: int) -> NDArray[np.int64]:
-    """Return the groups of Ward's method, numbered in the order of their first point."""
+    """Return Ward's groups, numbered in the order of their first point."""
     return number_by_first(AgglomerativeClustering(n_groups).fit_predict(points))
 
 

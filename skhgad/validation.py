@@ -410,24 +410,10 @@ def marks_anomaly(label: Any) -> bool:
 
 
 def check_anomaly_labels(y: ArrayLike) -> NDArray[np.bool_]:
-    """Tell anomalies from normals.
+    """Return a bool array, True where `y` marks an anomaly.
 
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,)
-        -1 (or "-1") for an anomaly; +1 or a class label for a normal sample.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), dtype bool
-        True where `y` marks an anomaly.
-
-    Raises
-    ------
-    ValueError
-        If `y` is not 1-D, is empty, or holds fractions.
-    TypeError
-        If `y` is boolean.
+    A normal sample has +1 or a class label. Raises ValueError if `y` is not 1-D, is empty or holds
+    fractions, and TypeError if it is boolean.
     """
     labels = np.asarray(y)
     if labels.ndim != 1 or not labels.size:

@@ -24,7 +24,7 @@ _DOCUMENTS = {"license", "license-dataset", "readme", "attribution", "citation"}
 
 
 class Sample(NamedTuple):
-    """One image of a data set, with what its folder or table says of it."""
+    """One image of a data set and its labels."""
 
     image: Path
     class_label: str
@@ -40,7 +40,7 @@ def load_tree(
     split: str,
     verify: bool,
 ) -> Bunch:
-    """Read a data set of folders; the public loaders document parameters, result and errors."""
+    """Read a data set of folders, as the public loaders document."""
     root = check_root(layout, root)
     splits, wanted = check_choices(split, layout.splits, classes)
     if _is_one_class(layout, root):
@@ -68,7 +68,7 @@ def load_tree(
 
 
 def _is_one_class(layout: Layout, root: Path) -> bool:
-    """Tell whether `root` is itself a class: it has splits that hold defects, not splits."""
+    """Tell whether `root` is itself a class: its splits hold defects, not splits."""
     if layout.classes is not None:
         return False
     splits = [root / name for name in layout.splits if (root / name).is_dir()]
@@ -77,7 +77,7 @@ def _is_one_class(layout: Layout, root: Path) -> bool:
 
 
 def check_root(layout: Layout, root: str | os.PathLike[str]) -> Path:
-    """Return `root` as a Path; raise an error that shows the layout if it is no folder."""
+    """Return `root` as a Path; raise an error if it is no folder."""
     try:
         path = Path(root).expanduser()
     except TypeError:
@@ -91,7 +91,7 @@ def check_root(layout: Layout, root: str | os.PathLike[str]) -> Path:
 def check_choices(
     split: str, splits: tuple[str, ...], classes: Sequence[str] | None
 ) -> tuple[tuple[str, ...], list[str] | None]:
-    """Return the splits to read and the wanted classes, a list of str or None for all."""
+    """Return the splits to read and the wanted classes, None for all."""
     if split not in (*splits, "all"):
         raise ValueError(f"split must be one of {[*splits, 'all']}, got {split!r}.")
     if isinstance(classes, str):
@@ -130,7 +130,7 @@ def _holds_a_split(folder: Path) -> bool:
 
 
 def _other_root(layout: Layout, root: Path, folders: list[Path]) -> str:
-    """Return a hint at the folder above or below `root` that holds the classes, or ""."""
+    """Return a hint at a nearby folder that holds the classes, or ""."""
     names = layout.classes or ()
     candidates = [f for f in folders for name in names if (f / name).is_dir()]
     if root.resolve().name in names:
@@ -151,7 +151,7 @@ def _warn_absent(layout: Layout, root: Path, present: list[str]) -> None:
 
 
 def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the folders and the files of `folder`, each sorted by name, without known junk."""
+    """Return the folders and the files of `folder`, sorted, without known junk."""
     entries = sorted(
         e for e in folder.iterdir() if not e.name.startswith(".") and e.name.lower() not in _JUNK
     )
@@ -165,7 +165,7 @@ def _is_document(name: str) -> bool:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the images directly in `folder`, sorted by name; warn of all other entries."""
+    """Return the images of `folder`, sorted; warn of other entries."""
     folders, files = _entries(folder)
     images = [f for f in files if f.suffix.lower() in IMAGE_ENDINGS]
     others = [f for f in files if f.suffix.lower() not in IMAGE_ENDINGS]
@@ -206,7 +206,7 @@ def _read_split(
 
 
 def _check_mask_folders(mask_root: Path, split_folder: Path, defects: Iterable[Path]) -> None:
-    """Raise ValueError if a folder of masks has no folder of images; warn of files beside them."""
+    """Refuse a folder of masks without a folder of images; warn of files beside them."""
     if not mask_root.is_dir():
         return
     mask_folders, files = _entries(mask_root)
@@ -232,7 +232,7 @@ def _read_defect(
         _check_nested(layout, folder)
     images = image_files(image_folder)
     masks: Sequence[Path | None] = [None] * len(images)
-    # Only test images have masks. An image in train may have the name of one in test.
+    # Only test images have masks; an image in train may have the same name.
     if split == "test":
         if mask_folder.is_dir():
             masks = _match_masks(
@@ -251,7 +251,7 @@ def _read_defect(
 
 
 def _check_nested(layout: Layout, folder: Path) -> None:
-    """Raise ValueError unless a defect folder holds rgb/; warn of anything but rgb, gt and xyz."""
+    """Refuse a defect folder without rgb/; warn of other entries."""
     if not (folder / "rgb").is_dir():
         raise layout_error(layout, f"{folder / 'rgb'} is missing.")
     folders, files = _entries(folder)
@@ -262,10 +262,7 @@ def _check_nested(layout: Layout, folder: Path) -> None:
 def _match_masks(
     images: list[Path], folder: Path, names: tuple[str, ...], *, required: bool, verify: bool
 ) -> list[Path | None]:
-    """Return each image's mask in `folder`, or None.
-
-    `names` are the patterns of a mask's stem, such as "{}_mask" for an image's stem.
-    """
+    """Return each image's mask in `folder`, or None; `names` as in `Layout.mask_names`."""
     masks = _by_stem(image_files(folder))
     matched: list[Path | None] = []
     image_of: dict[Path, Path] = {}

@@ -1,8 +1,4 @@
-"""How the folders of each data set are named on disk.
-
-A `Layout` holds what differs between the data sets. `folders.load_tree` reads all of them but
-VisA, whose images are listed in a table (`visa`).
-"""
+"""What differs between the data sets on disk: names of folders, classes and masks."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ class Layout(NamedTuple):
 
     name: str
     source: str
-    tree: str  # shown in error messages
+    tree: str
     classes: tuple[str, ...] | None  # None: any folder is a class
     normal: str = "good"  # the folder of normal images
     splits: tuple[str, ...] = ("train", "test")
@@ -107,12 +103,12 @@ FOLDER = Layout(
 
 
 def layout_error(layout: Layout, problem: str) -> ValueError:
-    """Return the error for a folder of another layout: what is wrong, and the layout expected."""
+    """Return the error for a folder of another layout."""
     return ValueError(f"{problem}\n{expected_layout(layout)}")
 
 
 def expected_layout(layout: Layout) -> str:
-    """Return the part of an error message that says where a data set comes from and its layout."""
+    """Return the end of an error message: a data set's source and layout."""
     if layout.classes is None:
         return f"The folder must look like\n{layout.tree}"
     return (

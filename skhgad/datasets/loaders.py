@@ -1,4 +1,4 @@
-"""Loaders of the data sets whose folders name split, class and defect, and their union."""
+"""Loaders of data sets whose folders name split, class and defect; unions of data sets."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def load_mvtec_ad(
         ``<class>/{train/good,test/<defect>}/000.png`` and
         ``<class>/ground_truth/<defect>/000_mask.png``.
     classes : sequence of str, default=None
-        The classes to read; None reads all and warns if some are absent.
+        The classes to read; None reads all, and warns of absent ones.
     split : {"train", "test", "all"}, default="all"
         The published split to read.
     verify : bool, default=True
-        Compare the size of every mask with that of its image; only file headers are read.
+        Compare the sizes of every mask and its image, as their headers give them.
 
     Returns
     -------
     data : Bunch
         Arrays of equal length: `images` (paths, object), `class_label` (str), `y` (+1 normal,
         -1 anomaly), `target` (the y for `HGADDetector.fit`: the class label, or "-1" for an
-        anomaly), `defect` (str, "good" for normals), `mask` (path or None, object) and `split`
-        (str). Also `classes` (ndarray of str), `root` and `DESCR`. Sorted by class, split, defect
+        anomaly), `defect` (str, "good" for normals), `mask` (path or None, object), `split` (str);
+        also `classes` (ndarray of str), `root` and `DESCR`. Sorted by class, split, defect
         and name.
 
     Raises
@@ -53,8 +53,8 @@ def load_mvtec_ad(
     FileNotFoundError
         If `root` is not a folder; the message says where the data set comes from.
     ValueError
-        If the folder has another layout, an anomaly lacks its mask, a mask lacks its image or has
-        another size.
+        If the layout differs, an anomaly lacks its mask, a mask lacks its image or has another
+        size.
 
     Examples
     --------
@@ -83,8 +83,8 @@ def load_btad(
 ) -> Bunch:
     """Load BTAD: the products "01", "02" and "03", with ``ok`` and ``ko`` images.
 
-    Images are .bmp (02: .png), masks are .png (03: .bmp). A mask lies in ``ground_truth/ko`` and
-    has its image's name but for the ending. Normal images (``ok``) get the defect "good".
+    Images are .bmp (02: .png), masks .png (03: .bmp) in ``ground_truth/ko``, named as their images.
+    Normal images (``ok``) get the defect "good".
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def load_btad(
     Returns
     -------
     data : Bunch
-        As in `load_mvtec_ad`, which also lists the errors.
+        As in `load_mvtec_ad`.
     """
     return load_tree(BTAD, root, classes, split, verify)
 
@@ -124,8 +124,7 @@ def load_mvtec_3d_ad(
     Returns
     -------
     data : Bunch
-        As in `load_mvtec_ad`, which also lists the errors. Normal test images have masks
-        too (all zero), as published.
+        As in `load_mvtec_ad`. Normal test images have masks too (all zero), as published.
     """
     return load_tree(MVTEC_3D_AD, root, classes, split, verify)
 
@@ -139,10 +138,10 @@ def load_folder(
 ) -> Bunch:
     """Load your own images from folders named as in MVTec AD.
 
-    The folder may hold several classes. It may also be one class itself: it then has
-    ``train/good`` or ``test`` directly, and its name is the class. A class may lack ``train`` or
-    ``test``. Without ``ground_truth`` all masks are None. ``train`` may hold known anomalies
-    beside ``good``. Images are png, jpg, jpeg, bmp, tif, tiff or webp files.
+    The folder may hold several classes, or be one class itself: it then has ``train/good`` or
+    ``test`` directly, and its name is the class. A class may lack ``train`` or ``test``. Without
+    ``ground_truth`` all masks are None. ``train`` may hold known anomalies beside ``good``. Images
+    may be png, jpg, jpeg, bmp, tif, tiff and webp files.
 
     Parameters
     ----------
@@ -155,7 +154,7 @@ def load_folder(
     Returns
     -------
     data : Bunch
-        As in `load_mvtec_ad`, which also lists the errors.
+        As in `load_mvtec_ad`.
 
     Examples
     --------
@@ -181,7 +180,7 @@ def load_union(datasets: Mapping[str, Bunch] | Sequence[tuple[str, Bunch]]) -> B
     Parameters
     ----------
     datasets : mapping of str to Bunch, or sequence of (str, Bunch)
-        A name for each data set, and the Bunch that its loader returned.
+        Names and what the loaders returned.
 
     Returns
     -------
@@ -222,7 +221,6 @@ def load_union(datasets: Mapping[str, Bunch] | Sequence[tuple[str, Bunch]]) -> B
 
 
 def _check_pairs(pairs: Sequence[Any]) -> None:
-    """Raise an error unless these are pairs (name, Bunch of a loader) of different names."""
     if not pairs:
         raise ValueError("datasets is empty: give at least one (name, Bunch).")
     for index, pair in enumerate(pairs):

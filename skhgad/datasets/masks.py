@@ -1,4 +1,4 @@
-"""Defect masks: read from a file, or checked against an anomaly map or an image's size."""
+"""Defect masks, read and checked."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["check_mask", "load_mask", "verify_mask"]
 def load_mask(path: str | os.PathLike[str], size: Sequence[int] | None = None) -> NDArray[np.bool_]:
     """Read a mask: True where a pixel is marked as defect.
 
-    Every value but zero marks a defect, because VisA numbers its defect types. In JPEG files only
-    values from 128 do, because compression leaves noise around zero. An alpha channel is ignored
-    and an EXIF rotation applied.
+    Every value but zero marks a defect (VisA numbers its defect types). In JPEG files, values from
+    128 do, because compression leaves noise around zero. An alpha channel is ignored and an EXIF
+    rotation applied.
 
     Parameters
     ----------
@@ -68,16 +68,9 @@ def load_mask(path: str | os.PathLike[str], size: Sequence[int] | None = None) -
 def check_mask(
     mask: ArrayLike | os.PathLike[str] | None, shape: tuple[int, int], where: str
 ) -> NDArray[np.bool_]:
-    """Return a mask as a bool array of the shape of its anomaly map.
+    """Return a mask as a bool array of `shape`: an array, a path, or None for no defect.
 
-    Parameters
-    ----------
-    mask : array of `shape`, str, Path or None
-        Nonzero marks a defect. A path is read and resized; None means that there is no defect.
-    shape : tuple (height, width)
-        Shape of the anomaly map.
-    where : str
-        Names the mask in error messages.
+    `shape` is that of the anomaly map, `where` names the mask in errors.
     """
     if isinstance(mask, str | os.PathLike):
         return load_mask(mask, size=shape)
@@ -94,7 +87,7 @@ def check_mask(
 
 
 def verify_mask(image: str | os.PathLike[str], mask: str | os.PathLike[str]) -> None:
-    """Raise ValueError unless an image file and its mask file have the same displayed size."""
+    """Raise ValueError unless an image and its mask have the same displayed size."""
     image_size, mask_size = _displayed_size(image), _displayed_size(mask)
     if image_size != mask_size:
         raise ValueError(
@@ -108,12 +101,11 @@ def _displayed_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            # For a PNG, Pillow decodes the whole file to look for EXIF at its end. The formats
-            # named here have it in front.
+            # These formats have EXIF in front. For a PNG, Pillow would decode the whole file.
             orientation = 1
             if image.format in {"JPEG", "MPO", "TIFF"}:
                 orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except OSError as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    swaps_sides = orientation > 4  # rotated by 90 or 270 degrees
+    swaps_sides = orientation > 4
     return (width, height) if swaps_sides else (height, width)

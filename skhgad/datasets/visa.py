@@ -1,4 +1,4 @@
-"""VisA: its splits and masks are listed in a table, not in its folders."""
+"""VisA, whose splits and masks are listed in a table."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def load_visa(
     Returns
     -------
     data : Bunch
-        As in `load_mvtec_ad`, which also lists the errors. `defect` is the label in the object's
-        ``image_anno.csv`` (several joined by ", "), or "anomaly" where the file has none.
+        As in `load_mvtec_ad`. `defect` is the label in the object's ``image_anno.csv`` (several
+        joined by ", "), or "anomaly" where it has none.
     """
     root = check_root(VISA, root)
     splits, wanted = check_choices(split, ("train", "test"), classes)
@@ -71,7 +71,7 @@ def load_visa(
 def _read_table(
     table: Path, root: Path, folders: Mapping[str, Path], *, verified_splits: tuple[str, ...]
 ) -> list[Sample]:
-    """Return the samples of the objects in `folders`, of all splits; check masks of some."""
+    """Return the samples of the objects in `folders`, of all splits."""
     defects = {image: d for f in folders.values() for image, d in _read_defects(f).items()}
     samples: list[Sample] = []
     line_of: dict[Path, int] = {}
@@ -100,7 +100,7 @@ def _read_csv(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def _read_defects(folder: Path) -> dict[str, str]:
-    """Return {image: defect} from an object's image_anno.csv, empty where there is none."""
+    """Return {image: defect} from an object's image_anno.csv, if there is one."""
     table = folder / "image_anno.csv"
     rows = _read_csv(table, ("image", "label")) if table.is_file() else []
     labels = {r["image"]: ", ".join(p.strip() for p in r["label"].split(",")) for r in rows}
@@ -110,7 +110,7 @@ def _read_defects(folder: Path) -> dict[str, str]:
 def _sample(
     root: Path, row: Mapping[str, str], place: str, defects: Mapping[str, str], *, verify: bool
 ) -> Sample:
-    """Return the sample of one row of the split; `place` names the row in errors."""
+    """Return the sample of one row; `place` names it in errors."""
     image = root / row["image"]
     is_anomaly = row["label"] == "anomaly"
     if row["split"] not in ("train", "test") or row["label"] not in ("normal", "anomaly"):
@@ -137,7 +137,7 @@ def _sample(
 
 
 def _check_object(folder: Path, named: set[Path], table: Path) -> None:
-    """Warn of images that the split does not name; raise ValueError for masks without an image."""
+    """Warn of images that the split does not name; refuse masks without an image."""
     normal_folder, anomaly_folder = folder / "Images" / "Normal", folder / "Images" / "Anomaly"
     normal, anomalous, masks = (
         image_files(kind) if kind.is_dir() else []

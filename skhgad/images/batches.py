@@ -1,4 +1,4 @@
-"""Batches: images decoded and resized by threads, a bounded number ahead of the caller."""
+"""Images decoded and resized by threads, a bounded number ahead of the caller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .source import ImageSource
 
 __all__ = ["ImageBatch", "iter_batches", "resize"]
 
-# What a thread returns for an image: its resized pixels and its size before, or its error.
+# Of one image: resized pixels and size before, or an error.
 _Loaded: TypeAlias = "tuple[NDArray[np.float32], tuple[int, int]] | Exception"
 
 
@@ -49,10 +49,9 @@ def iter_batches(
 ) -> Generator[ImageBatch, None, None]:
     """Decode, resize and batch images.
 
-    Threads read the next images while the caller uses the present ones. At most two groups of
-    max(`batch_size`, about 2 * `n_jobs`) images are held. One job reads nothing ahead.
-
-    Resizing is Pillow's antialiased bilinear filter. An image of the right size stays as it is.
+    Threads read ahead while the caller uses the present images; one job reads nothing ahead. At
+    most two groups of max(`batch_size`, about 2 * `n_jobs`) images are held. Resizing is Pillow's
+    antialiased bilinear filter; an image of the right size stays as it is.
 
     Parameters
     ----------
@@ -75,7 +74,7 @@ def iter_batches(
     Raises
     ------
     ValueError, FileNotFoundError
-        As in `ImageSource.read`. The error names the image and is raised when its batch is due.
+        As in `ImageSource.read`, raised when the image's batch is due.
 
     Examples
     --------
@@ -92,7 +91,7 @@ def iter_batches(
         )
     positions = np.arange(len(source), dtype=np.int64)
     if indices is not None:
-        # Not np.asarray(indices), which would make floats of an empty list.
+        # Not np.asarray(indices): an empty list would become floats.
         positions = np.atleast_1d(positions[cast(Any, indices)])
     return _generate_batches(source, size, int(batch_size), n_jobs, positions)
 
@@ -113,14 +112,13 @@ def _generate_batches(
             pixels = source.read(position)
             return resize(pixels, size), pixels.shape[:2]
         except Exception as error:
-            # Returned, not raised: joblib would wrap it and warn about the other images.
+            # Returned: joblib would wrap a raised one and warn about the other images.
             return error
 
-    # joblib starts a new task when one ends, not when its result is used, so a slow caller would
-    # pile up images. One call of joblib per chunk bounds their number.
+    # joblib starts a task when another ends, not when a result is used, so images would pile up
+    # behind a slow caller. One call of joblib per chunk bounds their number.
     chunk = _chunk_size(batch_size, effective_n_jobs(n_jobs))
-    # Not prefer="threads", which a parallel_config's backend overrides: `load` shares `source` and
-    # `stop`, so it must stay in this process.
+    # `load` must stay in this process. A parallel_config's backend overrides prefer="threads".
     threads = Parallel(n_jobs, require="sharedmem", return_as="generator", pre_dispatch="all")
     with threads as parallel:
         pending = parallel(delayed(load)(i) for i in positions[:chunk].tolist())
@@ -141,7 +139,7 @@ def _generate_batches(
 
 
 def _chunk_size(batch_size: int, n_threads: int) -> int:
-    """Return the images per call of joblib: whole batches, at least two images per thread."""
+    """Return the images per call: whole batches, at least two images per thread."""
     n_ahead = 2 * n_threads if n_threads > 1 else 1
     n_batches = -(-max(n_ahead, batch_size) // batch_size)
     return batch_size * n_batches
@@ -150,7 +148,6 @@ def _chunk_size(batch_size: int, n_threads: int) -> int:
 def _collate(
     images: list[_Loaded], size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], list[tuple[int, int]]]:
-    """Return the stacked pixels and the sizes before resizing; raise the first image's error."""
     batch = np.empty((len(images), 3, *size), dtype=np.float32)
     sizes = []
     for row, image in zip(batch, images, strict=True):
@@ -165,7 +162,7 @@ def _collate(
 def resize(pixels: Pixels, size: tuple[int, int]) -> NDArray[np.float32]:
     """Return pixels of shape (H, W, 3) as float32 of shape (3, h, w) in [0, 1].
 
-    8-bit pixels are resized before they are divided by 255, so they are rounded to 8 bits.
+    8-bit pixels are resized as such, so they are rounded to 8 bits.
     """
     is_uint8 = pixels.dtype == np.uint8
     resized: NDArray[Any] = pixels
@@ -180,8 +177,8 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> NDArray[np.float32]:
 
 def _resize_plane(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     image = Image.fromarray(pixels)
-    # First across, then down. 8-bit pixels are rounded in between, so the order shows, and since
-    # Pillow 13 the order within a single call depends on the sizes.
+    # Across, then down: since Pillow 13 the order of a single call depends on the sizes, and 8-bit
+    # pixels are rounded in between.
     for step in ((size[1], image.height), size[::-1]):
         image = image.resize(step, Image.Resampling.BILINEAR)
     return np.asarray(image)

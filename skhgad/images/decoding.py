@@ -1,6 +1,6 @@
-"""Decoding: an image file, a PIL image or an array becomes RGB pixels.
+"""Decode image files, PIL images and arrays to RGB pixels.
 
-Errors start with a name such as "X[3] (path/to/file.png)", which the caller passes as `name`.
+Errors start with `name`, such as "X[3] (path/to/file.png)".
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ __all__ = ["Pixels", "array_to_rgb", "check_mode", "decode_image", "read_file"]
 # Shape (height, width, 3): uint8, or float32 in [0, 1].
 Pixels: TypeAlias = "NDArray[np.uint8] | NDArray[np.float32]"
 
-# Raw modes of more than 8 bits, such as "RGB;16B", end in a byte order. "BGR;16" does not: it
-# packs a pixel into 5, 6 and 5 bits.
+# Raw modes such as "RGB;16B" end in a byte order. "BGR;16" has 5, 6 and 5 bits, and has none.
 _DEEP_RAW_MODE = re.compile(r";(12|16|32)[BLN]")
 
 
 def read_file(path: str, name: str, value_range: tuple[float, float] | None) -> Pixels:
-    """Decode an image file; see `ImageSource.read` for the result and the errors."""
+    """Decode an image file, as `ImageSource.read` documents."""
     with ExitStack() as opened:
         with _errors_naming(name):
             file = opened.enter_context(_File(io.FileIO(path)))
             image = opened.enter_context(Image.open(file))
         n_pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
-        # Pillow only warns between its limit and twice its limit.
+        # Up to twice its limit, Pillow only warns.
         if limit is not None and n_pixels > limit:
             raise ValueError(_too_large(name, f"{n_pixels} pixels, the limit is {limit}"))
         return decode_image(image, name, value_range)
@@ -42,13 +41,11 @@ def read_file(path: str, name: str, value_range: tuple[float, float] | None) -> 
 class _File(io.BufferedReader):
     """A file that reads no more bytes than it holds.
 
-    Pillow asks for as many bytes as a file's header declares, and Python allocates that many. A
-    small file with a false header could otherwise use up the memory. Pillow's messages show the
-    name of this class: "cannot identify image file <_File name='a.png'>".
+    Pillow asks for what a file's header declares, and Python allocates that much memory, however
+    small the file. Pillow's messages show this class's name.
     """
 
     def read(self, size: int | None = -1) -> bytes:
-        """Read `size` bytes, or what is left."""
         if size is not None and size > io.DEFAULT_BUFFER_SIZE:
             size = min(size, max(0, os.fstat(self.fileno()).st_size - self.tell()))
         return super().read(size)
@@ -60,10 +57,7 @@ def decode_image(
     value_range: tuple[float, float] | None,
     lock: AbstractContextManager[Any] | None = None,
 ) -> Pixels:
-    """Decode a PIL image; see `ImageSource.read` for the result and the errors.
-
-    The lock is held while Pillow loads the pixels: two threads must not load one image at once.
-    """
+    """Decode a PIL image, as `ImageSource.read` documents, and hold `lock` while it is loaded."""
     if image.format == "EPS":
         raise ValueError(
             f"{name} is an EPS drawing, for which Pillow would run Ghostscript; convert it to PNG."
@@ -84,7 +78,7 @@ def decode_image(
 
 
 def _load(image: Image.Image, name: str) -> bool:
-    """Load the pixels of a single 8-bit, 16-bit or float frame; return whether EXIF rotates it."""
+    """Check and load the pixels; return whether EXIF rotates them."""
     with _errors_naming(name):
         n_frames = getattr(image, "n_frames", 1)
         is_reduced = _is_reduced(image)  # before loading, which clears the raw mode
@@ -104,12 +98,12 @@ def _load(image: Image.Image, name: str) -> bool:
 
 
 def _is_deep(mode: str) -> bool:
-    """Tell whether a PIL mode holds more than 8 bits: "F" or one of "I", "I;16", "I;16B"."""
+    """Tell whether a PIL mode holds more than 8 bits: "F", "I", "I;16", ..."""
     return mode == "F" or mode.startswith("I")
 
 
 def _is_reduced(image: Image.Image) -> bool:
-    """Tell whether Pillow reduces this file to 8 bits or rescales it to another white level."""
+    """Tell whether Pillow changes the samples: fewer bits, or another white level."""
     tile = next(iter(getattr(image, "tile", [])), None)
     decoder, args = (tile[0], tile[3]) if tile else (None, None)
     if image.format == "PPM" and isinstance(args, tuple) and args[1] > 255:
@@ -123,7 +117,7 @@ def _is_reduced(image: Image.Image) -> bool:
 
 
 def _pixels_of(image: Image.Image) -> tuple[NDArray[Any], bool]:
-    """Return the pixels, RGB or grey of more than 8 bits, and whether all of them are opaque."""
+    """Return the pixels, RGB or deep grey, and whether all are opaque."""
     if _is_deep(image.mode):
         pixels = np.asarray(image)
         transparent_level = image.info.get("transparency")
@@ -136,7 +130,7 @@ def _pixels_of(image: Image.Image) -> tuple[NDArray[Any], bool]:
 
 
 def array_to_rgb(array: NDArray[Any], name: str, value_range: tuple[float, float] | None) -> Pixels:
-    """Return a checked array of shape (h, w), (h, w, 1) or (h, w, 3) as fresh RGB pixels."""
+    """Return an array of shape (h, w), (h, w, 1) or (h, w, 3) as new RGB pixels."""
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.dtype != np.uint8:
@@ -158,7 +152,7 @@ def _to_unit_range(
         )
     if value_range is not None:
         low, high = value_range
-        # In float64: float32 cannot hold every 32-bit integer.
+        # float32 cannot hold every 32-bit integer.
         return np.clip((array.astype(np.float64) - low) / (high - low), 0, 1).astype(np.float32)
     if array.min() < 0 or array.max() > 1:
         raise ValueError(
@@ -170,14 +164,14 @@ def _to_unit_range(
 
 
 def check_mode(mode: str, name: str, value_range: tuple[float, float] | None) -> None:
-    """Raise ValueError if a PIL mode needs a value range and there is none."""
+    """Raise ValueError if a PIL mode lacks the value range it needs."""
     if _is_deep(mode):
         depth = {"F": "32-bit float", "I": "32-bit integer"}.get(mode, "16-bit integer")
         require_value_range(f"{name} has {depth} pixels (PIL mode {mode})", value_range)
 
 
 def require_value_range(subject: str, value_range: tuple[float, float] | None) -> None:
-    """Raise ValueError if there is no value range; `subject` says which pixels need one."""
+    """Raise ValueError if there is no value range; `subject` says what needs one."""
     if value_range is None:
         raise ValueError(
             f"{subject}, so its black and white levels are unknown; pass value_range=(low, high), "
@@ -187,7 +181,7 @@ def require_value_range(subject: str, value_range: tuple[float, float] | None) -
 
 @contextmanager
 def _errors_naming(name: str) -> Iterator[None]:
-    """Replace an error of Pillow, whose plugins raise nearly any type, by one naming the image."""
+    """Name the image in errors of Pillow, whose plugins raise nearly any type."""
     try:
         yield
     except FileNotFoundError as error:

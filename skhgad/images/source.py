@@ -1,4 +1,4 @@
-"""`ImageSource`: what users pass as images, checked before anything is decoded."""
+"""The images a user passes, checked before anything is decoded."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from .decoding import (
 
 __all__ = ["ImageSource"]
 
-# PIL loads a lazily opened image on first use, which two threads must not do at once.
+# Two threads must not load one lazily opened PIL image at once.
 _SHARED_IMAGE_LOCK = threading.Lock()
 
 
 class ImageSource:
     """A validated, lazy and picklable sequence of images.
 
-    The constructor decodes nothing. It checks that paths exist and that arrays have a usable shape
-    and dtype. Everything else is checked when an image is read.
+    The constructor checks that paths exist and that arrays have a usable shape and dtype. It
+    decodes nothing; everything else is checked when an image is read.
 
     Parameters
     ----------
@@ -42,15 +42,14 @@ class ImageSource:
         1-D array or Series of file paths, PIL images and single image arrays of shape (h, w),
         (h, w, 1) or (h, w, 3), whose sizes and kinds may differ.
     value_range : tuple (low, high), default=None
-        The pixel values of black and white. Every image that is not 8-bit is scaled to
+        The pixel values of black and white. Images that are not 8-bit are scaled to
         ``(x - low) / (high - low)`` and clipped to [0, 1]; 8-bit images stay as they are. Without
-        it, integers of more than 8 bits and files of floats are refused, and float arrays must
-        lie in [0, 1].
+        it, deeper integers and files of floats are refused, and float arrays must lie in [0, 1].
 
     Raises
     ------
     TypeError
-        If an element is no image, or a dtype is boolean, complex or otherwise unsuitable.
+        If an element is no image, or has a boolean, complex or other unsuitable dtype.
     ValueError
         If the input or a file is empty, channels come first or include alpha, a path is a folder,
         or a ``value_range`` is missing.
@@ -59,9 +58,9 @@ class ImageSource:
 
     Notes
     -----
-    Pillow reduces some 16-bit colour files to 8 bits. PNG, TIFF, PPM and SGI files of this kind
-    are refused. It cannot be noticed in JPEG 2000 and AVIF files, nor in a PIL image that was
-    loaded from a PNG, PPM or SGI file before it is passed.
+    Pillow reduces some 16-bit colour files to 8 bits. Such PNG, TIFF, PPM and SGI files are
+    refused. It goes unnoticed in JPEG 2000 and AVIF files, and in PIL images already loaded from
+    a PNG, PPM or SGI file.
 
     Examples
     --------
@@ -100,15 +99,13 @@ class ImageSource:
             )
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self._items)
 
     def __repr__(self) -> str:
-        """Return the number of images and their value range."""
         return f"ImageSource(n_images={len(self)}, value_range={self.value_range})"
 
     def name(self, i: int) -> str:
-        """Return the name of image `i` in messages: "X[3]" or "X[3] (path/to/file.png)"."""
+        """Return image `i`'s name in messages: "X[3]" or "X[3] (path/to/file.png)"."""
         item = self._items[i]
         path = item if isinstance(item, str) else getattr(item, "filename", "")
         return f"X[{i}] ({path})" if path else f"X[{i}]"
@@ -137,7 +134,7 @@ class ImageSource:
         return array_to_rgb(_as_array(item, name), name, self.value_range)
 
     def _check_item(self, i: int, item: Any) -> bool:
-        """Check one element without decoding it; return False for a missing file."""
+        """Check an element without decoding it; return False for a missing file."""
         name = f"X[{i}]"
         if isinstance(item, str):
             return _check_path(item, f"{name} ({item})")
@@ -191,7 +188,6 @@ def _as_array(images: Any, name: str) -> NDArray[Any]:
 def _check_array(
     array: NDArray[Any], name: str, value_range: tuple[float, float] | None, *, stack: bool
 ) -> None:
-    """Check dtype and shape of one image, or of a stack of them."""
     kind = array.dtype.kind
     if kind == "b":
         raise TypeError(f"{name} is boolean; pass {name}.astype(np.uint8) * 255.")
@@ -223,7 +219,7 @@ def _check_shape(shape: tuple[int, ...], name: str, *, stack: bool) -> None:
 
 
 def _channel_remedy(image: tuple[int, ...], name: str, *, stack: bool) -> str:
-    """Say what to do about an image of this shape, whose last axis is neither grey nor RGB."""
+    """Return what to do about a last axis that is neither grey nor RGB."""
     if image[0] in (1, 3, 4) and image[-1] != 4:
         axes = "(0, 2, 3, 1)" if stack else "(1, 2, 0)"
         return f"the channels seem to come first; pass {name}.transpose{axes}"
@@ -233,7 +229,7 @@ def _channel_remedy(image: tuple[int, ...], name: str, *, stack: bool) -> str:
 
 
 def _check_path(path: str, name: str) -> bool:
-    """Return whether the file exists; raise ValueError if it is no regular or an empty file."""
+    """Return whether the path exists; raise ValueError unless it is a file with content."""
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,14 +1,12 @@
 """Figures for unified anomaly detection: per class, their mean over classes, and pooled.
 
-Pooled figures use one threshold for all products, as a unified detector does on a line. The mean
-over classes gives every product a threshold of its own.
+Pooled figures use one threshold for all products, as a unified detector does on a line. In the
+mean over classes, every product has a threshold of its own.
 
 A sample is an anomaly where `y` is -1 (or "-1"). Any other label, +1 or a class name, is normal.
-`scores` come from `score_samples`, higher = more normal. Maps come from `anomaly_maps`, higher =
-more anomalous. The anomaly is the positive class of AP and F1.
-
-A figure is nan where the data cannot give it, because a class has one kind of label only or lacks
-masks. The mean over classes is then nan, too, and a warning names the class.
+`scores` are `score_samples`, higher = more normal; maps are `anomaly_maps`, higher = more
+anomalous. The anomaly is the positive class of AP and F1. A figure that its data cannot give (one
+kind of label only, no mask) is nan, and so are the means over it; a warning names the class.
 """
 
 from .per_image import image_metrics, unified_roc_auc

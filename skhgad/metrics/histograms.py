@@ -1,20 +1,18 @@
 """Streaming score histograms, from which the pixel metrics are computed.
 
-A `Histogram` holds three weights for each distinct score: the number of normal pixels, the number
-of anomalous pixels, and the region weight (the sum over anomalous pixels of 1 / area of the
-pixel's defect region). All pixel figures are functions of the three survival functions, so nothing
-else is kept of the maps.
+A `Histogram` has three weights per distinct score: normal pixels, anomalous pixels, and region
+weight (each anomalous pixel counts 1 / area of its defect region). All pixel figures are functions
+of the three survival functions, so nothing else is kept of the maps.
 
-A histogram with too many values is compressed: neighbours are joined until each bin holds about
-one ``n_bins``-th of each of four measures. These are the three weights and the logarithm of the
-number of normal pixels with a higher score. So the score range need not be known in advance, a
-rare kind of pixel is resolved as finely as a frequent one, and precision stays accurate where
-there are few false positives. One compression moves a survival function by at most one bin.
+Compression joins neighbouring scores until each bin holds about one ``n_bins``-th of each of four
+measures: the three weights, and the logarithm of the number of normal pixels above. The score range
+need not be known in advance, a rare kind of pixel is resolved as finely as a frequent one, and
+precision stays accurate where false positives are few. A survival function moves by at most one
+bin.
 
-`HistogramStream` merges histograms like a binary counter (Manku, Rajagopalan and Lindsay,
-"Approximate Medians and other Quantiles in One Pass and with Limited Memory", SIGMOD 1998). A
-pixel is compressed once per doubling of the stream, so errors grow with the logarithm of its
-length.
+A stream merges histograms like a binary counter (Manku, Rajagopalan and Lindsay, "Approximate
+Medians and other Quantiles in One Pass and with Limited Memory", SIGMOD 1998). A pixel is joined
+once per doubling of the stream, so errors grow with the logarithm of its length.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ __all__ = ["Histogram", "HistogramStream", "compress", "count", "merge"]
 
 
 class Histogram(NamedTuple):
-    """Distinct scores and the weights of the pixels that have them."""
+    """Distinct scores and the pixels that have them."""
 
     values: NDArray[Any]  # (m,), ascending, distinct
     weights: NDArray[np.float64]  # (3, m): normal pixels, anomalous pixels, region weight
@@ -38,15 +36,7 @@ class Histogram(NamedTuple):
 def count(
     normal: NDArray[Any], anomalous: NDArray[Any], region_weight: NDArray[np.float64]
 ) -> Histogram:
-    """Return the exact histogram of pixels.
-
-    Parameters
-    ----------
-    normal : ndarray of shape (n_normal,)
-        Scores of the normal pixels.
-    anomalous, region_weight : ndarrays of shape (n_anomalous,)
-        Scores and region weights of the anomalous pixels.
-    """
+    """Return the exact histogram of the scores `normal` and `anomalous`, both 1-D."""
     values, counts = np.unique(normal, return_counts=True)
     weights = np.zeros((3, len(values)))
     weights[0] = counts
@@ -76,8 +66,7 @@ def compress(histogram: Histogram, n_bins: int) -> Histogram:
     if len(histogram.values) <= n_bins:
         return histogram
     values, weights = histogram
-    # The fourth measure: log(1 + normal pixels at this score or above). Precision depends on the
-    # relative error of that number.
+    # Precision depends on the relative error of the number of false positives, hence the log.
     above = np.log1p(np.cumsum(weights[0, ::-1]))[::-1]
     measures = np.vstack([weights, above - np.append(above[1:], 0.0)])
     totals = measures.sum(axis=1, keepdims=True)
@@ -86,8 +75,7 @@ def compress(histogram: Histogram, n_bins: int) -> Histogram:
     bin_width = is_present.sum() / n_bins
     end = np.cumsum(share)
     bin_of = np.floor((end - share) / bin_width)
-    # A value heavier than a bin (tied scores, a rare kind of pixel) is not joined, so it stays
-    # exact.
+    # A value heavier than a bin (ties, a rare kind of pixel) is not joined: it stays exact.
     is_heavy = share > bin_width
     starts = (bin_of[1:] != bin_of[:-1]) | is_heavy[1:] | is_heavy[:-1]
     first = np.flatnonzero(np.concatenate([[True], starts]))
@@ -104,7 +92,7 @@ class HistogramStream:
         self._levels: dict[int, Histogram] = {}  # level -> summary of 2 ** level histograms
 
     def add(self, histogram: Histogram) -> None:
-        """Add a histogram; two summaries of one level become one of the next level."""
+        """Add a histogram; two summaries of a level become one of the next."""
         level = 0
         histogram = compress(histogram, self.n_bins)
         while level in self._levels:

@@ -32,7 +32,7 @@ def image_metrics(
     scores : array-like of shape (n_samples,)
         `score_samples`: higher = more normal.
     class_labels : array-like of shape (n_samples,), default=None
-        The product class of every sample, anomalies included; None is one class, "all".
+        The product class of every sample, also of anomalies; None is one class, "all".
     offset : float or array-like of shape (n_samples,), default=None
         The detector's `offset_`: a sample is flagged where ``scores < offset``.
 
@@ -40,9 +40,8 @@ def image_metrics(
     -------
     figures : Bunch
         `per_class` (dict from class to Bunch), `mean` (over classes) and `pooled` (one threshold
-        for all). Each has the floats `auroc`, `ap` and `f1_max`. With `offset`, each also has
-        `false_alarm_rate` (share of normals flagged) and `miss_rate` (share of anomalies not
-        flagged).
+        for all). Each has the floats `auroc`, `ap`, `f1_max` and, given `offset`,
+        `false_alarm_rate` (share of normals flagged) and `miss_rate` (of anomalies not flagged).
 
     Raises
     ------
@@ -95,7 +94,7 @@ def _image_figures(
     offset: NDArray[np.float64] | None,
     name: str,
 ) -> dict[str, float]:
-    """Return the figures of one class or of all samples; `name` says which, in warnings."""
+    """Return the figures of `name`, a class or all of them."""
     figures = dict.fromkeys(("auroc", "ap", "f1_max"), np.nan)
     if is_anomaly.any() and not is_anomaly.all():
         precision, recall, _ = precision_recall_curve(is_anomaly, -scores)
@@ -117,17 +116,14 @@ def _image_figures(
 
 
 def summarize(per_class: Mapping[Any, Mapping[str, float]], pooled: Mapping[str, float]) -> Bunch:
-    """Return the figures as a Bunch of `per_class`, `mean` and `pooled`.
-
-    The mean is nan if a class has nan, so it is never the mean of fewer classes.
-    """
+    """Return a Bunch of `per_class`, `mean` and `pooled`; a class's nan makes the mean nan."""
     mean = {key: float(np.mean([f[key] for f in per_class.values()])) for key in pooled}
     bunches = {label: Bunch(**figures) for label, figures in per_class.items()}
     return Bunch(per_class=bunches, mean=Bunch(**mean), pooled=Bunch(**pooled))
 
 
 def warn_undefined(name: str, reason: str, figures: Sequence[str]) -> None:
-    """Warn that the data of `name` cannot give some figures, and why."""
+    """Warn that some figures of `name` are nan, and why."""
     warnings.warn(f"{name}: {reason}; {', '.join(figures)} nan.", UserWarning, stacklevel=3)
 
 
@@ -146,8 +142,8 @@ def unified_roc_auc(estimator: Any, X: Any, y: ArrayLike) -> float:
     Returns
     -------
     score : float
-        1 is perfect, 0.5 is chance. It is nan, with a warning, if `y` has only normals or only
-        anomalies. Use a shuffled or stratified `cv`: the folds of a sorted y hold one kind only.
+        1 is perfect, 0.5 chance; nan with a warning if `y` has only normals or only anomalies. Use
+        a shuffled or stratified `cv`: folds of a sorted y hold one kind only.
 
     Raises
     ------

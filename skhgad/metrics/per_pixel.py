@@ -19,7 +19,7 @@ from .per_image import summarize, warn_undefined
 
 __all__ = ["PixelMetrics", "pixel_metrics"]
 
-# Pixels kept as they are until they are counted, of a class and of all: 32 MiB of float32.
+# Pixels kept raw until they are counted: 32 MiB of float32 in all.
 _PENDING_PER_CLASS, _PENDING = 2**21, 2**23
 _PIXEL_FIGURES = ("auroc", "ap", "f1_max", "aupro")
 
@@ -27,15 +27,14 @@ _PIXEL_FIGURES = ("auroc", "ap", "f1_max", "aupro")
 class PixelMetrics:
     """Pixel figures of any number of anomaly maps, one map at a time, in bounded memory.
 
-    No map is kept. Each class keeps a histogram of about `n_bins` quantiles. Figures are exact as
-    long as a class has at most `n_bins` different scores. With the default, they are within 1e-3
-    beyond that.
+    Each class keeps a histogram of about `n_bins` quantiles, and no map. Figures are exact while a
+    class has at most `n_bins` different scores, and within 1e-3 beyond, with the default.
 
     Parameters
     ----------
     n_bins : int, default=16384
-        Resolution. A class keeps one summary of at most ``64 * n_bins`` bytes for every doubling
-        of its pixels beyond two million.
+        Resolution. A class keeps a summary of at most ``64 * n_bins`` bytes per doubling of its
+        pixels beyond two million.
     max_fpr : float, default=0.3
         AUPRO is integrated up to this false-positive rate and divided by it.
 
@@ -81,15 +80,14 @@ class PixelMetrics:
         ----------
         mask : array of shape (height, width), str, Path or None
             Nonzero where a pixel is defect (bool or integers). A path is read and resized to the
-            map by nearest neighbour. None needs `y`: an image with ``y=1`` has no defect pixel.
-            With ``y=-1`` the mask is unknown, and the figures of the class and the pooled figures
-            become nan.
+            map by nearest neighbour. None needs `y`. A normal image (+1) then has no defect pixel;
+            an anomaly (-1) makes the figures of its class and the pooled ones nan.
         anomaly_map : array of shape (height, width)
             Higher = more anomalous.
         class_label : str or int, default="all"
             The product class.
         y : int or str, default=None
-            -1 or "-1" for an anomaly, any other label for normal; used where `mask` is None.
+            -1 or "-1" for an anomaly, else normal; used where `mask` is None.
 
         Returns
         -------
@@ -126,7 +124,7 @@ class PixelMetrics:
         return self
 
     def compute(self) -> Bunch:
-        """Return the figures of all maps so far; more maps may be added afterwards.
+        """Return the figures of all maps so far; more may follow.
 
         Returns
         -------
@@ -233,7 +231,7 @@ def pixel_metrics(
 
 
 def _rows(columns: dict[str, Iterable[Any]]) -> Iterator[dict[str, Any]]:
-    """Yield one item of every column at a time; raise ValueError unless all end together."""
+    """Yield an item of every column at a time; raise ValueError unless all end together."""
     absent = object()
     for index, items in enumerate(itertools.zip_longest(*columns.values(), fillvalue=absent)):
         row = dict(zip(columns, items, strict=True))
@@ -246,7 +244,7 @@ def _rows(columns: dict[str, Iterable[Any]]) -> Iterator[dict[str, Any]]:
 
 
 class _ClassPixels:
-    """The pixels of one class: raw ones that are not yet counted, and a summary of the others."""
+    """The pixels of one class: raw ones not yet counted, and a summary of the others."""
 
     def __init__(self, n_bins: int) -> None:
         self.stream = HistogramStream(n_bins)
@@ -257,12 +255,10 @@ class _ClassPixels:
         self.n_unmasked = 0
 
     def add(self, scores: NDArray[Any], mask: NDArray[np.bool_]) -> None:
-        """Add the scores of one image, with its mask of the same shape."""
         self.waiting.append((scores[~mask], scores[mask], _region_weights(mask)))
         self.n_waiting += scores.size
 
     def flush(self) -> None:
-        """Count the raw pixels."""
         if self.waiting:
             normal, anomalous, weights = zip(*self.waiting, strict=True)
             self.stream.add(
@@ -281,18 +277,18 @@ def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
 def _pixel_figures(histogram: Histogram, max_fpr: float) -> dict[str, float]:
     """Return AUROC, AP, F1-max and AUPRO of a histogram with both kinds of pixels.
 
-    The thresholds are the histogram's values, from high to low. Curves are joined linearly. AP is
-    the sum of recall steps times precision, as in scikit-learn. AUPRO is the area under the mean
-    overlap with the regions as a function of the false-positive rate from 0 to `max_fpr`, divided
-    by `max_fpr` (Bergmann et al., CVPR 2019).
+    Thresholds are the histogram's values; curves are joined linearly. AP is the sum of recall steps
+    times precision, as in scikit-learn. AUPRO is the area under the mean overlap with the regions
+    over the false-positive rate, from 0 to `max_fpr`, divided by `max_fpr` (Bergmann et al., CVPR
+    2019).
     """
     survival = np.cumsum(histogram.weights[:, ::-1], axis=1)
     survival = np.concatenate([np.zeros((3, 1)), survival], axis=1)
     fpr, recall, overlap = survival / survival[:, -1:]
     false, true = survival[0, 1:], survival[1, 1:]
     n_anomalous = true[-1]
-    # The curve ends at the first point with fpr >= max_fpr. np.interp would take the last one
-    # where several points share fpr = max_fpr.
+    # The curve ends at the first point with this fpr or more. np.interp would take the last of
+    # several with fpr = max_fpr.
     k = int(np.argmax(fpr >= max_fpr))
     step = (max_fpr - fpr[k - 1]) / (fpr[k] - fpr[k - 1])
     x = np.append(fpr[:k], max_fpr)
