@@ -18,6 +18,7 @@ from PIL import Image
 from skimage import data
 
 from skhgad import HGADDetector
+from skhgad.display.heat_maps import HeatScale, overlay
 
 SIZE = 128  # of tiles and crops, in pixels
 TILES = SIZE * np.arange(4)  # top of each tile that is shown, and its left
@@ -93,7 +94,7 @@ def main():
     """Fit, score and draw."""
     train, labels, shown, contents = samples(np.random.default_rng(0))
     detector = HGADDetector(random_state=0).fit(train, labels)
-    found = detector.inspect(shown, maps=True)
+    found, scale = detector.inspect(shown, maps=True), HeatScale.of(detector)
     n_columns = 2 * len(shown) // len(SURFACES)
     figure, axes = plt.subplots(len(SURFACES), n_columns, figsize=(11, 5), layout="constrained")
     for row, ax in enumerate(axes.reshape(-1, 2)):
@@ -101,10 +102,8 @@ def main():
         verdict = VERDICTS[is_changed, bool(found.is_anomaly[row])]
         ax[0].imshow(shown[row], cmap="gray", vmin=0, vmax=255)
         ax[0].set_title(contents[row], fontsize=8)
-        ax[1].imshow(found.maps[row], cmap="inferno", vmin=0, vmax=-4 * detector.offset_)
+        ax[1].imshow(overlay(shown[row], scale.heat(found.maps[row])))
         ax[1].set_title(f"{verdict}, p = {found.p_value[row]:.3f}", fontsize=8)
-        if found.maps[row].max() > -detector.offset_:
-            ax[1].contour(found.maps[row], [-detector.offset_], colors="white", linewidths=0.8)
     for ax in axes.flat:
         ax.set_axis_off()
     target = Path(__file__).with_name("picture.png")
