@@ -1,4 +1,4 @@
-"""Options that several commands share, and what the commands read from their arguments."""
+"""Options that several commands share."""
 
 import argparse
 import difflib
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def add_class_options(command):
-    """Add ``--classes`` to a command that reads a folder of classes."""
+    """Add ``--classes``."""
     command.add_argument(
         "--classes", nargs="+", metavar="NAME", help="classes of FOLDER to take (default: all)"
     )
@@ -24,7 +24,7 @@ def add_machine_options(command):
 
 
 def parse_image_size(text):
-    """Parse "256" to 256 and "256x320" to (256, 320), height first."""
+    """Parse "256" to 256, "256x320" to (256, 320), height first."""
     try:
         sides = [int(side) for side in text.lower().split("x")]
     except ValueError:
@@ -42,23 +42,9 @@ def parse_count(text):
 
 
 def chosen_parameters(args):
-    """Return the estimator's parameters that the options and ``--set NAME=VALUE`` give.
+    """Return the parameters that options and ``--set`` give, as dict; `random_state` defaults to 0.
 
-    Parameters
-    ----------
-    args : Namespace
-        With the options of `fit` that are named as parameters, each None where it is not given,
-        and `set`, a list of str or None.
-
-    Returns
-    -------
-    dict
-        The names are checked, the values are not. `random_state` is 0 unless it is given.
-
-    Raises
-    ------
-    ValueError
-        If ``--set`` names no parameter, or one that is given already.
+    Values are not checked. A ``--set`` of an unknown or repeated name raises ValueError.
     """
     from ..estimator import HGADDetector
 
@@ -83,7 +69,7 @@ def chosen_parameters(args):
 
 
 def load_detector(args):
-    """Read the model and set the device and threads of this machine, not those of the fit."""
+    """Read the model; device and threads are those of `args`, not of the fit."""
     from ..estimator import HGADDetector
 
     detector = HGADDetector.load(args.model)
@@ -91,7 +77,7 @@ def load_detector(args):
 
 
 def known_class(detector, name):
-    """Return the element of `classes_` written `name`; raise ValueError if there is none."""
+    """Return the element of `classes_` written `name`, or raise ValueError."""
     for label in detector.classes_.tolist():
         if str(label) == name:
             return label
@@ -101,32 +87,11 @@ def known_class(detector, name):
 
 
 def image_paths(arguments):
-    """List the images that files and folders name; folders are searched with all below them.
+    """Return the images that `arguments` name, a list of str, and the folders among them.
 
-    Hidden files, and files below hidden folders, are passed over.
-
-    Parameters
-    ----------
-    arguments : list of str
-
-    Returns
-    -------
-    paths : list of str
-        In the order of the arguments; within a folder by name.
-    folders : list of Path
-        The arguments that are folders.
-
-    Raises
-    ------
-    FileNotFoundError
-        If an argument does not exist.
-    ValueError
-        If a folder holds no image.
-
-    Warns
-    -----
-    UserWarning
-        If a folder holds files of other kinds as well.
+    Folders are searched whole, by name, except for hidden files and folders. An argument that does
+    not exist raises FileNotFoundError, a folder without images ValueError. Other files in a folder
+    raise a UserWarning.
     """
     from ..datasets.folders import IMAGE_ENDINGS
 

@@ -1,4 +1,4 @@
-"""The command `demo`: one model for two kinds of solar cell, beside a baseline."""
+"""The command `demo`."""
 
 import tempfile
 import time
@@ -15,7 +15,7 @@ Data: elpv-dataset, CC BY-NC-SA 4.0 (non-commercial; what you derive from the im
 
 
 def add_options(commands):
-    """Add the command to the parser."""
+    """Add the command."""
     text = "Fit one model on two kinds of solar cell and show the defects it finds."
     command = commands.add_parser("demo", help=text, description=text)
     command.add_argument(
@@ -31,7 +31,7 @@ def add_options(commands):
 
 
 def run(args):
-    """Fit, score, compare with nearest neighbours, draw, and save the model."""
+    """Fit, score, compare, draw and save."""
     from ..storage.files import check_folder_place
     from ..storage.model_folder import check_model_place
 
@@ -41,7 +41,7 @@ def run(args):
     check_model_place(out / "model", "--out")
     with _naming_extras():
         from .demo_data import describe, load_cells, split_cells
-        from .demo_sheet import write_detections  # a missing matplotlib shows before the fit
+        from .demo_sheet import write_detections  # matplotlib is needed later: fail early
 
         cells = split_cells(*load_cells(), seed=args.seed)
     from .demo_baseline import compare, nearest_neighbour_scores
@@ -49,7 +49,7 @@ def run(args):
     print(describe(cells), _LICENCE, sep="\n", flush=True)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="skhgad-demo-") as memory:
-        # The detector keeps its features in `memory`: each cell passes the backbone once.
+        # `memory` keeps features: each cell passes the backbone once.
         detector = new_detector(memory, args.seed)
         with _timed(f"\nFitting one model on {len(cells.train)} normal cells of both products"):
             detector.fit(cells.train, cells.train_product)
@@ -72,19 +72,16 @@ def run(args):
 
 
 def new_detector(memory, seed):
-    """Return an unfitted detector; all parameters that bear on the scores have their defaults."""
+    """Return an unfitted detector with default parameters."""
     from ..estimator import HGADDetector
 
     return HGADDetector(memory=memory, random_state=seed, verbose=1)
 
 
 def check_same(model, memory, images, scores):
-    """Load the saved model and score again; return the largest difference.
+    """Return the largest difference of the saved model's scores.
 
-    Raises
-    ------
-    RuntimeError
-        If the difference is more than float32 rounding.
+    Raises RuntimeError if it exceeds float32 rounding.
     """
     from ..estimator import HGADDetector
 
@@ -105,7 +102,6 @@ def _timed(task):
 
 @contextmanager
 def _naming_extras():
-    """Turn a missing package into a message that says how to install it."""
     try:
         yield
     except ImportError as error:

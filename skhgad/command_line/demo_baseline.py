@@ -1,4 +1,4 @@
-"""The demo's baseline, nearest neighbours on the detector's features, and the comparison."""
+"""The demo's baseline."""
 
 import numpy as np
 import torch
@@ -7,27 +7,15 @@ from torch.nn import functional as F
 from ..images.source import ImageSource
 from ..metrics.per_image import image_metrics
 
-_BANK_SIZE = 4096  # training positions that the baseline stores
+_BANK_SIZE = 4096  # stored positions
 
 
 def nearest_neighbour_scores(detector, cells, seed, bank_size=_BANK_SIZE):
-    """Score the test cells by a plain nearest-neighbour search (PatchCore without its coreset).
+    """Score the test cells by nearest neighbours (PatchCore without its coreset).
 
-    Parameters
-    ----------
-    detector : HGADDetector
-        Fitted; its features are used.
-    cells : Bunch
-        As from `split_cells`.
-    seed : int
-    bank_size : int
-        Training positions to store: the same number of every image, drawn at random.
-
-    Returns
-    -------
-    ndarray of shape (n_test,), float64
-        Higher = more normal. For each position of a cell, the distance to the nearest stored
-        position is found; the score is minus the largest of these distances.
+    Returns an ndarray of shape (n_test,), float64, higher = more normal: minus the largest distance
+    of a cell's positions to the nearest stored one. About `bank_size` positions are stored, drawn
+    at random, equally many of every image.
     """
     generator = torch.Generator().manual_seed(seed)
     per_image = -(-bank_size // len(cells.train))
@@ -45,10 +33,9 @@ def nearest_neighbour_scores(detector, cells, seed, bank_size=_BANK_SIZE):
 
 
 def _position_vectors(detector, images):
-    """Yield the detector's features as (n, n_positions, n_features), levels joined.
+    """Yield features as (n, n_positions, n_features), levels joined at the size of the first.
 
-    Coarser levels are interpolated to the size of the first. Each level is divided by the square
-    root of its number of features, so that levels of many features do not count more.
+    Levels are scaled so that one of many features does not count more.
     """
     reader = detector.feature_reader()
     shapes = reader.extractor.levels
@@ -63,22 +50,7 @@ def _position_vectors(detector, images):
 
 
 def compare(cells, inspection, neighbour_scores, offset):
-    """Set the detector's figures beside the baseline's, as text.
-
-    Parameters
-    ----------
-    cells : Bunch
-        As from `split_cells`.
-    inspection : Inspection
-        Of the test cells.
-    neighbour_scores : ndarray of shape (n_test,)
-    offset : float
-        The detector's threshold.
-
-    Returns
-    -------
-    str
-    """
+    """Return the figures of `inspection` and of the baseline's (n_test,) scores, as text."""
     product = cells.test_product
     detector_figures = image_metrics(cells.test_y, inspection.score, product, offset=offset)
     baseline_figures = image_metrics(cells.test_y, neighbour_scores, product)

@@ -1,19 +1,19 @@
-"""The cells of the demo: read, split into training and test, and described."""
+"""The demo's cells."""
 
 import numpy as np
 from sklearn.utils import Bunch
 
-_N_TRAIN, _N_TEST = 200, 100  # most cells of a product to fit on; most of each kind to test on
+_N_TRAIN, _N_TEST = 200, 100
 
 
 def load_cells():
-    """Read the cells of elpv-dataset.
+    """Read elpv-dataset.
 
     Returns
     -------
     images : ndarray of shape (2624, 300, 300), uint8
     probability : ndarray of shape (2624,), float
-        Probability of a defect: 0, 1/3, 2/3 or 1, by how sure the annotators were.
+        Of a defect: 0, 1/3, 2/3 or 1, by how sure the annotators were.
     product : ndarray of shape (2624,), str
         "mono" or "poly".
     """
@@ -25,18 +25,8 @@ def load_cells():
 def split_cells(images, probability, product, *, seed, n_train=_N_TRAIN, n_test=_N_TEST):
     """Draw normal cells to fit on, and other normal and defective cells to test on.
 
-    Cells whose label is uncertain (a probability between 0 and 1) are left out.
-
-    Parameters
-    ----------
-    images, probability, product : ndarray
-        As from `load_cells`.
-    seed : int
-    n_train : int
-        Most normal cells of each product to fit on.
-    n_test : int
-        Most normal, and most defective, cells of each product to test on. Of a product with few
-        normal cells, at most a third of them.
+    Of each product, at most `n_train` cells are to fit on. At most `n_test` normal ones, no more
+    than a third, and `n_test` defective ones are to test on. Cells of uncertain label are left out.
 
     Returns
     -------
@@ -45,7 +35,6 @@ def split_cells(images, probability, product, *, seed, n_train=_N_TRAIN, n_test=
         `train_product`, `test_product` : ndarray of shape (n,), str
         `test_y` : ndarray of shape (n_test,), +1 normal, -1 defect
         `counts` : dict from product to Bunch of int
-            `normal`, `defect`, `uncertain`, `train`, `test_normal`, `test_defect`.
     """
     rng = np.random.default_rng(seed)
     train, test, counts = [], [], {}
@@ -76,7 +65,7 @@ def split_cells(images, probability, product, *, seed, n_train=_N_TRAIN, n_test=
 
 
 def describe(cells):
-    """Say in words what `split_cells` drew and what it left out."""
+    """Say what was drawn and left out."""
     lines = ["Electroluminescence images of solar cells; a product is a kind of silicon."]
     for name, n in cells.counts.items():
         unused = n.normal - n.train - n.test_normal + n.defect - n.test_defect

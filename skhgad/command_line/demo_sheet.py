@@ -1,4 +1,4 @@
-"""The demo's picture: cells above their heat maps. Needs matplotlib."""
+"""The demo's picture."""
 
 from typing import NamedTuple
 
@@ -13,14 +13,7 @@ _TITLES = {"clear": "defect", "median": "defect, median detection", "normal": "n
 
 
 class Panel(NamedTuple):
-    """One cell of the sheet.
-
-    Attributes
-    ----------
-    pixels : ndarray of shape (height, width), uint8
-    heat : ndarray of shape (height, width), in [0, 1]
-    title : str
-    """
+    """A cell: uint8 `pixels` and `heat` in [0, 1], both of shape (height, width)."""
 
     pixels: np.ndarray
     heat: np.ndarray
@@ -30,18 +23,8 @@ class Panel(NamedTuple):
 def write_detections(path, detector, cells, inspection):
     """Draw test cells of each product with their heat maps, as PNG; return `path`.
 
-    Each product has its clearest detections, and, to show what is usual, the median detection and
-    the median normal cell.
-
-    Parameters
-    ----------
-    path : Path
-    detector : HGADDetector
-        Fitted.
-    cells : Bunch
-        As from `split_cells`.
-    inspection : Inspection
-        Of the test cells.
+    They are the clearest detections and, to show what is usual, the median detection and normal
+    cell.
     """
     scale, rows = HeatScale.of(detector), {}
     for name in cells.counts:
@@ -68,7 +51,7 @@ def write_detections(path, detector, cells, inspection):
 
 
 def _chosen_cells(cells, inspection, product):
-    """Return the test cells of a product to show: dict from index to a key of `_TITLES`."""
+    """Return a dict from cells to keys of `_TITLES`."""
     by_score = np.argsort(inspection.score, kind="stable")
     by_score = by_score[cells.test_product[by_score] == product]
     is_defect = cells.test_y[by_score] == -1
@@ -82,15 +65,6 @@ def _chosen_cells(cells, inspection, product):
 
 
 def _write_sheet(path, rows, title):
-    """Draw panels in rows: each cell, and below it the cell with its heat map.
-
-    Parameters
-    ----------
-    path : Path
-    rows : dict of str to list of Panel
-        By the label of the row.
-    title : str
-    """
     n_columns = max(len(panels) for panels in rows.values())
     figure = Figure(figsize=(1.8 * n_columns + 0.4, 4.3 * len(rows) + 0.6), layout="constrained")
     figure.suptitle(title, fontsize=11)

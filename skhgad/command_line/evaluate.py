@@ -1,4 +1,4 @@
-"""The command `evaluate`: compare what a model finds with the labels of a folder."""
+"""The command `evaluate`."""
 
 import json
 
@@ -6,7 +6,7 @@ from .arguments import add_class_options, add_machine_options, load_detector
 
 
 def add_options(commands):
-    """Add the command to the parser."""
+    """Add the command."""
     text = "Measure a model on the labelled test images of a folder."
     command = commands.add_parser("evaluate", help=text, description=text)
     command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
@@ -23,7 +23,7 @@ def add_options(commands):
 
 
 def run(args):
-    """Inspect the test images of a folder and print the figures."""
+    """Inspect test images and print the figures."""
     from ..report.evaluation import Measurement, figures_text, labelled_images, without_nan
     from ..report.findings import inspect_files
     from ..storage.files import check_file_place, whole_file

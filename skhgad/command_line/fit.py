@@ -1,4 +1,4 @@
-"""The command `fit`: learn the normal images of a folder and save the model."""
+"""The command `fit`."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from .arguments import add_class_options, add_machine_options, chosen_parameters
 
 
 def add_options(commands):
-    """Add the command to the parser."""
+    """Add the command."""
     text = "Fit one model on the normal images of all classes of a folder."
     command = commands.add_parser(
         "fit",
@@ -40,7 +40,7 @@ def add_options(commands):
 
 
 def run(args):
-    """Fit one detector and save it; under torchrun the processes fit it together."""
+    """Fit and save; under torchrun, with all processes together."""
     from ..fitting.processes import launched
 
     with launched() as processes:

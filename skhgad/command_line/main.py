@@ -1,15 +1,7 @@
-"""The command line: ``python -m skhgad demo | fit | score | evaluate | report``.
+"""The command line: each command is a module with `add_options` and `run`.
 
-Each command is a module of this folder with two functions: `add_options` adds the command to the
-parser, and `run` does the work.
-
-torch, numpy and scikit-learn take seconds to import. No module of this folder imports them, or a
-module that needs them, at its top: such imports stand inside functions that `run` calls, or in
-the ``demo_*`` modules, which only `demo.run` imports. So ``--help`` answers at once, and `main`
-catches a Ctrl-C that comes during these imports.
-
-Exit status: 0 done; 1 the work failed; 2 wrong usage or unusable input; 130 interrupted; 141 the
-program that read the output has ended (shells report the same number).
+torch, numpy and scikit-learn, slow to import, are imported only when `run` works, in functions or
+the ``demo_*`` modules: ``--help`` answers at once, and `main` catches Ctrl-C during the imports.
 """
 
 import argparse
@@ -20,30 +12,18 @@ import warnings
 from ..version import installed_version
 from . import demo, evaluate, fit, report, score
 
-# What skhgad raises for wrong parameters, images and folders. Each message says what to do.
+# Wrong parameters, images and folders raise these.
 _INPUT_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
 
 def main(argv=None):
-    """Run a command and return its exit status.
+    """Run a command and return its exit status; `argv` is a list of str, None = `sys.argv`.
 
-    Parameters
-    ----------
-    argv : list of str, default=None
-        Arguments; None = those of the process.
-
-    Returns
-    -------
-    int
-        0 done; 1 the work failed; 2 unusable input; 130 interrupted; 141 nobody reads the output.
-
-    Raises
-    ------
-    SystemExit
-        From argparse: 0 after ``--help`` and ``--version``, 2 for wrong usage.
+    0 done; 1 the work failed; 2 unusable input; 130 interrupted; 141 nobody reads the output.
+    Argparse raises SystemExit: 0 after ``--help`` and ``--version``, 2 for wrong usage.
     """
     if hasattr(sys.stdout, "reconfigure"):
-        # File names may hold characters that the terminal's encoding lacks.
+        # The terminal's encoding may lack characters of file names.
         sys.stdout.reconfigure(errors="backslashreplace")
     args = build_parser().parse_args(argv)
     with warnings.catch_warnings():
@@ -54,8 +34,7 @@ def main(argv=None):
         except KeyboardInterrupt:
             return _fail(args, "interrupted", 130)
         except BrokenPipeError:
-            # The program that read the output has ended (`| head`). Python flushes stdout once
-            # more at exit, which must not raise again.
+            # Python flushes stdout once more at exit, which must not raise again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except _INPUT_ERRORS as error:
@@ -66,7 +45,7 @@ def main(argv=None):
 
 
 def build_parser():
-    """Build the parser of all commands; the parsed arguments have the command's `run`."""
+    """Build the parser; parsed arguments have a `run`."""
     parser = argparse.ArgumentParser(
         prog="skhgad",
         description="Find anomalies in images of many product classes with one model.",
@@ -84,8 +63,7 @@ def build_parser():
 
 
 class _PrintVersion(argparse.Action):
-    # argparse's own action takes the version when the parser is built, which costs every command
-    # the search for the installed metadata.
+    # argparse's own action needs the version, slow to find, whenever a parser is built.
     def __call__(self, parser, namespace, values, option_string=None):
         print(f"skhgad {installed_version()}")
         parser.exit()

@@ -1,4 +1,4 @@
-"""The command `report`: what a model finds in a folder, as one self-contained HTML page."""
+"""The command `report`."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ _NAME = "report.html"
 
 
 def add_options(commands):
-    """Add the command to the parser."""
+    """Add the command."""
     text = "Write what a model finds in a folder as one HTML page that needs no network."
     command = commands.add_parser("report", help=text, description=text)
     command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
@@ -44,7 +44,7 @@ def add_options(commands):
 
 
 def run(args):
-    """Inspect the images of a folder and write the page."""
+    """Inspect images and write the page."""
     from ..display.drawing import drawing_library
     from ..report.contents import collect, draw_card, draw_pictures
     from ..report.evaluation import Measurement, figures_text, labelled_images
@@ -78,7 +78,7 @@ def run(args):
     target = Path(args.out) / _NAME
     target.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(target) as part:
-        # backslashreplace: a file name that is no valid text shows its bytes.
+        # File names may be no valid text.
         part.write_bytes(page.encode("utf-8", errors="backslashreplace"))
     n_flagged = sum(row.is_anomaly for row in rows)
     print(
@@ -88,10 +88,7 @@ def run(args):
 
 
 def check_report_place(out, folder):
-    """Raise ValueError, before the work, if the page cannot or should not be written to `out`.
-
-    It should not be written among the images, or in the place of a page that skhgad did not write.
-    """
+    """Raise ValueError if the page would lie among the images or replace a foreign file."""
     from ..report.page import MARK
     from ..storage.files import check_folder_place
 
@@ -113,7 +110,7 @@ def check_report_place(out, folder):
 
 
 def is_labelled(folder):
-    """Return whether a folder is laid out as for `evaluate`: <class>/test/, or test/ itself."""
+    """Return whether a folder has test/ or <class>/test/, as for `evaluate`."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder at {str(folder)!r} (from {os.getcwd()!r}).")

@@ -1,4 +1,4 @@
-"""The command `score`: class, score, p-value and verdict of each image, and its heat map."""
+"""The command `score`."""
 
 import csv
 import os
@@ -13,7 +13,7 @@ _COLUMNS = ("path", "class", "score", "p_value", "verdict")
 
 
 def add_options(commands):
-    """Add the command to the parser."""
+    """Add the command."""
     text = "Score images: class, score (higher = more normal), p-value, verdict."
     command = commands.add_parser("score", help=text, description=text)
     command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
@@ -38,7 +38,7 @@ def add_options(commands):
 
 
 def run(args):
-    """Score images; print the table, and write the files that are asked for."""
+    """Score images, print the table and write files."""
     from ..display.heat_maps import HeatScale, write_heat_map
     from ..report.findings import inspect_files
     from ..storage.files import check_file_place
@@ -77,28 +77,10 @@ def run(args):
 
 
 def map_places(folder, paths, image_folders):
-    """Choose the file of each image's heat map: its path below the images' common folder + .png.
+    """Return the Path of each heat map: the image's path below the common folder + .png.
 
-    The whole path and the image's own ending are kept, so that images of one name in different
-    folders, or with different endings, have different maps.
-
-    Parameters
-    ----------
-    folder : str
-        For the heat maps.
-    paths : list of str
-        Of the images.
-    image_folders : list of Path
-        Folders in which images were searched.
-
-    Returns
-    -------
-    list of Path
-
-    Raises
-    ------
-    ValueError
-        If a map would replace an image, or would be taken for an image the next time.
+    The image's own ending is kept, so that images of one name have different maps. ValueError is
+    raised if a map would replace an image, or be taken for one in `image_folders`.
     """
     from ..storage.files import check_folder_place
 
@@ -126,7 +108,7 @@ def write_csv(path, header, rows):
     """Write a table whole or not at all."""
     from ..storage.files import whole_file
 
-    # surrogateescape: a file name that is no valid text is written as the bytes it has on disk.
+    # File names may be no valid text; keep their bytes.
     with (
         whole_file(path) as part,
         open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,

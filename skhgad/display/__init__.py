@@ -1,7 +1,6 @@
-"""Pictures in the manner of scikit-learn's displays: ``from_estimator`` computes, ``plot`` draws.
+"""Displays in the manner of scikit-learn: ``from_estimator`` computes, ``plot`` draws.
 
-Attributes that end in an underscore keep what was drawn. The displays need matplotlib:
-``pip install "skhgad[display]"``. Their colours differ for colour-blind people, too.
+Attributes ending in an underscore keep what was drawn. Needs ``pip install "skhgad[display]"``.
 """
 
 from .latent import LatentSpaceDisplay

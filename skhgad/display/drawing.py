@@ -1,16 +1,16 @@
-"""Drawing that the displays share: axes, styles of classes, lanes of points, ticks, outlines."""
+"""What the displays share."""
 
 import numpy as np
 
 # Okabe and Ito's palette for the colour-blind, with brown for yellow, which is faint on white.
-# There are 8 colours and 7 markers, so that 56 classes have different pairs.
+# 8 colours and 7 markers make 56 different pairs.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C564B")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _GOLDEN_RATIO = 0.6180339887498949
 
 
 def drawing_library(caller):
-    """Import matplotlib; if it is missing, say that `caller` needs it and how to install it."""
+    """Import matplotlib; ImportError says that `caller` needs it and how to install it."""
     try:
         import matplotlib
     except ImportError as error:
@@ -21,7 +21,7 @@ def drawing_library(caller):
 
 
 def new_axes(caller, size, n_rows=1, n_columns=1):
-    """Create a figure of `size` inches; return its Axes, an array where there are several."""
+    """Create a figure of `size` inches; return Axes, or an array of several."""
     drawing_library(caller)
     from matplotlib import pyplot
 
@@ -29,7 +29,7 @@ def new_axes(caller, size, n_rows=1, n_columns=1):
 
 
 def class_styles(n_classes):
-    """Return a dict with `color` and `marker` for each class; up to 56 of them differ."""
+    """Return `color` and `marker` of each class; up to 56 differ."""
     return [
         {"color": _COLORS[i % len(_COLORS)], "marker": _MARKERS[i % len(_MARKERS)]}
         for i in range(n_classes)
@@ -37,9 +37,9 @@ def class_styles(n_classes):
 
 
 def draw_lane(ax, values, rows, width, style, label):
-    """Draw values as points in their rows, spread over `width` so that they overlap less.
+    """Draw points in their rows, spread over `width`.
 
-    The spread is a fixed sequence, not random: a picture drawn twice is the same.
+    The spread is not random: a picture drawn twice is the same.
     """
     spread = (np.arange(len(values)) * _GOLDEN_RATIO % 1 - 0.5) * width
     return ax.scatter(
@@ -49,19 +49,7 @@ def draw_lane(ax, values, rows, width, style, label):
 
 
 def symlog_ticks(linear, largest):
-    """Return ticks of a symmetric logarithmic axis: three in its linear part, round ones beyond.
-
-    Parameters
-    ----------
-    linear : float
-        The axis is linear from minus this value to this value.
-    largest : float
-        Largest absolute value.
-
-    Returns
-    -------
-    list of float
-        Ascending.
+    """Return ascending ticks for values up to ±`largest`; the axis is linear up to ±`linear`.
 
     Examples
     --------
@@ -73,7 +61,7 @@ def symlog_ticks(linear, largest):
     series = [m * 10.0**k for k in range(decade, decade + 20) for m in (1, 2, 5)]
     positive, largest = [end], max(largest, 2 * end)
     n_decades = np.log10(largest / end)
-    # The distance of ticks is a factor of at least 2, and at least a third of the decades shown.
+    # Ticks differ by a factor of at least 2 and a third of the decades shown.
     for tick in series:
         if positive[-1] * max(2.0, 10 ** (n_decades / 3)) <= tick <= largest:
             positive.append(tick)
@@ -81,19 +69,10 @@ def symlog_ticks(linear, largest):
 
 
 def draw_outlines(places, anomaly_map, threshold, mask):
-    """Draw the threshold's outline in all axes, the mask's in the last, and a legend.
+    """Draw the threshold's outline in all Axes, the mask's in the last, and a legend.
 
-    Parameters
-    ----------
-    places : list of Axes
-    anomaly_map : ndarray of shape (height, width)
-    threshold : float or None
-    mask : ndarray of shape (height, width), bool, or None
-
-    Returns
-    -------
-    contours, mask_contours : list of QuadContourSet
-        Empty where there is nothing to outline.
+    Map and mask (bool, or None) have shape (height, width). Returns two lists of QuadContourSet,
+    of threshold and mask, empty without an outline.
     """
     contours, mask_contours, entries = [], [], []
     if threshold is not None and anomaly_map.min() < threshold < anomaly_map.max():
@@ -110,7 +89,7 @@ def draw_outlines(places, anomaly_map, threshold, mask):
 
 
 def _outline(ax, values, level, color, linestyle):
-    """Draw a contour on a wider black one, so that it shows on any image."""
+    """Draw a contour on a wider black one, to show on any image."""
     ax.contour(values, levels=[level], colors="black", linewidths=3, alpha=0.7)
     return ax.contour(values, levels=[level], colors=color, linestyles=linestyle, linewidths=1.4)
 

@@ -10,32 +10,25 @@ from .latent_points import latent_centers, latent_points
 
 
 class LatentSpaceDisplay:
-    """Latent vectors, class means and centers in two dimensions.
+    """Latent vectors, class means and centers, in their two leading principal components.
 
-    Create it by `from_estimator`. The two dimensions are the leading principal components of the
-    vectors and centers together.
+    Create it by `from_estimator`.
 
     Parameters
     ----------
     points : ndarray of shape (n_points, 2)
-        Projected latent vectors.
     class_labels : ndarray of shape (n_points,)
-        Class of each.
     is_anomaly : ndarray of shape (n_points,), bool, or None
     classes : ndarray of shape (n_classes,)
     centers : ndarray of shape (n_classes, n_components, 2)
         The first of each class is its mean.
     explained_variance_ratio : ndarray of shape (2,)
-        Shares of the variance along the axes.
 
     Attributes
     ----------
-    ax_ : Axes
-    figure_ : Figure
+    ax_, figure_, legend_ : Axes, Figure, Legend
     points_ : dict of class to PathCollection
-    means_ : PathCollection
-    centers_ : PathCollection
-    legend_ : Legend
+    means_, centers_ : PathCollection
     """
 
     def __init__(
@@ -62,7 +55,7 @@ class LatentSpaceDisplay:
         ax=None,
         **kwargs,
     ):
-        """Map samples to the latent space of one level, project them and draw them.
+        """Map samples to the latent space of one level and draw them; return the display.
 
         Parameters
         ----------
@@ -72,21 +65,15 @@ class LatentSpaceDisplay:
         y : array-like of shape (n_samples,), default=None
             -1 (or "-1") marks an anomaly, drawn hollow.
         class_labels : array-like of shape (n_samples,), str or int, default=None
-            Product classes, where known; None = inferred.
+            None = inferred.
         level : int, default=-1
-            Level of features; the last is the coarsest.
+            The last is the coarsest.
         n_positions : int, default=None
-            Positions to show of every image, chosen at random; None = one point an image, the mean
-            over its positions.
+            Random positions to show of every image; None = the mean over all.
         random_state : int, RandomState or None, default=0
             Of that choice.
-        ax : Axes, default=None
-        **kwargs
-            For `plot`.
-
-        Returns
-        -------
-        LatentSpaceDisplay
+        ax, **kwargs
+            As in `plot`.
         """
         drawing_library(cls.__name__)
         check_is_fitted(detector)
@@ -114,16 +101,7 @@ class LatentSpaceDisplay:
         return display.plot(ax, **kwargs)
 
     def plot(self, ax=None):
-        """Draw.
-
-        Parameters
-        ----------
-        ax : Axes, default=None
-
-        Returns
-        -------
-        self
-        """
+        """Draw on `ax`, None = new Axes; return the display."""
         from matplotlib.colors import to_rgba
         from matplotlib.patheffects import withStroke
 
@@ -181,5 +159,5 @@ class LatentSpaceDisplay:
 
 
 def _two_columns(values):
-    """Append a column of zeros to a single one: a latent space may have one dimension only."""
+    """Append zeros to a single column: a latent space may have one dimension."""
     return np.pad(values, ((0, 0), (0, 2 - values.shape[1])))

@@ -1,4 +1,4 @@
-"""Latent vectors of samples, and the centers of the fitted mixture, for the picture of both."""
+"""Latent vectors and centers."""
 
 from typing import NamedTuple
 
@@ -10,15 +10,12 @@ from ..validation import check_class_labels, check_level, check_scored_X
 
 
 class LatentPoints(NamedTuple):
-    """Latent vectors of samples.
+    """Latent vectors, with class and index of their samples.
 
     Attributes
     ----------
     vectors : ndarray of shape (n_points, n_features), float64
-    codes : ndarray of shape (n_points,), int64
-        Class of the sample each vector comes from.
-    samples : ndarray of shape (n_points,), int64
-        Index of that sample.
+    codes, samples : ndarray of shape (n_points,), int64
     """
 
     vectors: np.ndarray
@@ -28,26 +25,7 @@ class LatentPoints(NamedTuple):
 
 @torch.no_grad()
 def latent_points(detector, X, class_labels, level, n_positions, random_state):
-    """Map samples to the latent space of one level.
-
-    Parameters
-    ----------
-    detector : HGADDetector
-        Fitted.
-    X : array-like or images
-    class_labels : array-like of shape (n_samples,) or None
-        None: inferred.
-    level : int
-    n_positions : int or None
-        Positions to choose at random from every image; None = one vector an image, the mean over
-        its positions.
-    random_state : int, RandomState or None
-        Of that choice.
-
-    Returns
-    -------
-    LatentPoints
-    """
+    """Return LatentPoints; parameters are as of `LatentSpaceDisplay.from_estimator`."""
     fitted, reader = detector.model_, detector.feature_reader()
     X = check_scored_X(X, detector, takes_images=fitted.takes_images)
     check_level(level, len(fitted.model.levels))
@@ -77,12 +55,11 @@ def latent_points(detector, X, class_labels, level, n_positions, random_state):
 
 
 def latent_centers(detector, level):
-    """Return the centers of every class, those of the density within the class.
+    """Return the centers of the densities within the classes; the first of each class is its mean.
 
     Returns
     -------
     ndarray of shape (n_classes, n_components, n_features), float64
-        The first of each class is its mean.
     """
     level_model = detector.model_.model.levels[level]
     with torch.no_grad():

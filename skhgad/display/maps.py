@@ -1,4 +1,4 @@
-"""The picture of one image's anomaly map."""
+"""The picture of an anomaly map."""
 
 import numpy as np
 
@@ -8,8 +8,8 @@ from ..validation import check_map
 from .drawing import draw_outlines, drawing_library, new_axes
 from .heat_maps import HeatScale, heat_colors, luminance
 
-_TOP_HEAT = 0.85  # the colour bar goes at least to the score of this heat
-_TICK_DISTANCE = 0.09  # smallest distance of two ticks, in heat
+_TOP_HEAT = 0.85  # the colour bar reaches this heat
+_TICK_DISTANCE = 0.09  # in heat, at least
 
 
 class AnomalyMapDisplay:
@@ -26,22 +26,18 @@ class AnomalyMapDisplay:
     threshold : float, default=None
         Anomaly score from which an image is flagged, ``-offset_``; drawn as a contour.
     mask : ndarray of shape (height, width), bool, default=None
-        True defect, drawn as a dashed outline.
+        True defect, drawn dashed.
     typical : float, default=None
-        Anomaly score of a typical normal image: up to it, the heat map has no colour. None: 0,
-        or, if the threshold is not above 0, the map's minimum.
+        Anomaly score up to which there is no colour. None: 0, or, if the threshold is not above 0,
+        the map's minimum.
 
     Attributes
     ----------
     axes_ : ndarray of Axes
-        Of the image, the heat map and the outlines; or the one Axes given.
-    figure_ : Figure
-    heat_map_ : AxesImage
-        The anomaly map.
-    colorbar_ : Colorbar
-    contours_ : list of QuadContourSet
-        Of the threshold; empty if no score of the map is above it, or none below.
-    mask_contours_ : list of QuadContourSet
+        Image, heat map and outlines; or the one Axes given.
+    figure_, heat_map_, colorbar_ : Figure, AxesImage, Colorbar
+    contours_, mask_contours_ : list of QuadContourSet
+        Empty if the map does not cross the threshold, or without a mask.
 
     Examples
     --------
@@ -65,25 +61,20 @@ class AnomalyMapDisplay:
 
     @classmethod
     def from_estimator(cls, detector, X, *, class_labels=None, mask=None, ax=None, **kwargs):
-        """Compute the anomaly map of one image and draw it.
+        """Compute the anomaly map of one image and draw it; return the display.
 
         Parameters
         ----------
         detector : HGADDetector
             Fitted on images.
         X : images
-            Exactly one, as the detector takes them: ``[path]``, or ``images[i : i + 1]``.
+            Exactly one: ``[path]``, or ``images[i : i + 1]``.
         class_labels : array-like of shape (1,), str or int, default=None
-            Product class, where known.
+            None = inferred.
         mask : path or array-like of shape (height, width), default=None
-            The true defect.
-        ax : Axes or array of three Axes, default=None
-        **kwargs
-            For `plot`.
-
-        Returns
-        -------
-        AnomalyMapDisplay
+            True defect.
+        ax, **kwargs
+            As in `plot`.
         """
         drawing_library(cls.__name__)
         source = ImageSource(X, value_range=detector.value_range)
@@ -105,7 +96,7 @@ class AnomalyMapDisplay:
     def from_predictions(
         cls, image, anomaly_map, *, threshold=None, mask=None, typical=None, ax=None, **kwargs
     ):
-        """Draw an anomaly map that is computed already.
+        """Draw an anomaly map that is computed already; return the display.
 
         Parameters
         ----------
@@ -115,11 +106,7 @@ class AnomalyMapDisplay:
         threshold, typical
             As of the class.
         mask, ax, **kwargs
-            As in `from_estimator` and `plot`.
-
-        Returns
-        -------
-        AnomalyMapDisplay
+            As in `from_estimator`.
         """
         drawing_library(cls.__name__)
         pixels = ImageSource([image]).read(0)
@@ -136,7 +123,7 @@ class AnomalyMapDisplay:
         return display.plot(ax, **kwargs)
 
     def plot(self, ax=None, *, cmap=None, vmin=None, vmax=None):
-        """Draw.
+        """Draw; return the display.
 
         Parameters
         ----------
@@ -144,19 +131,13 @@ class AnomalyMapDisplay:
             One takes everything laid over the image; three take image, heat map and outlines;
             None = three in a new figure.
         cmap : str or Colormap, default=None
-            None: the heat colours that ``python -m skhgad score --maps`` writes, over the image
-            in grey. A score has the same colour in all pictures of a detector: none up to that of
-            a typical normal image, blue below the threshold, yellow from there on, red and dark
-            red far above. Without a threshold, None means "inferno". This and any other colour map
-            is spread evenly from `vmin` to `vmax`.
+            None: the heat colours of ``python -m skhgad score --maps`` over the grey image, alike
+            in all pictures of a detector: blue below the threshold, yellow from there on, red far
+            above. Without a threshold, None means "inferno". It and any other colour map is spread
+            evenly from `vmin` to `vmax`.
         vmin, vmax : float, default=None
-            Ends of the colour bar, in units of the score. None: from `typical` (with a map of
-            matplotlib's, from the anomaly map's minimum) to the anomaly map's maximum, and at
-            least as far above the threshold as the lower end is below.
-
-        Returns
-        -------
-        self
+            Scores at the ends of the colour bar. None: from `typical` (for heat colours) or the
+            map's minimum to its maximum, and at least as far above the threshold as below.
         """
         if ax is None:
             width = 2.9 * self.anomaly_map.shape[1] / self.anomaly_map.shape[0]
@@ -190,7 +171,6 @@ class AnomalyMapDisplay:
         return self
 
     def _draw_heat(self, axes, vmin, vmax):
-        """Draw the map in the colours of the heat scale over the grey image."""
         from matplotlib.colors import FuncNorm, ListedColormap
 
         scale = self._heat_scale()
@@ -212,7 +192,7 @@ class AnomalyMapDisplay:
         self.colorbar_.ax.set_facecolor("0.5")  # the colours are transparent
 
     def _draw_map(self, axes, cmap, vmin, vmax, overlaid):
-        """Draw the map in colours of matplotlib's, over the grey image if nothing else shows it."""
+        """Draw the grey image below the map if nothing else shows it."""
         vmin = float(self.anomaly_map.min()) if vmin is None else vmin
         if vmax is None:
             vmax = float(self.anomaly_map.max())
@@ -226,7 +206,6 @@ class AnomalyMapDisplay:
         self._draw_colorbar(axes, vmin, vmax)
 
     def _draw_colorbar(self, axes, vmin, vmax):
-        """Draw the colour bar, with a line at the threshold."""
         self.colorbar_ = self.figure_.colorbar(self.heat_map_, ax=axes, shrink=0.9)
         self.colorbar_.set_label("anomaly score")
         if self.threshold is not None and vmin < self.threshold < vmax:
@@ -234,7 +213,6 @@ class AnomalyMapDisplay:
             self.colorbar_.ax.axhline(self.threshold, color="black", linewidth=1)
 
     def _heat_scale(self):
-        """Return the heat scale; fill in `typical` where it is not given."""
         typical = self.typical
         if typical is None:
             typical = 0.0 if self.threshold > 0 else float(self.anomaly_map.min())
@@ -243,7 +221,6 @@ class AnomalyMapDisplay:
         return HeatScale(typical, self.threshold)
 
     def _verdict(self):
-        """Return the title of the outlines."""
         if self.threshold is None:
             return "image"
         above = self.anomaly_map > self.threshold
@@ -253,7 +230,7 @@ class AnomalyMapDisplay:
 
 
 def _heat_ticks(scale, vmin, vmax):
-    """Return the scores to name at a colour bar: its lower end, the threshold, round ones above."""
+    """Return the lower end, the threshold, and round scores above."""
     ticks = [vmin]
     if vmin < scale.threshold < vmax:
         ticks.append(scale.threshold)
@@ -266,7 +243,6 @@ def _heat_ticks(scale, vmin, vmax):
 
 
 def _round(score, scale):
-    """Write a score with a tenth of the scale's unit."""
     span = scale.threshold - scale.typical
     decimals = max(0, 1 - int(np.floor(np.log10(span))))
     return f"{round(float(score), decimals) + 0.0:g}"

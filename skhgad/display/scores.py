@@ -1,4 +1,4 @@
-"""The picture of the scores of each class."""
+"""The picture of the scores."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ class ScoreDistributionDisplay:
     Parameters
     ----------
     scores : ndarray of shape (n_samples,)
-        As `score_samples`: higher = more normal.
+        Higher = more normal.
     is_anomaly : ndarray of shape (n_samples,), bool, or None
         None = not known.
     class_labels : ndarray of shape (n_samples,), str
@@ -27,12 +27,10 @@ class ScoreDistributionDisplay:
 
     Attributes
     ----------
-    ax_ : Axes
-    figure_ : Figure
+    ax_, figure_, legend_ : Axes, Figure, Legend
     points_ : dict of str to PathCollection
-        "normal" and "anomaly", or "sample" where the kind is not known.
+        Of "normal" and "anomaly", or "sample" if not known.
     threshold_line_ : Line2D or None
-    legend_ : Legend
     """
 
     def __init__(self, *, scores, is_anomaly, class_labels, offset=None):
@@ -43,7 +41,7 @@ class ScoreDistributionDisplay:
 
     @classmethod
     def from_estimator(cls, detector, X, y=None, *, class_labels=None, ax=None, **kwargs):
-        """Score samples and draw the scores.
+        """Score samples and draw the scores; return the display.
 
         Parameters
         ----------
@@ -53,14 +51,9 @@ class ScoreDistributionDisplay:
         y : array-like of shape (n_samples,), default=None
             -1 (or "-1") marks an anomaly; anything else is normal. None = not known.
         class_labels : array-like of shape (n_samples,), str or int, default=None
-            Product classes, where known, as in ``score_samples``; None = inferred.
-        ax : Axes, default=None
-        **kwargs
-            For `plot`.
-
-        Returns
-        -------
-        ScoreDistributionDisplay
+            None = inferred.
+        ax, **kwargs
+            As in `plot`.
         """
         drawing_library(cls.__name__)
         inspection = detector.inspect(X, class_labels=class_labels)
@@ -70,21 +63,17 @@ class ScoreDistributionDisplay:
 
     @classmethod
     def from_predictions(cls, y, scores, class_labels=None, *, offset=None, ax=None, **kwargs):
-        """Draw scores that are computed already.
+        """Draw scores that are computed already; return the display.
 
         Parameters
         ----------
         y : array-like of shape (n_samples,) or None
         scores : array-like of shape (n_samples,)
         class_labels : array-like of shape (n_samples,), default=None
-            Rows of the picture; None = one row, "all".
+            None = one row, "all".
         offset : float, default=None
         ax, **kwargs
             As in `plot`.
-
-        Returns
-        -------
-        ScoreDistributionDisplay
         """
         drawing_library(cls.__name__)
         is_anomaly = None if y is None else check_anomaly_labels(y)
@@ -94,18 +83,14 @@ class ScoreDistributionDisplay:
         return display.plot(ax, **kwargs)
 
     def plot(self, ax=None, *, xscale="symlog"):
-        """Draw.
+        """Draw; return the display.
 
         Parameters
         ----------
         ax : Axes, default=None
         xscale : {"symlog", "linear"}, default="symlog"
             "symlog" is linear from zero to twice the threshold and logarithmic beyond, because
-            the scores of defects reach a thousand times the threshold.
-
-        Returns
-        -------
-        self
+            defects reach a thousand times the threshold.
         """
         if xscale not in ("symlog", "linear"):
             raise ValueError(f"xscale must be 'symlog' or 'linear', got {xscale!r}.")
@@ -114,7 +99,7 @@ class ScoreDistributionDisplay:
             ax = new_axes(type(self).__name__, (7, 1.4 + 0.36 * len(classes)))
         self.ax_, self.figure_ = ax, ax.figure
         everything = np.ones(len(self.scores), dtype=bool)
-        # By name: which samples, their style, and the lane's shift and width within a row.
+        # By name: which samples, their style, the lane's shift and width.
         lanes = {"sample": (everything, _UNKNOWN, 0.0, 0.7)}
         if self.is_anomaly is not None:
             lanes = {
@@ -155,6 +140,5 @@ class ScoreDistributionDisplay:
 
 
 def _limits(scores, offset, linear):
-    """Return the ends of the axis: beyond all scores, zero and the threshold."""
     low, high = min(scores.min(), -linear), max(scores.max(), offset, 0.0)
     return min(1.25 * low, low - 0.1 * linear), max(1.25 * high, high + 0.15 * linear)

@@ -1,4 +1,4 @@
-"""The picture of the training: the loss and its terms."""
+"""The picture of the training."""
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -19,9 +19,7 @@ _TITLES = {
 
 
 class TrainingCurveDisplay:
-    """The loss and its terms over the passes of a fit.
-
-    Create it by `from_estimator`.
+    """The loss and its terms over the passes of a fit; create it by `from_estimator`.
 
     Parameters
     ----------
@@ -40,40 +38,31 @@ class TrainingCurveDisplay:
 
     @classmethod
     def from_estimator(cls, detector, *, ax=None, **kwargs):
-        """Draw the history of a fitted detector.
+        """Draw the history of a detector; return the display.
 
         Parameters
         ----------
         detector : HGADDetector
             Fitted, with at least one pass.
-        ax : Axes or array of Axes, default=None
-        **kwargs
-            For `plot`.
-
-        Returns
-        -------
-        TrainingCurveDisplay
+        ax, **kwargs
+            As in `plot`.
         """
         drawing_library(cls.__name__)
         check_is_fitted(detector)
         return cls(history=detector.history_).plot(ax, **kwargs)
 
     def plot(self, ax=None, *, terms=("loss", *TERMS), yscale="linear"):
-        """Draw.
+        """Draw; return the display.
 
         Parameters
         ----------
         ax : Axes or array of Axes, default=None
-            One takes all terms; several take one each, in order. None = a new figure with axes
-            for each term, because their magnitudes differ.
+            One takes all terms; several take one each, in order. None = new axes for each term,
+            because their magnitudes differ.
         terms : sequence of str
-            Keys of the history. The axes of a term that was never computed stay empty.
+            Keys of the history. The axes of a term never computed stay empty.
         yscale : {"linear", "log"}, default="linear"
             "log" is symmetric about zero for a term that has negative values.
-
-        Returns
-        -------
-        self
         """
         if not self.history:
             raise ValueError("the detector was fitted without a pass (max_iter=0): no curve.")
@@ -114,7 +103,6 @@ class TrainingCurveDisplay:
 
 
 def _finish_curve(axes, yscale):
-    """Label the passes by whole numbers and set the scale."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("pass")

@@ -1,4 +1,4 @@
-"""What the report shows: a row for each image, the most anomalous images, and pictures of all."""
+"""Rows, cards and pictures of the report."""
 
 import base64
 import heapq
@@ -25,31 +25,15 @@ from .findings import inspect_files
 
 _THUMBNAIL, _PICTURE = 72, 320  # longest side in pixels
 _JPEG = {"format": "JPEG", "quality": 80}
-_MOST_LATENT = 400  # images in the picture of the latent space
+_MOST_LATENT = 400  # images
 
 
 class Row(NamedTuple):
     """What the table says of one image.
 
-    Attributes
-    ----------
-    path : str
-        Below the folder of the report.
-    thumbnail : str
-        Data URI.
-    inferred_class : str
-    true_class : str or None
-        None without labels.
-    defect : str or None
-        "good" for a normal image; None without labels.
-    score, p_value : float
-    is_anomaly : bool
-    peak : tuple (row, column) of int
-        Of the anomaly map, in pixels.
-    n_regions : int
-        Above the threshold.
-    area : float
-        Share of the image above the threshold.
+    `path` is relative to the report's folder, `thumbnail` a data URI. `true_class` and `defect`
+    ("good" for a normal image) are None without labels. `peak` is (row, column) in the anomaly
+    map; `n_regions` and `area`, a share of the image, are of what exceeds the threshold.
     """
 
     path: str
@@ -75,16 +59,8 @@ class Row(NamedTuple):
 class Clear(NamedTuple):
     """One of the most anomalous images, at the size of the page.
 
-    Tuples compare their fields in order: by score, then by place in the folder.
-
-    Attributes
-    ----------
-    anomaly_score : float
-    minus_index : int
-        Minus the image's place among all, so that the earlier of two equal images is greater.
-    pixels : ndarray of shape (height, width) or (height, width, 3), uint8
-    anomaly_map : ndarray of shape (height, width)
-    mask : ndarray of shape (height, width), bool, or None
+    Tuples compare by score, then by `minus_index`: the earlier image is greater. `pixels`, of shape
+    (height, width[, 3]), are uint8; map and mask (bool, or None) have shape (height, width).
     """
 
     anomaly_score: float
@@ -95,21 +71,14 @@ class Clear(NamedTuple):
 
 
 class Card(NamedTuple):
-    """One of the most anomalous images, drawn.
-
-    Attributes
-    ----------
-    row : Row
-    uri : str
-        Data URI of the picture.
-    """
+    """A drawn image; `uri` is a data URI."""
 
     row: Row
     uri: str
 
     @property
     def caption(self):
-        """Class, label, verdict and figures, in one line."""
+        """Class, label, verdict and figures."""
         row = self.row
         label = "" if row.defect is None else f", labelled {row.defect}"
         regions = f"{row.n_regions} region{'' if row.n_regions == 1 else 's'}"
@@ -120,15 +89,7 @@ class Card(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture of all images.
-
-    Attributes
-    ----------
-    title : str
-    uri : str
-        Data URI.
-    caption : str
-    """
+    """A picture of all images; `uri` is a data URI."""
 
     title: str
     uri: str
@@ -136,25 +97,9 @@ class Picture(NamedTuple):
 
 
 def collect(detector, paths, folder, measurement, n_clearest):
-    """Inspect all images; keep a row of each, and the most anomalous ones in full.
+    """Inspect images; return a list of Row, in order, and of Clear, the most anomalous first.
 
-    Parameters
-    ----------
-    detector : HGADDetector
-        Fitted.
-    paths : list of str
-    folder : str
-        Holds the images.
-    measurement : Measurement or None
-        Is given each finding; None without labels.
-    n_clearest : int
-
-    Returns
-    -------
-    rows : list of Row
-        In the order of `paths`.
-    clearest : list of Clear
-        The most anomalous first.
+    `measurement` is given each finding; None without labels.
     """
     rows, heap = [], []
     for index, finding in enumerate(inspect_files(detector, paths, maps=True)):
@@ -189,7 +134,7 @@ def collect(detector, paths, folder, measurement, n_clearest):
 
 
 def draw_card(clear, rows, detector):
-    """Draw one of the most anomalous images; return a Card."""
+    """Draw an image; return a Card."""
     typical, threshold = HeatScale.of(detector)
     height, width = clear.anomaly_map.shape
     figure = _new_figure((6.2 * min(max(width / height, 0.6), 2.0) + 1.0, 2.6))
@@ -204,21 +149,9 @@ def draw_card(clear, rows, detector):
 
 
 def draw_pictures(detector, paths, rows, data):
-    """Draw the scores, the latent space and the training.
+    """Draw scores, latent space and training; return a list of Picture.
 
-    Parameters
-    ----------
-    detector : HGADDetector
-        Fitted.
-    paths : list of str
-    rows : list of Row
-        Of the same images.
-    data : Bunch or None
-        As from `load_folder`; None without labels.
-
-    Returns
-    -------
-    list of Picture
+    `data` is as from `load_folder`, or None.
     """
     y = None if data is None else data.y
     pictures = [
@@ -262,7 +195,6 @@ def _draw_latent_space(detector, paths, y):
 
 
 def _page_size(pixels, anomaly_map, mask):
-    """Reduce an image, its map and its mask to the size of the page."""
     if mask is not None:
         mask = check_mask(mask, anomaly_map.shape, "of the image")
         mask = np.asarray(_reduced(mask.astype(np.uint8), _PICTURE, Image.Resampling.NEAREST)) > 0
@@ -272,7 +204,6 @@ def _page_size(pixels, anomaly_map, mask):
 
 
 def _reduced(pixels, longest, resample=Image.Resampling.BILINEAR):
-    """Return an image whose longest side is at most `longest`, as PIL image of 8 bits."""
     if pixels.dtype != np.uint8:
         pixels = np.rint(255 * pixels).astype(np.uint8)
     image = Image.fromarray(pixels)
@@ -281,7 +212,7 @@ def _reduced(pixels, longest, resample=Image.Resampling.BILINEAR):
 
 
 def _new_figure(size):
-    # pyplot would keep every figure, and may open windows.
+    # pyplot would keep every figure.
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="compressed")

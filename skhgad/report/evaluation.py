@@ -1,4 +1,4 @@
-"""A detector's findings compared with labels: figures, and the table that shows them."""
+"""A detector's findings compared with labels."""
 
 import math
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from ..datasets.loaders import load_folder
 from ..metrics.per_image import image_metrics
 from ..metrics.per_pixel import PixelMetrics
 
-# Heading of each column of the results, and the figure's name in `skhgad.metrics`.
+# Headings, and names of the figures in `skhgad.metrics`.
 _IMAGE_COLUMNS = {
     "AUROC": "auroc",
     "AP": "ap",
@@ -21,17 +21,7 @@ _PIXEL_COLUMNS = {"pixel AUROC": "auroc", "AUPRO": "aupro"}
 
 
 class ResultsRow(NamedTuple):
-    """One row of the table of results.
-
-    Attributes
-    ----------
-    name : str
-        Of the class or of the summary.
-    is_summary : bool
-        Whether the row is of all classes ("mean", "pooled"), not of one.
-    values : list of float
-        One for each column; nan where there is no such figure.
-    """
+    """A row of results: of a class, or a summary ("mean", "pooled"). Missing `values` are nan."""
 
     name: str
     is_summary: bool
@@ -39,25 +29,9 @@ class ResultsRow(NamedTuple):
 
 
 def labelled_images(detector, folder, classes):
-    """Read the test images of a folder.
+    """Read test images as `load_folder` does; `classes` None = all.
 
-    Parameters
-    ----------
-    detector : HGADDetector
-        Fitted.
-    folder : str
-    classes : list of str or None
-        None = all.
-
-    Returns
-    -------
-    Bunch
-        As from `load_folder`.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds a class that the detector does not know.
+    A class that the detector does not know raises ValueError.
     """
     data = load_folder(folder, classes=classes, split="test")
     known = [str(name) for name in detector.classes_]
@@ -71,21 +45,10 @@ def labelled_images(detector, folder, classes):
 
 
 class Measurement:
-    """Collect the findings in labelled images and compute the figures.
+    """Compute the figures of findings in labelled images.
 
-    Parameters
-    ----------
-    data : Bunch
-        As from `load_folder`.
-    offset : float
-        Threshold of the detector.
-
-    Attributes
-    ----------
-    masked : set of str
-        Classes that have pixel figures; findings in their images need maps.
-    unmasked : list of str
-        The other classes.
+    `data` is as from `load_folder`, `offset` the threshold. `masked` is the set of classes with
+    pixel figures, whose findings need maps; `unmasked` lists the others.
     """
 
     def __init__(self, data, offset):
@@ -95,7 +58,7 @@ class Measurement:
         self._scores, self._inferred, self._pixels = [], [], PixelMetrics()
 
     def update(self, index, finding):
-        """Add the finding in image `index`. Images come in order."""
+        """Add the finding in image `index`; images come in order."""
         data, label = self.data, self.data.class_label[index]
         self._scores.append(finding.score)
         self._inferred.append(str(finding.class_label))
@@ -103,7 +66,7 @@ class Measurement:
             self._pixels.update(data.mask[index], finding.anomaly_map, label, y=data.y[index])
 
     def figures(self):
-        """Return the figures of all images.
+        """Compute the figures.
 
         Returns
         -------
@@ -124,7 +87,7 @@ class Measurement:
 
 
 def masked_classes(data):
-    """Return the set of the classes that have anomalies in the test, all of them with masks."""
+    """Return the set of classes with anomalies, all of them with masks."""
     lacking = {
         label
         for label, y, mask in zip(data.class_label, data.y, data.mask, strict=True)
@@ -134,18 +97,9 @@ def masked_classes(data):
 
 
 def results_table(figures):
-    """Arrange figures as a table: a row for each class, then the mean and the pooled figures.
+    """Arrange `Measurement.figures` by class, then mean and pooled.
 
-    Parameters
-    ----------
-    figures : dict
-        As from `Measurement.figures`.
-
-    Returns
-    -------
-    columns : list of str
-        Headings of the figures.
-    rows : list of ResultsRow
+    Returns the columns' headings, a list of str, and a list of ResultsRow.
     """
     image, pixel = figures["image"], figures["pixel"]
     columns = [*_IMAGE_COLUMNS, *(_PIXEL_COLUMNS if pixel is not None else ())]
@@ -169,19 +123,7 @@ def results_table(figures):
 
 
 def figures_text(figures, unmasked):
-    """Write the results as text, as `evaluate` prints them.
-
-    Parameters
-    ----------
-    figures : dict
-        As from `Measurement.figures`.
-    unmasked : list of str
-        Classes without pixel figures.
-
-    Returns
-    -------
-    str
-    """
+    """Write `Measurement.figures` as text; `unmasked` are the classes without pixel figures."""
     columns, rows = results_table(figures)
     name_width = max(len(row.name) for row in rows) + 2
     widths = [max(len(column), len("0.000")) + 3 for column in columns]
@@ -211,7 +153,7 @@ def format_figure(value, missing):
 
 
 def without_nan(value):
-    """Prepare a value for JSON: nan, which JSON lacks, becomes None, and keys become str."""
+    """Prepare for JSON, which lacks nan: it becomes None, and keys become str."""
     if isinstance(value, dict):
         return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""What a detector finds in image files, one file after the other."""
+"""What a detector finds in image files."""
 
 import sys
 from contextlib import contextmanager
@@ -9,21 +9,13 @@ from tqdm import tqdm
 
 from ..images.source import ImageSource
 
-_CHUNK = 64  # images scored at a time; as many maps are in memory
+_CHUNK = 64  # images whose maps are in memory at once
 
 
 class Finding(NamedTuple):
     """What a detector says of one image.
 
-    Attributes
-    ----------
-    path : str
-    class_label : str or int
-    score : float
-    p_value : float
-    is_anomaly : bool
-    anomaly_map : ndarray of shape (height, width), float32, or None
-        Of the image's size.
+    `anomaly_map` is None or an ndarray of shape (height, width), float32, of the image's size.
     """
 
     path: str
@@ -40,17 +32,9 @@ class Finding(NamedTuple):
 
 
 def inspect_files(detector, paths, class_label=None, *, maps=False):
-    """Yield a Finding for every image, in order.
+    """Yield a Finding for every image, in order; with `maps`, with its anomaly map.
 
-    Parameters
-    ----------
-    detector : HGADDetector
-        Fitted.
-    paths : list of str
-    class_label : str or int, default=None
-        Class of all images; None = inferred.
-    maps : bool, default=False
-        Whether to give anomaly maps.
+    `class_label` is the class of all images; None = inferred.
     """
     ImageSource(paths, value_range=detector.value_range)  # names a missing file before the work
     quiet = not sys.stderr.isatty()
@@ -69,7 +53,7 @@ def inspect_files(detector, paths, class_label=None, *, maps=False):
 
 @contextmanager
 def naming_files(paths):
-    """Let errors name a file as "a.png", not as "X[3] (a.png)": a command has no X."""
+    """Let errors name a file "a.png", not "X[3] (a.png)": a command has no X."""
     try:
         yield
     except (ValueError, FileNotFoundError) as error:

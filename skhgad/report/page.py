@@ -1,7 +1,7 @@
-"""The report as one HTML page: ``page.html``, a Jinja2 template, filled with the contents.
+"""The report as one HTML page.
 
-Jinja2 escapes all text that it inserts, file names above all. The page loads nothing: images are
-data URIs, and its content security policy lets no other style or script run than its own two.
+Jinja2 escapes all text, file names above all. The page loads nothing: images are data URIs, and its
+content security policy allows its own style and script only.
 """
 
 import base64
@@ -18,21 +18,13 @@ from jinja2 import Environment, StrictUndefined
 from ..estimator import HGADDetector
 from .evaluation import format_figure, results_table
 
-MARK = "<!doctype html><!-- report of skhgad -->"  # tells a report from other people's pages
+MARK = "<!doctype html><!-- report of skhgad -->"  # tells a report from other pages
 _PACKAGES = ("skhgad", "torch", "timm", "scikit-learn", "numpy", "scipy", "Pillow", "matplotlib")
-_LONGEST_VALUE = 80  # characters of a parameter's value
+_LONGEST_VALUE = 80  # in characters
 
 
 class Table(NamedTuple):
-    """A table of text.
-
-    Attributes
-    ----------
-    header : sequence of str
-    rows : sequence of list of str
-    summary : sequence of list of str, default=()
-        Rows of the foot.
-    """
+    """A table of text; `summary` is its foot."""
 
     header: Sequence[str]
     rows: Sequence[list[str]]
@@ -40,23 +32,10 @@ class Table(NamedTuple):
 
 
 def render_page(detector, rows, *, source, model, figures, cards, pictures):
-    """Write the page.
+    """Return the page, a str.
 
-    Parameters
-    ----------
-    detector : HGADDetector
-        Fitted.
-    rows : list of Row
-    source, model : str
-        Folders of the images and of the model.
-    figures : dict or None
-        As from `Measurement.figures`; None without labels.
-    cards : list of Card
-    pictures : list of Picture
-
-    Returns
-    -------
-    str
+    `source` and `model` are folders; `figures` are as from `Measurement.figures`, None without
+    labels.
     """
     style, script = _read("page.css"), _read("page.js")
     environment = Environment(
@@ -89,7 +68,6 @@ def _read(name):
 
 
 def _policy(style, script):
-    """Return the content security policy: this style, this script, images in the page, no more."""
     style, script = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         for text in (style, script)
@@ -101,7 +79,6 @@ def _policy(style, script):
 
 
 def _facts(detector, rows, figures):
-    """Return the figures at the top of the page, as dict from name to text."""
     n_flagged = sum(row.is_anomaly for row in rows)
     facts = {
         "images": str(len(rows)),
@@ -122,7 +99,6 @@ def _facts(detector, rows, figures):
 
 
 def _results(figures):
-    """Return the table of figures that `evaluate` prints, too."""
     columns, rows = results_table(figures)
     texts = [[row.name, *(format_figure(value, "–") for value in row.values)] for row in rows]
     n_classes = sum(not row.is_summary for row in rows)
@@ -130,7 +106,6 @@ def _results(figures):
 
 
 def _class_table(rows):
-    """Count the images of each inferred class; for a report without labels."""
     classes = {}
     for row in rows:
         classes.setdefault(row.inferred_class, []).append(row)
@@ -143,7 +118,6 @@ def _class_table(rows):
 
 
 def _parameters(detector):
-    """Return a table of all parameters; beside those that differ stands the default."""
     defaults = HGADDetector().get_params(deep=False)
     rows = []
     for name, value in detector.get_params(deep=False).items():
