@@ -8,15 +8,9 @@ _process = os.getpid()
 
 
 def resolve_device(device):
-    """Turn the parameter `device` into a torch.device.
+    """Turn the parameter `device` into a torch.device; ValueError if it is unknown or not there.
 
-    "auto" is the GPU where there is one. Each process that torchrun starts on a machine gets a GPU
-    of its own.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown or the device is not there.
+    "auto" is the GPU where there is one; each process of torchrun gets its own.
     """
     if isinstance(device, str) and device == "auto":
         if not torch.cuda.is_available():
@@ -41,7 +35,7 @@ def is_on(module, device):
 
 
 def to_device(tensor, device):
-    """Copy a tensor to a device; a copy to a GPU does not wait for what the GPU is computing."""
+    """Copy a tensor to a device, without waiting for what a GPU is computing."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -50,7 +44,7 @@ def to_device(tensor, device):
 def trains_in_mixed_precision(value, device):
     """Turn the parameter `mixed_precision` into whether products of the flow are in bfloat16.
 
-    "auto" says yes where the hardware multiplies in bfloat16; elsewhere it would be slower.
+    "auto" says yes where the hardware multiplies in bfloat16.
     """
     if value != "auto":
         return value
@@ -63,8 +57,7 @@ def trains_in_mixed_precision(value, device):
 def keep_to_one_thread_if_forked():
     """Limit torch to one thread in a process that was forked after skhgad was imported.
 
-    OpenMP's threads do not survive a fork. The first parallel loop of the child would wait for
-    them for ever. Spawned workers import skhgad themselves and keep their threads.
+    OpenMP's threads do not survive a fork: the first parallel loop would wait for them for ever.
     """
     global _process
     if os.getpid() != _process:

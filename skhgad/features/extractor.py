@@ -1,4 +1,4 @@
-"""A frozen backbone as a function from pixels to levels of feature vectors."""
+"""A frozen backbone and the levels of features it gives."""
 
 import copy
 import hashlib
@@ -21,7 +21,7 @@ _FOLDING = threading.Lock()
 
 
 def tensors_sha256(tensors):
-    """SHA-256 over names, dtypes, shapes and values of a dict of tensors, in the order of names."""
+    """SHA-256 over names, dtypes, shapes and values of a dict of tensors, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         tensor = tensor.detach().cpu().contiguous()
@@ -33,19 +33,10 @@ def tensors_sha256(tensors):
 def fuse_stages(maps, pool=F.adaptive_avg_pool2d):
     """Describe each stage together with what finer stages show inside its positions.
 
-    Parameters
-    ----------
-    maps : list of Tensor of shape (n, channels, height, width)
-        From fine to coarse.
-    pool : callable
-        Mean over the cells of a grid of the size given.
-
-    Returns
-    -------
-    list of Tensor
-        One for every stage but the first: mean and standard deviation of the channels of each
-        finer stage within each position, then the stage's own channels. A single stage is
-        returned as it is. Finer stages of the same size add their channels alone.
+    `maps` (n, channels, height, width) go from fine to coarse. The result has one for every stage
+    but the first: mean and standard deviation of the channels of each finer stage within each
+    position, then the stage's own channels. A single stage is returned as it is. Finer stages of
+    the same size add their channels alone.
     """
     if len(maps) == 1:
         return list(maps)
@@ -86,21 +77,17 @@ class FeatureExtractor(nn.Module):
         Stages of the backbone, fine to coarse; for a module, which of its maps.
     image_size : tuple (height, width)
     image_scales : tuple of float
-        The backbone sees the image at each of these multiples of `image_size`.
+        The backbone sees the image at these multiples of `image_size`.
     pool_size : int, odd
-        Each vector is the mean over a neighbourhood of this many positions a side.
+        Each vector is the mean over this many positions a side.
     fuse : bool
-        Whether `fuse_stages` combines the stages of a scale; else each stage is a level.
+        Whether `fuse_stages` combines the stages; else each is a level.
     power : float
-        Exponent of `signed_power`, applied to the vectors.
+        Exponent of `signed_power`.
     levels : list of tuples (n_features, height, width), default=None
-        Known from an earlier fit; None = the backbone is run once to see.
+        None = the backbone is run once to see.
     mixed_precision : bool, default=True
         Whether a GPU runs the backbone in float16.
-
-    Attributes
-    ----------
-    levels : list of tuples (n_features, height, width)
     """
 
     def __init__(
@@ -145,20 +132,10 @@ class FeatureExtractor(nn.Module):
         self.levels = levels
 
     def forward(self, pixels):
-        """Extract all levels.
+        """Extract all levels, float32 Tensors (n, n_positions, n_features).
 
-        Parameters
-        ----------
-        pixels : Tensor of shape (n, 3, height, width), float32 in [0, 1]
-
-        Returns
-        -------
-        list of Tensor of shape (n, n_positions, n_features), float32
-
-        Raises
-        ------
-        ValueError
-            If the backbone gives other maps than at fit.
+        `pixels` is float32 in [0, 1], of shape (n, 3, height, width). Raises ValueError if the
+        backbone gives other maps than at fit.
         """
         maps = self._maps(pixels)
         if _shapes(maps) != self.levels:
@@ -168,14 +145,12 @@ class FeatureExtractor(nn.Module):
             )
         return [m.permute(0, 2, 3, 1).flatten(1, 2).float() for m in maps]
 
-    # Hooks for the ONNX export, which sets other callables and switches folding off. Both
-    # operations are constant linear maps of the rows and columns.
+    # The ONNX export replaces these. Both operations are linear maps of the rows and columns.
     pool = staticmethod(F.adaptive_avg_pool2d)
     rescale = staticmethod(partial(F.interpolate, mode="bilinear", antialias=True))
     folds_batch_norm = True
 
     def __getstate__(self):
-        """Leave out the folded copies of the backbone."""
         return self.__dict__ | {"_folded": {}}
 
     def digest(self, device):
@@ -201,7 +176,7 @@ class FeatureExtractor(nn.Module):
         return [signed_power(m, self.spec["power"]) for m in levels]
 
     def fold(self, device):
-        """Fold the backbone's batch normalisations for a device, unless that has been done."""
+        """Return the backbone with its batch normalisations folded, once for a device."""
         if self.spec["backbone"] is None or not self.folds_batch_norm:
             return self.backbone
         with _FOLDING:  # threads that score at once must not fold at once
@@ -222,7 +197,6 @@ class FeatureExtractor(nn.Module):
         return MIXED_PRECISION.get(device.type) if self.mixed_precision else None
 
     def _select(self, outputs):
-        """Keep the wanted stages, channels first."""
         outputs = list(outputs)
         if self.spec["backbone"] is None:
             outputs = [outputs[index] for index in self.spec["out_indices"]]
@@ -239,21 +213,7 @@ class FeatureExtractor(nn.Module):
 
 
 def build_extractor(parameters, *, weights, levels=None):
-    """Create the extractor that the parameters of an estimator ask for.
-
-    Parameters
-    ----------
-    parameters : dict
-        Of the estimator.
-    weights : "auto", path or None
-        See `create_backbone`.
-    levels : list of tuples (n_features, height, width), default=None
-        Known from an earlier fit.
-
-    Returns
-    -------
-    FeatureExtractor
-    """
+    """Create the extractor that the parameters of an estimator ask for; see `FeatureExtractor`."""
     return FeatureExtractor(
         parameters["backbone"],
         weights,

@@ -1,4 +1,4 @@
-"""Batch normalisation of a frozen backbone, folded into the convolutions before it."""
+"""Batch normalisation folded into the convolutions before it."""
 
 import copy
 from collections import Counter
@@ -12,19 +12,10 @@ _TOLERANCE = 1e-3  # of the largest feature; folding changes what float32 rounds
 
 @torch.no_grad()
 def fold_batch_norm(backbone, pixels):
-    """Return a copy of a backbone that gives the same maps in less time.
+    """Return a copy of a backbone in evaluation mode that gives the same maps in less time.
 
-    Parameters
-    ----------
-    backbone : torch.nn.Module
-        In evaluation mode; maps images to a list of maps. Not changed.
-    pixels : Tensor of shape (n, 3, height, width)
-        Images that show which normalisation follows which convolution.
-
-    Returns
-    -------
-    torch.nn.Module
-        The backbone itself where nothing can be folded, or where folding changes the maps.
+    It is the backbone itself where folding is impossible or changes the maps. A pass of `pixels`
+    (n, 3, height, width) shows which normalisation follows which convolution.
     """
     names = {module: name for name, module in backbone.named_modules()}
     pairs = [(names[c], names[n]) for c, n in _pairs(backbone, pixels)]
@@ -44,7 +35,7 @@ def fold_batch_norm(backbone, pixels):
 
 
 def _pairs(backbone, pixels):
-    """Return pairs of a convolution and the normalisation of its output, by watching a pass."""
+    """Return pairs of a convolution and the normalisation of its output."""
     made, pairs, calls = {}, [], Counter()
 
     def after_convolution(module, _, output):
@@ -75,7 +66,6 @@ def _has_all(normalization):
 
 
 def _fold(convolution, normalization):
-    """Give a convolution the weights that include the normalisation after it."""
     scale = normalization.weight / (normalization.running_var + normalization.eps).sqrt()
     bias = normalization.bias - normalization.running_mean * scale
     if convolution.bias is not None:

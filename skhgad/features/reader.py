@@ -1,4 +1,4 @@
-"""The one way from X to features: vectors pass through, images are decoded and described."""
+"""The one way from X to features, for vectors and images."""
 
 import hashlib
 import os
@@ -20,29 +20,9 @@ _VECTOR_BATCH, _IMAGE_BATCH = 1024, 32
 class FeatureReader:
     """Reads the features of samples, batch by batch, onto a device.
 
-    Parameters
-    ----------
-    extractor : FeatureExtractor or None
-        None for feature vectors.
-    device : str or torch.device, default="auto"
-    memory : None, str, path or joblib.Memory, default=None
-        Where features of images are remembered.
-    n_jobs : int, default=None
-        Threads that decode images.
-    verbose : int, default=0
-        >= 1 shows a progress bar of images.
-
-    Attributes
-    ----------
-    extractor, device, memory, n_jobs, verbose
-        As given; `device` is a torch.device and `memory` a joblib.Memory.
-
-    Raises
-    ------
-    ValueError
-        If the device is not there.
-    TypeError
-        If `memory` is of another type.
+    `extractor` is None for feature vectors. Features of images are remembered in `memory`, a folder
+    or joblib.Memory. `n_jobs` threads decode images. `verbose` >= 1 shows a progress bar of images.
+    Raises ValueError if the device is not there, TypeError for a `memory` of another type.
     """
 
     def __init__(self, extractor, *, device="auto", memory=None, n_jobs=None, verbose=0):
@@ -54,15 +34,7 @@ class FeatureReader:
 
     @classmethod
     def for_fit(cls, parameters, X):
-        """Return the reader of the samples to fit on; images get a new extractor.
-
-        Parameters
-        ----------
-        parameters : dict
-            Of the estimator.
-        X : ndarray or ImageSource
-            From `check_X`.
-        """
+        """Return the reader of `X`, from `check_X`, to fit on; images get a new extractor."""
         running = {name: parameters[name] for name in ("device", "memory", "n_jobs", "verbose")}
         reader = cls(None, **running)
         if isinstance(X, ImageSource):
@@ -71,7 +43,7 @@ class FeatureReader:
 
     @property
     def dtype(self):
-        """Type of the features, a NumPy dtype: float64 for vectors, float32 for images."""
+        """NumPy dtype of the features: float64 for vectors, float32 for images."""
         return np.dtype(np.float64 if self.extractor is None else np.float32)
 
     def level_shapes(self, X):
@@ -79,23 +51,11 @@ class FeatureReader:
         return [(X.shape[1], 1, 1)] if self.extractor is None else self.extractor.levels
 
     def batches(self, X, rows=None, *, quiet=False):
-        """Read samples.
+        """Read samples of X, from `check_X`: those in `rows`, or all.
 
-        Parameters
-        ----------
-        X : ndarray of shape (n_samples, n_features), float64, or ImageSource
-            From `check_X`.
-        rows : ndarray of int, default=None
-            Samples to read; None = all.
-        quiet : bool, default=False
-            Whether to hide the progress bar in any case.
-
-        Yields
-        ------
-        features : list of Tensor of shape (n, n_positions, n_features), on `device`
-            One a level.
-        sizes : list of n tuples (height, width)
-            Of the images before resizing; (1, 1) for vectors.
+        Yields a list of Tensors (n, n_positions, n_features) on `device`, one a level; and the
+        (height, width) of each image before resizing, (1, 1) for vectors. `quiet` hides the
+        progress bar in any case.
         """
         keep_to_one_thread_if_forked()
         if self.extractor is None:
@@ -137,7 +97,7 @@ class FeatureReader:
             return self.extractor(to_device(torch.from_numpy(pixels), self.device))
 
     def _extract_once(self, pixels, digest, remember):
-        """Extract the features of the images that `remember` does not know; fetch the others'."""
+        """Extract the features of the images that `remember` does not know."""
         keys = [hashlib.sha256(digest.encode() + image.tobytes()).hexdigest() for image in pixels]
         unknown = [i for i, key in enumerate(keys) if not remember.check_call_in_cache(key, None)]
 
@@ -158,20 +118,7 @@ class FeatureReader:
 
 
 def vector_batches(X, rows=None, batch_size=_VECTOR_BATCH):
-    """Cut feature vectors into batches of one level with one position.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features), float64
-    rows : ndarray of int, default=None
-        Samples to visit; None = all.
-    batch_size : int
-
-    Yields
-    ------
-    features : list with one Tensor of shape (n, 1, n_features), float64
-    sizes : list of n tuples (1, 1)
-    """
+    """Cut float64 vectors into batches as `FeatureReader.batches`: one level with one position."""
     rows = np.arange(len(X)) if rows is None else rows
     for first in range(0, len(rows), batch_size):
         block = X[rows[first : first + batch_size]]

@@ -1,4 +1,4 @@
-"""New product classes for a fitted detector, without a refit of the others."""
+"""New product classes for a fitted detector."""
 
 import copy
 from numbers import Real
@@ -18,19 +18,9 @@ from .samples import LabelledSamples
 
 
 def add_class(detector, X, y):
-    """Extend a fitted detector; see `HGADDetector.add_class`.
+    """Return the fitted attributes that a new class changes; see `HGADDetector.add_class`.
 
-    Parameters
-    ----------
-    detector : HGADDetector
-        Fitted; not changed.
-    X, y
-        As in `HGADDetector.add_class`.
-
-    Returns
-    -------
-    dict
-        The fitted attributes that change.
+    The detector itself does not change.
     """
     parameters = detector.get_params(deep=False)
     check_parameters(parameters)
@@ -49,7 +39,6 @@ def add_class(detector, X, y):
     if fraction > 0:
         warn_uncalibrated(codes, labels, held_out, knows_others=True, stacklevel=4)
     classes, order = np.unique(np.concatenate([fitted.classes, labels]), return_index=True)
-    # Where the known and the new classes stand among all.
     known_places, new_places = np.split(np.argsort(order), [len(fitted.classes)])
     with cached_features(reader, X, normal, parameters["cache_budget"]) as cache:
         samples = LabelledSamples(cache, np.flatnonzero(~held_out), codes, len(labels))
@@ -73,20 +62,10 @@ def add_class(detector, X, y):
 
 
 def extended_model(known, samples, order):
-    """Fit new classes and join them to a scoring model.
+    """Fit new classes and join them to a scoring model, which is not changed.
 
-    Parameters
-    ----------
-    known : ScoringModel
-        Not changed.
-    samples : LabelledSamples
-        Of the new classes, whose codes count from 0.
-    order : Tensor of shape (n_classes,), int64
-        Where each class of the result stands in the known classes, followed by the new ones.
-
-    Returns
-    -------
-    ScoringModel
+    The codes of `samples` count the new classes from 0. `order` tells where each class of the
+    result stands in the known classes, then the new.
     """
     levels = []
     for index, level in enumerate(known.levels):
@@ -104,27 +83,10 @@ def extended_model(known, samples, order):
 
 
 def new_labels(y, classes, n_samples):
-    """Turn the labels of new samples into codes.
+    """Return codes and sorted labels of the new classes, from one label a sample or one for all.
 
-    Parameters
-    ----------
-    y : str, int or array-like of shape (n_samples,)
-        A single label holds for all samples.
-    classes : ndarray of shape (n_classes,)
-        Known ones.
-    n_samples : int
-
-    Returns
-    -------
-    codes : ndarray of shape (n_samples,), int64
-        Index in `labels`; -1 for a known anomaly.
-    labels : ndarray
-        New classes, sorted.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `check_y`; or a label is missing, known already, or of another type than the classes.
+    A known anomaly gets the code -1. Raises as `check_y`, and ValueError for a label that is
+    missing, known already, or of another type than the classes.
     """
     if y is None:
         raise ValueError("add_class needs y: the label of the new class, or one label per sample.")

@@ -1,4 +1,4 @@
-"""The covariance of each class, measured on latent vectors after training."""
+"""The covariance of each class, measured after training."""
 
 from dataclasses import replace
 
@@ -14,15 +14,7 @@ _FIRST_IMAGES = 16  # of each class: enough to find its mean
 
 
 def fit_covariances(levels, samples):
-    """Give every class a covariance of its own, level by level.
-
-    Parameters
-    ----------
-    levels : list of LevelModel
-        Changed in place: their `densities` are set.
-    samples : LabelledSamples
-        To train on.
-    """
+    """Set the `densities` of every LevelModel, measured on the LabelledSamples to train on."""
     first = samples.first_of_each_class(_FIRST_IMAGES)
     for index, level in enumerate(levels):
         fit_class_covariances(level, samples.level(index), first=first.level(index))
@@ -39,19 +31,12 @@ def fit_class_covariances(level, samples, shrinkage="ledoit_wolf", *, first=None
     1. The centers of a class are moved to the mean of its vectors.
     2. Each vector is compared with the mean of the centers, weighted by their posterior. The mean
        residual moves the centers once more.
-    3. The covariance of the residuals becomes that of the class. Classes are told apart by the
-       mean of these covariances.
-    4. The background is one Gaussian with the mean and covariance of all latent vectors together.
+    3. The covariance of the residuals becomes that of the class. The mean of these covariances
+       tells classes apart.
+    4. The background is one Gaussian of all latent vectors together.
 
-    Parameters
-    ----------
-    level : LevelModel
-        Changed in place: its `densities` are set.
-    samples : LevelSamples
-        Raw features.
-    shrinkage : float in [0, 1] or "ledoit_wolf"
-    first : LevelSamples, default=None
-        Some images of each class, enough for step 1; None = all images.
+    The level's `densities` are set. `samples` holds raw features; `first` enough images of each
+    class for step 1, None = all. `shrinkage` lies in [0, 1] or is "ledoit_wolf".
     """
     shifts = _provisional_shifts(level, samples if first is None else first)
     moments, sums, overall = _residual_moments(level, samples, shifts)
@@ -87,14 +72,8 @@ def _provisional_shifts(level, samples):
 def _residual_moments(level, samples, shifts):
     """Visit all latent vectors once.
 
-    Returns
-    -------
-    moments : list of ResidualMoments
-        Of each class, around its moved centers; summed over processes.
-    sums : Tensor of shape (n_classes, n_features), float64
-        Of the latent vectors of each class; of this process alone.
-    overall : tuple (origin, ResidualMoments)
-        Of all vectors around one origin; of this process alone.
+    Returns moments of each class around its moved centers, summed over processes; and, of this
+    process alone, the sum of each class, and origin and moments of all vectors.
     """
     mixture, n_features, n_classes = level.mixture, samples.n_features, samples.n_classes
     origin = shifts.mean(0)
@@ -115,7 +94,6 @@ def _residual_moments(level, samples, shifts):
 
 
 def _class_covariances(moments, shrinkage):
-    """Return the shrunk covariance of each class from its centered moments."""
     within = sum(moments, ResidualMoments(len(moments[0].first)))
     covariances = []
     for m in moments:
@@ -127,7 +105,6 @@ def _class_covariances(moments, shrinkage):
 
 
 def _background(overall, samples):
-    """Return mean and whitener of the Gaussian of all latent vectors together."""
     origin, moments = overall
     moments = samples.total(moments)
     mean = origin + moments.first / moments.n_samples
@@ -137,22 +114,10 @@ def _background(overall, samples):
 
 @torch.no_grad()
 def fit_new_classes(level, samples):
-    """Fit classes that a level has not seen; its start and flow stay.
+    """Return mixture and densities of classes that are new to a level. The level does not change.
 
-    All centers of a new class lie at its mean. Its covariance is that of its latent vectors.
-
-    Parameters
-    ----------
-    level : LevelModel
-        Not changed.
-    samples : LevelSamples
-        Raw features; codes count the new classes from 0.
-
-    Returns
-    -------
-    mixture : HierarchicalMixture
-    densities : ClassDensities
-        For `joined`.
+    All centers of a new class lie at its mean. The codes of the raw features in `samples` count the
+    new classes from 0.
     """
     known = level.mixture
     pairs = ((level.latent(x)[0], codes) for x, codes in samples.blocks())

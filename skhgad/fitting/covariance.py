@@ -4,13 +4,7 @@ import torch
 
 
 class ResidualMoments:
-    """Moments of residuals up to the fourth, gathered block by block in float64.
-
-    Parameters
-    ----------
-    n_features : int
-    device : torch.device
-    """
+    """Moments of residuals up to the fourth, gathered block by block in float64."""
 
     def __init__(self, n_features, device="cpu"):
         self.n_samples = 0
@@ -22,14 +16,9 @@ class ResidualMoments:
         self._eps = torch.finfo(torch.float64).eps
 
     def update(self, residuals, values):
-        """Add residuals.
+        """Add residuals (n, n_features), computed from `values` of the same shape.
 
-        Parameters
-        ----------
-        residuals : Tensor of shape (n, n_features)
-        values : Tensor of shape (n, n_features)
-            The values that the residuals were computed from. Their magnitude and dtype tell how
-            much of the spread is rounding.
+        Magnitude and dtype of the values tell how much of the spread is rounding.
         """
         self._eps = max(self._eps, torch.finfo(values.dtype).eps)
         residuals = residuals.double()
@@ -42,13 +31,7 @@ class ResidualMoments:
         self.fourth += squares.square().sum()
 
     def centered(self):
-        """Moments of the same residuals around their mean: exact, no second pass.
-
-        Returns
-        -------
-        ResidualMoments
-            To be read, not updated.
-        """
+        """Moments of the same residuals around their mean, exact; to be read, not updated."""
         moments = self + ResidualMoments(len(self.first), self.first.device)
         if not self.n_samples:
             return moments
@@ -66,7 +49,6 @@ class ResidualMoments:
         return moments
 
     def __add__(self, other):
-        """Moments of both sets of residuals together."""
         total = ResidualMoments(len(self.second), self.second.device)
         for name in ("n_samples", "first", "second", "third", "fourth", "_size"):
             setattr(total, name, getattr(self, name) + getattr(other, name))
@@ -74,26 +56,18 @@ class ResidualMoments:
         return total
 
     def covariance(self):
-        """Maximum-likelihood covariance, exactly zero where nothing varies but by rounding.
-
-        Returns
-        -------
-        Tensor of shape (n_features, n_features), float64
-        """
+        """Maximum-likelihood covariance in float64, zero where nothing varies but by rounding."""
         # A sum of n values errs by up to n eps of float64, a flow by some 100 eps of its dtype.
-        # Without this, identical rows would be whitened by the inverse of their rounding errors.
+        # Without this, whitening would magnify the rounding errors of identical rows.
         tolerance = self.n_samples * torch.finfo(torch.float64).eps + 100 * self._eps
         if self.second.trace() <= tolerance**2 * self._size:
             return torch.zeros_like(self.second)
         return self.second / self.n_samples
 
     def ledoit_wolf_shrinkage(self):
-        """Shrinkage towards the scaled identity that Ledoit and Wolf (2004) find optimal.
+        """Shrinkage in [0, 1] that Ledoit and Wolf (2004) find optimal; 1 when nothing varies.
 
-        Returns
-        -------
-        float in [0, 1]
-            As `sklearn.covariance.ledoit_wolf_shrinkage` of centered data; 1 when nothing varies.
+        It is what `sklearn.covariance.ledoit_wolf_shrinkage` gives for centered data.
         """
         covariance = self.covariance()
         n_features = len(covariance)
@@ -112,9 +86,9 @@ class ResidualMoments:
 
 
 def shrink(covariance, shrinkage):
-    """Move a covariance towards the identity of the same mean variance.
+    """Shrink a covariance towards the identity of the same mean variance.
 
-    A covariance of zero (nothing varies) becomes the identity, so that whitening is defined.
+    Zero becomes the identity.
     """
     n_features = len(covariance)
     mean_variance = covariance.trace() / n_features
@@ -125,40 +99,21 @@ def shrink(covariance, shrinkage):
 
 
 def whitening_matrix(covariance):
-    """Inverse square root W of a covariance: W = W.T and W.T @ covariance @ W = I.
+    """Inverse square root W of a float64 covariance: W = W.T and W.T @ covariance @ W = I.
 
-    The symmetric root is the only one that does not depend on the signs and the order of
-    eigenvectors, which rounding decides where eigenvalues are close.
-
-    Parameters
-    ----------
-    covariance : Tensor of shape (n_features, n_features), float64
-        Eigenvalues below 1e-10 of the largest are raised to that floor.
-
-    Returns
-    -------
-    Tensor of shape (n_features, n_features), float64
+    Eigenvalues below 1e-10 of the largest are raised to that. The symmetric root does not depend on
+    the signs and the order of eigenvectors, which rounding decides where eigenvalues are close.
     """
     values, vectors = torch.linalg.eigh(covariance)
     return (vectors / values.clamp_min(1e-10 * values[-1]).sqrt()) @ vectors.T
 
 
 def class_means(pairs, samples):
-    """Mean of the vectors of each class over images and positions.
+    """Mean of the vectors of each class over images and positions, and the images of each class.
 
-    Parameters
-    ----------
-    pairs : iterable of (vectors, codes)
-        Tensors of shape (n, n_positions, n_features) and (n,).
-    samples : LevelSamples
-        Tells the sizes and the processes that share the samples.
-
-    Returns
-    -------
-    means : Tensor of shape (n_classes, n_features), float64
-        Zero for a class without images.
-    counts : Tensor of shape (n_classes,), float64
-        Images of each class.
+    Each pair holds vectors (n, n_positions, n_features) and codes (n,). `samples` gives the sizes,
+    and sums over processes. Means (n_classes, n_features), zero for a class without images, and
+    counts (n_classes,) are float64.
     """
     n_classes = samples.n_classes
     sums = torch.zeros(n_classes, samples.n_features, dtype=torch.float64)

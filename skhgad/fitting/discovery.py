@@ -10,7 +10,7 @@ from ..regions import number_by_first
 
 _EMBEDDING_COMPONENTS = 32
 _MOST_CLASSES = 100
-_MOST_POINTS = 4000  # that a tree is made of; its time and memory grow with the square
+_MOST_POINTS = 4000  # of a tree; its time and memory grow with the square
 # A class of fewer cannot be told from strays, and has none to hold out.
 _SMALLEST_CLASS = 5
 _N_DRAWS = 10
@@ -21,23 +21,9 @@ _STABLE = 0.85  # mean Jaccard index of "highly stable" clusters, Hennig (2007)
 def discover_classes(samples, n_classes, random_state):
     """Group samples into classes by Ward clustering of image-level embeddings.
 
-    Parameters
-    ----------
-    samples : LabelledSamples
-        Their codes are ignored.
-    n_classes : int or "discover"
-        "discover": `count_clusters` says how many; at most 100.
-    random_state : numpy.random.RandomState
-
-    Returns
-    -------
-    ndarray of shape (n_rows,), int64
-        Numbered from 0 in the order of their first sample.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer distinct samples than classes.
+    With `n_classes` "discover", `count_clusters` finds how many, at most 100. Returns int64 codes
+    (n_rows,), numbered in the order of their first samples. Raises ValueError if there are fewer
+    distinct samples than classes.
     """
     # Use a separate generator, so that later draws do not depend on whether classes are counted.
     random_state = np.random.RandomState(random_state.randint(2**31 - 1))
@@ -62,13 +48,9 @@ def discover_classes(samples, n_classes, random_state):
 
 
 def embed(samples):
-    """Describe each sample by the mean over positions of every level.
+    """Describe each sample by the mean over positions of every level, in float64.
 
     Levels are centered and brought to the same mean variance.
-
-    Returns
-    -------
-    ndarray of shape (n_rows, sum of the levels' n_features), float64
     """
     cache, parts = samples.cache, []
     for level in range(cache.n_levels):
@@ -80,26 +62,12 @@ def embed(samples):
 
 
 def count_clusters(points, random_state):
-    """Find how many clusters there are: the largest number of which each is found again.
+    """Find the largest number of clusters of which each is found again; 1 if none is stable.
 
-    The tree of all points is compared with those of random parts of them. A number of clusters is
-    stable if each cluster meets, on average over the parts, one of the part's clusters with a
-    Jaccard index of 0.85.
-
-    Parameters
-    ----------
-    points : ndarray of shape (n_points, n_features)
-    random_state : numpy.random.RandomState
-
-    Returns
-    -------
-    int
-        1 if no larger number is stable.
-
-    References
-    ----------
-    .. [1] C. Hennig, "Cluster-wise assessment of cluster stability", Computational Statistics &
-       Data Analysis 52, 2007.
+    The tree of all points is compared with those of random parts. A number of clusters is stable if
+    each meets, on average, a cluster of the part with a Jaccard index of 0.85. Source: C. Hennig,
+    "Cluster-wise assessment of cluster stability", Computational Statistics & Data Analysis 52,
+    2007.
     """
     most = min(_MOST_CLASSES, len(points) // (2 * _SMALLEST_CLASS))
     if most < 2:
@@ -117,17 +85,7 @@ def count_clusters(points, random_state):
 
 
 def cluster(points, n_clusters):
-    """Cut Ward's tree into clusters, of 5 points at least where that can be.
-
-    Parameters
-    ----------
-    points : ndarray of shape (n_points, n_features)
-    n_clusters : int
-
-    Returns
-    -------
-    ndarray of shape (n_points,), int64
-    """
+    """Cut Ward's tree into clusters, of 5 points at least where that is possible."""
     if n_clusters == 1:
         return np.zeros(len(points), dtype=np.int64)
     for smallest in range(min(_SMALLEST_CLASS, len(points) // n_clusters), 1, -1):
@@ -138,21 +96,10 @@ def cluster(points, n_clusters):
 
 
 def ward_cuts(points, most, smallest):
-    """Cut Ward's tree into 1, 2, ... clusters of enough points.
+    """Return the labels of 1, 2, ... up to `most` clusters, cut from Ward's tree.
 
-    Strays, which split off in smaller numbers, go to the nearest cluster and are not counted.
-
-    Parameters
-    ----------
-    points : ndarray of shape (n_points, n_features)
-    most : int
-    smallest : int
-        Points of a cluster.
-
-    Returns
-    -------
-    list of ndarray of shape (n_points,), int64
-        Labels in 1, 2, ... clusters: up to `most`, or as many as there are.
+    The list ends early where no more clusters have `smallest` points. Strays, which split off in
+    smaller numbers, go to the nearest cluster and are not counted.
     """
     tree, cuts = linkage(points, "ward"), []
     order = np.arange(len(tree), dtype=np.float64)

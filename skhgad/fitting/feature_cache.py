@@ -1,4 +1,4 @@
-"""Extracted features during fit: in memory, or past a budget in a memory-mapped file."""
+"""Extracted features during fit, in memory or in a file."""
 
 import math
 import os
@@ -25,27 +25,11 @@ def default_budget():
 class FeatureCache:
     """The features of a training set, one array a level; use it as a context manager.
 
-    Parameters
-    ----------
-    n_samples : int
-    shapes : list of tuples (n_positions, n_features)
-        One a level.
-    dtype : numpy dtype
-        float32 for images, float64 for feature vectors.
-    budget : int or None
-        Bytes that may be held in memory; None for `default_budget`. Past it all levels go to a
-        memory-mapped float16 file in a temporary folder, removed on exit whatever happened. Each
-        channel is then stored relative to its mean and spread in the first block written, so that
-        half precision (three digits) keeps what tells one vector from another.
-    processes : Processes, default=ALONE
-        Each holds its own samples; the budget is that of one process.
-
-    Attributes
-    ----------
-    shapes, dtype, processes
-        As given.
-    spilled : bool
-        Whether the features are in a file.
+    Each process holds its own samples, in memory up to `budget` bytes; None = `default_budget`.
+    Past it all levels go to a memory-mapped float16 file in a temporary folder, removed on exit.
+    Each channel is then stored relative to its mean and spread in the first block, because half
+    precision has three digits. `shapes` holds (n_positions, n_features) of each level. `dtype` is
+    float32 for images, float64 for vectors.
     """
 
     def __init__(self, n_samples, shapes, dtype=np.float32, budget=None, processes=ALONE):
@@ -74,7 +58,7 @@ class FeatureCache:
         self._remove()
 
     def __len__(self):
-        """Return the number of samples that all processes hold together."""
+        """Return the number of samples of all processes."""
         return self._n_samples
 
     @property
@@ -83,29 +67,17 @@ class FeatureCache:
         return len(self.shapes)
 
     def write(self, start, levels):
-        """Store consecutive samples of this process.
+        """Store samples of this process after its first `start`.
 
-        Parameters
-        ----------
-        start : int
-            Number of samples of this process that come before them.
-        levels : list of Tensor of shape (n, n_positions, n_features)
+        Each level is a Tensor (n, n_positions, n_features).
         """
         for index, (array, block) in enumerate(zip(self._arrays, levels, strict=True)):
             array[start : start + len(block)] = self._pack(index, block.cpu().numpy())
 
     def read(self, level, rows):
-        """Fetch samples of one level.
+        """Return samples of one level, a Tensor (n, n_positions, n_features).
 
-        Parameters
-        ----------
-        level : int
-        rows : ndarray of int
-            Samples of this process, by their number among all samples.
-
-        Returns
-        -------
-        Tensor of shape (n, n_positions, n_features)
+        `rows` names samples of this process by their number among all.
         """
         block = self._arrays[level][rows // self.processes.size]
         if self.spilled:
@@ -113,8 +85,7 @@ class FeatureCache:
         return torch.from_numpy(np.ascontiguousarray(block))
 
     def _spill(self, shapes):
-        """Create one file an array in a new temporary folder."""
-        # Removes itself at exit of the interpreter, even if `__exit__` is never called.
+        # Removes itself when the interpreter exits, even without `__exit__`.
         self._folder = tempfile.TemporaryDirectory(
             prefix="skhgad-features-", ignore_cleanup_errors=True
         )
@@ -146,23 +117,9 @@ class FeatureCache:
 
 @contextmanager
 def cached_features(reader, X, rows, budget, processes=ALONE):
-    """Enter a FeatureCache that holds the features of some samples.
+    """Enter a FeatureCache that holds the features of the samples `rows` of X, from `check_X`.
 
-    Parameters
-    ----------
-    reader : FeatureReader
-    X : ndarray or ImageSource
-        From `check_X`.
-    rows : ndarray of int
-        Samples of X; the cache numbers them from 0.
-    budget : int or "auto"
-        See `HGADDetector`.
-    processes : Processes, default=ALONE
-        Each extracts and holds its own samples.
-
-    Yields
-    ------
-    FeatureCache
+    The cache numbers them from 0. Each process extracts and holds its own.
     """
     with processes.agree():
         cache = FeatureCache(
@@ -185,7 +142,7 @@ def cached_features(reader, X, rows, budget, processes=ALONE):
 def _reserve(path, n_bytes):
     """Create a file of zeros whose bytes the disk has set aside.
 
-    Writing to a memory-mapped file on a full disk would kill the process by a signal.
+    Writing to a memory map on a full disk would kill the process.
     """
     try:
         with open(path, "xb") as file:

@@ -29,21 +29,10 @@ from .training import train_levels
 
 
 def fit_detector(detector, X, y=None, *, on_pass=None):
-    """Fit a detector; see `HGADDetector.fit`.
+    """Return the fitted attributes of a detector, as a dict; see `HGADDetector.fit`.
 
-    Parameters
-    ----------
-    detector : HGADDetector
-        Of the attributes, only `n_features_in_` and `feature_names_in_` are set.
-    X, y
-        As in `HGADDetector.fit`.
-    on_pass : callable, default=None
-        Called as on_pass(pass_number, levels) after each pass of the training.
-
-    Returns
-    -------
-    dict
-        All other fitted attributes.
+    Only `n_features_in_` and `feature_names_in_` are set on the detector itself.
+    on_pass(pass_number, levels) is called after each pass of the training.
     """
     keep_to_one_thread_if_forked()
     processes = Processes.current()
@@ -100,15 +89,7 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
 
 
 def check_same_data(processes, X, codes, classes):
-    """Raise ValueError unless all processes have the same samples, and enough for each.
-
-    Parameters
-    ----------
-    processes : Processes
-    X : ndarray or ImageSource
-    codes, classes : ndarray
-        From `check_y`.
-    """
+    """Raise ValueError unless all processes have the same samples, and enough for each."""
     if processes.size == 1:
         return
     if isinstance(X, ImageSource):  # by file name: folders may be mounted elsewhere
@@ -127,22 +108,9 @@ def check_same_data(processes, X, codes, classes):
 
 
 def find_classes(samples, classes, n_classes, random_state):
-    """Discover classes where `n_classes` asks for it; check that it fits y otherwise.
+    """Return the samples with the classes to fit, and the labels of these.
 
-    Parameters
-    ----------
-    samples : LabelledSamples
-        All normal samples, with the classes of y.
-    classes : ndarray
-        Their labels, by code.
-    n_classes : int, "discover" or "auto"
-    random_state : numpy.random.RandomState
-
-    Returns
-    -------
-    samples : LabelledSamples
-        With the classes to fit.
-    classes : ndarray of shape (n_classes,)
+    Classes are discovered where `n_classes` asks for it; else it must fit y.
     """
     if n_classes in ("auto", len(classes)):
         return samples, classes
@@ -157,23 +125,7 @@ def find_classes(samples, classes, n_classes, random_state):
 
 
 def build_levels(parameters, samples, shapes, dtype, generator):
-    """Create the untrained levels.
-
-    Parameters
-    ----------
-    parameters : dict
-        Of the estimator.
-    samples : LabelledSamples
-        To train on.
-    shapes : list of tuples (n_features, height, width)
-    dtype : numpy dtype
-        Of the features.
-    generator : torch.Generator
-
-    Returns
-    -------
-    list of LevelModel
-    """
+    """Create the untrained levels; `shapes` holds (n_features, height, width) of each."""
     start_dtype = torch.float64 if dtype == np.float64 else torch.float32
     return [
         build_level(parameters, samples.level(index), shape[1:], start_dtype, generator)
@@ -184,19 +136,7 @@ def build_levels(parameters, samples, shapes, dtype, generator):
 def freeze(parameters, levels, extractor, samples):
     """Turn trained levels into a scoring model on the CPU, its constants not yet set.
 
-    Parameters
-    ----------
-    parameters : dict
-        Of the estimator.
-    levels : list of LevelModel
-    extractor : FeatureExtractor or None
-    samples : LabelledSamples
-        The training samples, which give the covariances.
-
-    Returns
-    -------
-    ScoringModel
-        float64 for vectors, float32 for images.
+    It is float64 for vectors, float32 for images.
     """
     model = build_scoring_model(parameters, levels, extractor)
     model.cpu().to(torch.float64 if extractor is None else torch.float32)

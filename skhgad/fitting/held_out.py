@@ -1,4 +1,4 @@
-"""What held-out normals settle: the scale of each class, the calibration and the threshold."""
+"""What held-out normals settle: class scales, calibration and threshold."""
 
 import warnings
 
@@ -16,17 +16,8 @@ _BORROWED_SAMPLES = 5
 def hold_out(codes, fraction, random_state):
     """Choose, in every class, the samples kept from training for calibration.
 
-    Parameters
-    ----------
-    codes : ndarray of shape (n_samples,)
-        Class of each normal sample.
-    fraction : float in [0, 1)
-    random_state : numpy.random.RandomState
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), bool
-        True = held out. A class of fewer than 5 samples keeps all of them for training.
+    Returns a bool ndarray of the shape of `codes`, True = held out. A class of fewer than 5 samples
+    keeps all for training. `fraction` lies in [0, 1).
     """
     held_out = np.zeros(len(codes), dtype=bool)
     for code in np.unique(codes):
@@ -41,19 +32,9 @@ def hold_out(codes, fraction, random_state):
 def class_scales(anomaly_scores, codes, n_classes):
     """Location and scale that put the image scores of all classes on one scale.
 
-    The location is the median over normal samples, the scale the mean excess above it. Classes
-    with few samples are drawn towards the median location and scale of all classes.
-
-    Parameters
-    ----------
-    anomaly_scores : ndarray of shape (n_samples,)
-        Higher = more anomalous.
-    codes : ndarray of shape (n_samples,)
-    n_classes : int
-
-    Returns
-    -------
-    location, scale : ndarray of shape (n_classes,)
+    The location is the median over normal samples, the scale the mean excess above it. Classes with
+    few samples are drawn towards the median of all classes. Higher `anomaly_scores` are more
+    anomalous.
     """
     by_class = [anomaly_scores[codes == code] for code in range(n_classes)]
     others = np.transpose([_median_and_excess(values) for values in by_class if len(values)])
@@ -64,20 +45,7 @@ def class_scales(anomaly_scores, codes, n_classes):
 
 
 def borrowed_scales(values, others):
-    """Draw the location and scale of a class of few samples towards the median of other classes'.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_samples,)
-        Anomaly scores of the class; may be empty.
-    others : tuple of ndarray of shape (n_others,)
-        Their locations and scales.
-
-    Returns
-    -------
-    ndarray of shape (2,)
-        Location and scale, as from `class_scales`.
-    """
+    """Draw location and scale of a class of few samples towards the median of `others`."""
     common = np.median(others, axis=1)
     if not len(values):
         return common
@@ -87,7 +55,6 @@ def borrowed_scales(values, others):
 
 
 def _median_and_excess(values):
-    """Median, and mean excess of the values above it."""
     median = np.median(values)
     above = values[values > median] - median
     return median, above.mean() if len(above) else 0.0
@@ -97,18 +64,8 @@ def _median_and_excess(values):
 def evidence_of(model, samples, device):
     """Ask the levels about cached samples, once for all constants and scores that rest on it.
 
-    Parameters
-    ----------
-    model : ScoringModel
-        On `device`.
-    samples : LabelledSamples
-    device : torch.device
-
-    Returns
-    -------
-    list of tuples (inferred, given) of Evidence
-        One a block of samples: under the class inferred, and under the class in `samples.codes`.
-        The blocks of all processes.
+    Returns pairs of Evidence, one a block of samples of any process: under the class inferred, and
+    under that in `samples.codes`.
     """
     evidence = []
     for features, codes in samples.blocks(device=device):
@@ -121,7 +78,7 @@ def evidence_of(model, samples, device):
 
 @torch.no_grad()
 def calibration_of(model, evidence):
-    """Score the samples of `evidence_of` by the model's present constants: a Calibration."""
+    """Score the samples of `evidence_of` by the model's present constants."""
     no_scores, no_codes = np.empty(0), np.empty(0, dtype=np.int64)
     parts = [Calibration(no_scores, no_codes, no_codes, no_scores, no_scores)]
     for inferred, given in evidence:
@@ -133,21 +90,9 @@ def calibration_of(model, evidence):
 
 
 def calibrate(model, samples, parameters, device):
-    """Freeze the model's constants on held-out normals.
+    """Freeze the constants of a model on held-out normals, and return their Calibration.
 
-    Parameters
-    ----------
-    model : ScoringModel
-        On `device`; changed in place.
-    samples : LabelledSamples
-        The held-out normals; the training samples where none are held out.
-    parameters : dict
-        Of the estimator.
-    device : torch.device
-
-    Returns
-    -------
-    Calibration
+    The samples are those to train on where none are held out.
     """
     evidence = evidence_of(model, samples, device)
     fit_normalizers(model, [given for _, given in evidence], parameters["background_weight"])
@@ -160,25 +105,10 @@ def calibrate(model, samples, parameters, device):
 
 
 def calibrate_new_classes(model, samples, parameters, known, device):
-    """Freeze the constants of classes that join a fitted model.
+    """Freeze the constants of classes that join a fitted model; return their Calibration.
 
-    Parameters
-    ----------
-    model : ScoringModel
-        The extended model, on `device`; changed in place.
-    samples : LabelledSamples
-        Held-out normals of the new classes, with codes of the extended model. A class without
-        any takes the constants of the known classes.
-    parameters : dict
-        Of the estimator.
-    known : ScoringModel
-        The model before.
-    device : torch.device
-
-    Returns
-    -------
-    Calibration
-        Of `samples`.
+    `known` is the model before. `samples` are held-out normals of the new classes, with codes of
+    the extended model. A class without any takes the constants of the known classes.
     """
     evidence = evidence_of(model, samples, device)
     if evidence:
@@ -199,22 +129,7 @@ def calibrate_new_classes(model, samples, parameters, known, device):
 
 @torch.no_grad()
 def choose_offset(model, samples, calibration, contamination, device):
-    """Return the threshold of the scores.
-
-    Parameters
-    ----------
-    model : ScoringModel
-    samples : LabelledSamples
-        All normal samples, held out or not.
-    calibration : Calibration
-    contamination : float or "auto"
-        See `HGADDetector`.
-    device : torch.device
-
-    Returns
-    -------
-    float
-    """
+    """Return the threshold of the scores, from all normal samples, held out or not."""
     if contamination == "auto":
         return threshold(calibration.scores)
     batches = (score_batch(model, features, None) for features, _ in samples.blocks(device=device))
@@ -225,15 +140,8 @@ def choose_offset(model, samples, calibration, contamination, device):
 def warn_uncalibrated(codes, classes, held_out, *, knows_others=False, stacklevel=2):
     """Warn of classes that are too small to hold samples out.
 
-    Parameters
-    ----------
-    codes : ndarray of shape (n_samples,)
-    classes : ndarray of shape (n_classes,)
-        Labels, by code.
-    held_out : ndarray of shape (n_samples,), bool
-    knows_others : bool, default=False
-        Whether there are other, calibrated classes.
-    stacklevel : int
+    `classes` holds the labels by code. `knows_others` tells that there are other, calibrated
+    classes.
     """
     missing = np.setdiff1d(codes, codes[held_out])
     if not len(missing):

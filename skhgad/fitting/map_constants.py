@@ -8,19 +8,11 @@ _PROFILE_PRIOR_SAMPLES = 20  # weight of a profile that is the same everywhere
 
 @torch.no_grad()
 def fit_normalizers(model, evidence, background_weight=0.0, *, chosen=None):
-    """Freeze the constants of the maps from normal samples.
+    """Freeze the constants of the maps of a model from Evidence of normal samples.
 
-    Parameters
-    ----------
-    model : ScoringModel
-        Changed in place.
-    evidence : list of Evidence
-        Of the samples, under their true classes.
-    background_weight : float, default=0
-        Share of what the background predicts of the log-likelihood of normal vectors, by the
-        slope of a linear regression inside the classes, that is taken off.
-    chosen : Tensor of int64, default=None
-        Classes whose constants are set; None = all, and those of the background.
+    `background_weight` is the share of what the background predicts of the log-likelihood, by
+    linear regression inside the classes, that is taken off. `chosen` are the codes whose constants
+    are set; None = all, and those of the background.
     """
     codes = torch.cat([block.codes for block in evidence])
     if chosen is None:
@@ -33,7 +25,6 @@ def fit_normalizers(model, evidence, background_weight=0.0, *, chosen=None):
 
 
 def _fit_maxima(model, evidence, codes, chosen):
-    """Set the constants of exponential maps: the largest log-likelihood and minus-entropy."""
     ratios = [model.likelihood_ratios(block) for block in evidence]
     for index in range(len(model.levels)):
         value = torch.cat([block[index] for block in ratios])
@@ -45,7 +36,6 @@ def _fit_maxima(model, evidence, codes, chosen):
 
 
 def _fit_moments(model, evidence, codes, chosen):
-    """Set the constants of standardized maps: profiles, means and standard deviations."""
     ratios = [model.likelihood_ratios(block) for block in evidence]
     for index in range(len(model.levels)):
         value = torch.cat([block[index] for block in ratios])
@@ -77,10 +67,9 @@ def _fit_background(model, evidence, codes, background_weight):
 def _slope_within(values, predictor, codes):
     """Slope of the regression of `values` on `predictor` inside the classes; never negative.
 
-    Both have shape (n, n_positions). The slope is 0 where the predictor does not vary. Values far
-    from the median of their class are clipped, because a few anomalies among the normals, far away
-    on both axes, would decide the slope alone. With few vectors the slope shrinks towards 1, that
-    of the likelihood ratio.
+    Values far from the median of their class are clipped, because a few anomalies among the normals
+    would decide the slope alone. With few vectors the slope shrinks towards 1, that of the
+    likelihood ratio.
     """
     values, predictor = values.double().clone(), predictor.double().clone()
     for code in codes.unique().tolist():
@@ -108,7 +97,7 @@ def _median(values):
 
 
 def _per_class(chosen, codes, values, statistic):
-    """Compute `statistic` of each chosen class's values; of all values for a class without any."""
+    """Compute `statistic` of each chosen class; of all values for a class without any."""
     overall = statistic(values)
     return torch.stack(
         [
@@ -121,9 +110,8 @@ def _per_class(chosen, codes, values, statistic):
 def _profile(values):
     """Mean at each position less the mean of all positions, shrunk to 0 for few samples (rows).
 
-    Calibration samples are compared with the profile that they gave. The shrinkage limits what one
-    of them changes in it to 1 / `_PROFILE_PRIOR_SAMPLES` of its value, so that their scores stay
-    like those of fresh samples.
+    Calibration samples are compared with the profile that they gave. The shrinkage limits the
+    effect of one, so that their scores stay like those of fresh samples.
     """
     if not len(values):
         return 0
@@ -132,6 +120,5 @@ def _profile(values):
 
 
 def _spread(values):
-    """Return the standard deviation, or 1 where nothing varies, so that division is defined."""
     spread = values.std(correction=0)
     return torch.where(spread > 1e-6, spread, torch.ones_like(spread))

@@ -1,10 +1,7 @@
-"""Several processes that fit one detector together, each on its own share of the samples.
+"""Several processes that fit one detector together, with the result of one, up to rounding.
 
-All processes are given all of X and y, draw the same random numbers and hold the same model. They
-differ in the samples whose features they extract, store and visit: sample i belongs to process i
-modulo their number. A sum over samples is a sum over processes of sums over their own samples, so
-that the result is that of one process, up to rounding. A single process is a group of size 1 and
-never communicates.
+All get all of X and y, draw the same random numbers and hold the same model. Sample i
+belongs to process i modulo their number, which extracts, stores and visits it.
 """
 
 import io
@@ -23,12 +20,7 @@ from torch import distributed
 class Processes:
     """A group of processes. Every process must call the same methods in the same order.
 
-    Parameters
-    ----------
-    rank : int, default=0
-        Number of this process in the group.
-    size : int, default=1
-        Number of processes in the group.
+    A single process is a group of size 1 and never communicates.
     """
 
     def __init__(self, rank=0, size=1):
@@ -59,17 +51,7 @@ class Processes:
     def gather(self, items, device="cpu"):
         """Join the lists of all processes, in the order of their ranks.
 
-        Parameters
-        ----------
-        items : list
-            Its items can be pickled.
-        device : torch.device, default="cpu"
-            Where tensors among the items arrive.
-
-        Returns
-        -------
-        list
-            The same in all processes.
+        The items must be picklable. Tensors among them arrive on `device`.
         """
         if self.size == 1:
             return items
@@ -83,7 +65,7 @@ class Processes:
         ]
 
     def gather_rows(self, values, rows):
-        """Join ndarrays that hold the values of own(rows) to one that holds those of `rows`."""
+        """Join ndarrays of the values of own(rows) to one of the values of `rows`."""
         whole = np.empty((len(rows), *values.shape[1:]), values.dtype)
         for rank, part in enumerate(self.gather([values])):
             whole[rows % self.size == rank] = part
@@ -125,10 +107,7 @@ class Processes:
     def agree(self):
         """Raise in all processes when one has raised. Do not use the group inside.
 
-        Raises
-        ------
-        RuntimeError
-            With the error of another process. The process that failed raises its own.
+        The process that failed raises its own error, the others a RuntimeError that quotes it.
         """
         if self.size == 1:
             yield
@@ -167,9 +146,8 @@ def launched():
 def leave_group():
     """Leave the group of processes.
 
-    In torch 2.6, `destroy_process_group` keeps the interpreter lock while it waits for the group's
-    thread, and that thread needs the lock to free the tensors of its last message. Nothing tells
-    when it has freed them, so the pause lets it run first.
+    In torch 2.6, `destroy_process_group` keeps the interpreter lock while it waits for a thread
+    that needs the lock to free its last tensors. The pause lets it run first.
     """
     time.sleep(0.2)
     distributed.destroy_process_group()

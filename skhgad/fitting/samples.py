@@ -1,4 +1,4 @@
-"""Labelled samples whose features are in a cache, visited in blocks by one or several processes."""
+"""Labelled samples whose features are in a cache, visited in blocks."""
 
 import math
 from collections.abc import Callable
@@ -16,14 +16,8 @@ _BLOCK_BYTES = 16 << 20  # of features read at once; some ten times that is used
 class LevelSamples:
     """Labelled samples of one level.
 
-    Attributes
-    ----------
-    blocks : callable
-        Each call iterates over (x, codes): Tensors of shape (n, n_positions, n_features) and (n,).
-        With several processes, over the samples of this process.
-    n_classes, n_features : int
-    total : callable
-        Sums a value over the processes that share the samples; identity for a single process.
+    `blocks` iterates over x (n, n_positions, n_features) and codes (n,) of this process. `total`
+    sums a value over the processes.
     """
 
     blocks: Callable
@@ -36,14 +30,8 @@ class LevelSamples:
 class LabelledSamples:
     """Some samples of a feature cache and their classes.
 
-    Attributes
-    ----------
-    cache : FeatureCache
-    rows : ndarray of int
-        Samples to visit, by their number in the cache, in this order.
-    codes : ndarray of int64
-        Class of every cached sample.
-    n_classes : int
+    `rows` are those to visit, in order, by their number in the cache. `codes` holds the class of
+    every cached sample.
     """
 
     cache: FeatureCache
@@ -61,18 +49,8 @@ class LabelledSamples:
     def blocks(self, levels=None, device="cpu"):
         """Read the samples in blocks of bounded memory; each process reads its own.
 
-        Parameters
-        ----------
-        levels : iterable of int, default=None
-            None = all.
-        device : torch.device, default="cpu"
-            Where the blocks go.
-
-        Yields
-        ------
-        features : list of Tensor of shape (n, n_positions, n_features)
-            One for each of `levels`.
-        codes : Tensor of shape (n,), int64
+        Yields a list of Tensors (n, n_positions, n_features), one for each of `levels` (None =
+        all), and int64 codes (n,), on `device`.
         """
         cache = self.cache
         levels = list(range(cache.n_levels) if levels is None else levels)
@@ -85,16 +63,7 @@ class LabelledSamples:
             yield features, torch.from_numpy(self.codes[block]).to(device)
 
     def level(self, index):
-        """Return the samples of one level.
-
-        Parameters
-        ----------
-        index : int
-
-        Returns
-        -------
-        LevelSamples
-        """
+        """Return the LevelSamples of one level."""
 
         def blocks():
             for (x,), codes in self.blocks([index]):

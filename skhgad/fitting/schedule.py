@@ -1,4 +1,4 @@
-"""How long and how fast to train: the numbers of the optimisation."""
+"""How long and how fast to train."""
 
 import math
 from dataclasses import dataclass
@@ -11,10 +11,7 @@ _VECTORS_PER_FEATURE = 10
 
 @dataclass
 class TrainingPlan:
-    """Numbers of the optimisation; see `HGADDetector` for their meaning.
-
-    The two-stage switch, the warm-up and the learning rate are functions of the step alone.
-    """
+    """Numbers of the optimisation; see `HGADDetector` for their meaning."""
 
     n_passes: int
     batch_size: int
@@ -31,7 +28,7 @@ class TrainingPlan:
     lambda_intra: float
     label_smoothing: float
     position_fraction: float
-    # Products of the coupling networks in bfloat16 take half the time where hardware has them.
+    # Products in bfloat16 take half the time where hardware has them.
     mixed_precision: bool = False
 
     def lr_factor(self, step, n_steps):
@@ -49,21 +46,9 @@ class TrainingPlan:
 
 
 def training_plan(parameters, n_samples, level_shapes, device):
-    """Choose the "auto" numbers of the schedule by the kind and the number of the samples.
+    """Choose the "auto" numbers of the schedule by the kind and the number of the training samples.
 
-    Parameters
-    ----------
-    parameters : dict
-        Of the estimator.
-    n_samples : int
-        Samples to train on.
-    level_shapes : list of tuples (n_features, height, width)
-    device : torch.device
-        Where to train.
-
-    Returns
-    -------
-    TrainingPlan
+    `level_shapes` holds (n_features, height, width) of each level.
     """
     is_images = any(height * width > 1 for _, height, width in level_shapes)
     batch_size = parameters["batch_size"]

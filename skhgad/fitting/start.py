@@ -1,4 +1,4 @@
-"""The start of a level: features whitened by their covariance inside the classes."""
+"""The start of a level: features whitened inside the classes."""
 
 import math
 
@@ -13,18 +13,10 @@ _WHITENING_SHRINKAGE = {"maps": 0.1, "vectors": 0.9}
 
 
 def whitened_start(samples, shrinkage="ledoit_wolf"):
-    """Whiten by the pooled within-class covariance.
+    """Whiten raw features by their pooled within-class covariance.
 
-    Parameters
-    ----------
-    samples : LevelSamples
-        Raw features.
-    shrinkage : float in [0, 1] or "ledoit_wolf"
-        Towards the identity of the same mean variance; or Ledoit and Wolf's estimate.
-
-    Returns
-    -------
-    start : LinearStart
+    `shrinkage`, in [0, 1] or "ledoit_wolf", moves the covariance towards the identity of the
+    same mean variance.
     """
     means, counts = class_means(samples.blocks(), samples)
     moments = ResidualMoments(samples.n_features)
@@ -42,22 +34,9 @@ def whitened_start(samples, shrinkage="ledoit_wolf"):
 def align_start(start, samples, flow, means):
     """Rotate and move a whitened start so that the classes begin near their latent means.
 
-    The rotation is the orthogonal Procrustes solution; distances between vectors do not change.
-    Without it, the class posterior of an untrained flow says little where features are few.
-
-    Parameters
-    ----------
-    start : LinearStart
-    samples : LevelSamples
-        Raw features.
-    flow : ConditionalFlow
-        Untrained, its blocks at the identity, so that it is a rotation.
-    means : Tensor of shape (n_classes, n_features)
-        Of the mixture.
-
-    Returns
-    -------
-    LinearStart
+    The rotation is the orthogonal Procrustes solution. Without it, the class posterior of an
+    untrained flow says little where features are few. The blocks of the flow must be at the
+    identity, so that it is a rotation.
     """
     started = ((start(x.double())[0], codes) for x, codes in samples.blocks())
     current, _ = class_means(started, samples)
@@ -78,20 +57,7 @@ def align_start(start, samples, flow, means):
 def build_level(parameters, samples, map_shape, dtype, generator):
     """Create an untrained level: start, flow and mixture.
 
-    Parameters
-    ----------
-    parameters : dict
-        Of the estimator.
-    samples : LevelSamples
-        To train on.
-    map_shape : tuple (height, width)
-    dtype : torch.dtype
-        Of the start: that of the features. Vectors, which may be of any magnitude, are float64.
-    generator : torch.Generator
-
-    Returns
-    -------
-    LevelModel
+    The start gets `dtype`, that of the features: vectors may be of any magnitude and are float64.
     """
     level = empty_level(parameters, samples.n_features, map_shape, samples.n_classes, generator)
     if parameters["start"] == "whitened":

@@ -1,4 +1,4 @@
-"""Two-stage training of all levels at once, by stochastic gradient steps on batches of images."""
+"""Two-stage training of all levels at once, by stochastic gradient steps."""
 
 import math
 
@@ -23,26 +23,10 @@ TERMS = ("inter_class", "mutual_information", "entropy", "intra_class", "likelih
 
 
 def level_loss(level, x, codes, positions, plan, second_stage, workspace=None):
-    """Objective of one level on one batch.
+    """Return the 0-d loss of one level on one batch, and the unweighted means of `TERMS`, detached.
 
-    Parameters
-    ----------
-    level : LevelModel
-    x : Tensor of shape (n_images, n_positions, n_features)
-        Features after the level's start.
-    codes : Tensor of shape (n_images,), int64
-    positions : Tensor of int64 or None
-        Positions held by the second axis; None = all.
-    plan : TrainingPlan
-    second_stage : bool
-    workspace : Workspace, default=None
-        See `CouplingBlocks.forward`.
-
-    Returns
-    -------
-    loss : Tensor, 0-d
-    terms : Tensor of shape (5,)
-        Unweighted means of `TERMS`, detached; nan for terms not yet counted.
+    `x` of shape (n_images, n_positions, n_features) has passed the level's start. `positions` are
+    those on its second axis; None = all. Terms not yet counted are nan.
     """
     product_dtype = torch.bfloat16 if plan.mixed_precision else None
     z, log_det = level.flow(x, positions, product_dtype, workspace)
@@ -72,33 +56,14 @@ def level_loss(level, x, codes, positions, plan, second_stage, workspace=None):
 def train(levels, read, rows, codes, plan, generator, *, on_pass=None, processes=ALONE):
     """Train flows and mixtures in place.
 
-    Parameters
-    ----------
-    levels : list of LevelModel
-    read : callable
-        read(level_index, rows, positions) -> Tensor (n, n_positions, n_features), after the
-        level's start, on the levels' device and of their dtype; positions None = all.
-    rows : ndarray of int
-        Images to train on.
-    codes : Tensor of shape (n_images,), int64
-        Class of every image, those in `rows` and the others.
-    plan : TrainingPlan
-    generator : torch.Generator
-        On the CPU; draws the order of images and the positions.
-    on_pass : callable, optional
-        Called as on_pass(pass_number, record) after each pass.
-    processes : Processes, default=ALONE
-        The processes that train together. All draw the same batches; each reads its own images.
+    read(level_index, rows, positions), positions None = all, returns features (n, n_positions,
+    n_features) after the level's start, on the levels' device and of their dtype. `rows` are the
+    images to train on; `codes`, an int64 Tensor, holds the class of every image. `generator`, on
+    the CPU, draws the order of images and the positions. on_pass(pass_number, record) is called
+    after each pass. All processes draw the same batches; each reads its own images.
 
-    Returns
-    -------
-    list of dict
-        One a pass: "loss", the learning rate and every term, means over steps, summed over levels.
-
-    Raises
-    ------
-    FloatingPointError
-        If a loss is not finite.
+    Returns a record, a dict, for each pass: "loss", the learning rate and every term, means over
+    steps, summed over levels. Raises FloatingPointError if a loss is not finite.
     """
     device = next(levels[0].parameters()).device
     optimizer = _optimizer(levels, plan)
@@ -115,10 +80,9 @@ def train(levels, read, rows, codes, plan, generator, *, on_pass=None, processes
         order = rows[torch.randperm(len(rows), generator=generator).numpy()]
         for batch in np.array_split(order, batches):
             chosen = processes.own(batch)
-            # Means over the images of a process, weighted like this, add up to the batch's mean.
+            # The means of the processes, weighted like this, add up to the batch's mean.
             share = len(chosen) / len(batch)
-            # A process with no image in this batch runs one with weight 0, so that its gradients
-            # exist for the sum.
+            # A process with no image in this batch runs one with weight 0 to have gradients.
             chosen = chosen if len(chosen) else spare
             second_stage = plan.in_second_stage(step, n_steps)
             optimizer.zero_grad(set_to_none=True)
@@ -149,25 +113,9 @@ def train(levels, read, rows, codes, plan, generator, *, on_pass=None, processes
 
 
 def train_levels(levels, samples, plan, generator, device, *, verbose=0, on_pass=None):
-    """Train the levels on cached features; they stay on `device`.
+    """Train the levels on LabelledSamples; they stay on `device`. Return the history, as `train`.
 
-    Parameters
-    ----------
-    levels : list of LevelModel
-    samples : LabelledSamples
-    plan : TrainingPlan
-    generator : torch.Generator
-        See `train`.
-    device : torch.device
-    verbose : int, default=0
-        >= 1 shows a progress bar.
-    on_pass : callable, default=None
-        Called as on_pass(pass_number, levels) after each pass.
-
-    Returns
-    -------
-    list of dict
-        History, see `train`.
+    `verbose` >= 1 shows a progress bar. on_pass(pass_number, levels) is called after each pass.
     """
     cache = samples.cache
     starts = [level.start.to(device) for level in levels]
@@ -197,7 +145,6 @@ def train_levels(levels, samples, plan, generator, device, *, verbose=0, on_pass
 
 
 def _optimizer(levels, plan):
-    """Return Adam for flows and mixtures; only flows have weight decay."""
     flows = [p for level in levels for p in level.flow.parameters()]
     mixtures = [p for level in levels for p in level.mixture.parameters()]
     rate = plan.learning_rate
@@ -220,7 +167,7 @@ def _check_finite(loss, number):
 
 
 def _draw_positions(map_shape, fraction, generator):
-    """Draw the positions of a step, the same for all its images; None when all take part."""
+    """Draw the positions of a step; None when all take part."""
     n_positions = math.prod(map_shape)
     n_drawn = max(1, math.ceil(fraction * n_positions))
     if n_drawn == n_positions:

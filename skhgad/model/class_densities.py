@@ -1,4 +1,4 @@
-"""The densities that score: one Gaussian mixture a class with a covariance of its own, frozen."""
+"""The densities that score: a Gaussian mixture for each class, with its own covariance."""
 
 import copy
 
@@ -14,18 +14,11 @@ _PER_CLASS = (
 
 
 class ClassDensities(nn.Module):
-    r"""Gaussian mixtures of the classes, measured on latent vectors after training.
+    """Gaussian mixtures of the classes, measured on latent vectors after training.
 
-    The centers of class k share one covariance, :math:`(W_k W_k^T)^{-1}`. The module also holds
-    the covariance that all classes share, by which classes are told apart, and the background: one
-    Gaussian of all latent vectors together. Nothing here is learned by gradient.
-
-    Parameters
-    ----------
-    n_classes, n_components, n_features : int
-        Sizes K, M and d.
-    has_background : bool
-        Whether a background is fitted; it says nothing with a single class.
+    The centers of class k share one covariance, :math:`(W_k W_k^T)^{-1}`. The module also holds the
+    covariance that all classes share, and, with several classes, the background: one Gaussian of
+    all latent vectors together.
     """
 
     def __init__(self, n_classes, n_components, n_features, *, has_background):
@@ -55,25 +48,21 @@ class ClassDensities(nn.Module):
     ):
         """Freeze the centers of a trained mixture, moved, with covariances of their own.
 
+        The result has the mixture's dtype and device.
+
         Parameters
         ----------
         mixture : HierarchicalMixture
-            Gives the centers and their weights; the result has its dtype and device.
         shifts : Tensor of shape (n_classes, n_features)
             Added to all centers of a class.
         whiteners : Tensor of shape (n_classes, n_features, n_features)
             Inverse square roots W of the covariances, acting on rows from the right.
         locations : Tensor of shape (n_classes, n_features)
-            Mean of the vectors of each class. The mean of its centers can be elsewhere, because
-            most centers may be idle.
+            Mean of the vectors of each class. That of its centers can be elsewhere, because most
+            may be idle.
         shared_precision : Tensor of shape (n_features, n_features)
-            Inverse of the covariance that `class_discriminants` takes for all classes.
+            Inverse of the covariance that all classes share.
         background : tuple (mean, whitener), default=None
-            Of shapes (n_features,) and (n_features, n_features).
-
-        Returns
-        -------
-        ClassDensities
         """
         centers = mixture.centers()
         densities = cls(*centers.shape, has_background=background is not None).to(centers)
@@ -101,18 +90,8 @@ class ClassDensities(nn.Module):
     def joined(self, other, order):
         """Return the densities of the classes of both, with the background of this one.
 
-        Parameters
-        ----------
-        other : ClassDensities
-            Of classes that join later, with as many components.
-        order : Tensor of shape (n_classes of both,), int64
-            Where each class of the result stands in the classes of this one, then the other's.
-
-        Returns
-        -------
-        ClassDensities
-            The density of each class, and the discriminants of the classes of this one, are
-            unchanged. Those of the other's classes take the shared precision of this one.
+        `order` is that of `HierarchicalMixture.joined`. The other's discriminants take this one's
+        shared precision; else nothing changes.
         """
         other = copy.deepcopy(other)
         other.set_shared_precision(self.shared_precision)
@@ -124,34 +103,18 @@ class ClassDensities(nn.Module):
         return result
 
     def class_discriminants(self, z):
-        """Log-density of each class under the covariance that all classes share.
+        """Log-density of each class under the shared covariance, up to a common constant.
 
-        These are linear discriminants. By the classes' own covariances, anomalies of a tight class
-        would be taken for samples of the widest one.
-
-        Parameters
-        ----------
-        z : Tensor of shape (..., n_features)
-
-        Returns
-        -------
-        Tensor of shape (..., n_classes)
-            Up to a constant that is the same for all classes.
+        By the classes' own covariances, anomalies of a tight class would be taken for samples of
+        the widest one. `z` has shape (..., n_features), the result (..., n_classes).
         """
         return z @ self.discriminants.T - 0.5 * (self.discriminants * self.locations).sum(1)
 
     def log_density_of(self, z, code):
         r"""Log-density of one class, up to the constant :math:`-\frac{d}{2}\ln 2\pi`.
 
-        Parameters
-        ----------
-        z : Tensor of shape (..., n_features)
-        code : int
-
-        Returns
-        -------
-        Tensor of shape (...)
-            logsumexp_m( log w_{k,m} - ||(z - c_{k,m}) W_k||^2 / 2 ) + log |det W_k|.
+        For z (..., n_features), shape (...):
+        logsumexp_m( log w_{k,m} - ||(z - c_{k,m}) W_k||^2 / 2 ) + log |det W_k|.
         """
         # The class mean is subtracted before the product: distances stay exact far from the origin.
         white = (z - self.origins[code]) @ self.whiteners[code]
@@ -160,15 +123,6 @@ class ClassDensities(nn.Module):
         return torch.logsumexp(log_weights - 0.5 * distances, dim=-1) + self.log_dets[code]
 
     def log_density_background(self, z):
-        r"""Log-density of the background, up to the constant :math:`-\frac{d}{2}\ln 2\pi`.
-
-        Parameters
-        ----------
-        z : Tensor of shape (..., n_features)
-
-        Returns
-        -------
-        Tensor of shape (...)
-        """
+        """Log-density of the background, with shapes and constant of `log_density_of`."""
         distances = ((z - self.background_mean) @ self.background_whitener).square().sum(-1)
         return self.background_log_det - 0.5 * distances

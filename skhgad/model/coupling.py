@@ -14,17 +14,7 @@ _RAW_UNIT_SCALE = 2.0 * math.log(math.expm1(5.0))
 
 
 def random_orthogonal(n_features, generator):
-    """Draw an orthogonal matrix uniformly (Haar measure).
-
-    Parameters
-    ----------
-    n_features : int
-    generator : torch.Generator
-
-    Returns
-    -------
-    Tensor of shape (n_features, n_features), float64
-    """
+    """Draw a float64 orthogonal matrix uniformly (Haar measure)."""
     gaussian = torch.randn(n_features, n_features, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(gaussian)
     return q * torch.sign(torch.diagonal(r))
@@ -51,23 +41,20 @@ class CouplingBlocks(nn.Module):
 
     The same map as FrEIA's ``AllInOneBlock`` with ``affine_clamping=alpha``,
     ``global_affine_type="SOFTPLUS"`` and ``permute_soft=True``. Parameters have the blocks along
-    their first axis.
+    their first axis. With one channel a block is its affine map.
 
     Parameters
     ----------
-    n_features : int
-        Channels of x. With one channel nothing is left to couple: a block is its affine map.
+    n_features, n_blocks : int
     n_conditions : tuple of 2 int, default=(0, 0)
-        Channels of the condition c, see `GridCondition`: of the columns and of the rows.
-    n_blocks : int, default=1
+        Channels of the condition c, a `GridCondition`: of the columns and of the rows.
     hidden_ratio : float, default=2.0
-        Width of the hidden layer over the width of the network's input (x_1, c).
+        Width of the hidden layer over that of the input (x_1, c).
     clamp : float, default=1.9
         :math:`\alpha`, the largest log-scale.
     identity_start : bool, default=False
-        Start the last layer at zero, so that s = t = 0 and each block is a rotation.
+        Start with s = t = 0, so that each block is a rotation.
     generator : torch.Generator
-        Source of all randomness.
     """
 
     def __init__(
@@ -86,8 +73,8 @@ class CouplingBlocks(nn.Module):
         n_in = n_passive + sum(n_conditions)
         n_hidden = max(1, round(hidden_ratio * n_in))
         self.clamp = clamp
-        # The condition enters linearly: its share of the hidden layer is kept apart, so that it is
-        # computed once for each row and column instead of once for each vector.
+        # The condition enters linearly: its share of the hidden layer is computed once for each
+        # row and column instead of once for each vector.
         shapes = {
             "hidden_weight": (n_hidden, n_passive),
             "column_weight": (n_hidden, n_conditions[0]),
@@ -101,7 +88,7 @@ class CouplingBlocks(nn.Module):
         for name, shape in shapes.items():
             setattr(self, name, nn.Parameter(torch.zeros(n_blocks, *shape)))
         # float64 until the owner casts the module: rounded to float32 first, the mix would be
-        # orthogonal, and the blocks exact, only to 1e-7 after a cast to float64.
+        # orthogonal only to 1e-7.
         mix = torch.empty(n_blocks, n_features, n_features, dtype=torch.float64)
         self.register_buffer("mix", mix)
         with torch.no_grad():
@@ -115,25 +102,14 @@ class CouplingBlocks(nn.Module):
                 if not identity_start:
                     self.output_weight[i], self.output_bias[i] = weight, bias
                 self.mix[i] = random_orthogonal(n_features, generator)
-        self._frozen = None  # set by `freeze`
+        self._frozen = None
 
     def forward(self, x, condition=None, product_dtype=None, workspace=None):
-        """Map x to z.
+        """Map x (n_images, n_positions, n_features) to z of the same shape.
 
-        Parameters
-        ----------
-        x : Tensor of shape (n_images, n_positions, n_features)
-        condition : GridCondition or None
-            Shared by all images.
-        product_dtype : torch.dtype, default=None
-            Of the networks' products where gradients are wanted; None = that of x.
-        workspace : Workspace, default=None
-            Buffers to reuse. This call overwrites the previous call's results.
-
-        Returns
-        -------
-        z : Tensor of shape (n_images, n_positions, n_features)
-        log_det : Tensor of shape (n_images, n_positions)
+        Also returns log_det (n_images, n_positions). All images share the condition.
+        `product_dtype` is that of the networks' products where gradients are wanted; None = that of
+        x. The call overwrites the previous call's results in `workspace`.
         """
         if not len(self.mix):
             return x, x.new_zeros(x.shape[:-1])
@@ -152,13 +128,8 @@ class CouplingBlocks(nn.Module):
     def freeze(self, condition=None):
         """Compute once what mapping without gradient needs, and use it from now on.
 
-        The parameters must not change afterwards. Moving the module, loading a state and
-        `drop_last_mix` undo it.
-
-        Parameters
-        ----------
-        condition : GridCondition or None
-            Of all positions of the map, the same at every later call.
+        Parameters and condition, of all positions, must not change afterwards. Moving the module,
+        loading a state and `drop_last_mix` undo it.
         """
         self.thaw()
         if len(self.mix):
@@ -170,19 +141,7 @@ class CouplingBlocks(nn.Module):
 
     @torch.no_grad()
     def folded_blocks(self, condition):
-        """Return what mapping without gradient needs.
-
-        Parameters
-        ----------
-        condition : GridCondition or None
-
-        Returns
-        -------
-        blocks : list of Folded
-            One a block.
-        log_scale : Tensor, 0-d
-            Log-determinant of all affine maps.
-        """
+        """Return a list of Folded, one a block, and the 0-d log-determinant of all affine maps."""
         if self._frozen is not None and (condition is None or condition.positions is None):
             return self._frozen
         weights = self._weights()
@@ -219,11 +178,8 @@ class CouplingBlocks(nn.Module):
     def drop_last_mix(self):
         """Rotate z so that the last mix becomes the identity, which scoring skips.
 
-        Returns
-        -------
-        Tensor of shape (n_features, n_features)
-            The rotation. Vectors in the space of z, as rows, have to be multiplied by it from the
-            right.
+        Returns the rotation (n_features, n_features), to multiply rows in the space of z from the
+        right.
         """
         self.thaw()
         if not len(self.mix):

@@ -1,4 +1,4 @@
-"""Coupling blocks in few operations, with a gradient written by hand, in reused buffers."""
+"""Coupling blocks in few operations, with a gradient written by hand."""
 
 from typing import NamedTuple
 
@@ -44,19 +44,11 @@ class BlockWeights(NamedTuple):
 class Folded(NamedTuple):
     """Weights of the blocks, joined where two linear maps follow each other.
 
-    The blocks are the first axis.
-
-    Attributes
-    ----------
-    bias : Tensor of shape (n_blocks, n_positions, n_hidden)
-        Of the hidden layer; one for all positions without a condition.
-    hidden : Tensor of shape (n_blocks, n_hidden, n_passive)
-    output : Tensor of shape (n_blocks, 2 * n_active, n_hidden)
-    output_bias : Tensor of shape (n_blocks, 2 * n_active)
-    mix : Tensor of shape (n_blocks, n_features, n_features)
-        The affine map and the mix after it, as one matrix. A single block may have a vector
-        (n_features,) instead: the affine map alone, where the mix is the identity.
-    mix_bias : Tensor of shape (n_blocks, n_features)
+    Shapes, after the axis of blocks: `bias` (n_positions, n_hidden), with one position for all
+    without a condition; `hidden` (n_hidden, n_passive); `output` (2 * n_active, n_hidden);
+    `output_bias` (2 * n_active,); `mix` (n_features, n_features), the affine map and the mix after
+    it; `mix_bias` (n_features,). A single block may have a vector as `mix`: the affine map alone,
+    where the mix is the identity.
     """
 
     bias: torch.Tensor
@@ -73,18 +65,10 @@ class Folded(NamedTuple):
 
 
 class Record(NamedTuple):
-    """Intermediate values that the gradient needs; axes are blocks, then vectors.
+    """Intermediate values that the gradient needs, of shape (n_blocks, n_vectors, channels).
 
-    Attributes
-    ----------
-    network_input : Tensor of shape (n_blocks, n_vectors, n_passive)
-        The passive channels, of the dtype of the networks.
-    hidden : Tensor of shape (n_blocks, n_vectors, n_hidden)
-        After the ReLU.
-    tanh, factor, scaled : Tensor of shape (n_blocks, n_vectors, n_active)
-        tanh s; the factor of the active channels; the active channels times that factor.
-    coupled : Tensor of shape (n_blocks, n_vectors, n_features)
-        Before the affine map.
+    `network_input` has the dtype of the networks. `hidden` is taken after the ReLU, `coupled`
+    before the affine map. `scaled` are the active channels times `factor`.
     """
 
     network_input: torch.Tensor
@@ -103,23 +87,8 @@ def of_blocks(arrays):
 def run(x, blocks, clamp, workspace, *, keep):
     """Map vectors block by block, with the arithmetic of `CouplingBlocks`.
 
-    Parameters
-    ----------
-    x : Tensor of shape (n_images, n_positions, n_features)
-    blocks : list of Folded
-        At least one.
-    clamp : float
-    workspace : Workspace
-    keep : bool
-        Whether the gradient will be asked for; the intermediate values are then kept.
-
-    Returns
-    -------
-    z : Tensor, of the shape of x
-    log_det : Tensor of shape (n_images, n_positions)
-        Without the log-determinant of the affine maps.
-    record : Record or None
-        Of all blocks if `keep`.
+    Returns z and log_det, without that of the affine maps, shaped as by `CouplingBlocks.forward`;
+    and the Record if `keep`, which the gradient needs.
     """
     shape, n_vectors, n_features = x.shape, x.shape[0] * x.shape[1], x.shape[2]
     n_active, dtype = n_features // 2, blocks[0].hidden.dtype

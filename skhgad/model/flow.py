@@ -1,4 +1,4 @@
-"""The normalizing flow of one level: a linear start, then coupling blocks."""
+"""The normalizing flow of one level."""
 
 import torch
 from torch import nn
@@ -10,11 +10,7 @@ from .positions import GridCondition
 class LinearStart(nn.Module):
     """A fixed, invertible linear map (x - mean) W, its log-determinant counted.
 
-    Parameters
-    ----------
-    mean : array-like of shape (n_features,)
-    matrix : array-like of shape (n_features, n_features)
-        W, acting on rows; invertible.
+    `mean` has shape (n_features,); `matrix`, which is W, has shape (n_features, n_features).
     """
 
     def __init__(self, mean, matrix):
@@ -43,16 +39,9 @@ def identity_start(n_features):
 
 
 class ConditionalFlow(nn.Module):
-    """Coupling blocks in a row, conditioned on position codes.
+    """Coupling blocks conditioned on the position codes of a map, or on None for feature vectors.
 
-    Parameters
-    ----------
-    n_features : int
-    codes : GridCondition or None
-        Position codes of the map; None for feature vectors.
-    n_blocks : int, default=12
-    hidden_ratio, clamp, identity_start, generator
-        See `CouplingBlocks`.
+    See `CouplingBlocks` for the other parameters.
     """
 
     def __init__(
@@ -80,20 +69,9 @@ class ConditionalFlow(nn.Module):
         )
 
     def forward(self, x, positions=None, product_dtype=None, workspace=None):
-        """Map feature vectors to the latent space.
+        """Map feature vectors to the latent space; see `CouplingBlocks.forward`.
 
-        Parameters
-        ----------
-        x : Tensor of shape (n_images, n_positions, n_features)
-        positions : Tensor of shape (n_positions,), int64, or None
-            Which positions of the map the second axis holds; None = all of them, in order.
-        product_dtype, workspace
-            See `CouplingBlocks.forward`.
-
-        Returns
-        -------
-        z : Tensor of shape (n_images, n_positions, n_features)
-        log_det : Tensor of shape (n_images, n_positions)
+        `positions`, int64, are those of the map on the second axis of `x`; None = all, in order.
         """
         return self.blocks(x, self._codes(positions), product_dtype, workspace)
 

@@ -1,4 +1,4 @@
-"""One level of the model: linear start, flow and mixture, from raw features to evidence."""
+"""One level of the model, from raw features to evidence."""
 
 import math
 
@@ -14,16 +14,8 @@ from .positions import position_codes
 class LevelModel(nn.Module):
     """Everything that is fitted for one level of features.
 
-    Parameters
-    ----------
-    start : LinearStart
-    flow : ConditionalFlow
-    mixture : HierarchicalMixture
-        The prior that training learns.
-    map_shape : tuple (height, width)
-        Layout of the positions.
-    densities : ClassDensities, default=None
-        The densities that score; None = those of the mixture, with unit covariances.
+    `mixture` is the prior that training learns. `densities` score; None = those of the mixture,
+    with unit covariances. `map_shape` is (height, width).
     """
 
     def __init__(self, start, flow, mixture, map_shape, densities=None):
@@ -40,16 +32,9 @@ class LevelModel(nn.Module):
         return self.mixture.means.shape[1]
 
     def latent(self, x):
-        """Map raw feature vectors to latent ones.
+        """Map raw features (n_images, n_positions, n_features) to latent vectors of the same shape.
 
-        Parameters
-        ----------
-        x : Tensor of shape (n_images, n_positions, n_features)
-
-        Returns
-        -------
-        z : Tensor of shape (n_images, n_positions, n_features)
-        log_det : Tensor of shape (n_images, n_positions)
+        Also returns the log-determinants, of shape (n_images, n_positions).
         """
         started, start_log_det = self.start(x)
         z, log_det = self.flow(started)
@@ -63,41 +48,21 @@ class LevelModel(nn.Module):
             centers.copy_(centers @ turn)
 
     def class_log_likelihood(self, z):
-        """Compare the classes as explanations of whole images.
+        """Log-likelihoods (n_images, n_classes) of images, from their latent vectors.
 
-        Parameters
-        ----------
-        z : Tensor of shape (n_images, n_positions, n_features)
-            From `latent`.
-
-        Returns
-        -------
-        Tensor of shape (n_images, n_classes)
-            Log-likelihood under one covariance that all classes share, summed over the positions,
-            in nats, up to a constant of each image.
+        They use one covariance that all classes share. They are summed over the positions, in nats,
+        up to a constant of each image.
         """
         source = self.mixture if self.densities is None else self.densities
         # Linear in z, so the mean position stands for all.
         return source.class_discriminants(z.mean(1)) * z.shape[1]
 
     def evidence(self, z, log_det, codes):
-        """Judge every position.
+        """Judge every position, from the results of `latent` and the class of each image.
 
-        Parameters
-        ----------
-        z, log_det
-            From `latent`.
-        codes : Tensor of shape (n_images,), int64
-            Class of each image.
-
-        Returns
-        -------
-        likelihood : Tensor of shape (n_images, n_positions)
-            Log-likelihood under the class, per dimension, in nats: a / d - ln(2 pi) / 2.
-        background : Tensor of shape (n_images, n_positions), or None
-            The same under the background; None where none was fitted.
-        entropy : Tensor of shape (n_images, n_positions)
-            Of the class posterior, in nats; see `HierarchicalMixture.posterior_entropy`.
+        Returns three Tensors (n_images, n_positions): log-likelihood under the class, per
+        dimension, in nats, a / d - ln(2 pi) / 2; the same under the background, or None where none
+        was fitted; and `posterior_entropy`.
         """
         likelihood = log_likelihood(self.log_density(z, codes), log_det, self.n_features)
         background = None
@@ -127,18 +92,7 @@ class LevelModel(nn.Module):
 def empty_level(parameters, n_features, map_shape, n_classes, generator=None):
     """Create an untrained level from its shapes alone; its start is the identity.
 
-    Parameters
-    ----------
-    parameters : dict
-        Of the estimator.
-    n_features : int
-    map_shape : tuple (height, width)
-    n_classes : int
-    generator : torch.Generator, default=None
-
-    Returns
-    -------
-    LevelModel
+    `map_shape` is (height, width).
     """
     generator = torch.Generator() if generator is None else generator
     position_channels = parameters["position_channels"]
@@ -162,7 +116,7 @@ def empty_level(parameters, n_features, map_shape, n_classes, generator=None):
 
 
 def room_for_densities(level, *, has_background):
-    """Give a level densities of its shapes, all zero, for the stored ones to be loaded into."""
+    """Give a level densities, all zero, for the stored ones to be loaded into."""
     n_classes, n_components, n_features = level.mixture.centers().shape
     level.densities = ClassDensities(
         n_classes, n_components, n_features, has_background=has_background

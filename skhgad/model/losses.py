@@ -1,8 +1,7 @@
 r"""The five loss terms of HGAD, each one value per feature vector.
 
-Shapes: z (..., d) latent vectors, log_det (...), logits (..., K) with entries
-:math:`-\|z - \mu_k\|^2/2`. Means over vectors are the caller's. Source: Yao et al., "Hierarchical
-Gaussian Mixture Normalizing Flow Modeling for Unified Anomaly Detection", ECCV 2024.
+Logits (..., K) are :math:`-\|z - \mu_k\|^2/2`. Source: Yao et al., "Hierarchical Gaussian
+Mixture Normalizing Flow Modeling for Unified Anomaly Detection", ECCV 2024.
 """
 
 import torch
@@ -12,18 +11,7 @@ from .mixture import entropy, log_likelihood
 
 
 def smooth_one_hot(codes, n_classes, smoothing):
-    """Smoothed targets q: (1 - smoothing) on the class of the image, plus smoothing / K everywhere.
-
-    Parameters
-    ----------
-    codes : Tensor of shape (n,), int64
-    n_classes : int
-    smoothing : float in [0, 1)
-
-    Returns
-    -------
-    Tensor of shape (n, n_classes), float32
-    """
+    """Smoothed float32 targets (n, K): 1 - smoothing on the class, plus smoothing / K on all."""
     # Not F.one_hot: it reads the codes on the host, which would wait for the device.
     is_class = codes[:, None] == torch.arange(n_classes, device=codes.device)
     return is_class.float() * (1 - smoothing) + smoothing / n_classes

@@ -1,4 +1,4 @@
-"""The hierarchical Gaussian mixture prior: classes, and centers inside each class."""
+"""The hierarchical Gaussian mixture prior."""
 
 import copy
 import math
@@ -10,26 +10,12 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def class_means(n_classes, n_features, separation):
-    r"""Place the starting class means: a scaled identity, tiled along the features.
+    r"""Place the starting class means, float32 (n_classes, n_features), `separation` apart.
 
-    Mean k is :math:`s / \sqrt{2 r}` in the features congruent to k modulo K, zero elsewhere, with
-    r = floor(d / K) copies of the identity; features beyond r K stay zero. Any two means are then
-    `separation` apart. With fewer features than classes no such placement exists; the means are
-    then points of a fixed low-discrepancy draw (one feature: equal steps), scaled so that the
-    closest two are `separation` apart. A single class starts at the origin.
-
-    Parameters
-    ----------
-    n_classes : int
-        K.
-    n_features : int
-        d.
-    separation : float
-        Euclidean distance between any two means (between the closest two if d < K).
-
-    Returns
-    -------
-    Tensor of shape (n_classes, n_features), float32
+    Mean k is :math:`s / \sqrt{2 r}` in the features congruent to k modulo K, zero elsewhere, with r
+    = floor(d / K); features beyond r K stay zero. With fewer features than classes, the means are
+    points of a fixed low-discrepancy draw (one feature: equal steps), scaled so that the closest
+    two are `separation` apart. A single class starts at the origin.
     """
     if n_classes == 1:
         return torch.zeros(1, n_features)
@@ -48,18 +34,7 @@ def class_means(n_classes, n_features, separation):
 
 
 def squared_distances(z, centers):
-    """Squared Euclidean distances by one matrix product.
-
-    Parameters
-    ----------
-    z : Tensor of shape (..., d)
-    centers : Tensor of shape (n, d)
-
-    Returns
-    -------
-    Tensor of shape (..., n)
-        Never negative.
-    """
+    """Squared Euclidean distances (..., n), never negative, of z (..., d) from centers (n, d)."""
     cross = z @ centers.T
     squares = z.square().sum(-1, keepdim=True) + centers.square().sum(-1)
     return torch.add(squares, cross, alpha=-2).clamp_min(0)
@@ -71,18 +46,10 @@ _PER_CLASS = ("means", "prior_logits", "offsets", "center_logits", "generations"
 class HierarchicalMixture(nn.Module):
     r"""The prior that training learns: a Gaussian a class, and centers inside each class.
 
-    All covariances are the identity, as published.
-
-    Parameters
-    ----------
-    means : Tensor of shape (n_classes, n_features)
-        Where the class means :math:`\mu_k` start.
-    n_components : int
-        M, centers inside each class. Center 1 is the class mean; the others are offset from it by
-        a learned :math:`\delta_{k,m}`.
-    offset_scale : float, default=1.0
-        Standard deviation of each coordinate of the starting offsets.
-    generator : torch.Generator
+    All covariances are the identity, as published. `means` (n_classes, n_features) are where the
+    class means :math:`\mu_k` start. The first of M = `n_components` centers is the class mean; the
+    others are offset from it by a learned :math:`\delta_{k,m}`, which starts with a standard
+    deviation of `offset_scale` in each coordinate.
     """
 
     def __init__(self, means, n_components, *, offset_scale=1.0, generator):
@@ -99,41 +66,24 @@ class HierarchicalMixture(nn.Module):
         self.register_buffer("generations", torch.zeros(n_classes, dtype=torch.int64))
 
     def centers(self):
-        r"""Centers :math:`c_{k,m}`; no gradient reaches the class means through them.
+        """Centers :math:`c_{k,m}`, of shape (n_classes, n_components, n_features).
 
-        Returns
-        -------
-        Tensor of shape (n_classes, n_components, n_features)
+        No gradient reaches the class means through them.
         """
         means = self.means.detach()[:, None]
         return torch.cat((means, means + self.offsets), dim=1)
 
     def class_logits(self, z):
-        r"""Unnormalised log-probability of each class, :math:`-\|z - \mu_k\|^2 / 2`.
+        r"""Unnormalised log-probabilities of the classes, :math:`-\|z - \mu_k\|^2 / 2`.
 
-        Parameters
-        ----------
-        z : Tensor of shape (..., n_features)
-
-        Returns
-        -------
-        Tensor of shape (..., n_classes)
+        `z` has shape (..., n_features), the result (..., n_classes).
         """
         return -0.5 * squared_distances(z, self.means)
 
     def posterior_entropy(self, z, codes):
-        """Entropy of the class posterior, over the classes known when an image's class was fitted.
+        """Entropy (n_images, n_positions) of the class posterior, in nats.
 
-        Parameters
-        ----------
-        z : Tensor of shape (n_images, n_positions, n_features)
-        codes : Tensor of shape (n_images,), int64
-            Class of each image.
-
-        Returns
-        -------
-        Tensor of shape (n_images, n_positions)
-            In nats.
+        It takes the classes known when an image's class was fitted.
         """
         if not self.generations.any():
             return entropy(self.class_logits(z))
@@ -145,19 +95,10 @@ class HierarchicalMixture(nn.Module):
         return result
 
     def joined(self, other, order):
-        """Return the mixture of the classes of both.
+        """Return the mixture of the classes of both; the posterior among this one's is unchanged.
 
-        Parameters
-        ----------
-        other : HierarchicalMixture
-            Classes that join later, of as many components.
-        order : Tensor of shape (n_classes of both,), int64
-            Where each class of the result stands in the classes of this one, then the other's.
-
-        Returns
-        -------
-        HierarchicalMixture
-            The class posterior of samples of this one's classes is unchanged.
+        `other` has as many components. `order`, int64 of shape (n_classes of both,), tells where
+        each class of the result stands in this one's classes, then the other's.
         """
         result = copy.deepcopy(self)
         for name in _PER_CLASS:
@@ -171,16 +112,9 @@ class HierarchicalMixture(nn.Module):
         return result
 
     def class_discriminants(self, z):
-        """Log-density of each class by its mean alone, by which training tells the classes apart.
+        """Log-density of each class by its mean alone, up to a common constant.
 
-        Parameters
-        ----------
-        z : Tensor of shape (..., n_features)
-
-        Returns
-        -------
-        Tensor of shape (..., n_classes)
-            Up to a constant that is the same for all classes.
+        Shapes are those of `class_logits`.
         """
         return z @ self.means.T - 0.5 * self.means.square().sum(1)
 
@@ -191,15 +125,7 @@ class HierarchicalMixture(nn.Module):
     def log_density_of(self, z, code):
         r"""Intra-class log-density of one class, up to the constant :math:`-\frac{d}{2}\ln 2\pi`.
 
-        Parameters
-        ----------
-        z : Tensor of shape (..., n_features)
-        code : int
-
-        Returns
-        -------
-        Tensor of shape (...)
-            logsumexp_m( log w_{k,m} - ||z - c_{k,m}||^2 / 2 ).
+        For z (..., n_features): logsumexp_m( log w_{k,m} - ||z - c_{k,m}||^2 / 2 ).
         """
         distances = squared_distances(z, self.centers()[code])
         log_weights = self.center_logits[code].log_softmax(0)
@@ -208,28 +134,16 @@ class HierarchicalMixture(nn.Module):
     def expected_center(self, z, codes):
         """Mean of the centers of each image's class, weighted by their posterior at each position.
 
-        Parameters and shapes are those of `log_density_within_class`.
-
-        Returns
-        -------
-        Tensor of shape (n_images, n_positions, n_features)
+        Shapes are those of `z`; for arguments, see `log_density_within_class`.
         """
         centers = self.centers()[codes]
         posterior = self._center_logits_of(z, centers, codes).softmax(-1)
         return posterior @ centers
 
     def log_density_within_class(self, z, codes):
-        """Log-density under the class of each image, differentiable.
+        """Log-density (n_images, n_positions) under the class of each image, differentiable.
 
-        Parameters
-        ----------
-        z : Tensor of shape (n_images, n_positions, n_features)
-        codes : Tensor of shape (n_images,), int64
-            Class of each image.
-
-        Returns
-        -------
-        Tensor of shape (n_images, n_positions)
+        `z` has shape (n_images, n_positions, n_features); `codes` is int64 of shape (n_images,).
         """
         centers = self.centers()[codes]  # one gather an image, not a vector
         return torch.logsumexp(self._center_logits_of(z, centers, codes), dim=-1)

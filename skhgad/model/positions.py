@@ -1,4 +1,4 @@
-"""Position codes of a feature map, and the linear map of a network that takes them."""
+"""Position codes of a feature map, and their linear map."""
 
 import math
 from typing import NamedTuple
@@ -7,22 +7,10 @@ import torch
 
 
 def position_codes(height, width, n_channels):
-    r"""Return fixed 2-D sine/cosine position codes.
+    r"""Return fixed 2-D sine/cosine position codes, a GridCondition of float32.
 
-    Half of the channels code the column, half the row; in each half, channels 2i and 2i + 1 are
-    sine and cosine of position times :math:`10^{-4 \cdot 2i / (D/2)}`.
-
-    Parameters
-    ----------
-    height, width : int
-        Size of the feature map.
-    n_channels : int
-        D, a multiple of 4.
-
-    Returns
-    -------
-    GridCondition
-        Of float32.
+    Half of the D channels, a multiple of 4, code the column, half the row. In each half, channels
+    2i and 2i + 1 are sine and cosine of position times :math:`10^{-4 \cdot 2i / (D/2)}`.
     """
     if n_channels % 4:
         raise ValueError(f"n_channels must be a multiple of 4, got {n_channels}.")
@@ -41,12 +29,8 @@ def position_codes(height, width, n_channels):
 class GridCondition(NamedTuple):
     """Condition of the positions of a grid: the code of its column beside the code of its row.
 
-    Attributes
-    ----------
-    columns : Tensor of shape (width, n_of_columns)
-    rows : Tensor of shape (height, n_of_rows)
-    positions : Tensor of shape (n_positions,), int64, or None
-        Row-major places on the grid; None = all of them, in order.
+    `columns` (width, n_of_columns) and `rows` (height, n_of_rows) hold the codes. `positions`,
+    int64, are row-major places on the grid; None = all, in order.
     """
 
     columns: torch.Tensor
@@ -56,17 +40,8 @@ class GridCondition(NamedTuple):
     def bias(self, column_weight, row_weight, hidden_bias, empty):
         """Map the condition linearly, at the cost of one row and one column of the grid.
 
-        Parameters
-        ----------
-        column_weight : Tensor of shape (n_blocks, n_out, n_of_columns)
-        row_weight : Tensor of shape (n_blocks, n_out, n_of_rows)
-        hidden_bias : Tensor of shape (n_blocks, n_out)
-        empty : callable
-            `Workspace.empty`.
-
-        Returns
-        -------
-        Tensor of shape (n_blocks, n_positions, n_out)
+        Weights are (n_blocks, n_out, n_of_columns or n_of_rows), `hidden_bias` (n_blocks, n_out),
+        the result (n_blocks, n_positions, n_out).
         """
         of_columns = self.columns @ column_weight.flatten(0, 1).T
         of_rows = self.rows @ row_weight.flatten(0, 1).T
@@ -78,7 +53,7 @@ class GridCondition(NamedTuple):
         return mapped.transpose(0, 1)
 
     def bias_gradients(self, grad, empty):
-        """Return the gradients of the first three arguments of `bias`, from that of its result."""
+        """Return the gradients of the first three arguments of `bias`."""
         n_blocks, _, n_out = grad.shape
         if self.positions is not None:
             n_positions = len(self.rows) * len(self.columns)

@@ -6,8 +6,7 @@ import math
 class Workspace:
     """Buffers of one pass, reused by the next.
 
-    Allocating some 100 MB from the operating system in every step, and giving them back, would take
-    a quarter of the training's time.
+    Allocating some 100 MB in every step would take a quarter of the training's time.
     """
 
     def __init__(self):
@@ -20,7 +19,7 @@ class Workspace:
     def empty(self, like, *shape, dtype=None):
         """Return an uninitialised array on the device of `like`, by default of its dtype.
 
-        The n-th call of a pass gets the n-th buffer of the previous pass if that is large enough.
+        The n-th call of a pass gets the n-th buffer of the pass before if that is large enough.
         """
         dtype, size, number = dtype or like.dtype, math.prod(shape), self.n_used
         self.n_used += 1

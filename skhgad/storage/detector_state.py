@@ -12,18 +12,7 @@ from .untrusted import check_extractor, read_calibration, read_classes, read_lev
 
 
 def pack(detector):
-    """Take a fitted detector apart.
-
-    Parameters
-    ----------
-    detector : HGADDetector
-
-    Returns
-    -------
-    tensors : dict of str to Tensor
-    description : dict
-        JSON-serialisable: parameters and fitted attributes.
-    """
+    """Take a fitted detector apart: a dict of tensors, and a JSON-serialisable description."""
     fitted = detector.model_
     tensors = {f"model.{name}": t for name, t in fitted.model.state_dict().items()}
     if fitted.takes_images:
@@ -53,25 +42,10 @@ def pack(detector):
 
 
 def unpack(cls, tensors, description, backbone):
-    """Rebuild a fitted detector.
+    """Rebuild a fitted detector of the estimator class `cls` from what `pack` returned.
 
-    Parameters
-    ----------
-    cls : type
-        The estimator class.
-    tensors, description : dict
-        From `pack`.
-    backbone : torch.nn.Module or None
-        For detectors whose backbone was a module.
-
-    Returns
-    -------
-    HGADDetector
-
-    Raises
-    ------
-    ValueError, KeyError, TypeError, RuntimeError
-        If the parts do not fit each other.
+    `backbone` is for detectors whose backbone was a module. Raises ValueError, KeyError, TypeError
+    or RuntimeError if the parts do not fit each other.
     """
     attributes, parts = description["fitted"], _by_part(tensors)
     detector = _new_detector(cls, description["parameters"], backbone)
@@ -149,7 +123,6 @@ def _set_attributes(detector, attributes):
 
 
 def _saved_parameters(detector):
-    """Parameters as JSON values."""
     parameters = detector.get_params(deep=False)
     parameters["memory"] = None  # a place on this machine
     for name in ("backbone", "random_state"):
@@ -157,7 +130,7 @@ def _saved_parameters(detector):
             parameters[name] = None  # a module or a generator: state, not a setting
     if parameters["weights"] is not None:
         parameters["weights"] = str(parameters["weights"])
-    # A GPU of this machine may be none of the next one's.
+    # Another machine may not have this GPU.
     parameters["device"] = "cpu" if str(parameters["device"]) == "cpu" else "auto"
     return {
         name: value.item() if isinstance(value, np.generic) else value

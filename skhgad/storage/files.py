@@ -9,18 +9,10 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path):
-    """Write a file under a temporary name beside it, and rename it when it is complete.
+    """Yield a temporary path beside `path` to write to, and rename it when the block is complete.
 
-    Parameters
-    ----------
-    path : str or path
-        Replaced if it exists; a link is followed. What is no regular file (a pipe, /dev/stdout) is
-        written directly.
-
-    Yields
-    ------
-    Path
-        Where to write. Removed if the block raises, also on Ctrl-C.
+    It is removed if the block raises. An existing file is replaced; a link is followed. What is no
+    regular file (a pipe, /dev/stdout) is written directly.
     """
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
@@ -34,12 +26,7 @@ def whole_file(path):
 def replacement(path, *, durable=False):
     """Do what `whole_file` does for regular files; a link is replaced, not followed.
 
-    Parameters
-    ----------
-    path : Path
-    durable : bool, default=False
-        Whether the content reaches the disk before the rename, and the rename before the end. A
-        full disk may fail only at such a flush.
+    `durable` flushes content and rename to the disk. A full disk may fail only at such a flush.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:

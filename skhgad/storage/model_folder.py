@@ -1,7 +1,6 @@
 """Save a model to a folder and load it: one safetensors file, nothing executable.
 
-The metadata of the file hold the description of the model (JSON), and a hash of the description
-and all tensors. A new file replaces the old one in one step: readers find one or the other.
+Its metadata hold a description (JSON), and a hash of that and all tensors.
 """
 
 import hashlib
@@ -39,23 +38,11 @@ _BROKEN = (
 
 
 def save_state(folder, tensors, description):
-    """Write a model to a folder; the last of several processes wins.
+    """Write a model to a folder in one step; the last of several processes wins.
 
-    Parameters
-    ----------
-    folder : str or path
-        A link is followed.
-    tensors : dict of str to Tensor
-    description : dict
-        JSON-serialisable.
-
-    Raises
-    ------
-    ValueError
-        If `check_place` refuses the folder, or the description is too long.
-    OSError
-        If the file cannot be written; the older model is then still whole. Windows does not
-        replace a file that another process is reading.
+    A link is followed. Raises ValueError if `check_place` refuses the folder or the description is
+    too long, OSError if the file cannot be written; the older model is then still whole. Windows
+    does not replace a file that another process is reading.
     """
     folder = _real(folder)
     check_place(folder)
@@ -79,24 +66,11 @@ def save_state(folder, tensors, description):
 
 
 def load_state(folder):
-    """Read a model that `save_state` wrote.
+    """Return the tensors and the description that `save_state` wrote.
 
     Takes about twice the file's size in memory, once that size is the one the header declares.
-
-    Returns
-    -------
-    tensors : dict of str to Tensor
-    description : dict
-        What `save_state` was given and `_encode` added.
-
-    Raises
-    ------
-    FileNotFoundError
-        No such folder.
-    ValueError
-        Not a model, another format, a damaged file.
-    OSError
-        A file that cannot be read.
+    Raises FileNotFoundError if there is no such folder, ValueError for no model, another format or
+    a damaged file, OSError if it cannot be read.
     """
     folder = Path(folder)
     path = folder / _FILE
@@ -120,13 +94,7 @@ def load_state(folder):
 
 
 def check_place(folder):
-    """Check that `save_state` may write to `folder`: it is free, an empty folder or a model.
-
-    Raises
-    ------
-    ValueError
-        Something else is there, or beside a model.
-    """
+    """Raise ValueError unless `folder` is free, an empty folder or nothing but a model."""
     folder = _real(folder)
     if not folder.exists():
         return
@@ -151,7 +119,7 @@ def check_place(folder):
 
 
 def check_model_place(path, option):
-    """Raise ValueError if `HGADDetector.save` would refuse `path`: before a fit, not after it."""
+    """Raise ValueError if `HGADDetector.save` would refuse `path`, before a fit."""
     check_folder_place(Path(path).absolute().parent, option)
     try:
         check_place(path)
@@ -185,9 +153,9 @@ def _encode(tensors, description):
 def _saving(folder):
     """Remove the hidden files of killed saves, then hold a lock while this process saves.
 
-    Every saving process holds a shared lock on the folder, which ends with the process. If this
-    process can have the lock alone, no other is saving, and all hidden files go. Otherwise, and
-    where folders cannot be locked (Windows, some network file systems), those of a day ago go.
+    Every saving process holds a shared lock on the folder. A process that can lock it alone removes
+    all hidden files. Otherwise, and where folders cannot be locked (Windows, some network file
+    systems), it removes those of a day ago.
     """
     if fcntl is None:
         _remove_leftovers(folder, alone=False)
@@ -304,7 +272,7 @@ def _check_format(folder, description):
 
 
 def _refuse_without_description(folder):
-    """Raise ValueError, which names the format if the description is a file of its own."""
+    """Raise ValueError, which names an older format where there is one."""
     path, old = folder / _OLD_DESCRIPTION, {}
     with suppress(OSError, *_BROKEN):
         _check_inside(path)

@@ -1,9 +1,7 @@
 """The scoring path as an ONNX file: image or vector in; score, class and map out.
 
-torch traces the network from pixels in [0, 1] to the map on the model's grid. `onnx_images` adds
-the preprocessing before it and the final resizing after it. What torch cannot trace is computed in
-another way here, with the same result: loops over the classes of a batch become gathers, poolings
-and rescalings become products with constant matrices.
+What torch cannot trace is computed in another way here, with the same result. `onnx_images` adds
+preprocessing and final resizing.
 """
 
 import copy
@@ -48,13 +46,7 @@ def write_onnx(detector, path):
 
 
 class Core(nn.Module):
-    """From pixels (n, 3, h, w) in [0, 1], or vectors (n, d), to score, class and map on the grid.
-
-    Parameters
-    ----------
-    fitted : FittedModel
-        Copied to the CPU.
-    """
+    """From pixels (n, 3, h, w) in [0, 1] or vectors (n, d) to score, class and map on the grid."""
 
     def __init__(self, fitted):
         super().__init__()
@@ -77,12 +69,7 @@ class Core(nn.Module):
 
 
 class TraceableLevel(LevelModel):
-    """A level that computes the same without loops over the classes of a batch.
-
-    Parameters
-    ----------
-    level : LevelModel
-    """
+    """A level that computes the same without loops over the classes of a batch."""
 
     def __init__(self, level):
         flow = TraceableFlow(level.flow)
@@ -115,12 +102,7 @@ class TraceableLevel(LevelModel):
 
 
 class TraceableFlow(nn.Module):
-    """A flow over whole maps, in operations that can be traced.
-
-    Parameters
-    ----------
-    flow : ConditionalFlow
-    """
+    """A flow over whole maps, in operations that can be traced."""
 
     def __init__(self, flow):
         super().__init__()
@@ -145,17 +127,11 @@ class TraceableFlow(nn.Module):
 
 
 class MatrixProducts:
-    """A linear map of rows and columns, computed as two products with constant matrices.
-
-    Parameters
-    ----------
-    operation : callable
-        operation(x, size) -> Tensor, linear and the same for all rows and for all columns.
-    """
+    """Two matrix products for operation(x, size), linear and the same for all rows and columns."""
 
     def __init__(self, operation):
         self.operation = operation
-        self.matrices = {}  # found by a first run, so that the trace sees constants
+        self.matrices = {}  # found by a first run
 
     def __call__(self, x, size):
         """Apply the operation to x (n, channels, height, width)."""
@@ -209,7 +185,6 @@ def _export_core(core, example, path, is_images):
 
 
 def _properties(detector):
-    """Return the file's metadata as text: class labels, threshold and image size."""
     properties = {
         "classes": json.dumps(detector.classes_.tolist()),
         "offset": repr(float(detector.offset_)),

@@ -1,8 +1,7 @@
-"""Add preprocessing and final resizing to the traced network in an ONNX file of images.
+"""Preprocessing and final resizing of ONNX files of images, in ONNX's text form.
 
-Both are written in ONNX's text form. The preprocessing resizes as Pillow's antialiased bilinear
-filter does, to the last bit: a triangle filter along rows, then along columns. For 8-bit pixels,
-weights have 22 bits, and values are rounded after each of the two.
+Images are resized as by Pillow's antialiased bilinear filter, to the last bit: along rows, then
+along columns. For 8-bit pixels, weights have 22 bits, and values are rounded twice.
 """
 
 import onnx
@@ -14,20 +13,9 @@ _SCALE = 1 << 22  # 1.0 as a weight for 8-bit pixels
 def surround(core, size, value_range, opset):
     """Return the model from images to score, class index and map.
 
-    Parameters
-    ----------
-    core : onnx.ModelProto
-        From "pixels" of shape (n, 3, height, width) to "score", "class_index" and "grid".
-    size : tuple (height, width)
-        Of the pixels.
-    value_range : tuple (low, high), or None for 8-bit images
-    opset : int
-
-    Returns
-    -------
-    onnx.ModelProto
-        From "image", uint8 or (with a value range) float of shape (n, h, w, 3), any h and w; to
-        "score" and "class_index" of shape (n,) and "map" of shape (n, h, w).
+    `core` maps "pixels" (n, 3, height, width), where `size` is (height, width), to "score",
+    "class_index" and "grid". The result maps "image", uint8 or (with a value range) float of shape
+    (n, h, w, 3), any h and w, to "score" and "class_index" (n,) and "map" (n, h, w).
     """
     head = f'<ir_version: {core.ir_version}, opset_import: ["" : {opset}]>\n'
     before, behind = (
@@ -122,7 +110,7 @@ def _middles(n):
 
 
 def _weights(name, side, target, middles, tap_axis, sum_axis, is_rounded):
-    """Return the text for a matrix of weights: a triangle around each target pixel's middle."""
+    """Return the text for weights: a triangle around each target pixel's middle."""
     last = f"{name}_share = Div ({name}_high, {name}_total)"
     if is_rounded:
         last += f"""
@@ -153,7 +141,7 @@ def _weights(name, side, target, middles, tap_axis, sum_axis, is_rounded):
 
 
 def _rounding(name, is_rounded):
-    """Return the text that rounds weighted sums to what Pillow stores after each of its passes."""
+    """Return the text that rounds weighted sums to what Pillow stores."""
     if is_rounded:
         return f"""
             {name}_more = Add ({name}_sum, half_scale)

@@ -24,7 +24,7 @@ def read_classes(classes):
 
 
 def read_levels(fitted, parameters, tensors, n_classes):
-    """Return (n_features, height, width) of each level, which the stored tensors must have."""
+    """Return (n_features, height, width) of each level, as the stored tensors must have."""
     shapes = [_read_level(shape) for shape in fitted["levels"]]
     if fitted["images"] is not True and shapes != [(fitted["n_features_in"], 1, 1)]:
         raise ValueError(f"levels {shapes!r:.80} are not those of feature vectors.")
@@ -98,7 +98,7 @@ def _check_backbone(parameters, tensors):
     except ValueError as error:
         if "meta" in str(error.__cause__):
             # nest and efficientformerv2 of older timm compute with values while they are built.
-            # They have 70 million weights at most, which are compared when loaded.
+            # Their weights, 70 million at most, are compared when loaded.
             return
         raise
     expected = {f"backbone.{key}": tuple(t.shape) for key, t in backbone.state_dict().items()}
