@@ -22,12 +22,14 @@ INSTALL_REQUIRES = [
     "tqdm>=4.64.0",
 ]
 
+ELPV = "elpv-dataset>=1.0.0"
 MATPLOTLIB = "matplotlib>=3.7.0"
 ONNX = ["onnx>=1.17.0", "onnxruntime>=1.20.0"]
+SCIKIT_IMAGE = "scikit-image>=0.22.0"
 
 EXTRAS_REQUIRE = {
     "display": [MATPLOTLIB],
-    "demo": ["elpv-dataset>=1.0.0", MATPLOTLIB],
+    "demo": [ELPV, MATPLOTLIB],
     "onnx": ONNX,
     "test": [
         *ONNX,
@@ -37,11 +39,19 @@ EXTRAS_REQUIRE = {
         "pandas>=2.0.0",
         "pytest>=8.0.0",
         "pytest-xdist>=3.5.0",
-        "scikit-image>=0.22.0",
+        SCIKIT_IMAGE,
         # Comes with timm; unnamed, the lowest resolution would take its newest, which raises torch.
         "torchvision>=0.21.0",
     ],
-    "docs": [MATPLOTLIB, "numpydoc", "sphinx"],
+    "docs": [
+        *ONNX,
+        ELPV,
+        MATPLOTLIB,
+        "numpydoc",
+        SCIKIT_IMAGE,
+        "sphinx",
+        "sphinx-gallery>=0.17.0",  # write_computation_times
+    ],
 }
 EXTRAS_REQUIRE["all"] = sorted({need for extra in EXTRAS_REQUIRE.values() for need in extra})
 

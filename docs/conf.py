@@ -9,9 +9,16 @@ author = "skhgad developers"
 copyright = author
 version = release = skhgad.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "numpydoc"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
 templates_path = ["_templates"]
-exclude_patterns = ["_build"]
+# sphinx-gallery reads examples/ and writes the pages to auto_examples/.
+exclude_patterns = ["_build", "examples"]
 
 html_theme = "alabaster"
 html_theme_options = {
@@ -22,6 +29,22 @@ html_theme_options = {
 autodoc_member_order = "bysource"
 # The members stand on the class's own page; numpydoc's table would link to pages that do not exist.
 numpydoc_show_class_members = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "auto_examples",
+    "within_subsection_order": "FileNameSortKey",
+    "plot_gallery": True,
+    "abort_on_example_error": True,
+    # Names of skhgad in the code link to the API pages. None = this build, so no network is needed.
+    "doc_module": "skhgad",
+    "reference_url": {"skhgad": None},
+    "backreferences_dir": None,
+    "first_notebook_cell": None,
+    "show_signature": False,
+    # Each example's page tells its time. An overview of them would be a page in no toctree.
+    "write_computation_times": False,
+}
 
 # scikit-learn adds set_fit_request and its like to every estimator; their text links into
 # scikit-learn's user guide.
