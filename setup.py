@@ -24,6 +24,7 @@ INSTALL_REQUIRES = [
 
 ELPV = "elpv-dataset>=1.0.0"
 MATPLOTLIB = "matplotlib>=3.7.0"
+PANDAS = "pandas>=2.0.0"
 ONNX = ["onnx>=1.17.0", "onnxruntime>=1.20.0"]
 SCIKIT_IMAGE = "scikit-image>=0.22.0"
 
@@ -36,7 +37,7 @@ EXTRAS_REQUIRE = {
         "FrEIA>=0.2",
         "hypothesis>=6.100.0",
         MATPLOTLIB,
-        "pandas>=2.0.0",
+        PANDAS,
         "pytest>=8.0.0",
         "pytest-xdist>=3.5.0",
         SCIKIT_IMAGE,
@@ -48,6 +49,7 @@ EXTRAS_REQUIRE = {
         ELPV,
         MATPLOTLIB,
         "numpydoc",
+        PANDAS,
         SCIKIT_IMAGE,
         "sphinx",
         "sphinx-gallery>=0.17.0",  # write_computation_times
