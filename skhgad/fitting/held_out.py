@@ -62,7 +62,7 @@ def _median_and_excess(values):
 
 @torch.no_grad()
 def evidence_of(model, samples, device):
-    """Ask the levels about cached samples, once for all constants and scores that rest on it.
+    """Compute the evidence of cached samples, once for all constants and scores that rest on it.
 
     Returns pairs of Evidence, one a block of samples of any process: under the class inferred, and
     under that in `samples.codes`.

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import timm
@@ -73,3 +75,28 @@ def test_the_extractor_keeps_the_backbone_it_was_given():
     assert n_normalizations(extractor.backbone) > 0
     assert not any("_folded" in key for key in extractor.state_dict())
     assert not pickle.loads(pickle.dumps(extractor))._folded
+
+
+def test_threads_that_score_at_once_fold_once(monkeypatch):
+    extractor = FeatureExtractor("resnet18", None, (1, 2), (64, 64), (1.0,), 1, False, 1.0)
+    expected = [level.clone() for level in extractor(torch.ones(1, 3, 64, 64))]
+    extractor = pickle.loads(pickle.dumps(extractor))  # as loaded: not folded yet
+    calls = []
+
+    def slow_fold(backbone, pixels):
+        calls.append(backbone)
+        time.sleep(0.05)
+        return fold_batch_norm(backbone, pixels)
+
+    monkeypatch.setattr("skhgad.features.extractor.fold_batch_norm", slow_fold)
+
+    @torch.inference_mode()
+    def extract(_):
+        return extractor(torch.ones(1, 3, 64, 64))
+
+    with ThreadPoolExecutor(8) as threads:
+        everything = list(threads.map(extract, range(8)))
+    assert len(calls) == 1
+    for levels in everything:
+        for level, other in zip(levels, expected, strict=True):
+            torch.testing.assert_close(level, other)
