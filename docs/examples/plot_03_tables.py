@@ -130,5 +130,5 @@ print(f"mean {np.mean(ours):.3f}, isolation forest {np.mean(forests):.3f}")
 # --------------------------------
 #
 # Without ``scoring``, the search uses the detector's own ``score``: the mean score of normal rows.
-# It needs no anomaly, but it prefers detectors that find everything normal. Where a few anomalies
+# It needs no anomaly, but it cannot notice a detector that misses anomalies. Where a few anomalies
 # are known, ``scoring="roc_auc"`` is the better judge.

@@ -130,7 +130,8 @@ ax.legend(loc="lower left")
 plt.show()
 
 # %%
-# If the detector has to infer the product, a square could be taken for the new one. Here we count:
+# If the detector has to infer the product, a square could be taken for the new one. Here we count.
+# With 36 squares of each product the shares are rough.
 
 report({"grass": test_grass, "gravel": test_gravel, "brick": test_brick})
 
