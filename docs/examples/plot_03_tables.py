@@ -22,7 +22,7 @@ import numpy as np
 from sklearn.datasets import load_wine
 from sklearn.model_selection import train_test_split
 
-X, cultivar = load_wine(return_X_y=True, as_frame=True)
+X, cultivar = load_wine(return_X_y=True)
 
 
 def split(foreign):
