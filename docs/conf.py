@@ -1,8 +1,13 @@
 """Sphinx configuration; build with `tox -e docs`."""
 
+import os
 import re
 
 import skhgad
+
+# The examples' arrays are small. On a busy machine threads that wait for each other made the build
+# four times slower. Read when torch is imported, which the line above does not do.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 project = "skhgad"
 author = "skhgad developers"
@@ -41,6 +46,7 @@ sphinx_gallery_conf = {
     "reference_url": {"skhgad": None},
     "backreferences_dir": None,
     "first_notebook_cell": None,
+    "remove_config_comments": True,
     "show_signature": False,
     # Each example's page tells its time. An overview of them would be a page in no toctree.
     "write_computation_times": False,

@@ -19,6 +19,8 @@ tissue under a microscope. We draw the damage ourselves.
 # black squares. Of the white squares half stay good and half are damaged; these are the test. No
 # two squares overlap, so no test pixel has been seen before.
 
+# sphinx_gallery_thumbnail_number = 2
+
 import matplotlib.pyplot as plt
 import numpy as np
 from skimage import data, draw

@@ -22,7 +22,7 @@ import numpy as np
 from sklearn.datasets import load_wine
 from sklearn.model_selection import train_test_split
 
-X, cultivar = load_wine(return_X_y=True, as_frame=True)
+X, cultivar = load_wine(return_X_y=True)
 
 
 def split(foreign):
@@ -130,5 +130,5 @@ print(f"mean {np.mean(ours):.3f}, isolation forest {np.mean(forests):.3f}")
 # --------------------------------
 #
 # Without ``scoring``, the search uses the detector's own ``score``: the mean score of normal rows.
-# It needs no anomaly, but it prefers detectors that find everything normal. Where a few anomalies
+# It needs no anomaly, but it cannot notice a detector that misses anomalies. Where a few anomalies
 # are known, ``scoring="roc_auc"`` is the better judge.

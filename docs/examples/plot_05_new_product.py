@@ -15,6 +15,8 @@ without a new fit. The scores of the others stay as they are.
 # Grass and gravel are known, brick is new. All three come with scikit-image. We cut each picture
 # into squares, like a chessboard: black squares are to learn from, white ones to test.
 
+# sphinx_gallery_thumbnail_number = 2
+
 import time
 
 import matplotlib.pyplot as plt
@@ -120,7 +122,7 @@ ax.scatter(brick_before, brick_after, label="brick", marker="s", alpha=0.6)
 ax.axhline(detector.offset_, color="black", linestyle="--", label="threshold after")
 line = np.linspace(before.min(), before.max())
 ax.plot(line, line, "k:", label="no change")
-ax.set_xscale("symlog", linthresh=5)
+ax.set_xscale("symlog", linthresh=10)
 ax.set_xticks([-50, -20, -10, -5, 0], ["-50", "-20", "-10", "-5", "0"])
 ax.minorticks_off()
 ax.set(xlabel="score before add_class", ylabel="score after add_class")
@@ -128,7 +130,8 @@ ax.legend(loc="lower left")
 plt.show()
 
 # %%
-# If the detector has to infer the product, a square could be taken for the new one. Here we count:
+# If the detector has to infer the product, a square could be taken for the new one. Here we count.
+# With 36 squares of each product the shares are rough.
 
 report({"grass": test_grass, "gravel": test_gravel, "brick": test_brick})
 

@@ -128,8 +128,8 @@ agreement = adjusted_rand_score(drawn, groups)
 print(f"agreement with the kinds drawn (adjusted Rand index; 1 = perfect): {agreement:.2f}")
 
 # %%
-# The first pictures of each group. These kinds differ clearly. Real defects shade into each other,
-# and then the number of groups is a proposal that you can override with ``n_groups``.
+# The first pictures of each group. These kinds differ clearly. Real kinds may be harder to tell
+# apart. The number of groups is then a proposal, which you can override with ``n_groups``.
 
 figure, axes = plt.subplots(groups.max() + 1, 8, figsize=(10, 4.2), layout="constrained")
 for group, row in enumerate(axes):

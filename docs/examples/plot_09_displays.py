@@ -10,6 +10,8 @@ The data are scikit-learn's handwritten digits, 64 numbers for each. Every digit
 make anomalies, we join the upper half of one digit to the lower half of a digit of another class.
 """
 
+# sphinx_gallery_thumbnail_number = 3
+
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits

@@ -17,6 +17,8 @@ the same samples, and we report wherever each of them is better.
 # samples that no method has seen. Not every anomaly can be found: a bright pixel may fall on ink,
 # and a 0 looks the same upside down.
 
+# sphinx_gallery_thumbnail_number = 2
+
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
