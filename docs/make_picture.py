@@ -18,7 +18,7 @@ from PIL import Image
 from skimage import data
 
 from skhgad import HGADDetector
-from skhgad.display.heat_maps import HeatScale, overlay
+from skhgad.display import HeatScale, overlay
 
 SIZE = 128  # of tiles and crops, in pixels
 TILES = SIZE * np.arange(4)  # top of each tile that is shown, and its left

@@ -98,7 +98,7 @@ plt.show()
 # it. One caution: cells of the same solar module may be in both folders, which makes the task a
 # little easier than a new module would be.
 
-from skhgad.display import ScoreDistributionDisplay
+from skhgad.display import HeatScale, ScoreDistributionDisplay, overlay
 from skhgad.metrics import image_metrics
 
 y = np.where(defect_probability[new] == 1, -1, 1)
@@ -114,8 +114,8 @@ plt.show()
 # %%
 # A picture of the clearest cases would flatter. So we show, from left to right, the defective cells
 # that rank first, in the middle and last by their score, and then the good cell in the middle and
-# the good cell that looks worst. In the maps, black is what good cells look like, and the threshold
-# lies in the middle of the colours.
+# the good cell that looks worst. ``overlay`` colours what an anomaly map finds: blue below the
+# threshold, yellow to red above it. What looks normal stays grey.
 
 by_score = np.argsort(found.score)
 bad, fine = by_score[y[by_score] == -1], by_score[y[by_score] == 1]
@@ -126,10 +126,11 @@ shown = {
     "good, middle": fine[len(fine) // 2],
     "good, worst": fine[0],
 }
+scale = HeatScale.of(detector)
 figure, axes = plt.subplots(2, len(shown), figsize=(11, 5), layout="constrained")
 for (title, i), (picture, heat) in zip(shown.items(), axes.T, strict=True):
     picture.imshow(Image.open(new_paths[i]), cmap="gray", vmin=0, vmax=255)
-    heat.imshow(found.maps[i], cmap="inferno", vmin=0, vmax=-2 * detector.offset_)
+    heat.imshow(overlay(np.asarray(Image.open(new_paths[i])), scale.heat(found.maps[i])))
     verdict = "ANOMALY" if found.is_anomaly[i] else "normal"
     picture.set_title(f"{title}\nverdict: {verdict}", fontsize=10)
     heat.set_title(f"score {found.score[i]:.1f}", fontsize=10)

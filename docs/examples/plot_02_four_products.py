@@ -106,7 +106,7 @@ print(f"product recognised in {right.sum()} of {len(right)} squares")
 # The scores of all products are on one scale: for each of them, 0 is the median of good pictures.
 # One threshold can therefore serve all products. The fit chose it from good pictures alone.
 
-from skhgad.display import ScoreDistributionDisplay
+from skhgad.display import HeatScale, ScoreDistributionDisplay, overlay
 
 ScoreDistributionDisplay.from_predictions(
     test_y, found.score, test_product, offset=detector.offset_
@@ -148,9 +148,10 @@ for name, row in rows.items():
 # --------------------
 #
 # For every product the first good square, the first with a scratch and the first with a spot. In
-# the maps, black is what good squares look like, and the threshold lies in the middle of the
-# colours. A spot whose grey is that of the product may be missed.
+# the maps, blue lies below the threshold, yellow to red above it; what looks normal stays grey. A
+# spot whose grey is that of the product may be missed.
 
+scale = HeatScale.of(detector)
 figure, axes = plt.subplots(4, 6, figsize=(10, 7.4), layout="constrained")
 for row, name in zip(axes, TEXTURES, strict=True):
     kinds = test_kind[test_product == name].tolist()
@@ -158,7 +159,7 @@ for row, name in zip(axes, TEXTURES, strict=True):
     first = [start + kinds.index(kind) for kind in ("good", "scratch", "spot")]
     for i, picture, heat in zip(first, row[::2], row[1::2], strict=True):
         picture.imshow(test[i], cmap="gray", vmin=0, vmax=255)
-        heat.imshow(found.maps[i], cmap="inferno", vmin=0, vmax=-2 * detector.offset_)
+        heat.imshow(overlay(test[i], scale.heat(found.maps[i])))
         verdict = "ANOMALY" if found.is_anomaly[i] else "normal"
         picture.set_title(f"{found.class_label[i]}: {verdict}", fontsize=10)
         heat.set_title(f"score {found.score[i]:.1f}", fontsize=10)

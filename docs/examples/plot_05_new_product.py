@@ -24,6 +24,7 @@ import numpy as np
 from skimage import data, draw
 
 from skhgad import HGADDetector
+from skhgad.display import HeatScale, overlay
 
 SIZE = 42
 
@@ -145,10 +146,11 @@ report({"grass": test_grass, "gravel": test_gravel, "brick": test_brick})
 found = detector.inspect(spotted(test_brick), maps=True)
 report({"brick with a spot": spotted(test_brick)})
 
+scale = HeatScale.of(detector)
 figure, axes = plt.subplots(2, 6, figsize=(10, 3.8), layout="constrained")
 for i, (picture, heat) in enumerate(axes.T):
     picture.imshow(spotted(test_brick)[i], cmap="gray", vmin=0, vmax=255)
-    heat.imshow(found.maps[i], cmap="inferno", vmin=0, vmax=-2 * detector.offset_)
+    heat.imshow(overlay(spotted(test_brick)[i], scale.heat(found.maps[i])))
     verdict = "ANOMALY" if found.is_anomaly[i] else "normal"
     picture.set_title(f"{found.class_label[i]}: {verdict}", fontsize=9)
     heat.set_title(f"score {found.score[i]:.1f}", fontsize=9)

@@ -21,6 +21,7 @@ import numpy as np
 from skimage import data, draw
 
 from skhgad import HGADDetector
+from skhgad.display import HeatScale, overlay
 
 SIZE = 40
 
@@ -76,14 +77,15 @@ for i in examples:
 
 # %%
 # A region is more than a box: it has a mask, an area and an elongation. Here are the regions of
-# these three pictures, with their boxes and a cross at the peak.
+# these three pictures, with their boxes and a cross at the peak. Below, blue lies below the
+# threshold, yellow to red above it.
 
 figure, axes = plt.subplots(2, 3, figsize=(8, 5.6), layout="constrained")
-maps = detector.anomaly_maps(images[examples])
+maps, scale = detector.anomaly_maps(images[examples]), HeatScale.of(detector)
 for i, anomaly_map, (picture, heat) in zip(examples, maps, axes.T, strict=True):
     told = explanations[i]
     picture.imshow(images[i], cmap="gray", vmin=0, vmax=255)
-    shown = heat.imshow(anomaly_map, cmap="inferno", vmin=0, vmax=-3 * detector.offset_)
+    heat.imshow(overlay(images[i], scale.heat(anomaly_map)))
     for region in told.regions:
         top, left, bottom, right = region.box
         picture.add_patch(
@@ -93,10 +95,8 @@ for i, anomaly_map, (picture, heat) in zip(examples, maps, axes.T, strict=True):
         )
     picture.plot(*told.peak_position[::-1], "+", color="tab:red", markersize=14, mew=2)
     picture.set_title(f"{kinds[i]}, {told.area:.0%} of the picture", fontsize=10)
-    heat.contour(anomaly_map, [-detector.offset_], colors="white")
 for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
-figure.colorbar(shown, ax=axes[1], label="anomaly score (white line: threshold)")
 plt.show()
 
 # %%

@@ -26,6 +26,7 @@ import numpy as np
 from skimage import data, draw
 
 from skhgad import HGADDetector
+from skhgad.display import HeatScale, overlay
 
 SIZE = 48
 
@@ -117,12 +118,12 @@ ax.scatter(score[spotted], answers["score"][spotted], marker="^", alpha=0.6, lab
 ax.axline((0, 0), slope=1, color="black", linestyle=":", label="equal")
 ax.set(xlabel="score from HGADDetector", ylabel="score from onnxruntime")
 ax.legend()
-axes = right.subplots(2, 3)
+axes, scale = right.subplots(2, 3), HeatScale.of(detector)
 right.suptitle("Pictures and the maps that onnxruntime gives")
 for i, (picture, heat) in zip([0, 1, -1], axes.T, strict=True):
     picture.imshow(images[i])
     picture.set_title(f"{answers['product'][i]}, {answers['score'][i]:.1f}", fontsize=10)
-    heat.imshow(answers["anomaly_map"][i], cmap="inferno", vmin=0, vmax=-2 * detector.offset_)
+    heat.imshow(overlay(images[i], scale.heat(answers["anomaly_map"][i])))
 for ax in axes.flat:
     ax.set(xticks=[], yticks=[])
 plt.show()

@@ -32,6 +32,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from skhgad import HGADDetector
+from skhgad.display import HeatScale, overlay
 from skhgad.metrics import image_metrics
 
 
@@ -142,16 +143,16 @@ ax.set(xlabel="share of good cells flagged", ylabel="share of defective cells fo
 plt.show()
 
 # %%
-# The first six defective cells, not chosen, and what the two detectors see in them. Black is what
-# good cells look like; the threshold lies in the middle of the colours. The filters see less of the
+# The first six defective cells, not chosen, and what the two detectors see in them. Blue lies
+# below the threshold, yellow to red above it; what looks normal stays grey. The filters see less of the
 # surroundings, so their maps follow the cracks more closely.
 
 figure, axes = plt.subplots(3, 6, figsize=(10, 5.4), layout="constrained")
 for column, i in zip(axes.T, range(50, 56), strict=True):
     column[0].imshow(test[i], cmap="gray", vmin=0, vmax=255)
     for ax, name in zip(column[1:], found, strict=True):
-        limit = -2 * detectors[name].offset_
-        ax.imshow(found[name].maps[i], cmap="inferno", vmin=0, vmax=limit)
+        scale = HeatScale.of(detectors[name])
+        ax.imshow(overlay(test[i], scale.heat(found[name].maps[i])))
         ax.set_title(f"score {found[name].score[i]:.1f}", fontsize=10)
 for ax, label in zip(axes[:, 0], ("cell", *found), strict=True):
     ax.set_ylabel(label)

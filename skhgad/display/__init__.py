@@ -1,8 +1,10 @@
 """Displays in the manner of scikit-learn: ``from_estimator`` computes, ``plot`` draws.
 
-Attributes ending in an underscore keep what was drawn. Needs ``pip install "skhgad[display]"``.
+Attributes ending in an underscore keep what was drawn. `overlay` and `HeatScale` give the same
+colours as arrays. The displays need ``pip install "skhgad[display]"``.
 """
 
+from .heat_maps import HeatScale, overlay
 from .latent import LatentSpaceDisplay
 from .maps import AnomalyMapDisplay
 from .scores import ScoreDistributionDisplay
@@ -10,7 +12,9 @@ from .training import TrainingCurveDisplay
 
 __all__ = [
     "AnomalyMapDisplay",
+    "HeatScale",
     "LatentSpaceDisplay",
     "ScoreDistributionDisplay",
     "TrainingCurveDisplay",
+    "overlay",
 ]
