@@ -52,7 +52,7 @@ EXTRAS_REQUIRE = {
         PANDAS,
         SCIKIT_IMAGE,
         "sphinx",
-        "sphinx-gallery>=0.17.0",  # write_computation_times
+        "sphinx-gallery>=0.18.0",  # write_computation_times
     ],
 }
 EXTRAS_REQUIRE["all"] = sorted({need for extra in EXTRAS_REQUIRE.values() for need in extra})
