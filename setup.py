@@ -24,7 +24,6 @@ INSTALL_REQUIRES = [
 
 ELPV = "elpv-dataset>=1.0.0"
 MATPLOTLIB = "matplotlib>=3.7.0"
-PANDAS = "pandas>=2.0.0"
 ONNX = ["onnx>=1.17.0", "onnxruntime>=1.20.0"]
 SCIKIT_IMAGE = "scikit-image>=0.22.0"
 
@@ -37,7 +36,7 @@ EXTRAS_REQUIRE = {
         "FrEIA>=0.2",
         "hypothesis>=6.100.0",
         MATPLOTLIB,
-        PANDAS,
+        "pandas>=2.0.0",
         "pytest>=8.0.0",
         "pytest-xdist>=3.5.0",
         SCIKIT_IMAGE,
@@ -49,7 +48,6 @@ EXTRAS_REQUIRE = {
         ELPV,
         MATPLOTLIB,
         "numpydoc",
-        PANDAS,
         SCIKIT_IMAGE,
         "sphinx",
         "sphinx-gallery>=0.18.0",  # write_computation_times

@@ -143,8 +143,8 @@ ax.set(xlabel="share of good cells flagged", ylabel="share of defective cells fo
 plt.show()
 
 # %%
-# The first six defective cells, not chosen, and what the two detectors see in them. Blue lies
-# below the threshold, yellow to red above it; what looks normal stays grey. The filters see less of the
+# The first six defective cells, not chosen, and what the two detectors see in them. Blue lies below
+# the threshold, yellow to red above it; what looks normal stays grey. The filters see less of the
 # surroundings, so their maps follow the cracks more closely.
 
 figure, axes = plt.subplots(3, 6, figsize=(10, 5.4), layout="constrained")
