@@ -29,6 +29,7 @@ html_theme = "alabaster"
 html_theme_options = {
     "description": "One anomaly detector for many product classes",
     "fixed_sidebar": True,
+    "page_width": "1180px",  # lines of 100 characters of code are not cut off
 }
 
 autodoc_member_order = "bysource"
