@@ -1,6 +1,7 @@
 """New product classes for a fitted detector."""
 
 import copy
+from dataclasses import replace
 from numbers import Real
 
 import numpy as np
@@ -57,7 +58,7 @@ def add_class(detector, X, y):
     offset = detector.offset_
     if parameters["contamination"] == "auto" and offset == threshold(before.scores):
         offset = threshold(calibration.scores)
-    extended = fitted.copied(model=model, calibration=calibration, classes=classes)
+    extended = replace(fitted, model=model, calibration=calibration, classes=classes)
     return {"model_": extended, "classes_": classes, "offset_": offset}
 
 

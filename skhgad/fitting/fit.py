@@ -77,7 +77,6 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         calibration = calibrate(model, judged, parameters, device)
         offset = choose_offset(model, everything, calibration, parameters["contamination"], device)
     processes.share_state(model)  # machines that differ round differently
-    model.freeze()
     calibration, offset = processes.broadcast((calibration, offset))
     return {
         "model_": FittedModel(reader.extractor, model, calibration, classes),

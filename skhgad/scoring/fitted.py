@@ -1,7 +1,7 @@
 """What `fit` leaves: everything that scoring needs, in one object."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,6 +33,10 @@ class FittedModel:
     model: ScoringModel
     calibration: Calibration
     classes: np.ndarray
+
+    def __post_init__(self):
+        """Prepare the flows, so that every fitted model is ready to score."""
+        self.model.freeze()
 
     @property
     def takes_images(self):
@@ -78,14 +82,10 @@ class FittedModel:
                 f"{purpose} needs images; this detector was fitted on feature vectors."
             )
 
-    def copied(self, **changes):
-        """Return a copy that shares everything but what is named."""
-        return replace(self, **changes)
-
     def __setstate__(self, state):
         """Restore a pickled model, ready to score."""
         self.__dict__.update(state)
-        self.model.freeze()
+        self.__post_init__()
 
     def __getstate__(self):
         """Move tensors to the CPU, so that a model fitted on a GPU loads anywhere."""

@@ -63,7 +63,6 @@ def unpack(cls, tensors, description, backbone):
         extractor.load_state_dict(parts["extractor"])
     model = _empty_model(parameters, level_shapes, len(classes), extractor, parts["model"])
     model.load_state_dict(parts["model"])
-    model.freeze()
     detector.model_ = FittedModel(extractor, model, calibration, classes)
     detector.classes_ = classes
     _set_attributes(detector, attributes)
