@@ -31,6 +31,7 @@ __all__ = [
     "check_scored_X",
     "check_y",
     "is_integer",
+    "listed",
     "marks_anomaly",
 ]
 
@@ -279,7 +280,7 @@ def check_class_labels(class_labels, classes, n_samples):
         if label not in code_of:
             raise ValueError(
                 f"class_labels[{i}] is {label!r}, which was not seen at fit. Known classes: "
-                f"{_listing(known)}.{_suggestion(label, known)}"
+                f"{listed(map(repr, known))}.{_suggestion(label, known)}"
             )
     return np.array([code_of[label] for label in labels], dtype=np.int64)
 
@@ -298,9 +299,11 @@ def check_rate(rate, name):
         raise ValueError(f"{name} must lie strictly between 0 and 1, got {rate!r}.")
 
 
-def _listing(labels):
-    shown = ", ".join(map(repr, labels[:_MAX_LISTED]))
-    return shown if len(labels) <= _MAX_LISTED else f"{shown}, ... ({len(labels)} in all)"
+def listed(texts):
+    """Join texts for a message; of many, the first ones and their number."""
+    texts = list(texts)
+    shown = ", ".join(texts[:_MAX_LISTED])
+    return shown if len(texts) <= _MAX_LISTED else f"{shown}, ... ({len(texts)} in all)"
 
 
 def _suggestion(label, known):

@@ -132,7 +132,9 @@ def test_images_of_different_sizes_get_maps_of_image_size(fitted):
     assert fitted.anomaly_maps([larger, images[1]]).shape == (2, 64, 64)
 
 
-@pytest.mark.filterwarnings("ignore:fewer than 5 normal samples")
+@pytest.mark.filterwarnings(
+    "ignore:fewer than 5 normal samples", "ignore:1 of 16 images have sides"
+)
 def test_images_of_any_size_fit_and_score_together():
     images, labels = product_images(12)
     odd = [np.full((1, 1), 90, np.uint8), np.linspace(0, 1, 5000)[None], np.zeros((5000, 1, 3))]

@@ -29,7 +29,8 @@ class FeatureCache:
     Past it all levels go to a memory-mapped float16 file in a temporary folder, removed on exit.
     Each channel is then stored relative to its mean and spread in the first block, because half
     precision has three digits. `shapes` holds (n_positions, n_features) of each level. `dtype` is
-    float32 for images, float64 for vectors.
+    float32 for images, float64 for vectors. `sizes`, an ndarray (n_own_samples, 2), is for the
+    heights and widths before resizing.
     """
 
     def __init__(self, n_samples, shapes, dtype=np.float32, budget=None, processes=ALONE):
@@ -38,7 +39,9 @@ class FeatureCache:
         self.processes = processes
         self._n_samples = n_samples
         self._folder = None
-        held = [(len(processes.own(np.arange(n_samples))), *shape) for shape in self.shapes]
+        n_own = len(processes.own(np.arange(n_samples)))
+        self.sizes = np.zeros((n_own, 2), dtype=np.int64)
+        held = [(n_own, *shape) for shape in self.shapes]
         needed = sum(map(math.prod, held)) * self.dtype.itemsize
         if budget is None:
             budget = default_budget() // processes.n_local
@@ -135,6 +138,7 @@ def cached_features(reader, X, rows, budget, processes=ALONE):
             own_rows = rows[processes.own(np.arange(len(rows)))]
             for features, sizes in reader.batches(X, own_rows, quiet=not processes.is_first):
                 cache.write(n_written, features)
+                cache.sizes[n_written : n_written + len(sizes)] = sizes
                 n_written += len(sizes)
         yield cache
 

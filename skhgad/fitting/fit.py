@@ -26,6 +26,7 @@ from .samples import LabelledSamples
 from .schedule import training_plan
 from .start import build_level
 from .training import train_levels
+from .warn import warn_of_enlarged_images, warn_of_few_held_out, warn_of_labels, warn_of_spreads
 
 
 def fit_detector(detector, X, y=None, *, on_pass=None):
@@ -50,8 +51,16 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
     generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
 
     normal = np.flatnonzero(codes >= 0)
+    if processes.is_first:
+        warn_of_labels(classes, marks_anomalies=len(normal) < len(codes))
+        if reader.extractor is None:
+            names = getattr(detector, "feature_names_in_", None)
+            warn_of_spreads(X[normal], codes[normal], names)
     shapes, device = reader.level_shapes(X), reader.device
     with cached_features(reader, X, normal, parameters["cache_budget"], processes) as cache:
+        sizes = processes.gather_rows(cache.sizes, np.arange(len(normal)))
+        if processes.is_first and reader.extractor is not None:
+            warn_of_enlarged_images(X, normal, sizes, parameters)
         everything = LabelledSamples(cache, np.arange(len(normal)), codes[normal], len(classes))
         everything, classes = find_classes(
             everything, classes, parameters["n_classes"], random_state
@@ -78,6 +87,9 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         offset = choose_offset(model, everything, calibration, parameters["contamination"], device)
     processes.share_state(model)  # machines that differ round differently
     calibration, offset = processes.broadcast((calibration, offset))
+    if processes.is_first:
+        n_held_out = np.bincount(codes[held_out], minlength=len(classes))
+        warn_of_few_held_out(n_held_out, classes, parameters)
     return {
         "model_": FittedModel(reader.extractor, model, calibration, classes),
         "classes_": classes,

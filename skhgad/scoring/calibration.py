@@ -65,10 +65,15 @@ def threshold(scores, false_alarm_rate=FALSE_ALARM_RATE):
     return float(np.sort(scores)[rank - 1])
 
 
+def samples_needed(rate):
+    """Return how many normal samples it takes for a quantile that can promise this rate."""
+    return math.ceil(1 / rate - 1 - 1e-9)
+
+
 def promised_threshold(scores, false_alarm_rate):
     """`threshold`, with a UserWarning where there are too few samples to promise the rate."""
     check_rate(false_alarm_rate, "false_alarm_rate")
-    needed = math.ceil(1 / false_alarm_rate - 1 - 1e-9)
+    needed = samples_needed(false_alarm_rate)
     if len(scores) < needed:
         warnings.warn(
             f"false_alarm_rate={false_alarm_rate:g} needs at least {needed} calibration samples, "
@@ -105,7 +110,7 @@ def is_unknown(typicality, codes, calibration, rate):
     fewest = np.where(counts, counts, len(calibration.codes)).min()
     if fewest + 1 < 1 / rate - 1e-9:
         warnings.warn(
-            f"unknown_rate={rate:g} needs at least {math.ceil(1 / rate - 1 - 1e-9)} held-out "
+            f"unknown_rate={rate:g} needs at least {samples_needed(rate)} held-out "
             f"normals in a class to find any unknown; one has {fewest}.",
             UserWarning,
             stacklevel=6,

@@ -1,0 +1,173 @@
+"""Warnings of `fit`: data that it takes, but that will hardly give what the user wants.
+
+Each function warns at most once and says what was found and what to do. Only the first of several
+processes should call them.
+"""
+
+import math
+import re
+import warnings
+
+import numpy as np
+
+from ..parameters import image_size
+from ..scoring.calibration import FALSE_ALARM_RATE, samples_needed
+from ..validation import listed
+
+_DEFECT_NAMES = frozenset(
+    "abnormal anomalies anomalous anomaly bad broken damaged defect defective defects fail failed "
+    "fault faulty ng nogood nok notgood notok outlier outliers reject rejected rejects".split()
+)
+_GOOD_NAMES = frozenset("fine good normal normals ok okay pass passed".split())
+_LARGE, _SMALL = 100, 1 / 1000  # spreads relative to the median: from there on features are lost
+_ENLARGED = 4  # times in both directions
+_SMALLEST_INPUT = 32  # pixels a side: the coarsest stride of a usual backbone
+
+
+def warn_of_labels(classes, *, marks_anomalies):
+    """Warn where the classes look like good and defective, not like products.
+
+    `classes` are as from `check_y`. `marks_anomalies` tells whether y has the label -1 as well; 0
+    and 1 are products then.
+    """
+    names = classes.tolist()
+    if [str(name) for name in names] == ["0", "1"]:
+        if not marks_anomalies:
+            zero, one = map(repr, names)
+            _warn(
+                f"y holds {zero} and {one}, which fit takes for two products, both normal. If "
+                f"{one} marks defects, pass np.where(np.asarray(y) == {one}, -1, 1); if {zero} "
+                f"does, pass np.where(np.asarray(y) == {zero}, -1, 1). If both are products, give "
+                f"them names: np.where(np.asarray(y) == {one}, 'B', 'A')."
+            )
+        return
+    defects = [name for name in names if _plain(name) in _DEFECT_NAMES]
+    good = [name for name in names if _plain(name) in _GOOD_NAMES]
+    if defects:
+        _warn(
+            f"y names the classes {defects}, which fit takes for products whose samples are "
+            f"normal. If they are defects, pass np.where(np.isin(y, {defects}), '-1', y): -1 marks "
+            "known anomalies."
+        )
+    elif good and len(good) < len(names):
+        others = [name for name in names if name not in good]
+        _warn(
+            f"y names the classes {listed(map(repr, others))} beside {good}, and fit takes all of "
+            f"them for products whose samples are normal. If only {good} are, pass "
+            f"np.where(np.isin(y, {good}), y, '-1'): -1 marks known anomalies."
+        )
+
+
+def warn_of_spreads(X, codes, names=None):
+    """Warn where features have spreads of other orders of magnitude than the others.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float64
+        Normal samples.
+    codes : ndarray of shape (n_samples,), int64
+        Their classes. Spreads are standard deviations within classes.
+    names : ndarray of shape (n_features,), default=None
+        Names of the features.
+    """
+    spreads = _spreads_within_classes(X, codes)
+    varying = np.flatnonzero(spreads > 1e-12 * np.abs(X).max(axis=0))
+    if not len(varying):
+        return
+    typical = np.percentile(spreads[varying], 50, method="lower")
+    relative = spreads[varying] / typical
+    far = varying[(relative > _LARGE) | (relative < _SMALL)]
+    if not len(far):
+        return
+    far = far[np.argsort(-np.abs(np.log(spreads[far] / typical)), kind="stable")]
+    found = [
+        f"{f'feature {i}' if names is None else repr(str(names[i]))} has {spreads[i]:.3g}"
+        for i in far
+    ]
+    _warn(
+        f"the features of X have very different units: their median standard deviation is "
+        f"{typical:.3g}, but {listed(found)}. The detector hardly sees what happens in the "
+        "smaller ones. Scale them first: make_pipeline(StandardScaler(), HGADDetector())."
+    )
+
+
+def _spreads_within_classes(X, codes):
+    squares = np.zeros(X.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):
+        for code in np.unique(codes):
+            of_class = X[codes == code]
+            squares += ((of_class - of_class.mean(axis=0)) ** 2).sum(axis=0)
+        spreads = np.sqrt(squares / len(X))
+    return np.where(np.isfinite(spreads), spreads, 0)
+
+
+def warn_of_enlarged_images(source, rows, sizes, parameters):
+    """Warn of images much smaller than `image_size`.
+
+    Parameters
+    ----------
+    source : ImageSource
+    rows : ndarray of shape (n,)
+        Positions in it of the images that were read.
+    sizes : ndarray of shape (n, 2)
+        Their height and width in pixels.
+    parameters : dict
+        Of the detector.
+    """
+    target = image_size(parameters["image_size"])
+    enlarged = np.flatnonzero((_ENLARGED * sizes < target).all(axis=1))
+    if not len(enlarged):
+        return
+    smallest = enlarged[np.argmin(sizes[enlarged].prod(axis=1))]
+    height, width = sizes[smallest].tolist()
+    side = max(_SMALLEST_INPUT, _ENLARGED * max(height, width))
+    _warn(
+        f"{len(enlarged)} of {len(sizes)} images have sides under a quarter of image_size "
+        f"({target[0]} x {target[1]}): {source.name(int(rows[smallest]))} has {height} x {width} "
+        "pixels (height x width). They are enlarged, which adds no detail. Pass the images as "
+        f"large as they were taken, or set image_size nearer to theirs, e.g. image_size={side}."
+    )
+
+
+def warn_of_few_held_out(n_held_out, classes, parameters):
+    """Warn where too few normals are held out to keep the promised rate of false alarms.
+
+    `n_held_out`, an ndarray of int, counts the held-out normals of each of `classes`. Only
+    ``contamination="auto"`` promises a rate.
+    """
+    if parameters["contamination"] != "auto":
+        return
+    needed, percent = samples_needed(FALSE_ALARM_RATE), f"{100 * FALSE_ALARM_RATE:g} %"
+    names, where = [f"class {name!r}" for name in classes.tolist()], "in every class"
+    if not parameters["class_calibration"]:  # one threshold, the rate is promised of all together
+        names, where, n_held_out = ["all classes"], "in all", n_held_out.sum(keepdims=True)
+    few = [
+        f"{name} has {n} ({_expected(n)})"
+        for name, n in zip(names, n_held_out.tolist(), strict=True)
+        if n < needed
+    ]
+    if not few:
+        return
+    fraction = parameters["validation_fraction"]
+    enough = f"fit about {math.ceil(needed / fraction)} normals" if fraction else "fit more normals"
+    _warn(
+        f"too few held-out normals to flag only about {percent} of the good samples, which takes "
+        f"{needed} {where}: {listed(few)}. Give {enough} {where}, or let a larger "
+        f"validation_fraction than {fraction:g} hold out more of them."
+    )
+
+
+def _expected(n_held_out):
+    """Say how many good samples are flagged below the lowest of so many held-out ones."""
+    if n_held_out == 0:
+        return "most of its good samples may be flagged"
+    return f"expect about {1 / (n_held_out + 1):.0%} to be flagged".replace("%", " %")
+
+
+def _plain(name):
+    return re.sub(r"[\W_]", "", str(name)).casefold()
+
+
+def _warn(text):
+    # The caller of HGADDetector.fit, which calls fit_detector, which calls a function above.
+    warnings.warn(text, UserWarning, stacklevel=5)
