@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from sklearn.utils import Bunch
 
-from ..validation import check_anomaly_labels, check_groups, check_score_values
+from ..validation import check_anomaly_labels, check_groups, check_rate, check_score_values
 
-__all__ = ["image_metrics", "summarize", "unified_roc_auc", "warn_undefined"]
+__all__ = ["image_metrics", "miss_rates", "summarize", "unified_roc_auc", "warn_undefined"]
 
 
 def image_metrics(
@@ -68,8 +68,7 @@ def image_metrics(
     labels = check_groups(class_labels, len(is_anomaly))
     offsets = None if offset is None else _check_offset(offset, scores.shape)
     per_class = {}
-    for label in sorted(set(labels), key=str):
-        inside = np.array([other == label for other in labels])
+    for label, inside in _members(labels):
         per_class[label] = _image_figures(
             is_anomaly[inside],
             scores[inside],
@@ -78,6 +77,12 @@ def image_metrics(
         )
     pooled = _image_figures(is_anomaly, scores, offsets, name="pooled")
     return summarize(per_class, pooled)
+
+
+def _members(labels: list[Any]) -> Iterator[tuple[Any, NDArray[np.bool_]]]:
+    """Yield each class and which samples belong to it."""
+    for label in sorted(set(labels), key=str):
+        yield label, np.array([other == label for other in labels])
 
 
 def _check_offset(offset: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -113,6 +118,80 @@ def _image_figures(
         kind = "normal sample" if is_anomaly.all() else "anomaly (y = -1)"
         warn_undefined(name, f"no {kind} among {len(is_anomaly)} samples", undefined)
     return figures
+
+
+def miss_rates(
+    y: ArrayLike,
+    scores: ArrayLike,
+    class_labels: ArrayLike | None = None,
+    *,
+    false_alarm_rates: Sequence[float] = (0.01, 0.05, 0.1),
+) -> Bunch:
+    """Return the share of anomalies that are missed at given shares of false alarms.
+
+    The threshold of each rate is the highest one that flags at most this share of the normal
+    samples given. Those of `per_class` are of each class alone, whatever the detector's own is.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        +1 for normal and -1 for anomaly, or class labels with -1 (or "-1") for anomalies.
+    scores : array-like of shape (n_samples,)
+        `score_samples`: higher = more normal.
+    class_labels : array-like of shape (n_samples,), default=None
+        The product class of every sample, also of anomalies; None is one class, "all".
+    false_alarm_rates : sequence of float in (0, 1), default=(0.01, 0.05, 0.1)
+
+    Returns
+    -------
+    misses : Bunch
+        `per_class` (dict from class to dict), `mean` (over classes) and `pooled` (one threshold
+        for all). Each dict has the share of missed anomalies, a float, by false-alarm rate. It is
+        nan, without a warning, if there are no anomalies or fewer than ``1 / rate`` normals, of
+        which none may be flagged.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If lengths differ, a score is not finite, a class label is -1, or a rate is not between 0
+        and 1.
+
+    Examples
+    --------
+    >>> from skhgad.metrics import miss_rates
+    >>> normal, anomalous = range(10, 20), [9, 10, 11, 12]
+    >>> misses = miss_rates([1] * 10 + [-1] * 4, [*normal, *anomalous])
+    >>> misses.pooled  # one of ten normals may be flagged: scores below 11 are
+    {0.01: nan, 0.05: nan, 0.1: 0.5}
+    """
+    is_anomaly = check_anomaly_labels(y)
+    scores = check_score_values(scores, len(is_anomaly))
+    labels = check_groups(class_labels, len(is_anomaly))
+    for rate in false_alarm_rates:
+        check_rate(rate, "false_alarm_rates")
+    per_class = {
+        label: _misses(is_anomaly[inside], scores[inside], false_alarm_rates)
+        for label, inside in _members(labels)
+    }
+    mean = {
+        rate: float(np.mean([misses[rate] for misses in per_class.values()]))
+        for rate in false_alarm_rates
+    }
+    pooled = _misses(is_anomaly, scores, false_alarm_rates)
+    return Bunch(per_class=per_class, mean=mean, pooled=pooled)
+
+
+def _misses(
+    is_anomaly: NDArray[np.bool_], scores: NDArray[np.float64], rates: Sequence[float]
+) -> dict[float, float]:
+    normals, anomalies = np.sort(scores[~is_anomaly]), scores[is_anomaly]
+    misses = {}
+    for rate in rates:
+        n_flagged = int(rate * len(normals) + 1e-9)  # at most
+        misses[rate] = np.nan
+        if n_flagged and len(anomalies):
+            misses[rate] = float(np.mean(anomalies >= normals[n_flagged]))
+    return misses
 
 
 def summarize(per_class: Mapping[Any, Mapping[str, float]], pooled: Mapping[str, float]) -> Bunch:

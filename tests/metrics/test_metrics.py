@@ -19,6 +19,7 @@ from skhgad.metrics import (
     PixelMetrics,
     histograms,
     image_metrics,
+    miss_rates,
     per_pixel,
     pixel_metrics,
     unified_roc_auc,
@@ -110,6 +111,39 @@ def test_image_metrics_without_offset_has_no_rates_and_one_class_by_default():
     assert set(figures.pooled) == {"auroc", "ap", "f1_max"}
     assert figures.per_class == {"all": figures.pooled}
     assert figures.pooled.auroc == 1.0
+
+
+def test_miss_rates_by_hand():
+    # bolt: normals 1 to 20. At 5 % one may be flagged, below 2; at 10 % two, below 3.
+    # nut: normals 10, 20, ... 100. One may be flagged at 10 %, below 20; none at 5 %.
+    bolts, nuts = [*range(1, 21), 0, 1, 2, 3, 30], [*range(10, 101, 10), 19, 20, 21, 25]
+    y = [1] * 20 + [-1] * 5 + [1] * 10 + [-1] * 4
+    names = ["bolt"] * 25 + ["nut"] * 14
+    found = miss_rates(y, bolts + nuts, names)
+    nan = np.nan
+    np.testing.assert_equal(found.per_class["bolt"], {0.01: nan, 0.05: 3 / 5, 0.1: 2 / 5})
+    np.testing.assert_equal(found.per_class["nut"], {0.01: nan, 0.05: nan, 0.1: 3 / 4})
+    np.testing.assert_equal(found.mean, {0.01: nan, 0.05: nan, 0.1: (2 / 5 + 3 / 4) / 2})
+    # Pooled, 30 normals: one may be flagged at 5 %, below 2; three at 10 %, below 4.
+    np.testing.assert_equal(found.pooled, {0.01: nan, 0.05: 7 / 9, 0.1: 5 / 9})
+
+
+def test_miss_rates_lie_on_the_roc_curve():
+    rng = np.random.default_rng(0)
+    y = np.repeat([1, -1], [500, 300])
+    scores = rng.normal(size=800).round(1) - (y == -1)  # rounded: many ties
+    rates = (0.002, 0.01, 0.2, 0.7)
+    fpr, tpr, _ = roc_curve(y == -1, -scores, drop_intermediate=False)
+    expected = {rate: 1 - tpr[fpr <= rate].max() for rate in rates}
+    assert miss_rates(y, scores, false_alarm_rates=rates).pooled == pytest.approx(expected)
+
+
+def test_miss_rates_of_bad_rates_and_without_anomalies():
+    with pytest.raises(ValueError, match="false_alarm_rates must lie strictly between"):
+        miss_rates([1, -1], [2, 1], false_alarm_rates=[5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(miss_rates([1] * 100, range(100)).pooled[0.01])
 
 
 def test_offset_may_differ_per_sample():
