@@ -26,13 +26,14 @@ def run(args):
     """Inspect test images and print the figures."""
     from ..report.evaluation import Measurement, figures_text, labelled_images, without_nan
     from ..report.findings import inspect_files
+    from ..report.product_warnings import expected_false_alarm_rate
     from ..storage.files import check_file_place, whole_file
 
     if args.json is not None:
         check_file_place(args.json, "--json")
     detector = load_detector(args)
     data = labelled_images(detector, args.folder, args.classes)
-    measurement = Measurement(data, detector.offset_)
+    measurement = Measurement(data, detector.offset_, expected_false_alarm_rate(detector))
     findings = inspect_files(detector, data.images.tolist(), maps=bool(measurement.masked))
     for index, finding in enumerate(findings):
         measurement.update(index, finding)

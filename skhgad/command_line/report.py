@@ -28,14 +28,15 @@ def add_options(commands):
         "--out",
         metavar="DIR",
         required=True,
-        help="folder for report.html, about 2 kB an image and 150 kB for each of --top",
+        help="folder for report.html, about 2 kB an image and 150 kB for each one of --top",
     )
     command.add_argument(
         "--top",
         type=parse_count,
-        default=12,
+        default=4,
         metavar="N",
-        help="most anomalous images to show with their heat maps, at most 100 (default: "
+        help="images of each product to show with heat maps: the most anomalous and, where "
+        "there are labels, as many missed anomalies and false alarms; at most 100 (default: "
         "%(default)s)",
     )
     add_class_options(command)
@@ -46,9 +47,10 @@ def add_options(commands):
 def run(args):
     """Inspect images and write the page."""
     from ..display.drawing import drawing_library
-    from ..report.contents import collect, draw_card, draw_pictures
+    from ..report.contents import collect, draw_groups, draw_pictures
     from ..report.evaluation import Measurement, figures_text, labelled_images
     from ..report.page import render_page
+    from ..report.product_warnings import expected_false_alarm_rate
     from ..storage.files import whole_file
 
     drawing_library("the report")
@@ -56,12 +58,13 @@ def run(args):
     detector = load_detector(args)
     if is_labelled(args.folder):
         data = labelled_images(detector, args.folder, args.classes)
-        paths, measurement = data.images.tolist(), Measurement(data, detector.offset_)
+        paths, expected_rate = data.images.tolist(), expected_false_alarm_rate(detector)
+        measurement = Measurement(data, detector.offset_, expected_rate)
     elif args.classes is not None:
         raise ValueError(f"--classes: {args.folder!r} holds no <class>/test/ folders to choose of.")
     else:
         (paths, _), data, measurement = image_paths([args.folder]), None, None
-    rows, clearest = collect(detector, paths, args.folder, measurement, args.top)
+    rows, groups = collect(detector, paths, args.folder, measurement, args.top)
     figures = None
     if measurement is not None:
         figures = measurement.figures()
@@ -72,7 +75,7 @@ def run(args):
         source=args.folder,
         model=args.model,
         figures=figures,
-        cards=[draw_card(clear, rows, detector) for clear in clearest],
+        groups=draw_groups(groups, rows, detector),
         pictures=draw_pictures(detector, paths, rows, data),
     )
     target = Path(args.out) / _NAME

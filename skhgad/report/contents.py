@@ -1,9 +1,9 @@
 """Rows, cards and pictures of the report."""
 
 import base64
-import heapq
 import io
 import os
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..display.heat_maps import HeatScale
 from ..images.source import ImageSource
 from ..scoring.explanation import locate
 from ..scoring.maps import resize
+from .clearest import Clearest
 from .findings import inspect_files
 
 _THUMBNAIL, _PICTURE = 72, 320  # longest side in pixels
@@ -49,25 +50,16 @@ class Row(NamedTuple):
     area: float
 
     @property
+    def product(self):
+        """The product class: as labelled, else as inferred."""
+        return self.inferred_class if self.true_class is None else self.true_class
+
+    @property
     def verdict(self):
         """In a word or two; with labels, whether it is right."""
         if self.defect is None or (self.defect == "good") != self.is_anomaly:
             return "anomaly" if self.is_anomaly else "normal"
         return "false alarm" if self.is_anomaly else "missed"
-
-
-class Clear(NamedTuple):
-    """One of the most anomalous images, at the size of the page.
-
-    Tuples compare by score, then by `minus_index`: the earlier image is greater. `pixels`, of shape
-    (height, width[, 3]), are uint8; map and mask (bool, or None) have shape (height, width).
-    """
-
-    anomaly_score: float
-    minus_index: int
-    pixels: np.ndarray
-    anomaly_map: np.ndarray
-    mask: np.ndarray | None
 
 
 class Card(NamedTuple):
@@ -97,11 +89,11 @@ class Picture(NamedTuple):
 
 
 def collect(detector, paths, folder, measurement, n_clearest):
-    """Inspect images; return a list of Row, in order, and of Clear, the most anomalous first.
+    """Inspect images; return a list of Row, in order, and of Group, `n_clearest` images in each.
 
     `measurement` is given each finding; None without labels.
     """
-    rows, heap = [], []
+    rows, clearest = [], Clearest(n_clearest)
     for index, finding in enumerate(inspect_files(detector, paths, maps=True)):
         pixels = ImageSource([finding.path], value_range=detector.value_range).read(0)
         location = locate(finding.anomaly_map, -detector.offset_)
@@ -111,26 +103,30 @@ def collect(detector, paths, folder, measurement, n_clearest):
             data = measurement.data
             true_class, defect = str(data.class_label[index]), str(data.defect[index])
             mask = data.mask[index]
-        rows.append(
-            Row(
-                path=os.path.relpath(finding.path, folder),
-                thumbnail=_jpeg_uri(_reduced(pixels, _THUMBNAIL)),
-                inferred_class=str(finding.class_label),
-                true_class=true_class,
-                defect=defect,
-                score=finding.score,
-                p_value=finding.p_value,
-                is_anomaly=finding.is_anomaly,
-                peak=location.peak_position,
-                n_regions=len(location.regions),
-                area=location.area,
-            )
+        row = Row(
+            path=os.path.relpath(finding.path, folder),
+            thumbnail=_jpeg_uri(_reduced(pixels, _THUMBNAIL)),
+            inferred_class=str(finding.class_label),
+            true_class=true_class,
+            defect=defect,
+            score=finding.score,
+            p_value=finding.p_value,
+            is_anomaly=finding.is_anomaly,
+            peak=location.peak_position,
+            n_regions=len(location.regions),
+            area=location.area,
         )
-        order = (-finding.score, -index)
-        if n_clearest and (len(heap) < n_clearest or order > heap[0][:2]):
-            clear = Clear(*order, *_page_size(pixels, finding.anomaly_map, mask))
-            (heapq.heappush if len(heap) < n_clearest else heapq.heapreplace)(heap, clear)
-    return rows, sorted(heap, key=lambda clear: clear[:2], reverse=True)
+        rows.append(row)
+        clearest.offer(index, row, partial(_page_size, pixels, finding.anomaly_map, mask))
+    return rows, clearest.groups()
+
+
+def draw_groups(groups, rows, detector):
+    """Draw the images of the groups from `collect`; return the groups with a Card for each."""
+    return [
+        group._replace(images=[draw_card(clear, rows, detector) for clear in group.images])
+        for group in groups
+    ]
 
 
 def draw_card(clear, rows, detector):

@@ -6,8 +6,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..datasets.loaders import load_folder
-from ..metrics.per_image import image_metrics
+from ..metrics.per_image import image_metrics, miss_rates
 from ..metrics.per_pixel import PixelMetrics
+from ..scoring.calibration import FALSE_ALARM_RATE
+from ..validation import listed
+from .product_warnings import product_warnings
 
 # Headings, and names of the figures in `skhgad.metrics`.
 _IMAGE_COLUMNS = {
@@ -17,6 +20,7 @@ _IMAGE_COLUMNS = {
     "false alarms": "false_alarm_rate",
     "misses": "miss_rate",
 }
+_MISSES_AT = (0.01, 0.05, 0.1)  # false-alarm rates
 _PIXEL_COLUMNS = {"pixel AUROC": "auroc", "AUPRO": "aupro"}
 
 
@@ -47,12 +51,13 @@ def labelled_images(detector, folder, classes):
 class Measurement:
     """Compute the figures of findings in labelled images.
 
-    `data` is as from `load_folder`, `offset` the threshold. `masked` is the set of classes with
-    pixel figures, whose findings need maps; `unmasked` lists the others.
+    `data` is as from `load_folder`, `offset` the threshold, `expected_rate` the share of normal
+    images that should be flagged. `masked` is the set of classes with pixel figures, whose
+    findings need maps; `unmasked` lists the others.
     """
 
-    def __init__(self, data, offset):
-        self.data, self.offset = data, offset
+    def __init__(self, data, offset, expected_rate=FALSE_ALARM_RATE):
+        self.data, self.offset, self.expected_rate = data, offset, expected_rate
         self.masked = masked_classes(data)
         self.unmasked = [name for name in np.unique(data.class_label) if name not in self.masked]
         self._scores, self._inferred, self._pixels = [], [], PixelMetrics()
@@ -72,18 +77,54 @@ class Measurement:
         -------
         dict
             `n_images`, `n_anomalies`, `offset`, `class_found` (share of the images whose class is
-            inferred rightly), `image` (from `image_metrics`), and `pixel` (from `PixelMetrics`;
-            None if no class has masks).
+            inferred rightly), `image` (from `image_metrics`), `misses_at` (from `miss_rates`),
+            `pixel` (from `PixelMetrics`; None if no class has masks), `expected_false_alarm_rate`,
+            `warnings` (from `product_warnings`), and `notes` (list of str: what figures mean, and
+            why some are missing).
         """
         data = self.data
+        is_anomaly, is_flagged = data.y == -1, np.array(self._scores) < self.offset
         return {
             "n_images": len(self._scores),
             "n_anomalies": int(np.sum(data.y == -1)),
             "offset": self.offset,
             "class_found": float(np.mean(np.array(self._inferred) == data.class_label)),
             "image": image_metrics(data.y, self._scores, data.class_label, offset=self.offset),
+            "misses_at": miss_rates(
+                data.y, self._scores, data.class_label, false_alarm_rates=_MISSES_AT
+            ),
             "pixel": self._pixels.compute() if self.masked else None,
+            "expected_false_alarm_rate": self.expected_rate,
+            "warnings": product_warnings(
+                is_anomaly, is_flagged, data.class_label, self.expected_rate
+            ),
+            "notes": _notes(is_anomaly, data.class_label, self.offset),
         }
+
+
+def _notes(is_anomaly, class_labels, offset):
+    """Say what the false alarms and misses of the table are, and why some are missing."""
+    *rates, last = (f"{100 * rate:g}" for rate in _MISSES_AT)
+    notes = [
+        f"false alarms, misses: at the model's own threshold {offset:.4g}",
+        f"at {', '.join(rates)} and {last} %: misses where the threshold flags at most this share "
+        "of the test normals of the product (pooled: of all)",
+    ]
+    few, without = [], []
+    for label in np.unique(class_labels):
+        inside = class_labels == label
+        n_anomalies = np.sum(is_anomaly[inside])
+        n_normals = np.sum(inside) - n_anomalies
+        if not n_anomalies:
+            without.append(str(label))
+        elif n_normals < 1 / min(_MISSES_AT):
+            few.append(f"{label} has {n_normals}")
+    if few:
+        needed = ", ".join(f"{1 / rate:.0f} at {100 * rate:g} %" for rate in _MISSES_AT)
+        notes.append(f"test normals of a product that this takes: {needed}; {listed(few)}")
+    if without:
+        notes.append(f"no misses of {listed(without)}: no anomalies among its test images")
+    return notes
 
 
 def masked_classes(data):
@@ -101,24 +142,26 @@ def results_table(figures):
 
     Returns the columns' headings, a list of str, and a list of ResultsRow.
     """
-    image, pixel = figures["image"], figures["pixel"]
-    columns = [*_IMAGE_COLUMNS, *(_PIXEL_COLUMNS if pixel is not None else ())]
+    image, misses, pixel = figures["image"], figures["misses_at"], figures["pixel"]
+    columns = [*_IMAGE_COLUMNS, *(f"at {100 * rate:g} %" for rate in _MISSES_AT)]
+    columns += _PIXEL_COLUMNS if pixel is not None else ()
 
-    def row(name, is_summary, of_images, of_pixels):
+    def row(name, is_summary, of_images, of_misses, of_pixels):
         values = [of_images[key] for key in _IMAGE_COLUMNS.values()]
+        values += [of_misses[rate] for rate in _MISSES_AT]
         if pixel is not None:
             values += [of_pixels.get(key, math.nan) for key in _PIXEL_COLUMNS.values()]
         return ResultsRow(name, is_summary, values)
 
     masked = {} if pixel is None else pixel.per_class
     rows = [
-        row(str(name), False, of_images, masked.get(name, {}))
+        row(str(name), False, of_images, misses.per_class[name], masked.get(name, {}))
         for name, of_images in image.per_class.items()
     ]
     for key in ("mean", "pooled"):
         # A product may have this name as well.
         name = f"{key} (all classes)" if key in image.per_class else key
-        rows.append(row(name, True, image[key], {} if pixel is None else pixel[key]))
+        rows.append(row(name, True, image[key], misses[key], {} if pixel is None else pixel[key]))
     return columns, rows
 
 
@@ -137,13 +180,14 @@ def figures_text(figures, unmasked):
     text += [
         f"{figures['n_images']} images, {figures['n_anomalies']} of them anomalies; product class "
         f"inferred, rightly for {100 * figures['class_found']:.1f} %",
-        f"false alarms, misses: at the model's own threshold {figures['offset']:.4g}",
+        *figures["notes"],
     ]
     if unmasked:
         rest = ", and not in their mean and pooled figures" if figures["pixel"] is not None else ""
         text.append(
             f"no pixel figures of {', '.join(unmasked)}: anomalies without masks, or none{rest}"
         )
+    text += [f"warning: {warning['text']}" for warning in figures["warnings"]]
     return "\n".join(text)
 
 

@@ -10,6 +10,7 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -31,11 +32,11 @@ class Table(NamedTuple):
     summary: Sequence[list[str]] = ()
 
 
-def render_page(detector, rows, *, source, model, figures, cards, pictures):
+def render_page(detector, rows, *, source, model, figures, groups, pictures):
     """Return the page, a str.
 
     `source` and `model` are folders; `figures` are as from `Measurement.figures`, None without
-    labels.
+    labels; `groups` as from `draw_groups`.
     """
     style, script = _read("page.css"), _read("page.js")
     environment = Environment(
@@ -49,18 +50,33 @@ def render_page(detector, rows, *, source, model, figures, cards, pictures):
         model=model,
         facts=_facts(detector, rows, figures),
         classes=_class_table(rows) if figures is None else _results(figures),
-        cards=cards,
+        notes=[] if figures is None else figures["notes"],
+        warnings=[] if figures is None else [found["text"] for found in figures["warnings"]],
+        products=[(name, list(of_it)) for name, of_it in groupby(groups, lambda g: g.product)],
         pictures=pictures,
-        choices={
-            "verdict": sorted({row.verdict for row in rows}),
-            "class": sorted({row.inferred_class for row in rows}),
-        },
+        card_choices=_choices([card.row for group in groups for card in group.images], "product"),
+        row_choices=_choices(rows, "class"),
         is_labelled=rows[0].defect is not None,
         rows=sorted(rows, key=lambda row: row.score),
         parameters=_parameters(detector),
         versions=Table(["package", "version"], [[name, _version(name)] for name in _PACKAGES]),
         python=platform.python_version(),
     )
+
+
+def _choices(rows, class_filter):
+    """Return the values of each filter of images, by its name.
+
+    `class_filter` is "product", or "class" for the class inferred.
+    """
+    choices = {
+        class_filter: {
+            row.product if class_filter == "product" else row.inferred_class for row in rows
+        },
+        "label": {row.defect for row in rows if row.defect is not None},
+        "verdict": {row.verdict for row in rows},
+    }
+    return {name: sorted(values) for name, values in choices.items() if values}
 
 
 def _read(name):

@@ -377,10 +377,16 @@ def test_evaluate_is_the_metrics_of_the_estimator(products, model, detector, tmp
         for name in ("checker", "stripe"):
             own = dict(expected.per_class[name])
             assert found[part]["per_class"][name] == pytest.approx(own, abs=1e-3)
-    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert found["expected_false_alarm_rate"] == 0.05
+    said = capsys.readouterr().out
+    assert all(f"warning: {warned['text']}" in said for warned in found["warnings"])
+    assert set(found["misses_at"]["per_class"]) == {"checker", "stripe"}
+    assert all(note in said for note in found["notes"]) and "checker has 3" in found["notes"][-1]
+    lines = {line.split()[0]: line.split() for line in said.splitlines()}
     row = image.pooled
     assert lines["pooled"][1:] == [
         *(f"{row[key]:.3f}" for key in ("auroc", "ap", "f1_max", "false_alarm_rate", "miss_rate")),
+        *("-" * 3),  # 6 normals are too few for misses at 1, 5 and 10 %
         *(f"{found['pixel']['pooled'][key]:.3f}" for key in ("auroc", "aupro")),
     ]
 

@@ -5,6 +5,8 @@ import hashlib
 import io
 import os
 import re
+import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 
@@ -16,13 +18,15 @@ from PIL import Image
 from skhgad import HGADDetector
 from skhgad.command_line.main import main
 from skhgad.datasets import load_folder
-from skhgad.metrics import image_metrics, pixel_metrics
+from skhgad.metrics import image_metrics, miss_rates, pixel_metrics
 from skhgad.regions import find_regions
+from skhgad.report.clearest import Clearest
 from skhgad.report.contents import Row
 from skhgad.report.evaluation import figures_text
 from skhgad.report.page import render_page
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def texture(rng, product, *, blob=False, size=(48, 48)):
@@ -106,6 +110,9 @@ class Page(HTMLParser):
     def all(self, tag):
         return [attributes for name, attributes in self.elements if name == tag]
 
+    def links(self):
+        return [attributes.get("href") for attributes in self.all("a")]
+
     def table(self):
         """The rows as dicts from the header."""
         header, *rows = self.rows
@@ -182,32 +189,40 @@ def test_products_called_mean_and_pooled_have_rows_of_their_own(detector):
     maps = rng.random((100, 8, 8)) + 0.1 * (names == "mean")[:, None, None]
     masks = (rng.random(maps.shape) < 0.5 * maps) & (y == -1)[:, None, None]
     image = image_metrics(y, scores, names, offset=0.5)
+    misses = miss_rates(y, scores, names)
     pixel = pixel_metrics(masks, maps, names)
     figures = {
         "n_images": 100, "n_anomalies": int(np.sum(y == -1)), "offset": 0.5, "class_found": 1.0,
-        "image": image, "pixel": pixel,
+        "image": image, "misses_at": misses, "pixel": pixel, "notes": [], "warnings": [],
     }  # fmt: skip
     expected = []
-    for name, of_images, of_pixels in (
-        ("mean", image.per_class["mean"], pixel.per_class["mean"]),
-        ("pooled", image.per_class["pooled"], pixel.per_class["pooled"]),
-        ("mean (all classes)", image.mean, pixel.mean),
-        ("pooled (all classes)", image.pooled, pixel.pooled),
+    for name, of_images, of_misses, of_pixels in (
+        ("mean", image.per_class["mean"], misses.per_class["mean"], pixel.per_class["mean"]),
+        (
+            "pooled",
+            image.per_class["pooled"],
+            misses.per_class["pooled"],
+            pixel.per_class["pooled"],
+        ),
+        ("mean (all classes)", image.mean, misses.mean, pixel.mean),
+        ("pooled (all classes)", image.pooled, misses.pooled, pixel.pooled),
     ):
         values = [of_images[k] for k in ("auroc", "ap", "f1_max", "false_alarm_rate", "miss_rate")]
-        values += [of_pixels[k] for k in ("auroc", "aupro")]
+        values += [*of_misses.values(), *(of_pixels[k] for k in ("auroc", "aupro"))]
         expected.append([name, *(f"{value:.3f}" for value in values)])
+        assert expected[-1].pop(6) == "nan"  # at 1 %: too few normals
     for column in zip(*expected, strict=True):
         assert len(set(column)) == 4  # a figure of another row would show
     lines = figures_text(figures, []).splitlines()[1:5]
-    assert [re.split(r"\s{2,}", line) for line in lines] == expected
+    assert [re.split(r"\s{2,}", line.replace("   -", "")) for line in lines] == expected
     row = Row("a.png", "data:,", "mean", "mean", "good", 1.0, 0.5, False, (0, 0), 0, 0.0)
     html = render_page(
-        detector, [row], source="in", model="model", figures=figures, cards=[], pictures=[]
+        detector, [row], source="in", model="model", figures=figures, groups=[], pictures=[]
     )
-    section = html[html.index('<section id="classes">') : html.index('<section id="clearest">')]
+    assert "#clearest" not in Page(html).links()
+    section = html[html.index('<section id="classes">') : html.index('<div id="pictures">')]
     cells = [re.findall(r"<td>(.*?)</td>", line) for line in section.split("</tr>")]
-    assert [line for line in cells if line] == expected
+    assert [[text for text in line if text != "–"] for line in cells if line] == expected
 
 
 def test_the_page_loads_nothing_and_runs_only_its_own_script(html):
@@ -225,6 +240,143 @@ def test_the_page_loads_nothing_and_runs_only_its_own_script(html):
         assert f"{tag}-src 'sha256-{digest}'" in policy
 
 
+def groups_of(html):
+    """The names of the images by product and heading, in the order of the page."""
+    section = html[html.index('<section id="clearest">') : html.index('<div id="pictures">')]
+    found = {}
+    for text in section.split('<section class="product"><h3><bdi>')[1:]:
+        product = text[: text.index("</bdi>")]
+        for group in text.split("<h4>")[1:]:
+            names = re.findall(r"<figcaption><bdi>(.*?)</bdi>", group)
+            found[product, re.split(r"[:,<]", group)[0]] = names
+    return found
+
+
+def row_of(product, score, label, offset=0.0):
+    name = f"{product}/{label}/{score}.png"
+    flagged = score < offset
+    return Row(name, "", product, product, label, score, 0.5, flagged, (0, 0), 0, 0.0)
+
+
+def test_every_product_has_groups_of_its_own():
+    scores = {
+        ("cap", "good"): [1, 2, 3, -1, -2, -3],
+        ("cap", "dent"): [-7, -9, -8, 5, 4, 6],
+        ("lid", "good"): [30, 20, 10],
+    }
+    rows = [row_of(product, score, label) for (product, label), v in scores.items() for score in v]
+    clearest = Clearest(2)
+    for index, row in enumerate(rows):
+        clearest.offer(index, row, lambda row=row: (row.path, None, None))
+    found = [(g.product, g.kind.title.split(":")[0].split(",")[0], [c.pixels for c in g.images])
+             for g in clearest.groups()]  # fmt: skip
+    assert found == [
+        ("cap", "Judged rightly", ["cap/dent/-9.png", "cap/dent/-8.png"]),
+        ("cap", "Missed", ["cap/dent/6.png", "cap/dent/5.png"]),
+        ("cap", "False alarms", ["cap/good/-3.png", "cap/good/-2.png"]),
+        ("lid", "Judged rightly", ["lid/good/10.png", "lid/good/20.png"]),
+    ]
+    assert [rows[-c.minus_index].path for g in clearest.groups() for c in g.images] == [
+        name for _, _, names in found for name in names
+    ]
+
+
+def test_pictures_are_made_of_the_clearest_only():
+    clearest, made = Clearest(1), []
+    for index, score in enumerate([-5, -4, -6, -6]):
+        row = row_of("cap", score, "dent")
+        clearest.offer(index, row, lambda i=index: made.append(i) or (i, None, None))
+    assert made == [0, 2]
+    none = Clearest(0)
+    none.offer(0, row, None)
+    assert none.groups() == []
+
+
+def test_the_page_shows_the_clearest_of_every_product(html, products, detector):
+    found = groups_of(html)
+    table = Page(html).table()
+    titles = {"Judged rightly": ("anomaly", "normal"), "Missed": ("missed",),
+              "False alarms": ("false alarm",)}  # fmt: skip
+    expected = {}
+    for product in ("checker", "stripe"):
+        for title, verdicts in titles.items():
+            of_kind = [row["image"] for row in table if row["verdict"] in verdicts]
+            names = [name for name in of_kind if name.startswith(product)]  # by score
+            if names:
+                expected[product, title] = (names[::-1] if title == "Missed" else names)[:2]
+    assert found == expected and {product for product, _ in found} == {"checker", "stripe"}
+
+
+def test_without_labels_products_are_the_classes_found(model, products, tmp_path):
+    html = run(model, products / "stripe/test", tmp_path / "out", "--top", "1")
+    table = Page(html).table()
+    first = {}
+    for row in table:
+        first.setdefault(row["class"], row["image"])
+    assert groups_of(html) == {(k, "Most anomalous"): [name] for k, name in sorted(first.items())}
+
+
+def test_filters_by_label_and_verdict(html):
+    page = Page(html)
+    options = re.findall(r'<form data-of="(\w+)" aria-label="[^"]+">(.*?)</form>', html, re.DOTALL)
+    filters = {of: dict(re.findall(r'<label>(\w+) <select data-filter="\1">(.*?)</select>', text))
+               for of, text in options}  # fmt: skip
+    assert {of: list(names) for of, names in filters.items()} == {
+        "cards": ["product", "label", "verdict"], "table": ["class", "label", "verdict"],
+    }  # fmt: skip
+    assert all("<output>" in text for _, text in options)  # says how many are left
+    rows = [row for row in page.all("tr") if "data-class" in row]
+    cards = [figure for figure in page.all("figure") if "data-product" in figure]
+    assert len(rows) == 12 and len(cards) == sum(map(len, groups_of(html).values()))
+    for of, items in (("table", rows), ("cards", cards)):
+        for name, text in filters[of].items():
+            values = re.findall("<option>(.*?)</option>", text)
+            assert values == sorted({item[f"data-{name}"] for item in items})
+    by_name = {row["image"]: row for row in page.table()}
+    texts = re.findall(r'data-label="(.*?)" data-verdict="(.*?)">\s*<td>.*?<bdi>(.*?)</bdi>', html)
+    for label, verdict, name in texts:
+        assert (by_name[name]["label"], by_name[name]["verdict"]) == (label, verdict)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_filters_hide_what_does_not_match(html, tmp_path):
+    act = """<script>
+    const set = (of, name, value) => {
+      const element = document.querySelector(`form[data-of="${of}"] [data-filter="${name}"]`);
+      element.value = value;
+      element.dispatchEvent(new Event("input"));
+    };
+    set("table", "label", "good");
+    set("table", "name", "STRIPE");
+    set("cards", "product", "checker");
+    </script></body>"""
+    html = re.sub("<meta http-equiv.*?>", "", html).replace("</body>", act)
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'browser'}", (tmp_path / "page.html").as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    page = Page(shown)
+    assert {(row["label"], row["image"].split("/")[0]) for row in page.table()} == {
+        ("good", "stripe")
+    }
+    assert "3 of 12 images</output>" in shown
+    cards = [figure for figure in page.all("figure") if "data-product" in figure]
+    assert all(("hidden" in card) == (card["data-product"] != "checker") for card in cards)
+    hidden = [section for section in page.all("section") if "hidden" in section]
+    n_groups = sum(product == "stripe" for product, _ in groups_of(html))
+    assert len(hidden) == 1 + n_groups  # the product, and its groups
+
+
+def test_warnings_and_notes_stand_on_the_page(html, products, model, capsys):
+    assert main(["evaluate", str(model), str(products)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    notes = [line for line in said if "at 1, 5 and 10 %" in line or "test normals" in line]
+    assert len(notes) == 2 and all(f'<p class="note">{line}</p>' in html for line in notes)
+    warned = [line.split(": ", 1)[1] for line in said if line.startswith("warning: ")]
+    assert warned == re.findall("<li>(.*?)</li>", html)
+    assert ('<section id="warnings">' in html) == bool(warned)
+
+
 def test_thumbnails_are_small_and_pictures_are_all_there(html):
     page = Page(html)
     kinds = {"jpeg": [], "png": []}
@@ -232,8 +384,9 @@ def test_thumbnails_are_small_and_pictures_are_all_there(html):
         kind, content = re.match(r"data:image/(\w+);base64,(.*)", image["src"]).groups()
         kinds[kind].append(Image.open(io.BytesIO(base64.b64decode(content))))
     assert sorted(image.size for image in kinds["jpeg"]) == [(48, 48)] * 6 + [(72, 24)] * 6
-    assert len(kinds["png"]) == 2 + 3  # two most anomalous; scores, latent space, training
-    for title in ("Scores", "Latent space", "Training", "The 2 most anomalous images"):
+    n_cards = len(page.all("figcaption")) - 3
+    assert len(kinds["png"]) == n_cards + 3  # scores, latent space, training
+    for title in ("Scores", "Latent space", "Training", "The clearest images of every product"):
         assert f"<h2>{title}</h2>" in html
 
 

@@ -1,0 +1,89 @@
+"""Products that are hardly ever flagged, or far too often: numbers worked out by hand."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from skhgad import HGADDetector
+from skhgad.report.evaluation import Measurement, figures_text, without_nan
+from skhgad.report.product_warnings import expected_false_alarm_rate, product_warnings
+
+
+def warned(counts, expected_rate=0.05):
+    """Return (class, kind, n_flagged, n_images) of the warnings.
+
+    `counts` has, by product, flagged anomalies of all anomalies and flagged normals of all.
+    """
+    is_anomaly, is_flagged, names = [], [], []
+    for name, pairs in counts.items():
+        for anomalous, (n_flagged, n) in zip((True, False), pairs, strict=True):
+            is_anomaly += [anomalous] * n
+            is_flagged += [True] * n_flagged + [False] * (n - n_flagged)
+            names += [name] * n
+    return product_warnings(
+        np.array(is_anomaly), np.array(is_flagged), np.array(names), expected_rate
+    )
+
+
+def test_few_anomalies_flagged():
+    (found,) = warned({"cap": [(9, 100), (5, 100)], "lid": [(10, 100), (0, 100)]})
+    text = found.pop("text")
+    assert found == {
+        "class": "cap", "kind": "few anomalies flagged", "n_flagged": 9, "n_images": 100,
+    }  # fmt: skip
+    assert text.startswith("cap: 9 of 100 anomalies are flagged (9 %).") and "image_size" in text
+
+
+def test_many_normals_flagged():
+    (found,) = warned({"cap": [(1, 1), (16, 100)], "lid": [(1, 1), (15, 100)]})
+    text = found.pop("text")
+    assert found == {
+        "class": "cap", "kind": "many normals flagged", "n_flagged": 16, "n_images": 100,
+    }  # fmt: skip
+    assert "16 of 100 normal images are flagged (16 %), where about 5 % were expected" in text
+    assert warned({"cap": [(1, 1), (16, 100)]}, expected_rate=0.06) == []
+
+
+def test_a_product_may_have_both_and_a_single_false_alarm_says_nothing():
+    kinds = [found["kind"] for found in warned({"{cap}": [(0, 3), (2, 3)]})]
+    assert kinds == ["few anomalies flagged", "many normals flagged"]
+    assert warned({"cap": [(0, 0), (1, 2)], "lid": [(1, 1), (0, 0)]}) == []
+
+
+def test_the_expected_rate_is_that_of_the_threshold():
+    X = np.random.default_rng(0).normal(size=(495, 3))
+    detector = HGADDetector(max_iter=0, random_state=0).fit(X)
+    assert expected_false_alarm_rate(detector) == 0.05
+    detector.set_threshold(false_alarm_rate=0.2)  # 99 held out: the 20th lowest score
+    assert expected_false_alarm_rate(detector) == pytest.approx(20 / 100)
+
+
+def measured(scores, y, names, offset):
+    n = len(y)
+    data = SimpleNamespace(y=np.array(y), class_label=np.array(names), mask=[None] * n, defect=None)
+    measurement = Measurement(data, offset, 0.05)
+    for index, (score, name) in enumerate(zip(scores, names, strict=True)):
+        measurement.update(index, SimpleNamespace(score=score, class_label=name, anomaly_map=None))
+    return measurement
+
+
+def test_figures_say_what_is_missing_and_why():
+    # cap: 20 normals of scores 1 to 20, anomalies at 0, 2, 3 and 9; lid: 2 normals, no anomaly.
+    scores = [*range(1, 21), 0, 2, 3, 9, 5, 6]
+    y, names = [1] * 20 + [-1] * 4 + [1, 1], ["cap"] * 24 + ["lid"] * 2
+    with pytest.warns(UserWarning, match="lid"):
+        measurement = measured(scores, y, names, offset=-1.0)
+        figures = measurement.figures()
+    # At 5 %, one of the 20 may be flagged: below 2. At 10 %, two: below 3.
+    assert without_nan(figures["misses_at"])["per_class"] == {
+        "cap": {"0.01": None, "0.05": 0.75, "0.1": 0.5},
+        "lid": {"0.01": None, "0.05": None, "0.1": None},
+    }
+    assert [found["class"] for found in figures["warnings"]] == ["cap"]
+    text = figures_text(figures, measurement.unmasked)
+    row = next(line.split() for line in text.splitlines() if line.startswith("cap"))
+    assert row[4:] == ["0.000", "1.000", "-", "0.750", "0.500"]
+    assert "100 at 1 %, 20 at 5 %, 10 at 10 %; cap has 20\n" in text
+    assert "no misses of lid: no anomalies" in text
+    assert text.splitlines()[-1].startswith("warning: cap: 0 of 4 anomalies are flagged (0 %)")
