@@ -376,6 +376,14 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         RuntimeError
             In a group of processes, where another one failed.
 
+        Warns
+        -----
+        UserWarning
+            If y holds exactly 0 and 1, or names classes like defects ("bad", "NG", "defective");
+            if features have very different spreads; if images are enlarged more than four times;
+            if a class has too few normals to hold out for the rate that ``contamination="auto"``
+            promises. Each names what was found and what to do.
+
         Notes
         -----
         Where `torch.distributed` is initialised, all processes of the group call fit together, with
