@@ -19,7 +19,9 @@ _DEFECT_NAMES = frozenset(
     "fault faulty ng nogood nok notgood notok outlier outliers reject rejected rejects".split()
 )
 _GOOD_NAMES = frozenset("fine good normal normals ok okay pass passed".split())
-_LARGE, _SMALL = 100, 1 / 1000  # spreads relative to the median: from there on features are lost
+# Spreads relative to the median. A feature with 100 times the others' spread already hides what
+# happens in these. Small spreads alone are common in embeddings, whose units are the same.
+_LARGE, _SMALL = 100, 1e-5
 _ENLARGED = 4  # times in both directions
 _SMALLEST_INPUT = 32  # pixels a side: the coarsest stride of a usual backbone
 
@@ -75,11 +77,12 @@ def warn_of_spreads(X, codes, names=None):
     if not len(varying):
         return
     typical = np.percentile(spreads[varying], 50, method="lower")
-    relative = spreads[varying] / typical
+    with np.errstate(over="ignore"):
+        relative = spreads[varying] / typical
     far = varying[(relative > _LARGE) | (relative < _SMALL)]
     if not len(far):
         return
-    far = far[np.argsort(-np.abs(np.log(spreads[far] / typical)), kind="stable")]
+    far = far[np.argsort(-spreads[far], kind="stable")]
     found = [
         f"{f'feature {i}' if names is None else repr(str(names[i]))} has {spreads[i]:.3g}"
         for i in far

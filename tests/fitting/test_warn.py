@@ -98,6 +98,13 @@ def test_spreads_are_those_within_products():
     assert "feature 3" in text
 
 
+@pytest.mark.parametrize(
+    "factor, warned", [(50, False), (200, True), (1 / 1000, False), (1e-6, True)]
+)
+def test_how_far_is_too_far(factor, warned):
+    assert bool(fit_warnings(vectors() * [1, factor, 1, 1])) == warned
+
+
 @pytest.mark.parametrize("constant", [0.0, 1e9, 0.1])
 def test_constant_features_are_no_matter(constant):
     X = np.column_stack([vectors(n_features=3), np.full(100, constant)])
