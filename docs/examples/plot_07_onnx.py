@@ -41,6 +41,7 @@ def chessboard(texture):
 
 brick, new_brick = chessboard(data.brick())
 gravel, new_gravel = chessboard(data.gravel())
+# fit warns: it holds 10 squares of each product back, too few to promise 5 % false alarms.
 detector = HGADDetector(image_size=128, random_state=0).fit(
     np.concatenate([brick, gravel]), ["brick"] * len(brick) + ["gravel"] * len(gravel)
 )
