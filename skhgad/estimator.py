@@ -715,8 +715,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -----
         Fitted on images, the input is "image": RGB, uint8 of shape (n, h, w, 3), of any height and
         width; with `value_range`, float32 of that shape with the raw values. Everything else is
-        in the graph. The resizing to `image_size` gives the same pixels to the last bit, but takes
-        longer than the rest for large images; images that have the size skip it. Fitted on
+        in the graph. The resizing to `image_size` gives the same pixels but for float32 rounding, and
+        takes longer than the rest for large images; images that have the size skip it. Fitted on
         vectors, the input is "features": float64 of shape (n, n_features).
 
         The outputs are "score" (n,), as `score_samples`; "class_index" (n,), into `classes_`; and

@@ -122,7 +122,8 @@ class ImageSource:
         ------
         ValueError
             If the image is unreadable, animated, partly transparent, larger than
-            `PIL.Image.MAX_IMAGE_PIXELS`, or holds NaN, infinity or values out of range.
+            `PIL.Image.MAX_IMAGE_PIXELS` (files), longer than 16,777,216 pixels a side, or holds
+            NaN, infinity or values out of range.
         FileNotFoundError
             If the file was removed after the source was built.
         """
