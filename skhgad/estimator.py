@@ -703,7 +703,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         ------
         NotFittedError
         ImportError
-            If onnx is not installed: ``pip install "skhgad[onnx]"``.
+            If onnx is not installed: ``pip install ".[onnx]"`` in a clone of skhgad.
         ValueError
             If no file can be at `path`.
         RuntimeError

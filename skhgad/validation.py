@@ -116,8 +116,9 @@ def _refuse_single(X):
     if isinstance(X, (str, os.PathLike)):
         if os.path.isdir(X):
             raise TypeError(
-                f"X is a single folder, {os.fspath(X)!r}; pass the paths of its images, which "
-                "skhgad.datasets.load_folder lists."
+                f"X is a single folder, {os.fspath(X)!r}; pass the paths of its images: after data "
+                f"= skhgad.datasets.load_folder({os.fspath(X)!r}) they are data.images, and "
+                "data.target is the y for fit."
             )
         raise TypeError(f"X is a single path, {os.fspath(X)!r}; wrap it in a list: [X].")
     if isinstance(X, Image.Image):

@@ -5,6 +5,8 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..version import how_to_install
+
 _PACKAGES = ("elpv-dataset", "matplotlib")
 _LICENCE = """\
 Data: elpv-dataset, CC BY-NC-SA 4.0 (non-commercial; what you derive from the images, the picture
@@ -106,7 +108,6 @@ def _naming_extras():
         yield
     except ImportError as error:
         raise ImportError(
-            f"the demo needs {' and '.join(_PACKAGES)} ({error}). Install them with\n"
-            f'  python -m pip install "skhgad[demo]"    or    python -m pip install '
-            f"{' '.join(_PACKAGES)}"
+            f"the demo needs {' and '.join(_PACKAGES)} ({error}). Install them: "
+            f"{how_to_install('demo', *_PACKAGES)}."
         ) from error

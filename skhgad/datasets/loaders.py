@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch
 
-from .folders import ANOMALY, load_tree
+from .folders import ANOMALY, check_root, load_tree
 from .layouts import BTAD, FOLDER, MVTEC_3D_AD, MVTEC_AD
+from .plain import is_plain, load_plain
 
 __all__ = ["load_btad", "load_folder", "load_mvtec_3d_ad", "load_mvtec_ad", "load_union"]
 
@@ -136,18 +137,23 @@ def load_folder(
     split: str = "all",
     verify: bool = True,
 ) -> Bunch:
-    """Load your own images from folders named as in MVTec AD.
+    """Load your own images: folders named as in MVTec AD, or plain folders of normal images.
 
     The folder may hold several classes, or be one class itself: it then has ``train/good`` or
     ``test`` directly, and its name is the class. A class may lack ``train`` or ``test``. Without
     ``ground_truth`` all masks are None. ``train`` may hold known anomalies beside ``good``. Images
     may be png, jpg, jpeg, bmp, tif, tiff and webp files.
 
+    Where neither the folder nor those in it have ``train`` or ``test``, all images are normal ones
+    of the split "train": those of ``<class>/<image>``, or those in the folder itself, which are one
+    class with the folder's name (for ``<class>/train/good``, with that of the class).
+
     Parameters
     ----------
     root : str or Path
         Folder with ``<class>/train/good/<image>``, ``<class>/test/<defect>/<image>`` and
-        ``<class>/ground_truth/<defect>/<image>_mask.png`` (or ``<image>.png``).
+        ``<class>/ground_truth/<defect>/<image>_mask.png`` (or ``<image>.png``); or with
+        ``<class>/<image>``; or with images.
     classes, split, verify
         As in `load_mvtec_ad`.
 
@@ -171,6 +177,9 @@ def load_folder(
     >>> data.split.tolist(), data.y.tolist(), data.target.tolist()
     (['train', 'test', 'test'], [1, -1, 1], ['lid', '-1', 'lid'])
     """
+    folder = check_root(FOLDER, root)
+    if is_plain(folder):
+        return load_plain(folder, classes, split)
     return load_tree(FOLDER, root, classes, split, verify)
 
 

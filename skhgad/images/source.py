@@ -241,8 +241,8 @@ def _check_path(path: str, name: str) -> bool:
         ) from error
     if stat.S_ISDIR(status.st_mode):
         raise ValueError(
-            f"{name} is a folder, not an image; pass the paths of its files "
-            "(skhgad.datasets.load_folder lists them)."
+            f"{name} is a folder, not an image; pass the paths of its files, as in "
+            f"skhgad.datasets.load_folder({path!r}).images."
         )
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{name} is not a regular file; pass the path of an image file.")
