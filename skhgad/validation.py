@@ -25,6 +25,7 @@ __all__ = [
     "check_anomaly_labels",
     "check_class_labels",
     "check_groups",
+    "check_known_label",
     "check_map",
     "check_rate",
     "check_score_values",
@@ -284,6 +285,17 @@ def check_class_labels(class_labels, classes, n_samples):
                 f"{listed(map(repr, known))}.{_suggestion(label, known)}"
             )
     return np.array([code_of[label] for label in labels], dtype=np.int64)
+
+
+def check_known_label(label: Any, classes: NDArray[Any], name: str) -> Any:
+    """Return the element of `classes` that equals `label`; else ValueError, naming `name`."""
+    known = classes.tolist()
+    if isinstance(label, bool) or label not in known:
+        raise ValueError(
+            f"{name} names the class {label!r}, which was not seen at fit. Known classes: "
+            f"{listed(map(repr, known))}.{_suggestion(label, known)}"
+        )
+    return known[known.index(label)]
 
 
 def check_level(level: Any, n_levels: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from .layouts import Layout, expected_layout, layout_error
@@ -19,6 +20,8 @@ from .masks import verify_mask
 
 ANOMALY = "-1"  # the class label that marks a known anomaly in y
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+# Arrays of the loaders' Bunch, one element a sample.
+SAMPLE_FIELDS = ("images", "class_label", "y", "target", "defect", "mask", "split")
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
 _DOCUMENTS = {"license", "license-dataset", "readme", "attribution", "citation"}
 
@@ -126,6 +129,7 @@ def class_folders(layout: Layout, root: Path, wanted: Collection[str] | None) ->
 
 
 def holds_a_split(folder: Path) -> bool:
+    """Tell whether a folder holds train/ or test/."""
     return (folder / "train").is_dir() or (folder / "test").is_dir()
 
 
@@ -328,3 +332,9 @@ def make_bunch(samples: Sequence[Sample], root: Path, name: str, source: str) ->
         root=str(root),
         DESCR=f"{name}: {len(samples)} images of {len(set(label))} classes. Source: {source}.",
     )
+
+
+def chosen_samples(data: Bunch, chosen: NDArray[np.bool_]) -> Bunch:
+    """Return the Bunch of some samples, True in `chosen`, of a loader's Bunch."""
+    fields = {name: data[name][chosen] for name in SAMPLE_FIELDS}
+    return Bunch(**{**data, **fields, "classes": np.unique(fields["class_label"])})

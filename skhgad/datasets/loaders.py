@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch
 
-from .folders import ANOMALY, check_root, load_tree
+from .folders import ANOMALY, SAMPLE_FIELDS, check_root, load_tree
 from .layouts import BTAD, FOLDER, MVTEC_3D_AD, MVTEC_AD
 from .plain import is_plain, load_plain
 
 __all__ = ["load_btad", "load_folder", "load_mvtec_3d_ad", "load_mvtec_ad", "load_union"]
-
-_FIELDS = ("images", "class_label", "y", "target", "defect", "mask", "split")
 
 
 def load_mvtec_ad(
@@ -217,7 +215,10 @@ def load_union(datasets: Mapping[str, Bunch] | Sequence[tuple[str, Bunch]]) -> B
     pairs: list[Any] = list(datasets.items() if isinstance(datasets, Mapping) else datasets)
     _check_pairs(pairs)
     union = Bunch(
-        **{field: np.concatenate([np.asarray(d[field]) for _, d in pairs]) for field in _FIELDS}
+        **{
+            field: np.concatenate([np.asarray(d[field]) for _, d in pairs])
+            for field in SAMPLE_FIELDS
+        }
     )
     union.class_label = np.concatenate(
         [np.array([f"{name}/{label}" for label in d.class_label]) for name, d in pairs]
@@ -236,7 +237,7 @@ def _check_pairs(pairs: Sequence[Any]) -> None:
         if not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[0], str):
             raise TypeError(f"datasets[{index}] must be a pair (name, Bunch), got {pair!r:.80}.")
         fields = pair[1] if isinstance(pair[1], Mapping) else ()
-        absent = [field for field in (*_FIELDS, "root", "DESCR") if field not in fields]
+        absent = [field for field in (*SAMPLE_FIELDS, "root", "DESCR") if field not in fields]
         if absent:
             raise ValueError(
                 f"datasets[{index}] ({pair[0]!r}) lacks {absent}: use a loader's Bunch."

@@ -94,6 +94,7 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         "model_": FittedModel(reader.extractor, model, calibration, classes),
         "classes_": classes,
         "offset_": offset,
+        "class_offsets_": {},
         "history_": history,
         "n_iter_": plan.n_passes,
     }

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..model.level import LevelModel
 from ..model.mixture import entropy
 from ..parameters import image_size
+from ..scoring.thresholds import offset_of
 from ..version import how_to_install, installed_version
 from .files import check_file_place, whole_file
 
@@ -190,6 +191,7 @@ def _properties(detector):
     properties = {
         "classes": json.dumps(detector.classes_.tolist()),
         "offset": repr(float(detector.offset_)),
+        "class_offsets": json.dumps([offset_of(detector, k) for k in detector.classes_.tolist()]),
     }
     if detector.model_.takes_images:
         properties["image_size"] = json.dumps(image_size(detector.image_size))

@@ -188,6 +188,15 @@ def test_the_file_tells_classes_and_threshold(fitted, session):
     assert [entry.name for entry in session.get_outputs()] == ["score", "class_index", "map"]
 
 
+def test_the_file_tells_the_threshold_of_each_class(fitted, tmp_path):
+    fitted.class_offsets_ = {"stripes": -4.5}
+    try:
+        metadata = exported(fitted, tmp_path / "model.onnx").get_modelmeta().custom_metadata_map
+    finally:
+        fitted.class_offsets_ = {}
+    assert json.loads(metadata["class_offsets"]) == [fitted.offset_, -4.5]
+
+
 def test_export_leaves_the_detector_alone(fitted, tmp_path):
     images, _ = textures(6, seed=3)
     before = fitted.score_samples(images)
