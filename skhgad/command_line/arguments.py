@@ -24,6 +24,12 @@ def add_machine_options(command):
     )
 
 
+def add_scored_images(command, name):
+    """Add the model, and the images to score, called `name` in the help."""
+    command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
+    command.add_argument("images", metavar=name, nargs="+", help="files, or folders searched whole")
+
+
 def add_product_option(command):
     """Add ``--class``."""
     command.add_argument(

@@ -5,6 +5,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..text import printable
 from ..version import how_to_install
 
 _PACKAGES = ("elpv-dataset", "matplotlib")
@@ -66,9 +67,9 @@ def run(args):
         detector.save(out / "model")
         largest = check_same(out / "model", memory, cells.test, inspection.score)
     print(
-        f"\nModel: {(out / 'model').resolve()}\n"
+        f"\nModel: {printable((out / 'model').resolve())}\n"
         f"  read again, it gives the same scores (largest difference {largest:.1e})\n"
-        f"Picture of the clearest detections: {sheet.resolve()}\n"
+        f"Picture of the clearest detections: {printable(sheet.resolve())}\n"
         f"{time.perf_counter() - start:.0f} s in all"
     )
 

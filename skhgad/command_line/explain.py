@@ -6,6 +6,7 @@ from ..text import printable
 from .arguments import (
     add_machine_options,
     add_product_option,
+    add_scored_images,
     add_threshold_option,
     image_paths,
     load_detector,
@@ -20,10 +21,7 @@ def add_options(commands):
     """Add the command."""
     text = "Say of each picture where it is unusual, how much, and why."
     command = commands.add_parser("explain", help=text, description=text)
-    command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
-    command.add_argument(
-        "images", metavar="PICTURE", nargs="+", help="files, or folders searched whole"
-    )
+    add_scored_images(command, "PICTURE")
     command.add_argument(
         "--json",
         metavar="FILE",

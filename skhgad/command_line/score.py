@@ -12,6 +12,7 @@ from ..text import csv_cell, printable
 from .arguments import (
     add_machine_options,
     add_product_option,
+    add_scored_images,
     add_threshold_option,
     image_paths,
     load_detector,
@@ -26,10 +27,7 @@ def add_options(commands):
     """Add the command."""
     text = "Score images: class, score (higher = more normal), p-value, verdict."
     command = commands.add_parser("score", help=text, description=text)
-    command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
-    command.add_argument(
-        "images", metavar="IMAGES", nargs="+", help="files, or folders searched whole"
-    )
+    add_scored_images(command, "IMAGES")
     command.add_argument(
         "--maps",
         metavar="DIR",
