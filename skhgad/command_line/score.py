@@ -47,7 +47,8 @@ def add_options(commands):
         "--strict",
         action="store_true",
         help="stop at the first image that cannot be read, with exit status 2 and without "
-        f"--csv and --jsonl (default: its row says error, the others are scored, exit status {UNREADABLE})",
+        "--csv and --jsonl (default: its row says error, the others are scored, exit status "
+        f"{UNREADABLE})",
     )
     add_product_option(command)
     add_threshold_option(command, "for this run only; the model stays")
