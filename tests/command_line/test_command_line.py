@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.utils import Bunch
 
 import skhgad
 from skhgad import HGADDetector
@@ -26,7 +27,7 @@ from skhgad.datasets import load_folder
 from skhgad.display.heat_maps import HeatScale, overlay
 from skhgad.metrics import image_metrics, pixel_metrics
 from skhgad.report import findings
-from skhgad.report.evaluation import figures_text
+from skhgad.report.evaluation import Measurement, figures_text
 from skhgad.storage.files import whole_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -382,17 +383,21 @@ def test_control_characters_of_names_do_not_reach_the_terminal(products, model, 
     assert f"skhgad: error: {tmp_path}/c\\x1b[31m\\u202e\\n.png cannot be read" in said.err
 
 
-def test_control_characters_of_classes_do_not_break_the_table(capsys):
-    rows = image_metrics([1, -1, 1, -1], [2, 1, 2, 1], ["a\n\x1b[2J"] * 2 + ["b"] * 2, offset=1.5)
-    figures = {
-        "n_images": 4, "n_anomalies": 2, "offset": 1.5, "class_found": 1.0, "image": rows,
-        "pixel": None, "class_offsets": {"b\t": -3.0},
-    }  # fmt: skip
-    text = figures_text(figures, ["a\n\x1b[2J", "b"])
-    header, first, second, *_ = lines = text.splitlines()
-    assert "\x1b" not in text and "\t" not in text and len(lines) == 8
+def test_control_characters_of_classes_do_not_break_the_table():
+    names = np.repeat(["a\n\x1b[2J", "b"], 2)
+    data = Bunch(class_label=names, y=np.array([1, -1] * 2), mask=np.full(4, None), defect=names)
+    measurement = Measurement(data, 1.5, class_offsets={"b\t": -3.0})
+    for index, value in enumerate([1.0, 2.0, 1.0, 2.0]):  # every verdict wrong: warnings
+        finding = findings.Finding("a.png", str(names[index]), value, 0.5, value < 1.5, None)
+        measurement.update(index, finding)
+    figures = measurement.figures()
+    assert figures["warnings"] and figures["image"].pooled.false_alarm_rate == 1
+    text = figures_text(figures, measurement.unmasked)
+    header, first, second, *_ = text.splitlines()
+    assert "\x1b" not in text and "\t" not in text
     assert first.startswith(r"a\n\x1b[2J") and len(first) == len(second) == len(header)
-    assert r"threshold 1.5; b\t: -3" in text
+    assert r"threshold 1.5 (b\t: -3)" in text
+    assert not any(line.startswith("\x1b") or line == "[2J" for line in text.splitlines())
 
 
 def test_no_spreadsheet_runs_what_csv_holds(products, model, tmp_path, monkeypatch):
