@@ -245,7 +245,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         position_channels: int = 32,
         # Classes and mixture
         n_classes: int | str = "auto",
-        n_components: int = 10,
+        n_components: int | str = "auto",
         class_separation: float = 5.0,
         center_scale: float = 1.0,
         class_covariance: bool = True,

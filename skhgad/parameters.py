@@ -90,7 +90,6 @@ _NUMBERS = {
     "hidden_ratio": (Real, 0, None, "neither"),
     "clamp": (Real, 0, None, "neither"),
     "position_channels": (Integral, 0, None, "left"),
-    "n_components": (Integral, 1, None, "left"),
     "class_separation": (Real, 0, None, "neither"),
     "center_scale": (Real, 0, None, "left"),
     "background_weight": (Real, 0, 1, "both"),
@@ -113,6 +112,7 @@ _NUMBERS = {
 # As above, or a word that lets the data decide.
 _NUMBERS_OR_WORD = {
     "n_classes": (("auto", "discover"), Integral, 1, None, "left"),
+    "n_components": (("auto",), Integral, 1, None, "left"),
     "max_iter": (("auto",), Integral, 0, None, "left"),
     "batch_size": (("auto",), Integral, 1, None, "left"),
     "learning_rate": (("auto",), Real, 0, None, "neither"),

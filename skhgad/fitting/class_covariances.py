@@ -1,5 +1,6 @@
 """The covariance of each class, measured after training."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -7,17 +8,21 @@ import torch
 from ..model.class_densities import ClassDensities
 from ..model.level import LevelModel
 from ..model.mixture import HierarchicalMixture
+from .class_mixtures import fit_class_mixtures
 from .covariance import ResidualMoments, class_means, shrink, whitening_matrix
 
 _BACKGROUND_SHRINKAGE = 0.1
 _FIRST_IMAGES = 16  # of each class: enough to find its mean
 
 
-def fit_covariances(levels, samples):
+def fit_covariances(levels, samples, n_components="auto", seed=0):
     """Set the `densities` of every LevelModel, measured on the LabelledSamples to train on."""
     first = samples.first_of_each_class(_FIRST_IMAGES)
     for index, level in enumerate(levels):
-        fit_class_covariances(level, samples.level(index), first=first.level(index))
+        if math.prod(level.map_shape) == 1:
+            level.densities = fit_class_mixtures(level, samples.level(index), n_components, seed)
+        else:
+            fit_class_covariances(level, samples.level(index), first=first.level(index))
 
 
 @torch.no_grad()
@@ -48,14 +53,22 @@ def fit_class_covariances(level, samples, shrinkage="ledoit_wolf", *, first=None
     for covariance in covariances:
         shared += covariance / len(covariances)
     root = whitening_matrix(shared)
-    level.densities = ClassDensities.around_centers(
-        level.mixture,
-        shifts,
-        torch.stack([whitening_matrix(covariance) for covariance in covariances]),
-        locations,
+    level.densities = ClassDensities.of(
+        mixtures_around(level.mixture, shifts, map(whitening_matrix, covariances)),
+        locations.to(level.mixture.means),
         root @ root.T,
         _background(overall, samples) if samples.n_classes > 1 else None,
     )
+
+
+def mixtures_around(mixture, shifts, whiteners):
+    """Freeze the centers of a prior, moved by `shifts`, with one whitener for each class."""
+    centers = mixture.centers() + shifts[:, None].to(mixture.means)
+    log_weights = mixture.center_logits.log_softmax(1)
+    return [
+        (class_centers, weights, whitener[None])
+        for class_centers, weights, whitener in zip(centers, log_weights, whiteners, strict=True)
+    ]
 
 
 def _provisional_shifts(level, samples):
@@ -113,11 +126,11 @@ def _background(overall, samples):
 
 
 @torch.no_grad()
-def fit_new_classes(level, samples):
+def fit_new_classes(level, samples, n_components="auto", seed=0):
     """Return mixture and densities of classes that are new to a level. The level does not change.
 
-    All centers of a new class lie at its mean. The codes of the raw features in `samples` count the
-    new classes from 0.
+    In the prior, all centers of a new class lie at its mean. The codes of the raw features in
+    `samples` count the new classes from 0.
     """
     known = level.mixture
     pairs = ((level.latent(x)[0], codes) for x, codes in samples.blocks())
@@ -127,6 +140,8 @@ def fit_new_classes(level, samples):
     ).to(known.means)
     mixture.prior_logits.fill_(known.prior_logits.mean())
     new = LevelModel(level.start, level.flow, mixture, level.map_shape)
+    if math.prod(level.map_shape) == 1:
+        return mixture, fit_class_mixtures(new, samples, n_components, seed)
     no_samples = replace(samples, blocks=tuple)  # the centers are in place
     fit_class_covariances(new, samples, first=no_samples)
     return mixture, new.densities

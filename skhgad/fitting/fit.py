@@ -48,7 +48,8 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
     if reader.extractor is not None:
         processes.share_state(reader.extractor)
     random_state = processes.broadcast(random_state)
-    generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
+    seed = int(random_state.randint(2**31 - 1))
+    generator = torch.Generator().manual_seed(seed)
 
     normal = np.flatnonzero(codes >= 0)
     if processes.is_first:
@@ -72,8 +73,10 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         training = everything.chosen(np.flatnonzero(~held_out))
         judged = everything.chosen(np.flatnonzero(held_out)) if held_out.any() else everything
 
-        levels = build_levels(parameters, training, shapes, reader.dtype, generator)
         plan = training_plan(parameters, len(training), shapes, device)
+        levels = build_levels(
+            parameters, training, shapes, reader.dtype, generator, is_trained=plan.n_passes > 0
+        )
         if not plan.n_passes:  # centers at random would only blur classes that are tight
             for level in levels:
                 level.mixture.offsets.data.zero_()
@@ -81,7 +84,7 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
             levels, training, plan, generator, device,
             verbose=parameters["verbose"], on_pass=on_pass,
         )  # fmt: skip
-        model = freeze(parameters, levels, reader.extractor, training).to(device)
+        model = freeze(parameters, levels, reader.extractor, training, seed).to(device)
         model.freeze()
         calibration = calibrate(model, judged, parameters, device)
         offset = choose_offset(model, everything, calibration, parameters["contamination"], device)
@@ -136,16 +139,19 @@ def find_classes(samples, classes, n_classes, random_state):
     return LabelledSamples(samples.cache, samples.rows, codes, len(classes)), classes
 
 
-def build_levels(parameters, samples, shapes, dtype, generator):
+def build_levels(parameters, samples, shapes, dtype, generator, *, is_trained=True):
     """Create the untrained levels; `shapes` holds (n_features, height, width) of each."""
     start_dtype = torch.float64 if dtype == np.float64 else torch.float32
     return [
-        build_level(parameters, samples.level(index), shape[1:], start_dtype, generator)
+        build_level(
+            parameters, samples.level(index), shape[1:], start_dtype, generator,
+            is_trained=is_trained,
+        )
         for index, shape in enumerate(shapes)
     ]
 
 
-def freeze(parameters, levels, extractor, samples):
+def freeze(parameters, levels, extractor, samples, seed):
     """Turn trained levels into a scoring model on the CPU, its constants not yet set.
 
     It is float64 for vectors, float32 for images.
@@ -156,5 +162,5 @@ def freeze(parameters, levels, extractor, samples):
         level.drop_last_mix()
     model.freeze()
     if parameters["class_covariance"]:
-        fit_covariances(levels, samples)
+        fit_covariances(levels, samples, parameters["n_components"], seed)
     return model

@@ -17,13 +17,24 @@ class LevelSamples:
     """Labelled samples of one level.
 
     `blocks` iterates over x (n, n_positions, n_features) and codes (n,) of this process. `total`
-    sums a value over the processes.
+    sums a value over the processes, `gather` joins their lists.
     """
 
     blocks: Callable
     n_classes: int
     n_features: int
     total: Callable = lambda value: value
+    gather: Callable = lambda items: items
+
+    def vectors(self):
+        """Return all vectors of all processes, float64 (n, n_features), and codes (n,).
+
+        Of samples of one position: feature vectors.
+        """
+        parts = self.gather([(x[:, 0].double(), codes) for x, codes in self.blocks()])
+        if not parts:
+            return torch.empty(0, self.n_features, dtype=torch.float64), torch.empty(0).long()
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,9 @@ class LabelledSamples:
                 yield x, codes
 
         n_features = self.cache.shapes[index][-1]
-        return LevelSamples(blocks, self.n_classes, n_features, self.total)
+        return LevelSamples(
+            blocks, self.n_classes, n_features, self.total, self.cache.processes.gather
+        )
 
     def total(self, value):
         """Sum a value over the processes that share the samples."""

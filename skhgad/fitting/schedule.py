@@ -55,12 +55,8 @@ def training_plan(parameters, n_samples, level_shapes, device):
     if batch_size == "auto":
         batch_size = 16 if is_images else min(64, max(8, n_samples // 8))
     n_passes = parameters["max_iter"]
-    if n_passes == "auto":
-        steps, most = (240, 30) if is_images else (120, 8)
-        n_passes = min(most, max(1, math.ceil(steps * batch_size / n_samples)))
-        density = min(n_samples * math.prod(shape[1:]) / shape[0] for shape in level_shapes)
-        if parameters["start"] == "whitened" and density < _VECTORS_PER_FEATURE:
-            n_passes = 0
+    if n_passes == "auto":  # the closed form is at least as good
+        n_passes = 0
     learning_rate = parameters["learning_rate"]
     if learning_rate == "auto":
         learning_rate = 1e-3

@@ -1,15 +1,25 @@
 """The start of a level: features whitened inside the classes."""
 
 import math
+from dataclasses import replace
 
 import torch
 
 from ..model.flow import LinearStart
 from ..model.level import empty_level
 from .covariance import ResidualMoments, class_means, shrink, whitening_matrix
+from .gaussian_shrinkage import (
+    describes_tails,
+    inflation_of,
+    likeliest_pseudo_count,
+    principal_axes,
+)
 
-# A table has few rows for the small directions of its covariance; whitening would magnify those.
-_WHITENING_SHRINKAGE = {"maps": 0.1, "vectors": 0.9}
+_MAP_SHRINKAGE = 0.1
+_HEAVY_TAILED_SHRINKAGE = 0.9
+_SHRINKAGES = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 0.6, 0.9)
+_MOST_VECTORS = 20_000  # that choose the shrinkage
+_SMALLEST_EIGENVALUE = 1e-10  # of the largest; see `whitening_matrix`
 
 
 def whitened_start(samples, shrinkage="ledoit_wolf"):
@@ -28,6 +38,51 @@ def whitened_start(samples, shrinkage="ledoit_wolf"):
         shrinkage = moments.ledoit_wolf_shrinkage()
     covariance = shrink(moments.covariance(), shrinkage)
     return LinearStart(means[counts > 0].mean(0), whitening_matrix(covariance))
+
+
+def start_of_vectors(samples, shrinkage="auto"):
+    """Whiten feature vectors as `whitened_start` does.
+
+    With more features than vectors, the start leads to as many axes as there are vectors; what lies
+    beside them is one Gaussian of the smallest variance. This loses nothing.
+
+    `shrinkage` "auto" is what makes vectors most likely under all the others, from 1e-6 to 1. Where
+    their tails are too heavy for a Gaussian it is 0.9: the likelihood would magnify directions that
+    normal samples leave too often.
+    """
+    x, codes = samples.vectors()
+    means, counts = class_means(((x[:, None], codes),), replace(samples, total=lambda value: value))
+    residuals = x - means[codes]
+    center = means[counts > 0].mean(0)
+    scale = float(residuals.square().mean())
+    # Rounding alone is no spread: identical rows have some.
+    if not scale > (100 * torch.finfo(x.dtype).eps) ** 2 * float(x.square().mean()):
+        return LinearStart(center, torch.eye(x.shape[1]))
+    if shrinkage == "auto":
+        shrinkage = likeliest_shrinkage(residuals, codes, scale)
+    elif shrinkage == "ledoit_wolf":
+        moments = ResidualMoments(x.shape[1])
+        moments.update(residuals, x)
+        shrinkage = moments.ledoit_wolf_shrinkage()
+    scatter, axes = principal_axes(residuals)
+    variances = (1 - shrinkage) * scatter / len(x) + shrinkage * scale
+    variances = variances.clamp_min(_SMALLEST_EIGENVALUE * float(variances.max()))
+    if len(scatter) == x.shape[1]:
+        return LinearStart(center, (axes / variances.sqrt()) @ axes.T)
+    rest = max(shrinkage * scale, _SMALLEST_EIGENVALUE * float(variances.max()))
+    return LinearStart(center, axes / variances.sqrt(), rest)
+
+
+def likeliest_shrinkage(residuals, codes, scale):
+    """Choose the shrinkage of a pooled covariance; see `start_of_vectors`."""
+    step = -(-len(residuals) // _MOST_VECTORS)
+    residuals, codes = residuals[::step], codes[::step]
+    inflation, n = inflation_of(codes), len(residuals)
+    candidates = [n * share / (1 - share) for share in _SHRINKAGES] + [math.inf]
+    pseudo = likeliest_pseudo_count(residuals, inflation, scale, candidates=candidates)
+    if not describes_tails(residuals, inflation, scale, pseudo):
+        return _HEAVY_TAILED_SHRINKAGE
+    return 1.0 if math.isinf(pseudo) else pseudo / (n + pseudo)
 
 
 @torch.no_grad()
@@ -54,19 +109,38 @@ def align_start(start, samples, flow, means):
     return LinearStart(start.mean + move, matrix)
 
 
-def build_level(parameters, samples, map_shape, dtype, generator):
-    """Create an untrained level: start, flow and mixture.
+def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=True):
+    """Create a level before training: start, flow and mixture.
 
-    The start gets `dtype`, that of the features: vectors may be of any magnitude and are float64.
+    Without training the start alone leads to the latent space, and the means of the prior are those
+    of the classes. The start gets `dtype`, that of the features: vectors may be of any magnitude
+    and are float64.
     """
-    level = empty_level(parameters, samples.n_features, map_shape, samples.n_classes, generator)
+    is_vector, start, shape = math.prod(map_shape) == 1, None, {}
     if parameters["start"] == "whitened":
-        is_vector = math.prod(map_shape) == 1
         shrinkage = parameters["whitening_shrinkage"]
-        if shrinkage == "auto":
-            shrinkage = _WHITENING_SHRINKAGE["vectors" if is_vector else "maps"]
-        level.start = whitened_start(samples, shrinkage)
-        if is_vector and samples.n_classes > 1:
+        if is_vector:
+            start = start_of_vectors(samples, shrinkage)
+        else:
+            start = whitened_start(samples, _MAP_SHRINKAGE if shrinkage == "auto" else shrinkage)
+        shape = {"n_axes": start.matrix.shape[1], "n_blocks": None if is_trained else 0}
+    level = empty_level(
+        parameters, samples.n_features, map_shape, samples.n_classes, generator, **shape
+    )
+    if start is not None:
+        level.start = start
+        if not is_trained:
+            rest_at_class_means(level, samples)
+        elif is_vector and samples.n_classes > 1:
             level.start = align_start(level.start, samples, level.flow, level.mixture.means)
     level.start.to(dtype)
     return level
+
+
+@torch.no_grad()
+def rest_at_class_means(level, samples):
+    """Move the means of the prior to those of the classes, and its centers there, too."""
+    started = ((level.start(x.double())[0], codes) for x, codes in samples.blocks())
+    means, _ = class_means(started, replace(samples, n_features=level.start.matrix.shape[1]))
+    level.mixture.means.copy_(means)
+    level.mixture.offsets.zero_()

@@ -1,4 +1,4 @@
-"""The densities that score: a Gaussian mixture for each class, with its own covariance."""
+"""The densities that score: a Gaussian mixture for each class, frozen."""
 
 import copy
 
@@ -7,30 +7,39 @@ from torch import nn
 
 from .mixture import squared_distances
 
-_PER_CLASS = (
-    "origins", "whiteners", "whitened_offsets", "center_log_weights", "log_dets", "locations",
-    "discriminants",
-)  # fmt: skip
+_PER_CLASS = ("origins", "locations", "discriminants")
+_BLOCK_ENTRIES = 1 << 22  # of a matrix of distances, vectors by centers
 
 
 class ClassDensities(nn.Module):
-    """Gaussian mixtures of the classes, measured on latent vectors after training.
+    """Gaussian mixtures of the classes, measured on latent vectors.
 
-    The centers of class k share one covariance, :math:`(W_k W_k^T)^{-1}`. The module also holds the
-    covariance that all classes share, and, with several classes, the background: one Gaussian of
-    all latent vectors together.
+    Class k has `center_counts`[k] centers, the next ones in `whitened_centers`. A center is the
+    mean of a Gaussian whose covariance is :math:`(W W^T)^{-1}`, with W the whitener that
+    `center_whiteners` names. All centers of a class may share one, or each has its own.
+    The module also holds the covariance that all classes share, and, with several classes of
+    images, the background: one Gaussian of all latent vectors together.
+
+    Parameters
+    ----------
+    n_classes, n_features : int
+    n_centers : int
+        Of all classes together.
+    n_whiteners : int
+    has_background : bool
     """
 
-    def __init__(self, n_classes, n_components, n_features, *, has_background):
+    def __init__(self, n_classes, n_features, *, n_centers, n_whiteners, has_background):
         super().__init__()
         shapes = {
             "origins": (n_classes, n_features),
-            "whiteners": (n_classes, n_features, n_features),
-            "whitened_offsets": (n_classes, n_components, n_features),
-            "center_log_weights": (n_classes, n_components),
-            "log_dets": (n_classes,),
+            "whiteners": (n_whiteners, n_features, n_features),
+            "log_dets": (n_whiteners,),
+            "whitened_centers": (n_centers, n_features),
+            "center_log_weights": (n_centers,),
             "locations": (n_classes, n_features),
             "shared_precision": (n_features, n_features),
+            "shared_log_det": (),
             "discriminants": (n_classes, n_features),
         }
         if has_background:
@@ -39,40 +48,51 @@ class ClassDensities(nn.Module):
             shapes["background_log_det"] = ()
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
+        for name, shape in (("center_counts", (n_classes,)), ("center_whiteners", (n_centers,))):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.int64))
         self.has_background = has_background
 
     @classmethod
     @torch.no_grad()
-    def around_centers(
-        cls, mixture, shifts, whiteners, locations, shared_precision, background=None
-    ):
-        """Freeze the centers of a trained mixture, moved, with covariances of their own.
-
-        The result has the mixture's dtype and device.
+    def of(cls, mixtures, locations, shared_precision, background=None):
+        """Freeze the mixtures of all classes.
 
         Parameters
         ----------
-        mixture : HierarchicalMixture
-        shifts : Tensor of shape (n_classes, n_features)
-            Added to all centers of a class.
-        whiteners : Tensor of shape (n_classes, n_features, n_features)
-            Inverse square roots W of the covariances, acting on rows from the right.
+        mixtures : list of (centers, log_weights, whiteners)
+            Of each class: Tensors of shape (m, n_features), (m,) and (m or 1, n_features,
+            n_features). The whiteners are inverse square roots W of covariances, acting on rows
+            from the right; one stands for all centers.
         locations : Tensor of shape (n_classes, n_features)
-            Mean of the vectors of each class. That of its centers can be elsewhere, because most
-            may be idle.
+            Mean of the vectors of each class.
         shared_precision : Tensor of shape (n_features, n_features)
             Inverse of the covariance that all classes share.
         background : tuple (mean, whitener), default=None
         """
-        centers = mixture.centers()
-        densities = cls(*centers.shape, has_background=background is not None).to(centers)
-        densities.origins.copy_(mixture.means + shifts.to(centers))
-        densities.whiteners.copy_(whiteners)
-        densities.whitened_offsets.copy_((centers - centers[:, :1]) @ densities.whiteners)
-        densities.center_log_weights.copy_(mixture.center_logits.log_softmax(1))
-        # One by one: the batched factorisation of MKL fails on stacks of large matrices.
-        log_dets = [torch.linalg.slogdet(whitener)[1] for whitener in whiteners]
-        densities.log_dets.copy_(torch.stack(log_dets))
+        n_centers = [len(centers) for centers, _, _ in mixtures]
+        n_whiteners = [len(whiteners) for _, _, whiteners in mixtures]
+        densities = cls(
+            *locations.shape,
+            n_centers=sum(n_centers),
+            n_whiteners=sum(n_whiteners),
+            has_background=background is not None,
+        ).to(locations)
+        densities.center_counts.copy_(torch.tensor(n_centers))
+        first_center = first_whitener = 0
+        for code, (centers, log_weights, whiteners) in enumerate(mixtures):
+            places = slice(first_center, first_center + len(centers))
+            names = first_whitener + torch.arange(len(whiteners))
+            origin = centers[0]
+            densities.origins[code] = origin
+            densities.whiteners[names] = whiteners.to(locations)
+            # One by one: the batched factorisation of MKL fails on stacks of large matrices.
+            for name, whitener in zip(names, whiteners, strict=True):
+                densities.log_dets[name] = torch.linalg.slogdet(whitener)[1]
+            densities.center_whiteners[places] = names.expand(len(centers))
+            densities.center_log_weights[places] = log_weights.to(locations)
+            offsets = (centers - origin)[:, None]
+            densities.whitened_centers[places] = (offsets @ whiteners)[:, 0].to(locations)
+            first_center, first_whitener = places.stop, first_whitener + len(whiteners)
         densities.locations.copy_(locations)
         densities.set_shared_precision(shared_precision)
         if background is not None:
@@ -85,6 +105,7 @@ class ClassDensities(nn.Module):
     def set_shared_precision(self, precision):
         """Tell classes apart by this inverse covariance, Tensor (n_features, n_features)."""
         self.shared_precision.copy_(precision)
+        self.shared_log_det.copy_(0.5 * torch.linalg.slogdet(precision)[1])
         self.discriminants.copy_(self.locations @ self.shared_precision)
 
     def joined(self, other, order):
@@ -100,7 +121,29 @@ class ClassDensities(nn.Module):
             values = getattr(self, name)
             joined = torch.cat((values, getattr(other, name).to(values)))
             setattr(result, name, joined[order])
+        counts = torch.cat((self.center_counts, other.center_counts.to(self.center_counts)))
+        centers = torch.arange(int(counts.sum())).split(counts.tolist())
+        places = torch.cat([centers[code] for code in order.tolist()])
+        names = len(self.whiteners) + other.center_whiteners.to(self.center_whiteners)
+        result.center_whiteners = torch.cat((self.center_whiteners, names))[places]
+        result.center_counts = counts[order]
+        for name in ("whitened_centers", "center_log_weights"):
+            values = getattr(self, name)
+            setattr(result, name, torch.cat((values, getattr(other, name).to(values)))[places])
+        for name in ("whiteners", "log_dets"):
+            values = getattr(self, name)
+            setattr(result, name, torch.cat((values, getattr(other, name).to(values))))
         return result
+
+    def centers_of(self, code):
+        """Centers of one class, Tensor (m, n_features)."""
+        _, names, white = self._class_parts(code)
+        return torch.stack(
+            [
+                self.origins[code] + torch.linalg.solve(self.whiteners[name].T, center)
+                for name, center in zip(names, white, strict=True)
+            ]
+        )
 
     def class_discriminants(self, z):
         """Log-density of each class under the shared covariance, up to a common constant.
@@ -110,17 +153,51 @@ class ClassDensities(nn.Module):
         """
         return z @ self.discriminants.T - 0.5 * (self.discriminants * self.locations).sum(1)
 
+    def class_log_densities(self, z):
+        """Log-density of each class, up to a common constant; shapes as in `class_discriminants`.
+
+        A class of one center counts with the shared covariance, one of several with its own.
+        """
+        square = ((z @ self.shared_precision) * z).sum(-1, keepdim=True)
+        densities = self.class_discriminants(z) + self.shared_log_det - 0.5 * square
+        for code in torch.nonzero(self.center_counts > 1)[:, 0].tolist():
+            densities[..., code] = self.log_density_of(z, code)
+        return densities
+
+    @property
+    def has_several_centers(self):
+        """Whether any class has more than one center."""
+        return len(self.center_log_weights) > len(self.center_counts)
+
     def log_density_of(self, z, code):
         r"""Log-density of one class, up to the constant :math:`-\frac{d}{2}\ln 2\pi`.
 
         For z (..., n_features), shape (...):
-        logsumexp_m( log w_{k,m} - ||(z - c_{k,m}) W_k||^2 / 2 ) + log |det W_k|.
+        logsumexp_m( log w_m - ||(z - c_m) W_m||^2 / 2 + log |det W_m| ).
         """
-        # The class mean is subtracted before the product: distances stay exact far from the origin.
-        white = (z - self.origins[code]) @ self.whiteners[code]
-        distances = squared_distances(white, self.whitened_offsets[code])
-        log_weights = self.center_log_weights[code]
-        return torch.logsumexp(log_weights - 0.5 * distances, dim=-1) + self.log_dets[code]
+        places, names, _ = self._class_parts(code)
+        flat = z.reshape(-1, z.shape[-1])
+        step = max(1, _BLOCK_ENTRIES // (places.stop - places.start))
+        if torch.jit.is_tracing():  # the number of blocks would become a constant
+            step = 1 << 62
+        parts = [self._log_density(part, code, places, names) for part in flat.split(step)]
+        return torch.cat(parts).reshape(z.shape[:-1])
+
+    def _class_parts(self, code):
+        first = int(self.center_counts[:code].sum())
+        places = slice(first, first + int(self.center_counts[code]))
+        return places, self.center_whiteners[places], self.whitened_centers[places]
+
+    def _log_density(self, z, code, places, names):
+        # The origin is subtracted before the product: distances stay exact far from zero.
+        moved, logits = z - self.origins[code], []
+        distinct, counts = names.unique_consecutive(return_counts=True)
+        centers = self.whitened_centers[places].split(counts.tolist())
+        for name, group in zip(distinct.tolist(), centers, strict=True):
+            distances = squared_distances(moved @ self.whiteners[name], group)
+            logits.append(self.log_dets[name] - 0.5 * distances)
+        logits = torch.cat(logits, dim=-1) + self.center_log_weights[places]
+        return torch.logsumexp(logits, dim=-1)
 
     def log_density_background(self, z):
         """Log-density of the background, with shapes and constant of `log_density_of`."""

@@ -1,5 +1,7 @@
 """The normalizing flow of one level."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -8,34 +10,66 @@ from .positions import GridCondition
 
 
 class LinearStart(nn.Module):
-    """A fixed, invertible linear map (x - mean) W, its log-determinant counted.
+    """A fixed linear map (x - mean) W, its log-determinant counted.
 
-    `mean` has shape (n_features,); `matrix`, which is W, has shape (n_features, n_features).
+    W is invertible, or leads to fewer axes. What the axes leave out of x is then a Gaussian of
+    equal variance in all directions, and its log-density is counted with the log-determinant.
+
+    Parameters
+    ----------
+    mean : Tensor of shape (n_features,)
+    matrix : Tensor of shape (n_features, n_axes)
+        W. With fewer axes than features its columns are orthogonal.
+    rest_variance : float, default=1.0
+        Of what the axes leave out.
     """
 
-    def __init__(self, mean, matrix):
+    def __init__(self, mean, matrix, rest_variance=1.0):
         super().__init__()
         mean = torch.as_tensor(mean, dtype=torch.float64)
         matrix = torch.as_tensor(matrix, dtype=torch.float64)
-        log_det = torch.linalg.slogdet(matrix)[1]
+        n_features, n_axes = matrix.shape
+        lengths = matrix.norm(dim=0)
+        if n_features == n_axes:
+            log_det = torch.linalg.slogdet(matrix)[1]
+        else:
+            rest = 0.5 * (n_features - n_axes) * math.log(rest_variance)
+            log_det = lengths.log().sum() - rest
         # float64 until the owner casts the module: raw features may be of any magnitude.
         self.register_buffer("mean", mean)
         self.register_buffer("matrix", matrix)
         self.register_buffer("log_det", log_det)
+        if n_features > n_axes:
+            self.register_buffer("lengths", lengths)
+            self.register_buffer("rest_variance", torch.tensor(rest_variance).to(mean))
+
+    @property
+    def leaves_out(self):
+        """Whether there are fewer axes than features."""
+        return self.matrix.shape[0] > self.matrix.shape[1]
 
     def forward(self, x):
-        """Return the mapped x and the log-determinant, a 0-d Tensor."""
-        return (x - self.mean) @ self.matrix, self.log_det
+        """Return the mapped x and the log-determinant: a 0-d Tensor, or one for each vector."""
+        moved = x - self.mean
+        z = moved @ self.matrix
+        if not self.leaves_out:
+            return z, self.log_det
+        rest = moved.square().sum(-1) - (z / self.lengths).square().sum(-1)
+        return z, self.log_det - 0.5 * rest.clamp_min(0) / self.rest_variance
 
     def inverse(self, z):
-        """Undo `forward`."""
+        """Undo `forward`; what the axes leave out becomes zero."""
         flat = z.reshape(-1, z.shape[-1])
-        return torch.linalg.solve(self.matrix.T, flat.T).T.reshape(z.shape) + self.mean
+        if self.leaves_out:
+            flat = (flat / self.lengths.square()) @ self.matrix.T
+        else:
+            flat = torch.linalg.solve(self.matrix.T, flat.T).T
+        return flat.reshape(*z.shape[:-1], -1) + self.mean
 
 
-def identity_start(n_features):
-    """Return a start that changes nothing: the flow sees the raw features."""
-    return LinearStart(torch.zeros(n_features), torch.eye(n_features))
+def identity_start(n_features, n_axes=None):
+    """Return a start that changes nothing: the flow sees the raw features, or the first of them."""
+    return LinearStart(torch.zeros(n_features), torch.eye(n_features, n_axes or n_features))
 
 
 class ConditionalFlow(nn.Module):

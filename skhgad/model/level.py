@@ -28,8 +28,8 @@ class LevelModel(nn.Module):
 
     @property
     def n_features(self):
-        """Channels of the level's vectors."""
-        return self.mixture.means.shape[1]
+        """Channels of the level's raw vectors."""
+        return len(self.start.mean)
 
     def latent(self, x):
         """Map raw features (n_images, n_positions, n_features) to latent vectors of the same shape.
@@ -50,10 +50,14 @@ class LevelModel(nn.Module):
     def class_log_likelihood(self, z):
         """Log-likelihoods (n_images, n_classes) of images, from their latent vectors.
 
-        They use one covariance that all classes share. They are summed over the positions, in nats,
-        up to a constant of each image.
+        They use one covariance that all classes share, but for vectors of a class of several
+        centers, which counts with its own density. They are summed over the positions, in nats, up
+        to a constant of each image.
         """
         source = self.mixture if self.densities is None else self.densities
+        if math.prod(self.map_shape) == 1 and self.densities is not None:
+            if self.densities.has_several_centers:
+                return self.densities.class_log_densities(z[:, 0])
         # Linear in z, so the mean position stands for all.
         return source.class_discriminants(z.mean(1)) * z.shape[1]
 
@@ -89,35 +93,47 @@ class LevelModel(nn.Module):
         return density
 
 
-def empty_level(parameters, n_features, map_shape, n_classes, generator=None):
+def empty_level(
+    parameters, n_features, map_shape, n_classes, generator=None, *, n_blocks=None, n_axes=None
+):
     """Create an untrained level from its shapes alone; its start is the identity.
 
-    `map_shape` is (height, width).
+    `map_shape` is (height, width). `n_blocks` None = that of the parameters. `n_axes` is the number
+    of latent features, None = `n_features`; see `LinearStart`.
     """
     generator = torch.Generator() if generator is None else generator
+    n_axes = n_features if n_axes is None else n_axes
     position_channels = parameters["position_channels"]
     is_conditioned = position_channels and math.prod(map_shape) > 1
     flow = ConditionalFlow(
-        n_features,
+        n_axes,
         position_codes(*map_shape, position_channels) if is_conditioned else None,
-        n_blocks=parameters["n_blocks"],
+        n_blocks=parameters["n_blocks"] if n_blocks is None else n_blocks,
         hidden_ratio=parameters["hidden_ratio"],
         clamp=parameters["clamp"],
         identity_start=parameters["start"] == "whitened",
         generator=generator,
     )
     mixture = HierarchicalMixture(
-        class_means(n_classes, n_features, parameters["class_separation"]),
-        parameters["n_components"],
+        class_means(n_classes, n_axes, parameters["class_separation"]),
+        prior_components(parameters),
         offset_scale=parameters["center_scale"],
         generator=generator,
     )
-    return LevelModel(identity_start(n_features).float(), flow, mixture, map_shape)
+    return LevelModel(identity_start(n_features, n_axes).float(), flow, mixture, map_shape)
 
 
-def room_for_densities(level, *, has_background):
+def prior_components(parameters):
+    """Centers of each class in the prior; one where those of the densities are found later."""
+    n_components = parameters["n_components"]
+    return 1 if n_components == "auto" else n_components
+
+
+def room_for_densities(level, *, n_centers, n_whiteners, has_background):
     """Give a level densities, all zero, for the stored ones to be loaded into."""
-    n_classes, n_components, n_features = level.mixture.centers().shape
     level.densities = ClassDensities(
-        n_classes, n_components, n_features, has_background=has_background
+        *level.mixture.means.shape,
+        n_centers=n_centers,
+        n_whiteners=n_whiteners,
+        has_background=has_background,
     )

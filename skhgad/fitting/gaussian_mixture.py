@@ -1,0 +1,140 @@
+"""Gaussian mixtures of latent vectors, fitted by expectation-maximisation."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from torch import nn
+
+_BLOCK_ENTRIES = 1 << 22  # of a matrix of distances, vectors by centers
+_MOST_STEPS = 100
+_TOLERANCE = 1e-4  # nats per vector: smaller steps end the iteration
+_PSEUDO_PER_FEATURE = 3.0
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """A mixture of Gaussians, all tensors float64.
+
+    `centers` has shape (n_components, n_features), `log_weights` (n_components,), `covariances`
+    (n_components, n_features, n_features), or one for all components: (1, n_features, n_features).
+    """
+
+    centers: torch.Tensor
+    log_weights: torch.Tensor
+    covariances: torch.Tensor
+
+    def log_density(self, z):
+        r"""Log-density of vectors (n, n_features), up to :math:`-\frac{d}{2}\ln 2\pi`."""
+        step = max(1, _BLOCK_ENTRIES // len(self.centers))
+        whiteners = [whitener(covariance) for covariance in self.covariances]
+        return torch.cat([self._joint(part, whiteners).logsumexp(1) for part in z.split(step)])
+
+    def _joint(self, z, whiteners):
+        """Log of weight times density of each component, (n, n_components)."""
+        return self.log_weights + component_log_densities(z, self.centers, whiteners)
+
+
+def whitener(covariance):
+    """Return L^-T of the Cholesky factor L: rows times it have the identity as covariance."""
+    factor = torch.linalg.cholesky(covariance)
+    identity = torch.eye(len(factor), dtype=factor.dtype)
+    return torch.linalg.solve_triangular(factor, identity, upper=False).T
+
+
+def component_log_densities(z, centers, whiteners):
+    """Log-densities (n, n_components) of vectors under each component.
+
+    `whiteners` holds one for each component, or one for all.
+    """
+    log_dets = torch.stack([w.diagonal().log().sum() for w in whiteners])
+    if len(whiteners) == 1:
+        return log_dets - 0.5 * squared_distances(z @ whiteners[0], centers @ whiteners[0])
+    distances = [
+        ((z - center) @ w).square().sum(1) for center, w in zip(centers, whiteners, strict=True)
+    ]
+    return log_dets - 0.5 * torch.stack(distances, 1)
+
+
+def squared_distances(a, b):
+    """Squared Euclidean distances (n, m), never negative, of a (n, d) from b (m, d)."""
+    squares = a.square().sum(1)[:, None] + b.square().sum(1)
+    return squares.addmm_(a, b.T, alpha=-2).clamp_min_(0)
+
+
+def fit_mixture(z, n_components, generator, *, n_steps=_MOST_STEPS):
+    """Fit a mixture to vectors (n, n_features), starting from k-means.
+
+    Each center has a covariance of its own. It borrows from the covariance that the clusters of
+    k-means have in common, which borrows from the identity: see `maximize` and `pooled_within`.
+    With fewer distinct vectors than `n_components`, there are as many centers as those.
+    """
+    n_components = min(n_components, len(torch.unique(z, dim=0)))
+    seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
+    labels = KMeans(n_components, n_init=1, max_iter=50, random_state=seed).fit_predict(z.numpy())
+    labels = torch.from_numpy(labels.astype(np.int64))
+    prior = pooled_within(z, labels, z.shape[1])
+    responsibilities = nn.functional.one_hot(labels, n_components).to(z)
+    return maximize(z, responsibilities, prior, _PSEUDO_PER_FEATURE * z.shape[1], n_steps)[0]
+
+
+def maximize(
+    z, responsibilities, prior, pseudo_count, n_steps=_MOST_STEPS, tolerance=_TOLERANCE
+):
+    """Alternate maximisation and expectation from starting responsibilities (n, n_components).
+
+    Every covariance takes `pseudo_count` samples of the covariance `prior`. The result is a
+    posterior mode under an inverse-Wishart prior; 0 gives the maximum likelihood.
+
+    Returns the mixture and the objective after each step, in nats per vector: the mean
+    log-likelihood plus the prior's share. It never falls.
+    """
+    objectives = []
+    for _ in range(n_steps):
+        mixture = _maximization(z, responsibilities, prior, pseudo_count)
+        whiteners = [whitener(covariance) for covariance in mixture.covariances]
+        joint = mixture._joint(z, whiteners)
+        likelihood = joint.logsumexp(1)
+        objectives.append(
+            float(likelihood.mean() + pseudo_count * _prior_term(prior, whiteners) / len(z))
+        )
+        responsibilities = (joint - likelihood[:, None]).exp()
+        if len(objectives) > 1 and objectives[-1] - objectives[-2] < tolerance:
+            break
+    return mixture, objectives
+
+
+def _maximization(z, responsibilities, prior, pseudo_count):
+    counts = responsibilities.sum(0)
+    weights = counts.clamp_min(1e-10)
+    centers = (responsibilities.T @ z) / weights[:, None]
+    covariances = []
+    for m, center in enumerate(centers):
+        residuals = (z - center) * responsibilities[:, m : m + 1].sqrt()
+        scatter = residuals.T @ residuals
+        covariances.append((scatter + pseudo_count * prior) / (weights[m] + pseudo_count))
+    return GaussianMixture(centers, (weights / weights.sum()).log(), torch.stack(covariances))
+
+
+def _prior_term(prior, whiteners):
+    """Log-density of covariances under the inverse-Wishart prior of one pseudo-sample."""
+    terms = [w.diagonal().log().sum() - 0.5 * ((w.T @ prior) * w.T).sum() for w in whiteners]
+    return torch.stack(terms).sum()
+
+
+def pooled_within(z, labels, shrinkage_samples):
+    """Covariance inside clusters, with so many pseudo-samples of the identity."""
+    n_clusters = int(labels.max()) + 1
+    counts = torch.bincount(labels, minlength=n_clusters).clamp_min(1)
+    sums = torch.zeros(n_clusters, z.shape[1], dtype=z.dtype).index_add_(0, labels, z)
+    residuals = z - (sums / counts[:, None])[labels]
+    identity = torch.eye(z.shape[1], dtype=z.dtype)
+    total = len(z) + shrinkage_samples
+    return (residuals.T @ residuals + shrinkage_samples * identity) / total
+
+
+def equal_log_weights(n):
+    """Log-weights of n equal components."""
+    return torch.full((n,), -math.log(n), dtype=torch.float64)

@@ -1,0 +1,139 @@
+"""How far a covariance is shrunk: by the likelihood of the samples left out, one at a time."""
+
+import math
+
+import torch
+from sklearn.covariance import ledoit_wolf_shrinkage
+
+# Share of the samples whose likelihoods count as equal, so that heavy tails decide nothing alone.
+_LOWEST_SHARE = 0.02
+# Standard deviation of left-out distances, over that of a Gaussian, up to which it is trusted.
+_WIDEST_TAILS = 5.0
+PSEUDO_COUNTS = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, math.inf)
+
+
+def robust(log_likelihoods):
+    """Raise the lowest 2 % of the samples (first axis) to their upper end."""
+    low = torch.quantile(log_likelihoods, _LOWEST_SHARE, dim=0)
+    return torch.maximum(log_likelihoods, low)
+
+
+def robust_mean(log_likelihoods):
+    """Mean over the samples (first axis) of what `robust` returns."""
+    return robust(log_likelihoods).mean(0)
+
+
+def principal_axes(residuals):
+    """Eigenvalues (r,) and eigenvectors (n_features, r) of the scatter of `residuals`.
+
+    `residuals` has shape (n, n_features), float64; r = min(n, n_features).
+    """
+    n, n_features = residuals.shape
+    if n_features <= n:
+        values, vectors = torch.linalg.eigh(residuals.T @ residuals)
+        return values.clamp_min(0), vectors
+    _, singular, vectors = torch.linalg.svd(residuals, full_matrices=False)
+    return singular.square(), vectors.T
+
+
+def left_out_distances(coordinates, scatter, n, n_features, inflation, pseudo, scale):
+    r"""Squared Mahalanobis distance of each sample from the shrunk Gaussian of all the others.
+
+    The covariance is (R^T R + nu t I) / (n + nu): nu samples of the prior variance t stand beside
+    the n residuals R. Leaving one sample out is a rank-one change, so no covariance is computed
+    twice. Source: J. P. Hoffbeck, D. A. Landgrebe, "Covariance matrix estimation and classification
+    with limited training data", IEEE PAMI 18, 1996.
+
+    Parameters
+    ----------
+    coordinates : Tensor of shape (n_judged, r)
+        Residuals of the samples to judge in the principal axes of all residuals.
+    scatter : Tensor of shape (r,)
+        Eigenvalues of R^T R; those of the other n_features - r axes are zero.
+    n : int
+        Number of residuals.
+    n_features : int
+    inflation : Tensor of shape (n_judged,)
+        From `inflation_of`.
+    pseudo : float
+        nu; inf = the prior alone.
+    scale : float
+        The prior variance t.
+
+    Returns
+    -------
+    distances : Tensor of shape (n_judged,)
+    log_det : Tensor of shape (n_judged,)
+        Log-determinants of the covariances.
+    """
+    if math.isinf(pseudo):
+        distances = inflation.square() * coordinates.square().sum(1) / scale
+        return distances, torch.full_like(distances, n_features * math.log(scale))
+    total = n - 1 + pseudo
+    variances = (scatter + pseudo * scale) / total
+    log_det = variances.log().sum()
+    n_null = n_features - len(scatter)
+    if n_null:
+        log_det = log_det + n_null * math.log(pseudo * scale / total)
+    distances = coordinates.square() @ variances.reciprocal()
+    left = (1 - inflation / total * distances).clamp_min(1e-12)
+    return inflation.square() * distances / left, log_det + left.log()
+
+
+def inflation_of(codes):
+    """n_k / (n_k - 1) of each sample, float64, with n_k the size of its class.
+
+    The mean of the class moves away from a sample that is left out by this factor. For a class of
+    one it is 2.
+    """
+    counts = torch.bincount(codes)[codes].double()
+    return counts / (counts - 1).clamp_min(0.5)
+
+
+def likeliest_pseudo_count(residuals, inflation, scale, factor=1.0, candidates=PSEUDO_COUNTS):
+    """Choose how many pseudo-samples of the prior a covariance takes, inf = the prior alone.
+
+    `candidates` are multiplied by `factor`. Axes in which nothing varies take no part.
+    """
+    pseudo, parts = [factor * nu for nu in candidates], _parts(residuals)
+    likelihoods = [
+        -0.5 * sum(left_out_distances(*parts, inflation, nu, scale)) for nu in pseudo
+    ]
+    return pseudo[int(robust_mean(torch.stack(likelihoods, 1)).argmax())]
+
+
+def describes_tails(residuals, inflation, scale, pseudo):
+    """Whether a Gaussian describes how far normal samples lie from the mean.
+
+    Squared Mahalanobis distances of left-out samples have the standard deviation sqrt(2 d) under a
+    Gaussian. One of more than five times that says that the likelihood cannot be trusted.
+    """
+    parts = _parts(residuals)
+    distances, _ = left_out_distances(*parts, inflation, pseudo, scale)
+    distances = distances.clamp_max(torch.quantile(distances, 1 - _LOWEST_SHARE))
+    # Around the mean distance, because shrinkage makes all distances smaller.
+    expected = distances.mean() * math.sqrt(2 / parts[3])
+    return bool(distances.std() <= _WIDEST_TAILS * expected)
+
+
+def ledoit_wolf_pseudo_count(residuals):
+    """Return the shrinkage of Ledoit and Wolf (2004) as pseudo-samples, and the prior variance."""
+    n, n_features = residuals.shape
+    shrinkage = ledoit_wolf_shrinkage(residuals.numpy(), assume_centered=True)
+    scale = float(residuals.square().mean())
+    return (math.inf if shrinkage >= 1 else n * shrinkage / (1 - shrinkage)), scale
+
+
+def _parts(residuals):
+    n, n_features = residuals.shape
+    scatter, axes = principal_axes(residuals)
+    varies = scatter > 1e-12 * scatter.max()
+    judged = residuals @ axes[:, varies]
+    return judged, scatter[varies], n, int(varies.sum()) if n_features <= n else n_features
+
+
+def shrunk_covariance(scatter, n, pseudo, prior):
+    """(scatter + nu prior) / (n + nu); the prior alone for nu = inf."""
+    if math.isinf(pseudo):
+        return prior.clone()
+    return (scatter + pseudo * prior) / (n + pseudo)
