@@ -4,12 +4,13 @@ import torch
 
 from ..model.class_densities import ClassDensities
 from .covariance import shrink, whitening_matrix
-from .mixture_choice import choose_mixture
 from .gaussian_mixture import fit_mixture
+from .gaussian_shrinkage import has_heavy_tails, inflation_of
+from .mixture_choice import choose_mixture, fit_gaussian
+from .modes import find_modes
 
 _BACKGROUND_SHRINKAGE = 0.1
 _MOST_VECTORS = 20_000  # of a class; more change nothing but the time
-_MOST_BACKGROUND_VECTORS = 20_000
 
 
 @torch.no_grad()
@@ -29,18 +30,23 @@ def fit_class_mixtures(level, samples, n_components, seed):
     """
     x, codes = samples.vectors()
     z = torch.cat([level.latent(part[:, None])[0][:, 0] for part in x.split(1 << 16)]).double()
-    by_class = [_drawn(z[codes == code], _MOST_VECTORS, seed) for code in range(samples.n_classes)]
-    present = [vectors for vectors in by_class if len(vectors)]
-    residuals = torch.cat([vectors - vectors.mean(0) for vectors in present])
-    mixtures = [_fit(vectors, n_components, seed) for vectors in by_class]
+    modes = find_modes(x, codes, samples.n_classes, seed)
+    by_class = [
+        drawn_rows(z, torch.nonzero(codes == code)[:, 0], seed) for code in range(samples.n_classes)
+    ]
+    heavy_tails = _has_heavy_tails(z, codes, modes)
+    mixtures = [
+        _fit(z[rows], modes[rows], n_components, seed, heavy_tails) for rows in by_class
+    ]
+    by_class = [z[rows] for rows in by_class]
     locations = torch.stack(
         [vectors.mean(0) if len(vectors) else z.new_zeros(z.shape[1]) for vectors in by_class]
     )
-    covariances = [_mean_covariance(mixture, residuals) for mixture in mixtures]
+    covariances = [_mean_covariance(mixture) for mixture in mixtures]
     root = whitening_matrix(sum(covariances) / len(covariances))
     background = None
     if samples.n_classes > 1:  # of a single class, the background is the class
-        everything = _drawn(z, _MOST_BACKGROUND_VECTORS, seed)
+        everything = z[drawn_rows(z, torch.arange(len(z)), seed)]
         covariance = torch.cov(everything.T, correction=0).reshape(z.shape[1], -1)
         background = everything.mean(0), whitening_matrix(shrink(covariance, _BACKGROUND_SHRINKAGE))
     return ClassDensities.of(
@@ -54,13 +60,26 @@ def fit_class_mixtures(level, samples, n_components, seed):
     )
 
 
-def _fit(vectors, n_components, seed):
+def _fit(vectors, modes, n_components, seed, heavy_tails):
     if n_components == "auto":
-        return choose_mixture(vectors, seed)
+        return choose_mixture(vectors, modes, seed, heavy_tails)
+    if n_components == 1 or not len(vectors):
+        return fit_gaussian(vectors, heavy_tails)
     return fit_mixture(vectors, n_components, torch.Generator().manual_seed(seed))
 
 
-def _mean_covariance(mixture, residuals):
+def _has_heavy_tails(z, codes, modes):
+    codes = torch.unique(torch.stack((codes, modes)), dim=1, return_inverse=True)[1]
+    counts = torch.bincount(codes)
+    sums = torch.zeros(len(counts), z.shape[1], dtype=z.dtype).index_add_(0, codes, z)
+    step = -(-len(z) // _MOST_VECTORS)
+    residuals = (z - (sums / counts[:, None])[codes])[::step]
+    if not residuals.any():
+        return False
+    return has_heavy_tails(residuals, inflation_of(codes[::step]), 1.0, 0.01 * len(residuals))
+
+
+def _mean_covariance(mixture):
     """Covariance of a class around its mean, for telling classes apart."""
     if len(mixture.centers) == 1:
         return mixture.covariances[0]
@@ -73,9 +92,9 @@ def _mean_covariance(mixture, residuals):
     return within + between
 
 
-def _drawn(vectors, most, seed):
-    """Return at most so many vectors, in an order that does not depend on the order given."""
-    direction = torch.linspace(1, 2, vectors.shape[1], dtype=vectors.dtype)
-    vectors = vectors[(vectors @ direction).argsort(stable=True)]
-    order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))
-    return vectors[order[:most]]
+def drawn_rows(z, rows, seed):
+    """Draw at most 20,000 of the rows, in an order that does not depend on the order given."""
+    direction = torch.linspace(1, 2, z.shape[1], dtype=z.dtype)
+    rows = rows[(z[rows] @ direction).argsort(stable=True)]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed % (1 << 31)))
+    return rows[order[:_MOST_VECTORS]]

@@ -8,10 +8,13 @@ import torch
 from sklearn.cluster import KMeans
 from torch import nn
 
+from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count
+
 _BLOCK_ENTRIES = 1 << 22  # of a matrix of distances, vectors by centers
 _MOST_STEPS = 100
 _TOLERANCE = 1e-4  # nats per vector: smaller steps end the iteration
 _PSEUDO_PER_FEATURE = 3.0
+_PRIOR_ALONE = 1e6  # pseudo-samples for each vector that leave nothing but the prior
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class GaussianMixture:
         r"""Log-density of vectors (n, n_features), up to :math:`-\frac{d}{2}\ln 2\pi`."""
         step = max(1, _BLOCK_ENTRIES // len(self.centers))
         whiteners = [whitener(covariance) for covariance in self.covariances]
-        return torch.cat([self._joint(part, whiteners).logsumexp(1) for part in z.split(step)])
+        return torch.cat([self.joint_log_density(part, whiteners).logsumexp(1) for part in z.split(step)])
 
-    def _joint(self, z, whiteners):
+    def joint_log_density(self, z, whiteners):
         """Log of weight times density of each component, (n, n_components)."""
         return self.log_weights + component_log_densities(z, self.centers, whiteners)
 
@@ -80,22 +83,40 @@ def fit_mixture(z, n_components, generator, *, n_steps=_MOST_STEPS):
     return maximize(z, responsibilities, prior, _PSEUDO_PER_FEATURE * z.shape[1], n_steps)[0]
 
 
+def fit_modes(z, modes):
+    """Fit Gaussians of one covariance to vectors, starting from the modes (n,) of `find_modes`.
+
+    The covariance is shrunk to the identity; how far is chosen by the likelihood of vectors left
+    out.
+    """
+    modes = torch.unique(modes, return_inverse=True)[1]
+    responsibilities = nn.functional.one_hot(modes).to(z)
+    identity = torch.eye(z.shape[1], dtype=z.dtype)
+    means = (responsibilities.T @ z) / responsibilities.sum(0)[:, None]
+    pseudo_count = likeliest_pseudo_count(z - means[modes], inflation_of(modes), 1.0, z.shape[1])
+    if math.isinf(pseudo_count):
+        pseudo_count = _PRIOR_ALONE * len(z)
+    return maximize(z, responsibilities, identity, pseudo_count, shared=True)[0]
+
+
 def maximize(
-    z, responsibilities, prior, pseudo_count, n_steps=_MOST_STEPS, tolerance=_TOLERANCE
-):
+    z, responsibilities, prior, pseudo_count, n_steps=_MOST_STEPS, tolerance=_TOLERANCE, *,
+    shared=False,
+):  # fmt: skip
     """Alternate maximisation and expectation from starting responsibilities (n, n_components).
 
     Every covariance takes `pseudo_count` samples of the covariance `prior`. The result is a
-    posterior mode under an inverse-Wishart prior; 0 gives the maximum likelihood.
+    posterior mode under an inverse-Wishart prior; 0 gives the maximum likelihood. `shared`: one
+    covariance for all components.
 
     Returns the mixture and the objective after each step, in nats per vector: the mean
     log-likelihood plus the prior's share. It never falls.
     """
     objectives = []
     for _ in range(n_steps):
-        mixture = _maximization(z, responsibilities, prior, pseudo_count)
+        mixture = _maximization(z, responsibilities, prior, pseudo_count, shared)
         whiteners = [whitener(covariance) for covariance in mixture.covariances]
-        joint = mixture._joint(z, whiteners)
+        joint = mixture.joint_log_density(z, whiteners)
         likelihood = joint.logsumexp(1)
         objectives.append(
             float(likelihood.mean() + pseudo_count * _prior_term(prior, whiteners) / len(z))
@@ -106,15 +127,20 @@ def maximize(
     return mixture, objectives
 
 
-def _maximization(z, responsibilities, prior, pseudo_count):
-    counts = responsibilities.sum(0)
-    weights = counts.clamp_min(1e-10)
+def _maximization(z, responsibilities, prior, pseudo_count, shared):
+    weights = responsibilities.sum(0).clamp_min(1e-10)
     centers = (responsibilities.T @ z) / weights[:, None]
-    covariances = []
+    scatters = []
     for m, center in enumerate(centers):
         residuals = (z - center) * responsibilities[:, m : m + 1].sqrt()
-        scatter = residuals.T @ residuals
-        covariances.append((scatter + pseudo_count * prior) / (weights[m] + pseudo_count))
+        scatters.append(residuals.T @ residuals)
+    counts = weights
+    if shared:
+        scatters, counts = [sum(scatters)], weights.sum(0, keepdim=True)
+    covariances = [
+        (scatter + pseudo_count * prior) / (count + pseudo_count)
+        for scatter, count in zip(scatters, counts, strict=True)
+    ]
     return GaussianMixture(centers, (weights / weights.sum()).log(), torch.stack(covariances))
 
 

@@ -9,6 +9,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 _LOWEST_SHARE = 0.02
 # Standard deviation of left-out distances, over that of a Gaussian, up to which it is trusted.
 _WIDEST_TAILS = 5.0
+_VECTORS_PER_AXIS = 4  # with fewer, distances of left-out samples tell nothing of tails
 PSEUDO_COUNTS = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, math.inf)
 
 
@@ -34,6 +35,20 @@ def principal_axes(residuals):
         return values.clamp_min(0), vectors
     _, singular, vectors = torch.linalg.svd(residuals, full_matrices=False)
     return singular.square(), vectors.T
+
+
+def is_clearly_better(log_likelihoods, others, n_errors=2.0):
+    """Whether the mean of the first is larger by more than so many standard errors."""
+    gain = robust(log_likelihoods) - robust(others)
+    return bool(gain.mean() > n_errors * gain.std() / math.sqrt(len(gain)))
+
+
+def left_out_log_likelihoods(residuals, inflation, pseudo, scale):
+    """Log-likelihoods (n,) of samples under the shrunk Gaussian of all the others.
+
+    In nats, up to the constant of the Gaussian. For parameters, see `left_out_distances`.
+    """
+    return -0.5 * sum(left_out_distances(*_parts(residuals), inflation, pseudo, scale))
 
 
 def left_out_distances(coordinates, scatter, n, n_features, inflation, pseudo, scale):
@@ -102,18 +117,22 @@ def likeliest_pseudo_count(residuals, inflation, scale, factor=1.0, candidates=P
     return pseudo[int(robust_mean(torch.stack(likelihoods, 1)).argmax())]
 
 
-def describes_tails(residuals, inflation, scale, pseudo):
-    """Whether a Gaussian describes how far normal samples lie from the mean.
+def has_heavy_tails(residuals, inflation, scale, pseudo):
+    """Whether normal samples lie much farther from the mean than a Gaussian says.
 
-    Squared Mahalanobis distances of left-out samples have the standard deviation sqrt(2 d) under a
-    Gaussian. One of more than five times that says that the likelihood cannot be trusted.
+    Squared Mahalanobis distances of samples left out have the standard deviation sqrt(2 d) under a
+    Gaussian. Here it is more than five times that: the likelihood cannot be trusted. As many of the
+    principal axes count as there are vectors to judge them by.
     """
-    parts = _parts(residuals)
-    distances, _ = left_out_distances(*parts, inflation, pseudo, scale)
+    coordinates, scatter, n, _ = _parts(residuals)
+    chosen = scatter.argsort(descending=True)[: max(1, n // _VECTORS_PER_AXIS)]
+    distances, _ = left_out_distances(
+        coordinates[:, chosen], scatter[chosen], n, len(chosen), inflation, pseudo, scale
+    )
     distances = distances.clamp_max(torch.quantile(distances, 1 - _LOWEST_SHARE))
     # Around the mean distance, because shrinkage makes all distances smaller.
-    expected = distances.mean() * math.sqrt(2 / parts[3])
-    return bool(distances.std() <= _WIDEST_TAILS * expected)
+    expected = distances.mean() * math.sqrt(2 / len(chosen))
+    return bool(distances.std() > _WIDEST_TAILS * expected)
 
 
 def ledoit_wolf_pseudo_count(residuals):

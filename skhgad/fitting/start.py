@@ -8,8 +8,9 @@ import torch
 from ..model.flow import LinearStart
 from ..model.level import empty_level
 from .covariance import ResidualMoments, class_means, shrink, whitening_matrix
+from .modes import find_modes
 from .gaussian_shrinkage import (
-    describes_tails,
+    has_heavy_tails,
     inflation_of,
     likeliest_pseudo_count,
     principal_axes,
@@ -40,8 +41,8 @@ def whitened_start(samples, shrinkage="ledoit_wolf"):
     return LinearStart(means[counts > 0].mean(0), whitening_matrix(covariance))
 
 
-def start_of_vectors(samples, shrinkage="auto"):
-    """Whiten feature vectors as `whitened_start` does.
+def start_of_vectors(samples, shrinkage="auto", seed=0):
+    """Whiten feature vectors as `whitened_start` does, by the covariance inside modes of classes.
 
     With more features than vectors, the start leads to as many axes as there are vectors; what lies
     beside them is one Gaussian of the smallest variance. This loses nothing.
@@ -51,9 +52,12 @@ def start_of_vectors(samples, shrinkage="auto"):
     normal samples leave too often.
     """
     x, codes = samples.vectors()
-    means, counts = class_means(((x[:, None], codes),), replace(samples, total=lambda value: value))
-    residuals = x - means[codes]
-    center = means[counts > 0].mean(0)
+    center = torch.stack([x[codes == code].mean(0) for code in codes.unique()]).mean(0)
+    modes = find_modes(x, codes, samples.n_classes, seed)
+    codes = torch.unique(torch.stack((codes, modes)), dim=1, return_inverse=True)[1]
+    counts = torch.bincount(codes)
+    sums = torch.zeros(len(counts), x.shape[1], dtype=x.dtype).index_add_(0, codes, x)
+    residuals = x - (sums / counts[:, None])[codes]
     scale = float(residuals.square().mean())
     # Rounding alone is no spread: identical rows have some.
     if not scale > (100 * torch.finfo(x.dtype).eps) ** 2 * float(x.square().mean()):
@@ -80,7 +84,7 @@ def likeliest_shrinkage(residuals, codes, scale):
     inflation, n = inflation_of(codes), len(residuals)
     candidates = [n * share / (1 - share) for share in _SHRINKAGES] + [math.inf]
     pseudo = likeliest_pseudo_count(residuals, inflation, scale, candidates=candidates)
-    if not describes_tails(residuals, inflation, scale, pseudo):
+    if has_heavy_tails(residuals, inflation, scale, pseudo):
         return _HEAVY_TAILED_SHRINKAGE
     return 1.0 if math.isinf(pseudo) else pseudo / (n + pseudo)
 
@@ -120,7 +124,7 @@ def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=
     if parameters["start"] == "whitened":
         shrinkage = parameters["whitening_shrinkage"]
         if is_vector:
-            start = start_of_vectors(samples, shrinkage)
+            start = start_of_vectors(samples, shrinkage, generator.initial_seed())
         else:
             start = whitened_start(samples, _MAP_SHRINKAGE if shrinkage == "auto" else shrinkage)
         shape = {"n_axes": start.matrix.shape[1], "n_blocks": None if is_trained else 0}

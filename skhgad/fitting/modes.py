@@ -1,0 +1,80 @@
+"""Modes of a class: clusters of its feature vectors that one Gaussian cannot describe."""
+
+import math
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+
+from .gaussian_shrinkage import (
+    inflation_of,
+    is_clearly_better,
+    left_out_log_likelihoods,
+    likeliest_pseudo_count,
+)
+
+_SIZES = (2, 4, 8)
+_VECTORS_PER_MODE = 10
+_MOST_VECTORS = 2000  # of a class, that decide how many modes it has
+
+
+@torch.no_grad()
+def find_modes(x, codes, n_classes, seed):
+    """Split every class into modes where that makes its vectors clearly more likely.
+
+    The candidates are clusters of k-means, on features of equal variance, that share a covariance.
+    They are compared by the likelihood of vectors left out, one at a time.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, n_features), float64
+    codes : Tensor of shape (n,), int64
+    n_classes, seed : int
+
+    Returns
+    -------
+    Tensor of shape (n,), int64
+        Mode of each vector, numbered within its class from 0.
+    """
+    modes = torch.zeros_like(codes)
+    for code in range(n_classes):
+        rows = torch.nonzero(codes == code)[:, 0]
+        modes[rows] = _modes_of(x[rows], seed)
+    return modes
+
+
+def _modes_of(x, seed):
+    best = torch.zeros(len(x), dtype=torch.int64)
+    spread = x.std(0, correction=0)
+    x = x[:, spread > 1e-10 * spread.max()] if len(x) else x
+    if len(x) < 2 * _VECTORS_PER_MODE or not x.shape[1]:
+        return best
+    x = (x - x.mean(0)) / x.std(0, correction=0)
+    step = -(-len(x) // _MOST_VECTORS)
+    one = _likelihoods(x[::step], best[::step])
+    likelihoods = one
+    for size in _SIZES:
+        if len(x[::step]) < size * _VECTORS_PER_MODE:
+            break
+        kmeans = KMeans(size, n_init=1, max_iter=50, random_state=seed).fit(x[::step].numpy())
+        labels = torch.from_numpy(kmeans.predict(x.numpy()).astype(np.int64))
+        labels = torch.unique(labels, return_inverse=True)[1]
+        found = _likelihoods(x[::step], labels[::step])
+        if not is_clearly_better(found, likelihoods):
+            break
+        best, likelihoods = labels, found
+    return best
+
+
+def _likelihoods(x, modes):
+    """Left-out log-likelihoods of vectors under the Gaussians of their modes, of one covariance."""
+    counts = torch.bincount(modes)
+    sums = torch.zeros(len(counts), x.shape[1], dtype=x.dtype).index_add_(0, modes, x)
+    residuals = x - (sums / counts.clamp_min(1)[:, None])[modes]
+    scale = float(residuals.square().mean())
+    if not scale > 1e-20:
+        return torch.full((len(x),), -math.inf, dtype=x.dtype)
+    inflation = inflation_of(modes)
+    pseudo = likeliest_pseudo_count(residuals, inflation, scale, x.shape[1])
+    weights = (counts[modes] / len(x)).log()
+    return weights + left_out_log_likelihoods(residuals, inflation, pseudo, scale)
