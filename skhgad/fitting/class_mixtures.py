@@ -35,8 +35,9 @@ def fit_class_mixtures(level, samples, n_components, seed):
         drawn_rows(z, torch.nonzero(codes == code)[:, 0], seed) for code in range(samples.n_classes)
     ]
     heavy_tails = _has_heavy_tails(z, codes, modes)
+    n_merged = level.start.n_merged
     mixtures = [
-        _fit(z[rows], modes[rows], n_components, seed, heavy_tails) for rows in by_class
+        _fit(z[rows], modes[rows], n_components, seed, heavy_tails, n_merged) for rows in by_class
     ]
     by_class = [z[rows] for rows in by_class]
     locations = torch.stack(
@@ -57,14 +58,15 @@ def fit_class_mixtures(level, samples, n_components, seed):
         locations,
         root @ root.T,
         background,
+        n_merged=n_merged,
     )
 
 
-def _fit(vectors, modes, n_components, seed, heavy_tails):
+def _fit(vectors, modes, n_components, seed, heavy_tails, n_merged):
     if n_components == "auto":
-        return choose_mixture(vectors, modes, seed, heavy_tails)
+        return choose_mixture(vectors, modes, seed, heavy_tails, n_merged)
     if n_components == 1 or not len(vectors):
-        return fit_gaussian(vectors, heavy_tails)
+        return fit_gaussian(vectors, heavy_tails, n_merged)
     return fit_mixture(vectors, n_components, torch.Generator().manual_seed(seed))
 
 

@@ -1,7 +1,7 @@
 """Gaussian mixtures of latent vectors, fitted by expectation-maximisation."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -23,11 +23,14 @@ class GaussianMixture:
 
     `centers` has shape (n_components, n_features), `log_weights` (n_components,), `covariances`
     (n_components, n_features, n_features), or one for all components: (1, n_features, n_features).
+    `n_merged` is the number of directions beyond one that the last axis stands for; see
+    `LinearStart`.
     """
 
     centers: torch.Tensor
     log_weights: torch.Tensor
     covariances: torch.Tensor
+    n_merged: int = 0
 
     def log_density(self, z):
         r"""Log-density of vectors (n, n_features), up to :math:`-\frac{d}{2}\ln 2\pi`."""
@@ -37,7 +40,9 @@ class GaussianMixture:
 
     def joint_log_density(self, z, whiteners):
         """Log of weight times density of each component, (n, n_components)."""
-        return self.log_weights + component_log_densities(z, self.centers, whiteners)
+        densities = component_log_densities(z, self.centers, whiteners)
+        merged = torch.stack([w[-1, -1].log() for w in whiteners])
+        return self.log_weights + densities + self.n_merged * merged
 
 
 def whitener(covariance):
@@ -83,7 +88,7 @@ def fit_mixture(z, n_components, generator, *, n_steps=_MOST_STEPS):
     return maximize(z, responsibilities, prior, _PSEUDO_PER_FEATURE * z.shape[1], n_steps)[0]
 
 
-def fit_modes(z, modes):
+def fit_modes(z, modes, n_merged=0):
     """Fit Gaussians of one covariance to vectors, starting from the modes (n,) of `find_modes`.
 
     The covariance is shrunk to the identity; how far is chosen by the likelihood of vectors left
@@ -93,10 +98,14 @@ def fit_modes(z, modes):
     responsibilities = nn.functional.one_hot(modes).to(z)
     identity = torch.eye(z.shape[1], dtype=z.dtype)
     means = (responsibilities.T @ z) / responsibilities.sum(0)[:, None]
-    pseudo_count = likeliest_pseudo_count(z - means[modes], inflation_of(modes), 1.0, z.shape[1])
+    n_features = z.shape[1] + n_merged
+    pseudo_count = likeliest_pseudo_count(
+        z - means[modes], inflation_of(modes), 1.0, n_features, n_features=n_features
+    )
     if math.isinf(pseudo_count):
         pseudo_count = _PRIOR_ALONE * len(z)
-    return maximize(z, responsibilities, identity, pseudo_count, shared=True)[0]
+    mixture, _ = maximize(z, responsibilities, identity, pseudo_count, shared=True)
+    return replace(mixture, n_merged=n_merged)
 
 
 def maximize(

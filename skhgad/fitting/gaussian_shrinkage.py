@@ -43,12 +43,13 @@ def is_clearly_better(log_likelihoods, others, n_errors=2.0):
     return bool(gain.mean() > n_errors * gain.std() / math.sqrt(len(gain)))
 
 
-def left_out_log_likelihoods(residuals, inflation, pseudo, scale):
+def left_out_log_likelihoods(residuals, inflation, pseudo, scale, n_features=None):
     """Log-likelihoods (n,) of samples under the shrunk Gaussian of all the others.
 
     In nats, up to the constant of the Gaussian. For parameters, see `left_out_distances`.
     """
-    return -0.5 * sum(left_out_distances(*_parts(residuals), inflation, pseudo, scale))
+    parts = _parts(residuals, n_features)
+    return -0.5 * sum(left_out_distances(*parts, inflation, pseudo, scale))
 
 
 def left_out_distances(coordinates, scatter, n, n_features, inflation, pseudo, scale):
@@ -105,15 +106,17 @@ def inflation_of(codes):
     return counts / (counts - 1).clamp_min(0.5)
 
 
-def likeliest_pseudo_count(residuals, inflation, scale, factor=1.0, candidates=PSEUDO_COUNTS):
+def likeliest_pseudo_count(
+    residuals, inflation, scale, factor=1.0, candidates=PSEUDO_COUNTS, n_features=None
+):
     """Choose how many pseudo-samples of the prior a covariance takes, inf = the prior alone.
 
-    `candidates` are multiplied by `factor`. Axes in which nothing varies take no part.
+    `candidates` are multiplied by `factor`. `n_features` None = that of the residuals; more, if
+    they leave out features in which they do not vary. Axes in which nothing varies take no part
+    where there are more vectors than features.
     """
-    pseudo, parts = [factor * nu for nu in candidates], _parts(residuals)
-    likelihoods = [
-        -0.5 * sum(left_out_distances(*parts, inflation, nu, scale)) for nu in pseudo
-    ]
+    pseudo, parts = [factor * nu for nu in candidates], _parts(residuals, n_features)
+    likelihoods = [-0.5 * sum(left_out_distances(*parts, inflation, nu, scale)) for nu in pseudo]
     return pseudo[int(robust_mean(torch.stack(likelihoods, 1)).argmax())]
 
 
@@ -135,16 +138,22 @@ def has_heavy_tails(residuals, inflation, scale, pseudo):
     return bool(distances.std() > _WIDEST_TAILS * expected)
 
 
-def ledoit_wolf_pseudo_count(residuals):
-    """Return the shrinkage of Ledoit and Wolf (2004) as pseudo-samples, and the prior variance."""
-    n, n_features = residuals.shape
+def ledoit_wolf_pseudo_count(residuals, n_features):
+    """Return the shrinkage of Ledoit and Wolf (2004) as pseudo-samples, and the prior variance.
+
+    The residuals may leave out features in which they do not vary.
+    """
+    n = len(residuals)
+    left_out = residuals.new_zeros(n, n_features - residuals.shape[1])
+    residuals = torch.cat((residuals, left_out), dim=1)
     shrinkage = ledoit_wolf_shrinkage(residuals.numpy(), assume_centered=True)
     scale = float(residuals.square().mean())
     return (math.inf if shrinkage >= 1 else n * shrinkage / (1 - shrinkage)), scale
 
 
-def _parts(residuals):
-    n, n_features = residuals.shape
+def _parts(residuals, n_features=None):
+    n = len(residuals)
+    n_features = residuals.shape[1] if n_features is None else n_features
     scatter, axes = principal_axes(residuals)
     varies = scatter > 1e-12 * scatter.max()
     judged = residuals @ axes[:, varies]

@@ -22,31 +22,31 @@ _NATS_PER_FEATURE = 0.1  # by which few centers must be better than kernels
 _STEPS = 20
 
 
-def fit_gaussian(z, heavy_tails=False):
+def fit_gaussian(z, heavy_tails=False, n_merged=0):
     """Fit one Gaussian to vectors (n, n_features).
 
     Its covariance is shrunk to the identity, which is that of all classes together. How far is
     chosen by the likelihood of vectors left out; with `heavy_tails`, as Ledoit and Wolf do.
     """
-    n, n_features = z.shape
-    identity = torch.eye(n_features, dtype=z.dtype)
-    if not n:
-        return GaussianMixture(z.new_zeros(1, n_features), equal_log_weights(1), identity[None])
-    mean = z.mean(0)
+    n, n_axes = z.shape
+    covariance = torch.eye(n_axes, dtype=z.dtype)
+    mean = z.mean(0) if n else z.new_zeros(n_axes)
     residuals = z - mean
-    if not residuals.any():
-        return GaussianMixture(mean[None], equal_log_weights(1), identity[None])
-    if heavy_tails:
-        pseudo, scale = ledoit_wolf_pseudo_count(residuals)
-        identity = scale * identity
-    else:
-        inflation = inflation_of(torch.zeros(n, dtype=torch.int64))
-        pseudo = likeliest_pseudo_count(residuals, inflation, 1.0, n_features)
-    covariance = shrunk_covariance(residuals.T @ residuals, n, pseudo, identity)
-    return GaussianMixture(mean[None], equal_log_weights(1), covariance[None])
+    if residuals.any():
+        n_features, prior = n_axes + n_merged, covariance
+        if heavy_tails:
+            pseudo, scale = ledoit_wolf_pseudo_count(residuals, n_features)
+            prior = scale * prior
+        else:
+            pseudo = likeliest_pseudo_count(
+                residuals, inflation_of(torch.zeros(n, dtype=torch.int64)), 1.0, n_features,
+                n_features=n_features,
+            )  # fmt: skip
+        covariance = shrunk_covariance(residuals.T @ residuals, n, pseudo, prior)
+    return GaussianMixture(mean[None], equal_log_weights(1), covariance[None], n_merged)
 
 
-def choose_mixture(z, modes, seed, heavy_tails=False):
+def choose_mixture(z, modes, seed, heavy_tails=False, n_merged=0):
     """Choose and fit the mixture of a class by the likelihood of vectors left out.
 
     The candidates are one Gaussian; the modes, with one covariance; 2 to 16 Gaussians with
@@ -64,29 +64,31 @@ def choose_mixture(z, modes, seed, heavy_tails=False):
     seed : int
     heavy_tails : bool
         See `fit_gaussian`.
+    n_merged : int
+        See `GaussianMixture`.
 
     Returns
     -------
     GaussianMixture
     """
-    fits = candidates(z, modes, seed, heavy_tails)
+    fits = candidates(z, modes, seed, heavy_tails, n_merged)
     name = 1 if len(fits) == 1 else chosen_name(left_out_likelihoods(fits, z), z.shape[1])
     rows = slice(MOST_KERNELS if name == KERNELS else None)
     return fits[name](torch.arange(len(z))[rows])
 
 
-def candidates(z, modes, seed, heavy_tails):
+def candidates(z, modes, seed, heavy_tails, n_merged):
     """Return {name: fit} of what can be fitted to so many vectors; 1 is always there.
 
     fit(rows) takes the numbers of the vectors to fit to and returns a GaussianMixture.
     """
     n, n_features = z.shape
-    fits = {1: lambda rows: fit_gaussian(z[rows], heavy_tails)}
+    fits = {1: lambda rows: fit_gaussian(z[rows], heavy_tails, n_merged)}
     if n < _FEWEST_VECTORS or not (z != z[0]).any():
         return fits
     if modes.any():
-        fits[MODES] = lambda rows: fit_modes(z[rows], modes[rows])
-    if n < ROWS_PER_FEATURE * n_features:
+        fits[MODES] = lambda rows: fit_modes(z[rows], modes[rows], n_merged)
+    if n < ROWS_PER_FEATURE * n_features or n_merged:
         return fits
     for size in _SIZES:
         if n >= size * _VECTORS_PER_CENTER:

@@ -44,8 +44,8 @@ def whitened_start(samples, shrinkage="ledoit_wolf"):
 def start_of_vectors(samples, shrinkage="auto", seed=0):
     """Whiten feature vectors as `whitened_start` does, by the covariance inside modes of classes.
 
-    With more features than vectors, the start leads to as many axes as there are vectors; what lies
-    beside them is one Gaussian of the smallest variance. This loses nothing.
+    With more features than vectors, the start leads to as many axes as there are vectors, and one
+    for the length of what lies beside them. This loses nothing.
 
     `shrinkage` "auto" is what makes vectors most likely under all the others, from 1e-6 to 1. Where
     their tails are too heavy for a Gaussian it is 0.9: the likelihood would magnify directions that
@@ -74,7 +74,7 @@ def start_of_vectors(samples, shrinkage="auto", seed=0):
     if len(scatter) == x.shape[1]:
         return LinearStart(center, (axes / variances.sqrt()) @ axes.T)
     rest = max(shrinkage * scale, _SMALLEST_EIGENVALUE * float(variances.max()))
-    return LinearStart(center, axes / variances.sqrt(), rest)
+    return LinearStart(center, axes / variances.sqrt(), math.sqrt(rest))
 
 
 def likeliest_shrinkage(residuals, codes, scale):
@@ -127,7 +127,7 @@ def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=
             start = start_of_vectors(samples, shrinkage, generator.initial_seed())
         else:
             start = whitened_start(samples, _MAP_SHRINKAGE if shrinkage == "auto" else shrinkage)
-        shape = {"n_axes": start.matrix.shape[1], "n_blocks": None if is_trained else 0}
+        shape = {"n_axes": start.n_axes, "n_blocks": None if is_trained else 0}
     level = empty_level(
         parameters, samples.n_features, map_shape, samples.n_classes, generator, **shape
     )
@@ -145,6 +145,6 @@ def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=
 def rest_at_class_means(level, samples):
     """Move the means of the prior to those of the classes, and its centers there, too."""
     started = ((level.start(x.double())[0], codes) for x, codes in samples.blocks())
-    means, _ = class_means(started, replace(samples, n_features=level.start.matrix.shape[1]))
+    means, _ = class_means(started, replace(samples, n_features=level.start.n_axes))
     level.mixture.means.copy_(means)
     level.mixture.offsets.zero_()

@@ -50,11 +50,12 @@ class ClassDensities(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
         for name, shape in (("center_counts", (n_classes,)), ("center_whiteners", (n_centers,))):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.int64))
+        self.register_buffer("n_merged", torch.zeros((), dtype=torch.int64))
         self.has_background = has_background
 
     @classmethod
     @torch.no_grad()
-    def of(cls, mixtures, locations, shared_precision, background=None):
+    def of(cls, mixtures, locations, shared_precision, background=None, *, n_merged=0):
         """Freeze the mixtures of all classes.
 
         Parameters
@@ -68,6 +69,8 @@ class ClassDensities(nn.Module):
         shared_precision : Tensor of shape (n_features, n_features)
             Inverse of the covariance that all classes share.
         background : tuple (mean, whitener), default=None
+        n_merged : int, default=0
+            Directions beyond one that the last axis stands for; see `LinearStart`.
         """
         n_centers = [len(centers) for centers, _, _ in mixtures]
         n_whiteners = [len(whiteners) for _, _, whiteners in mixtures]
@@ -87,25 +90,26 @@ class ClassDensities(nn.Module):
             densities.whiteners[names] = whiteners.to(locations)
             # One by one: the batched factorisation of MKL fails on stacks of large matrices.
             for name, whitener in zip(names, whiteners, strict=True):
-                densities.log_dets[name] = torch.linalg.slogdet(whitener)[1]
+                densities.log_dets[name] = _log_det(whitener, n_merged)
             densities.center_whiteners[places] = names.expand(len(centers))
             densities.center_log_weights[places] = log_weights.to(locations)
             offsets = (centers - origin)[:, None]
             densities.whitened_centers[places] = (offsets @ whiteners)[:, 0].to(locations)
             first_center, first_whitener = places.stop, first_whitener + len(whiteners)
         densities.locations.copy_(locations)
+        densities.n_merged.fill_(n_merged)
         densities.set_shared_precision(shared_precision)
         if background is not None:
             mean, whitener = background
             densities.background_mean.copy_(mean)
             densities.background_whitener.copy_(whitener)
-            densities.background_log_det.copy_(torch.linalg.slogdet(whitener)[1])
+            densities.background_log_det.copy_(_log_det(whitener, n_merged))
         return densities
 
     def set_shared_precision(self, precision):
         """Tell classes apart by this inverse covariance, Tensor (n_features, n_features)."""
         self.shared_precision.copy_(precision)
-        self.shared_log_det.copy_(0.5 * torch.linalg.slogdet(precision)[1])
+        self.shared_log_det.copy_(0.5 * _log_det(precision, int(self.n_merged)))
         self.discriminants.copy_(self.locations @ self.shared_precision)
 
     def joined(self, other, order):
@@ -203,3 +207,9 @@ class ClassDensities(nn.Module):
         """Log-density of the background, with shapes and constant of `log_density_of`."""
         distances = ((z - self.background_mean) @ self.background_whitener).square().sum(-1)
         return self.background_log_det - 0.5 * distances
+
+
+def _log_det(matrix, n_merged):
+    """Log-determinant in which the last axis counts for `n_merged` more."""
+    log_det = torch.linalg.slogdet(matrix)[1]
+    return log_det + n_merged * matrix[-1, -1].log() if n_merged else log_det

@@ -12,64 +12,80 @@ from .positions import GridCondition
 class LinearStart(nn.Module):
     """A fixed linear map (x - mean) W, its log-determinant counted.
 
-    W is invertible, or leads to fewer axes. What the axes leave out of x is then a Gaussian of
-    equal variance in all directions, and its log-density is counted with the log-determinant.
+    W is invertible, or leads to fewer axes than there are features. One more axis then holds the
+    length of what the others leave out, in units of `rest_scale`. It stands for n_features - n_axes
+    directions of equal variance, of which `n_merged` are not counted by the axis itself.
 
     Parameters
     ----------
     mean : Tensor of shape (n_features,)
     matrix : Tensor of shape (n_features, n_axes)
         W. With fewer axes than features its columns are orthogonal.
-    rest_variance : float, default=1.0
-        Of what the axes leave out.
+    rest_scale : float, default=None
+        Needed with fewer axes than features.
     """
 
-    def __init__(self, mean, matrix, rest_variance=1.0):
+    def __init__(self, mean, matrix, rest_scale=None):
         super().__init__()
         mean = torch.as_tensor(mean, dtype=torch.float64)
         matrix = torch.as_tensor(matrix, dtype=torch.float64)
         n_features, n_axes = matrix.shape
-        lengths = matrix.norm(dim=0)
-        if n_features == n_axes:
+        if rest_scale is None:
             log_det = torch.linalg.slogdet(matrix)[1]
         else:
-            rest = 0.5 * (n_features - n_axes) * math.log(rest_variance)
-            log_det = lengths.log().sum() - rest
+            lengths = matrix.norm(dim=0)
+            log_det = lengths.log().sum() - (n_features - n_axes) * math.log(rest_scale)
         # float64 until the owner casts the module: raw features may be of any magnitude.
         self.register_buffer("mean", mean)
         self.register_buffer("matrix", matrix)
         self.register_buffer("log_det", log_det)
-        if n_features > n_axes:
+        if rest_scale is not None:
             self.register_buffer("lengths", lengths)
-            self.register_buffer("rest_variance", torch.tensor(rest_variance).to(mean))
+            self.register_buffer("rest_scale", torch.tensor(rest_scale).to(mean))
 
     @property
-    def leaves_out(self):
-        """Whether there are fewer axes than features."""
+    def has_rest(self):
+        """Whether the last axis is the length of what the others leave out."""
         return self.matrix.shape[0] > self.matrix.shape[1]
 
+    @property
+    def n_axes(self):
+        """Number of features that `forward` returns."""
+        return self.matrix.shape[1] + self.has_rest
+
+    @property
+    def n_merged(self):
+        """Number of directions beyond one that the last axis stands for."""
+        return self.matrix.shape[0] - self.n_axes
+
     def forward(self, x):
-        """Return the mapped x and the log-determinant: a 0-d Tensor, or one for each vector."""
+        """Return the mapped x and the log-determinant, a 0-d Tensor."""
         moved = x - self.mean
         z = moved @ self.matrix
-        if not self.leaves_out:
+        if not self.has_rest:
             return z, self.log_det
         rest = moved.square().sum(-1) - (z / self.lengths).square().sum(-1)
-        return z, self.log_det - 0.5 * rest.clamp_min(0) / self.rest_variance
+        rest = rest.clamp_min(0).sqrt() / self.rest_scale
+        return torch.cat((z, rest[..., None]), dim=-1), self.log_det
 
     def inverse(self, z):
         """Undo `forward`; what the axes leave out becomes zero."""
         flat = z.reshape(-1, z.shape[-1])
-        if self.leaves_out:
-            flat = (flat / self.lengths.square()) @ self.matrix.T
+        if self.has_rest:
+            flat = (flat[:, :-1] / self.lengths.square()) @ self.matrix.T
         else:
             flat = torch.linalg.solve(self.matrix.T, flat.T).T
         return flat.reshape(*z.shape[:-1], -1) + self.mean
 
 
 def identity_start(n_features, n_axes=None):
-    """Return a start that changes nothing: the flow sees the raw features, or the first of them."""
-    return LinearStart(torch.zeros(n_features), torch.eye(n_features, n_axes or n_features))
+    """Return a start that changes nothing: the flow sees the raw features.
+
+    With fewer `n_axes` than features it sees the first of them and the length of the others.
+    """
+    if n_axes in (None, n_features):
+        return LinearStart(torch.zeros(n_features), torch.eye(n_features))
+    return LinearStart(torch.zeros(n_features), torch.eye(n_features, n_axes - 1), 1.0)
 
 
 class ConditionalFlow(nn.Module):
