@@ -76,8 +76,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         "whitened": features are whitened by the pooled within-class covariance and coupling
         blocks start at the identity. "published": raw features, random blocks.
     whitening_shrinkage : float in [0, 1], "ledoit_wolf" or "auto", default="auto"
-        Shrinkage of that covariance to the identity of equal mean variance; "auto": 0.1 for
-        images, 0.9 for feature vectors.
+        Shrinkage of that covariance to the identity of equal mean variance. "auto": 0.1 for
+        images. For feature vectors, what makes vectors left out most likely; 0.9 where they have
+        much heavier tails than a Gaussian.
     n_blocks : int, default=4
         Coupling blocks of each flow. 0 leaves the linear start alone.
     hidden_ratio : float, default=0.5
@@ -91,8 +92,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         that many classes by clustering. "discover" also finds their number, up to 100: the largest
         one whose clusters are found again in random parts of the samples. A class needs at least
         5 samples to be counted, better 20.
-    n_components : int, default=10
-        Centers inside each class.
+    n_components : int or "auto", default="auto"
+        Centers inside each class. An int fits so many Gaussians to every class. "auto" chooses for
+        each class of feature vectors by the likelihood of vectors left out: one Gaussian; its
+        modes, with a covariance in common; 2 to 16 Gaussians; or kernels, a center at every
+        training vector (at most 4,096) with one covariance. The choice is in `n_components_`.
+        Images have one center by default.
     class_separation : float, default=5.0
         Distance between the class means in latent space at the start.
     center_scale : float, default=1.0
@@ -106,9 +111,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         prediction is subtracted. What is unusual for all products (contrast, brightness) then
         counts less than what is unusual for one. 0 = nothing, as published; 1 = all of it.
     max_iter : int or "auto", default="auto"
-        Passes over the training data. "auto": enough for 240 steps (images) or 120 steps
-        (vectors). With fewer than 10 training vectors per feature it is 0, because training then
-        makes the whitened start worse.
+        Passes over the training data. "auto" is 0: start and mixture are fitted in closed form,
+        which was at least as accurate as the trained flow on images and on tables.
     batch_size : int or "auto", default="auto"
         Samples in a training step.
     position_fraction : float in (0, 1], default=0.25
@@ -189,6 +193,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Only after a fit on feature vectors.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Only after a fit on a DataFrame with string column names.
+    n_components_ : ndarray of shape (n_levels, n_classes), int64
+        Centers of each class in each level. As many as training vectors: kernels.
     n_iter_ : int
         Passes done.
     history_ : list of dict
@@ -404,6 +410,13 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             self.__dict__.update(before)
             raise
         return self
+
+    @property
+    def n_components_(self) -> NDArray[np.int64]:
+        """Centers of each class in each level, ndarray of shape (n_levels, n_classes)."""
+        if "model_" not in self.__dict__:
+            raise AttributeError("n_components_ needs a fitted detector: call fit first.")
+        return np.stack([level.n_centers.cpu().numpy() for level in self.model_.model.levels])
 
     def add_class(self, X: Any, y: str | int | ArrayLike) -> HGADDetector:
         """Learn the normal samples of new classes in closed form; the others stay as they are.

@@ -8,6 +8,8 @@ from ..validation import check_anomaly_labels
 from .drawing import class_styles, drawing_library, new_axes
 from .latent_points import latent_centers, latent_points
 
+_MOST_CENTERS = 64  # of a class, drawn
+
 
 class LatentSpaceDisplay:
     """Latent vectors, class means and centers, in their two leading principal components.
@@ -20,8 +22,10 @@ class LatentSpaceDisplay:
     class_labels : ndarray of shape (n_points,)
     is_anomaly : ndarray of shape (n_points,), bool, or None
     classes : ndarray of shape (n_classes,)
-    centers : ndarray of shape (n_classes, n_components, 2)
-        The first of each class is its mean.
+    means : ndarray of shape (n_classes, 2)
+        Of the classes.
+    centers : list of ndarray of shape (n_centers, 2)
+        Of the density of each class; none where it has a single one, or more than 64: kernels.
     explained_variance_ratio : ndarray of shape (2,)
 
     Attributes
@@ -32,12 +36,14 @@ class LatentSpaceDisplay:
     """
 
     def __init__(
-        self, *, points, class_labels, is_anomaly, classes, centers, explained_variance_ratio
-    ):
+        self, *, points, class_labels, is_anomaly, classes, means, centers,
+        explained_variance_ratio,
+    ):  # fmt: skip
         self.points = points
         self.class_labels = class_labels
         self.is_anomaly = is_anomaly
         self.classes = classes
+        self.means = means
         self.centers = centers
         self.explained_variance_ratio = explained_variance_ratio
 
@@ -78,10 +84,11 @@ class LatentSpaceDisplay:
         drawing_library(cls.__name__)
         check_is_fitted(detector)
         latent = latent_points(detector, X, class_labels, level, n_positions, random_state)
-        centers = latent_centers(detector, level)
-        n_classes, n_components, n_features = centers.shape
-        everything = np.concatenate([latent.vectors, centers.reshape(-1, n_features)])
-        plane = PCA(min(2, n_features), random_state=0).fit(everything)
+        means, centers = latent_centers(detector, level)
+        # A kernel is at every training vector: too many to draw.
+        centers = [c if 1 < len(c) <= _MOST_CENTERS else c[:0] for c in centers]
+        everything = np.concatenate([latent.vectors, means, *centers])
+        plane = PCA(min(2, means.shape[1]), random_state=0).fit(everything)
         is_anomaly = None
         if y is not None:
             is_anomaly, n_samples = check_anomaly_labels(y), latent.samples[-1] + 1
@@ -93,9 +100,10 @@ class LatentSpaceDisplay:
             class_labels=detector.classes_[latent.codes],
             is_anomaly=is_anomaly,
             classes=detector.classes_,
-            centers=_two_columns(plane.transform(centers.reshape(-1, n_features))).reshape(
-                n_classes, n_components, 2
-            ),
+            means=_two_columns(plane.transform(means)),
+            centers=[
+                _two_columns(plane.transform(c)) if len(c) else np.empty((0, 2)) for c in centers
+            ],
             explained_variance_ratio=_two_columns(plane.explained_variance_ratio_[None])[0],
         )
         return display.plot(ax, **kwargs)
@@ -119,14 +127,13 @@ class LatentSpaceDisplay:
                 edgecolors=style["color"], linewidths=0.8, label=str(label),
             )  # fmt: skip
         colors = [style["color"] for style in styles]
-        rest = self.centers[:, 1:].reshape(-1, 2)
         self.centers_ = ax.scatter(
-            *rest.T, s=55, marker="+", linewidths=1.5, zorder=3,
-            color=np.repeat(colors, self.centers.shape[1] - 1).tolist(),
+            *np.concatenate(self.centers).T, s=55, marker="+", linewidths=1.5, zorder=3,
+            color=np.repeat(colors, [len(c) for c in self.centers]).tolist(),
             path_effects=[withStroke(linewidth=3, foreground="white")],
         )  # fmt: skip
         self.means_ = ax.scatter(
-            *self.centers[:, 0].T, s=120, marker="*", color=colors, edgecolors="black", zorder=4
+            *self.means.T, s=120, marker="*", color=colors, edgecolors="black", zorder=4
         )
         for axis, share, name in zip(
             (ax.xaxis, ax.yaxis), self.explained_variance_ratio, ("first", "second"), strict=True
@@ -141,7 +148,7 @@ class LatentSpaceDisplay:
         grey = {"linestyle": "none", "color": "0.4"}
         handles = [Line2D([], [], marker="*", markersize=12, markeredgecolor="black", **grey)]
         labels = ["class mean"]
-        if self.centers.shape[1] > 1:
+        if any(map(len, self.centers)):
             handles.append(Line2D([], [], marker="+", markersize=8, **grey))
             labels.append("center")
         if self.is_anomaly is not None:

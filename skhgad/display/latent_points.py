@@ -55,16 +55,21 @@ def latent_points(detector, X, class_labels, level, n_positions, random_state):
 
 
 def latent_centers(detector, level):
-    """Return the centers of the densities within the classes; the first of each class is its mean.
+    """Return the mean of each class and the centers of its density.
 
     Returns
     -------
-    ndarray of shape (n_classes, n_components, n_features), float64
+    means : ndarray of shape (n_classes, n_features), float64
+    centers : list of ndarray of shape (n_centers, n_features), float64
+        One a class. The number of centers can differ.
     """
     level_model = detector.model_.model.levels[level]
+    densities = level_model.densities
     with torch.no_grad():
-        centers = level_model.mixture.centers()
-        if level_model.densities is not None:
-            shifts = level_model.densities.origins - level_model.mixture.means
-            centers = centers + shifts[:, None]
-    return centers.cpu().double().numpy()
+        if densities is None:
+            means, centers = level_model.mixture.means, list(level_model.mixture.centers())
+        else:
+            means = densities.locations
+            centers = [densities.centers_of(code) for code in range(len(means))]
+    means, *centers = (values.detach().cpu().double().numpy() for values in (means, *centers))
+    return means, centers

@@ -45,7 +45,10 @@ def add_class(detector, X, y):
         samples = LabelledSamples(cache, np.flatnonzero(~held_out), codes, len(labels))
         known = copy.deepcopy(fitted.model).cpu()
         known.freeze()
-        model = extended_model(known, samples, torch.from_numpy(order)).to(reader.device)
+        seed = int(check_random_state(parameters["random_state"]).randint(2**31 - 1))
+        model = extended_model(
+            known, samples, torch.from_numpy(order), parameters["n_components"], seed
+        ).to(reader.device)
         model.freeze()
         judged = samples.rows if fraction == 0 else np.flatnonzero(held_out)
         judged = LabelledSamples(cache, judged, new_places[codes], len(classes))
@@ -62,7 +65,7 @@ def add_class(detector, X, y):
     return {"model_": extended, "classes_": classes, "offset_": offset}
 
 
-def extended_model(known, samples, order):
+def extended_model(known, samples, order, n_components="auto", seed=0):
     """Fit new classes and join them to a scoring model, which is not changed.
 
     The codes of `samples` count the new classes from 0. `order` tells where each class of the
@@ -70,7 +73,7 @@ def extended_model(known, samples, order):
     """
     levels = []
     for index, level in enumerate(known.levels):
-        mixture, densities = fit_new_classes(level, samples.level(index))
+        mixture, densities = fit_new_classes(level, samples.level(index), n_components, seed)
         levels.append(
             LevelModel(
                 level.start,

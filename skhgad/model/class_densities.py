@@ -141,13 +141,12 @@ class ClassDensities(nn.Module):
 
     def centers_of(self, code):
         """Centers of one class, Tensor (m, n_features)."""
-        _, names, white = self._class_parts(code)
-        return torch.stack(
-            [
-                self.origins[code] + torch.linalg.solve(self.whiteners[name].T, center)
-                for name, center in zip(names, white, strict=True)
-            ]
-        )
+        places, names, whitened = self._class_parts(code)
+        centers = torch.empty_like(whitened)
+        for name in names.unique().tolist():
+            chosen = names == name
+            centers[chosen] = torch.linalg.solve(self.whiteners[name].T, whitened[chosen].T).T
+        return self.origins[code] + centers
 
     def class_discriminants(self, z):
         """Log-density of each class under the shared covariance, up to a common constant.

@@ -31,6 +31,13 @@ class LevelModel(nn.Module):
         """Channels of the level's raw vectors."""
         return len(self.start.mean)
 
+    @property
+    def n_centers(self):
+        """Centers of each class, int64 Tensor (n_classes,)."""
+        if self.densities is not None:
+            return self.densities.center_counts
+        return torch.full((len(self.mixture.means),), self.mixture.n_components)
+
     def latent(self, x):
         """Map raw features (n_images, n_positions, n_features) to latent vectors of the same shape.
 

@@ -10,6 +10,7 @@ from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
 from .untrusted import (
     check_extractor,
+    level_sizes,
     read_calibration,
     read_class_offsets,
     read_classes,
@@ -103,15 +104,22 @@ def _new_detector(cls, parameters, backbone):
 
 
 def _empty_model(parameters, level_shapes, n_classes, extractor, stored):
-    levels = [
-        empty_level(parameters, n_features, tuple(shape), n_classes)
-        for n_features, *shape in level_shapes
-    ]
+    levels = []
+    for index, (n_features, *shape) in enumerate(level_shapes):
+        sizes = level_sizes(stored, index)
+        level = empty_level(
+            parameters, n_features, tuple(shape), n_classes,
+            n_blocks=sizes.n_blocks, n_axes=sizes.n_axes,
+        )  # fmt: skip
+        if parameters["class_covariance"]:
+            room_for_densities(
+                level,
+                n_centers=sizes.n_centers,
+                n_whiteners=sizes.n_whiteners,
+                has_background=f"levels.{index}.densities.background_mean" in stored,
+            )
+        levels.append(level)
     model = build_scoring_model(parameters, levels, extractor)
-    if parameters["class_covariance"]:
-        for index, level in enumerate(levels):
-            mean = f"levels.{index}.densities.background_mean"
-            room_for_densities(level, has_background=mean in stored)
     return model.to(torch.float64 if extractor is None else torch.float32)
 
 

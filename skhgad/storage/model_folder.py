@@ -25,7 +25,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = "skhgad-model"
-VERSION = 4
+VERSION = 5
 _FILE = "model.safetensors"
 _OLD_DESCRIPTION = "model.json"  # the description up to version 3
 _CLUTTER = {".ds_store", "desktop.ini", "thumbs.db"}  # left by file managers

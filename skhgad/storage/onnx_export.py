@@ -80,19 +80,10 @@ class TraceableLevel(LevelModel):
 
     def log_density(self, z, codes):
         """Log-density of each position under the class of its image."""
-        mixture, densities = self.mixture, self.densities
-        if densities is None:
-            centers, white, class_log_det = mixture.centers(), z, 0
-            log_weights = mixture.center_logits.log_softmax(1)
-        else:
-            centers, class_log_det = densities.whitened_offsets, densities.log_dets[codes][:, None]
-            white = (z - densities.origins[codes][:, None]) @ densities.whiteners[codes]
-            log_weights = densities.center_log_weights
-        # The transposed centers are a constant of the graph, because the gather comes after.
-        cross = white @ centers.transpose(1, 2)[codes]
-        squares = white.square().sum(-1, keepdim=True) + centers.square().sum(-1)[codes][:, None]
-        logits = log_weights[codes][:, None] - 0.5 * (squares - 2 * cross).clamp_min(0)
-        return torch.logsumexp(logits, dim=-1) + class_log_det
+        source = self.mixture if self.densities is None else self.densities
+        n_classes = len(self.mixture.means)
+        densities = torch.stack([source.log_density_of(z, code) for code in range(n_classes)], 1)
+        return densities.gather(1, codes[:, None, None].expand(-1, 1, z.shape[1]))[:, 0]
 
     def posterior_entropy(self, z, codes):
         """Entropy of the class posterior at each position."""

@@ -1,12 +1,14 @@
 """Check what a model file from a stranger claims, before it costs memory."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
 from ..features.backbones import create_backbone
+from ..model.level import prior_components
 from ..parameters import image_size
 from ..scoring.calibration import Calibration
 from ..validation import check_known_label, check_y
@@ -39,7 +41,9 @@ def read_levels(fitted, parameters, tensors, n_classes):
     if fitted["images"] is not True and shapes != [(fitted["n_features_in"], 1, 1)]:
         raise ValueError(f"levels {shapes!r:.80} are not those of feature vectors.")
     for index, shape in enumerate(shapes):
-        expected = _level_sizes(parameters, shape, n_classes)
+        sizes = level_sizes(tensors, index)
+        _check_centers(parameters, tensors, index, sizes)
+        expected = _tensor_shapes(parameters, shape, n_classes, sizes)
         expected = {f"levels.{index}.{name}": size for name, size in expected.items()}
         expected[f"likelihood_profile_{index}"] = (math.prod(shape[1:]), n_classes)
         for name, size in expected.items():
@@ -47,6 +51,45 @@ def read_levels(fitted, parameters, tensors, n_classes):
             if found != size:
                 raise ValueError(f"{name} has shape {found}, declared is {size}.")
     return shapes
+
+
+class LevelSizes(NamedTuple):
+    """Sizes of a level that fit decided: read from the stored tensors."""
+
+    n_axes: int
+    n_blocks: int
+    n_centers: int
+    n_whiteners: int
+
+
+def level_sizes(tensors, index):
+    """Return the LevelSizes of a level."""
+    prefix = f"levels.{index}."
+    name = prefix + "densities.whitened_centers"
+    n_centers = len(tensors[name]) if name in tensors else 0
+    n_whiteners = len(tensors[prefix + "densities.whiteners"]) if n_centers else 0
+    return LevelSizes(
+        tensors[prefix + "mixture.means"].shape[1],
+        len(tensors[prefix + "flow.blocks.hidden_weight"]),
+        n_centers,
+        n_whiteners,
+    )
+
+
+def _check_centers(parameters, tensors, index, sizes):
+    """Refuse counts and names that do not fit the stored centers and whiteners."""
+    if sizes.n_blocks not in (0, parameters["n_blocks"]):
+        raise ValueError(f"level {index} has {sizes.n_blocks} coupling blocks.")
+    if not parameters["class_covariance"]:
+        return
+    prefix = f"levels.{index}.densities."
+    counts, names = (tensors[prefix + name] for name in ("center_counts", "center_whiteners"))
+    if counts.dtype != torch.int64 or names.dtype != torch.int64:
+        raise ValueError(f"{prefix}center_counts or center_whiteners are not whole numbers.")
+    if len(counts) and int(counts.min()) < 1 or int(counts.sum()) != sizes.n_centers:
+        raise ValueError(f"{prefix}center_counts do not add up to the centers.")
+    if len(names) and not 0 <= int(names.min()) <= int(names.max()) < sizes.n_whiteners:
+        raise ValueError(f"{prefix}center_whiteners names whiteners that there are not.")
 
 
 def check_extractor(parameters, tensors):
@@ -79,24 +122,29 @@ def _read_level(shape):
     return tuple(shape)
 
 
-def _level_sizes(parameters, shape, n_classes):
+def _tensor_shapes(parameters, shape, n_classes, sizes):
     """Return the shapes of the tensors that decide how much memory a level takes."""
     n_features, height, width = shape
+    n_axes = sizes.n_axes
+    if not 0 < n_axes <= n_features:
+        raise ValueError(f"{n_axes} axes of {n_features} features.")
     n_conditions = parameters["position_channels"] if height * width > 1 else 0
-    n_passive = n_features - n_features // 2
+    n_passive = n_axes - n_axes // 2
     n_hidden = max(1, round(parameters["hidden_ratio"] * (n_passive + n_conditions)))
-    sizes = {
-        "flow.blocks.hidden_weight": (parameters["n_blocks"], n_hidden, n_passive),
-        "start.matrix": (n_features, n_features),
-        "mixture.offsets": (n_classes, parameters["n_components"] - 1, n_features),
+    has_rest = n_axes < n_features
+    shapes = {
+        "flow.blocks.hidden_weight": (sizes.n_blocks, n_hidden, n_passive),
+        "start.matrix": (n_features, n_axes - has_rest),
+        "mixture.offsets": (n_classes, prior_components(parameters) - 1, n_axes),
     }
     if parameters["class_covariance"]:
-        sizes["densities.whiteners"] = (n_classes, n_features, n_features)
-        sizes["densities.shared_precision"] = (n_features, n_features)
+        shapes["densities.whiteners"] = (sizes.n_whiteners, n_axes, n_axes)
+        shapes["densities.whitened_centers"] = (sizes.n_centers, n_axes)
+        shapes["densities.shared_precision"] = (n_axes, n_axes)
     if n_conditions:
-        sizes["flow.column_codes"] = (width, n_conditions // 2)
-        sizes["flow.row_codes"] = (height, n_conditions // 2)
-    return sizes
+        shapes["flow.column_codes"] = (width, n_conditions // 2)
+        shapes["flow.row_codes"] = (height, n_conditions // 2)
+    return shapes
 
 
 def _check_backbone(parameters, tensors):
