@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from .features.reader import FeatureReader
 from .fitting.add_class import add_class
 from .fitting.fit import fit_detector
-from .parameters import PUBLISHED, image_size
+from .parameters import PUBLISHED
 from .regions import check_threshold
 from .scoring.calibration import promised_threshold
 from .scoring.explanation import Explanation, explain
@@ -43,6 +43,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
 
     The parameters stand in groups: images, features, start and flow, classes and mixture, training,
     losses, scores and maps, thresholds, running.
+
+    A fitted detector scores, and is saved, with the parameters of its fit. Of what `set_params`
+    changes after the fit, `unknown_rate`, `cache_budget`, `device`, `memory`, `n_jobs` and `verbose`
+    count at once; all others count from the next fit.
 
     Parameters
     ----------
@@ -557,7 +561,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         self.model_.require_images("anomaly_maps")
         batches = self._scored_batches(X, class_labels)
-        return stacked_maps(batches, image_size(self.image_size))
+        return stacked_maps(batches, self.model_.image_size)
 
     def p_values(self, X: Any, *, class_labels: ArrayLike | None = None) -> NDArray[np.float64]:
         """Chance that a fresh normal sample of the same class scores as low.

@@ -37,6 +37,9 @@ PARAMETER_GROUPS = {
     ),
 }  # fmt: skip
 
+# A fitted detector reads these as they are now, and all others as they were at its fit.
+SETTABLE_AFTER_FIT = ("unknown_rate", "cache_budget", "device", "memory", "n_jobs", "verbose")
+
 STARTS = ("whitened", "published")
 CRITERIA = ("likelihood_entropy", "likelihood", "entropy")
 NORMALIZATIONS = ("standardized", "exponential")
@@ -154,6 +157,34 @@ def check_parameters(parameters):
     _check_sequence("image_scales", parameters["image_scales"], Real, low=0)
     for name, check in _CHECKS.items():
         check(parameters[name])
+
+
+def parameters_of_fit(parameters):
+    """Return the parameters that a fitted model keeps, as dict.
+
+    Parameters
+    ----------
+    parameters : dict
+        All parameters, as given to fit.
+
+    Returns
+    -------
+    dict
+        Without those of `SETTABLE_AFTER_FIT`. A backbone that is a module becomes None, because
+        the feature extractor has its own copy.
+    """
+    kept = {name: v for name, v in parameters.items() if name not in SETTABLE_AFTER_FIT}
+    if not isinstance(kept["backbone"], str):
+        kept["backbone"] = None
+    return kept
+
+
+def parameters_now(detector):
+    """Return all parameters of a fitted detector, as dict: of its fit, or as they are set now.
+
+    `SETTABLE_AFTER_FIT` are as they are set now. A backbone that is a module is None.
+    """
+    return {**detector.get_params(deep=False), **detector.model_.parameters}
 
 
 def _check_mixed_precision(value):

@@ -65,7 +65,7 @@ def run(args):
                 finding.path,
                 finding.anomaly_map,
                 scale,
-                value_range=detector.value_range,
+                value_range=detector.model_.value_range,
             )
             rows[-1] += (str(targets[index]),)
     if args.csv is not None:

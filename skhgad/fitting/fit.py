@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from ..devices import keep_to_one_thread_if_forked
 from ..features.reader import FeatureReader
 from ..images import ImageSource
-from ..parameters import check_parameters
+from ..parameters import check_parameters, parameters_of_fit
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
 from ..validation import check_X, check_y
@@ -90,8 +90,9 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
     if processes.is_first:
         n_held_out = np.bincount(codes[held_out], minlength=len(classes))
         warn_of_few_held_out(n_held_out, classes, parameters)
+    kept = parameters_of_fit(parameters)
     return {
-        "model_": FittedModel(reader.extractor, model, calibration, classes),
+        "model_": FittedModel(reader.extractor, model, calibration, classes, kept),
         "classes_": classes,
         "offset_": offset,
         "history_": history,
