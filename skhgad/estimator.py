@@ -24,11 +24,12 @@ from .storage.onnx_export import write_onnx
 from .validation import check_class_labels, check_scored_X, check_y
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
     from torch import nn
 
+    from .fitting.objective import TrainingStep
     from .scoring.scores import ScoredBatch
 
 
@@ -127,6 +128,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Linear warm-up over this share of the steps, then cosine decay to this share of the peak.
     first_stage_fraction : float, default=0.08
         Share of the steps before the intra-class terms join.
+    loss : callable, default=None
+        What training minimises, in each step and for each level of features: a function that takes
+        a `skhgad.TrainingStep` and returns a 0-d Tensor. None = `skhgad.hgad_loss`, the published
+        objective. A saved model records the function's name alone, because a file holds no code.
     lambda_inter, lambda_mi, lambda_entropy, lambda_intra : float, default=1, 10, 1, 1
         Weights of the inter-class likelihood, the mutual information (maximised), the posterior
         entropy, and the two intra-class terms.
@@ -259,6 +264,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         final_lr_fraction: float = 1e-3,
         first_stage_fraction: float = 0.08,
         # Losses
+        loss: Callable[[TrainingStep], torch.Tensor] | str | None = None,
         lambda_inter: float = 1.0,
         lambda_mi: float = 10.0,
         lambda_entropy: float = 1.0,
@@ -314,6 +320,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.warmup_fraction = warmup_fraction
         self.final_lr_fraction = final_lr_fraction
         self.first_stage_fraction = first_stage_fraction
+        self.loss = loss
         self.lambda_inter = lambda_inter
         self.lambda_mi = lambda_mi
         self.lambda_entropy = lambda_entropy

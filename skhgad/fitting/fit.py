@@ -4,6 +4,7 @@ Validate, extract features, find classes, hold samples out, start, train, freeze
 """
 
 import os
+import warnings
 
 import joblib
 import numpy as np
@@ -21,6 +22,7 @@ from .class_covariances import fit_covariances
 from .discovery import discover_classes
 from .feature_cache import cached_features
 from .held_out import calibrate, choose_offset, hold_out, warn_uncalibrated
+from .objective import check_trainable
 from .processes import Processes
 from .samples import LabelledSamples
 from .schedule import training_plan
@@ -40,6 +42,7 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
     parameters = detector.get_params(deep=False)
     with processes.agree():
         check_parameters(parameters)
+        check_trainable(parameters["loss"])
         X = check_X(X, value_range=parameters["value_range"], estimator=detector, reset=True)
         codes, classes = check_y(y, len(X))
         random_state = check_random_state(parameters["random_state"])
@@ -74,6 +77,8 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
 
         levels = build_levels(parameters, training, shapes, reader.dtype, generator)
         plan = training_plan(parameters, len(training), shapes, device)
+        if processes.is_first:
+            warn_unused_loss(parameters, plan)
         if not plan.n_passes:  # centers at random would only blur classes that are tight
             for level in levels:
                 level.mixture.offsets.data.zero_()
@@ -98,6 +103,17 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         "history_": history,
         "n_iter_": plan.n_passes,
     }
+
+
+def warn_unused_loss(parameters, plan):
+    """Warn where a loss of the user's was given and "auto" decided not to train."""
+    if parameters["loss"] is not None and parameters["max_iter"] == "auto" and not plan.n_passes:
+        warnings.warn(
+            "loss was not used: with fewer than 10 training vectors per feature, max_iter='auto' "
+            "does not train. Set max_iter to a number of passes, or give more samples.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def check_same_data(processes, X, codes, classes):
