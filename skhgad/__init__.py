@@ -8,11 +8,15 @@ if TYPE_CHECKING:
     from .fitting.objective import TrainingStep, hgad_loss
     from .scoring.explanation import Explanation
     from .scoring.inspection import Inspection
+    from .scoring.latents import Latents
+    from .scoring.level_maps import LevelMaps
 
 __all__ = [
     "Explanation",
     "HGADDetector",
     "Inspection",
+    "Latents",
+    "LevelMaps",
     "TrainingStep",
     "__version__",
     "hgad_loss",
@@ -23,6 +27,8 @@ _HOMES = {
     "Explanation": "scoring.explanation",
     "HGADDetector": "estimator",
     "Inspection": "scoring.inspection",
+    "Latents": "scoring.latents",
+    "LevelMaps": "scoring.level_maps",
     "TrainingStep": "fitting.objective",
     "hgad_loss": "fitting.objective",
 }

@@ -18,6 +18,9 @@ from .regions import check_threshold
 from .scoring.calibration import promised_threshold
 from .scoring.explanation import Explanation, explain
 from .scoring.inspection import Inspection, Judge, stacked_maps
+from .scoring.latents import Latents, all_latents
+from .scoring.level_maps import LevelMaps, level_maps
+from .scoring.probability import anomaly_probability
 from .storage.detector_state import pack, unpack
 from .storage.model_folder import load_state, save_state
 from .storage.onnx_export import write_onnx
@@ -46,8 +49,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     losses, scores and maps, thresholds, running.
 
     A fitted detector scores, and is saved, with the parameters of its fit. Of what `set_params`
-    changes after the fit, `unknown_rate`, `cache_budget`, `device`, `memory`, `n_jobs` and `verbose`
-    count at once; all others count from the next fit.
+    changes after the fit, `unknown_rate`, `cache_budget`, `device`, `memory`, `n_jobs` and
+    `verbose` count at once; all others count from the next fit.
 
     Parameters
     ----------
@@ -484,6 +487,37 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """Return -1 where `decision_function` is negative, else +1: ndarray (n_samples,), int."""
         return np.where(self.decision_function(X, class_labels=class_labels) < 0, -1, 1)
 
+    def anomaly_probability(
+        self, X: Any, *, class_labels: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
+        """Score the anomaly of each sample between 0 and 1; 0.5 is the threshold.
+
+        Parameters
+        ----------
+        X : array-like or images
+        class_labels : array-like of shape (n_samples,), str or int, default=None
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64, in [0, 1]
+            Higher = more anomalous, in exactly the opposite order of `score_samples`. Above 0.5
+            where `predict` says -1.
+
+        Notes
+        -----
+        The value is ``1 / (1 + exp((score_samples(X) - offset_) / s))``, where s is the distance
+        from the median of the calibration scores to their lower quartile. It follows
+        `set_threshold`. With `class_calibration`, the scores of each class were put on one scale
+        before, so s serves all classes.
+
+        It is no frequency: of samples with 0.9, not 90 % are anomalies. That depends on how many
+        anomalies there are, which normal samples cannot tell. The value is the posterior
+        probability if the odds fall exponentially with the score and are even at the threshold. For
+        guarantees take `p_values`.
+        """
+        scores = self.score_samples(X, class_labels=class_labels)
+        return anomaly_probability(scores, self.offset_, self.model_.calibration.scores)
+
     def score(self, X: Any, y: ArrayLike | None = None) -> float:
         """Mean of `score_samples` over the samples not labelled -1.
 
@@ -533,7 +567,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -------
         Inspection
             Named tuple of `class_label`, `score`, `p_value` and `is_anomaly`, ndarrays of shape
-            (n_samples,), and `maps`, a list of ndarray (height, width), or None.
+            (n_samples,), `maps`, a list of ndarray (height, width), or None, and `offset`. Its
+            ``to_dict()`` and ``to_json()`` give plain Python values and JSON.
 
         Raises
         ------
@@ -569,6 +604,51 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.model_.require_images("anomaly_maps")
         batches = self._scored_batches(X, class_labels)
         return stacked_maps(batches, self.model_.image_size)
+
+    def level_maps(self, X: Any, *, class_labels: ArrayLike | None = None) -> LevelMaps:
+        """Return the parts that anomaly maps are made of: one of each level, one of the entropy.
+
+        Parameters
+        ----------
+        X : array-like or images
+            Feature vectors have one position.
+        class_labels : array-like of shape (n_samples,), str or int, default=None
+
+        Returns
+        -------
+        LevelMaps
+            Named tuple of `likelihood`, ndarray of shape (n_samples, n_levels, height, width), or
+            None; `entropy`, ndarray of shape (n_samples, height, width), or None; `location`,
+            `scale`, `is_product` and `class_label`. They are on the grid on which the detector
+            adds them, a quarter of `image_size` a side. ``combined()`` is the anomaly map on that
+            grid, ``resized((height, width))`` lays the parts over images.
+        """
+        batches = self._scored_batches(X, class_labels)
+        return level_maps(self.model_, batches)
+
+    def latents(self, X: Any, *, class_labels: ArrayLike | None = None) -> Latents:
+        """Return the latent vectors of each sample, where the flow puts it.
+
+        Parameters
+        ----------
+        X : array-like or images
+        class_labels : array-like of shape (n_samples,), str or int, default=None
+
+        Returns
+        -------
+        Latents
+            Named tuple of `vectors`, a list of ndarray of shape (n_samples, n_positions,
+            n_features), one a level, the finest first; `map_shapes`, the (height, width) of each
+            level's positions; and `class_label`, ndarray of shape (n_samples,), inferred or given.
+
+        Notes
+        -----
+        All vectors are held in memory, once: an image of 256 pixels takes about
+        a megabyte with the default backbone. Pass fewer samples at a time where that is too much.
+        """
+        check_is_fitted(self)
+        X, codes = self._checked(X, class_labels)
+        return all_latents(self.model_, self.feature_reader(), X, codes)
 
     def p_values(self, X: Any, *, class_labels: ArrayLike | None = None) -> NDArray[np.float64]:
         """Chance that a fresh normal sample of the same class scores as low.
@@ -767,11 +847,17 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     ) -> Iterator[ScoredBatch]:
         """Validate X and the labels; iterate over the scores, batch by batch."""
         check_is_fitted(self)
-        X = check_scored_X(X, self, takes_images=self.model_.takes_images)
-        codes = None
-        if class_labels is not None:
-            codes = check_class_labels(class_labels, self.classes_, len(X))
+        X, codes = self._checked(X, class_labels)
         return self.model_.scored_batches(self.feature_reader(), X, codes)
+
+    def _checked(
+        self, X: Any, class_labels: ArrayLike | None
+    ) -> tuple[Any, NDArray[np.int64] | None]:
+        """Validate X and the labels; return X and the codes of the labels, or None."""
+        X = check_scored_X(X, self, takes_images=self.model_.takes_images)
+        if class_labels is None:
+            return X, None
+        return X, check_class_labels(class_labels, self.classes_, len(X))
 
     def _judge(self) -> Judge:
         """Return what turns scores into verdicts by the present threshold."""

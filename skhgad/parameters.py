@@ -181,7 +181,7 @@ def parameters_of_fit(parameters):
 
 
 def _name_of(function):
-    """Module and qualified name of a function, or of the class of a callable object."""
+    """Return module and qualified name of a function, or of the class of another callable."""
     if function is None or isinstance(function, str):
         return function
     named = function if hasattr(function, "__qualname__") else type(function)

@@ -101,6 +101,6 @@ def check_trainable(loss: Any) -> None:
     """Raise ValueError for the name of a loss, which is what a model file keeps of it."""
     if isinstance(loss, str):
         raise ValueError(
-            f"loss={loss!r} is a name, which is all that a model file keeps of a function. Pass the "
-            "function itself, set_params(loss=...), or loss=None for the published objective."
+            f"loss={loss!r} is a name, which is all that a model file keeps of a function. Pass "
+            "the function itself, set_params(loss=...), or loss=None for the published objective."
         )

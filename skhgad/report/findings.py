@@ -36,7 +36,8 @@ def inspect_files(detector, paths, class_label=None, *, maps=False):
 
     `class_label` is the class of all images; None = inferred.
     """
-    ImageSource(paths, value_range=detector.model_.value_range)  # names a missing file before the work
+    # Names a missing file before the work.
+    ImageSource(paths, value_range=detector.model_.value_range)
     quiet = not sys.stderr.isatty()
     with tqdm(total=len(paths), desc="images", unit="image", disable=quiet) as bar:
         for first in range(0, len(paths), _CHUNK):

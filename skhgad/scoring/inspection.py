@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..regions import find_regions
 from .calibration import is_unknown
 from .maps import resize
 
@@ -36,6 +38,8 @@ class Inspection(NamedTuple):
         Whether the score is below `offset_`.
     maps : list of ndarray of shape (height, width), float32, or None
         Anomaly maps, each of its own image's size; None where not asked for.
+    offset : float
+        The threshold of the scores, `offset_` of the detector.
     """
 
     class_label: NDArray[Any]
@@ -43,6 +47,54 @@ class Inspection(NamedTuple):
     p_value: NDArray[np.float64]
     is_anomaly: NDArray[np.bool_]
     maps: list[NDArray[np.float32]] | None
+    offset: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the maps as plain Python values, ready for JSON.
+
+        Returns
+        -------
+        dict
+            "offset", a float, and "samples", a list with a dict for each sample, in order:
+
+            - "class_label": str or int;
+            - "score", "p_value": float, always finite;
+            - "is_anomaly": bool, the verdict;
+            - "regions": list of dict, the connected parts of the map above the threshold, the
+              largest peak first, each with "box" [top, left, bottom, right], "area", "peak" and
+              "peak_position" [row, column] in pixels of the image; None without ``maps=True``.
+
+        See Also
+        --------
+        skhgad.regions.find_regions : The regions, with their masks.
+        """
+        columns = [values.tolist() for values in self[:4]]
+        regions = [None] * len(self.score) if self.maps is None else map(self._regions, self.maps)
+        names = (*self._fields[:4], "regions")
+        rows = zip(*columns, regions, strict=True)
+        return {
+            "offset": float(self.offset),
+            "samples": [dict(zip(names, row, strict=True)) for row in rows],
+        }
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return `to_dict` as JSON text, without NaN.
+
+        Parameters
+        ----------
+        indent : int, default=None
+            Spaces by which each level is indented; None = one line.
+
+        Returns
+        -------
+        str
+        """
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+    def _regions(self, anomaly_map: NDArray[np.float32]) -> list[dict[str, Any]]:
+        # Where the evidence overflows, the position is an anomaly, as for the score.
+        finite = np.nan_to_num(anomaly_map, nan=np.finfo(np.float32).max)
+        return [region.to_dict() for region in find_regions(finite, -self.offset)]
 
 
 class Judge:
@@ -107,7 +159,7 @@ class Judge:
     ) -> Inspection:
         """Return the Inspection of all samples; parameters as in `judge`."""
         verdicts, details = self.judge(batches, image_maps if maps else None, given=given)
-        return Inspection(*verdicts, details if maps else None)
+        return Inspection(*verdicts, details if maps else None, self.offset)
 
     def class_labels(
         self, codes: NDArray[np.int64], typicality: NDArray[np.float64] | None
