@@ -160,8 +160,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         of the other classes.
     contamination : float in (0, 0.5] or "auto", default="auto"
         A float puts `offset_` so that this share of the training normals is flagged. "auto" aims
-        at flagging 5 % of the fresh normals of every class. That takes some hundred normals a
-        class; with 40 a class about 10 % are flagged, with 10 about a third.
+        at flagging 5 % of fresh normals, all classes together. That takes at least 95 normals at
+        the default `validation_fraction`; with 40 about 11 % are flagged, with 10 about a third.
+        The rate of one fit, and of one class, varies around this mean.
     unknown_rate : float in (0, 1), default=None
         A float makes `predict_class` answer "unknown" (-1 where classes are ints) for a sample
         that fits its class worse than all but this share of the held-out normals of that class.
