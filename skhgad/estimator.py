@@ -501,23 +501,23 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples,), float64, in [0, 1]
-            Higher = more anomalous, in exactly the opposite order of `score_samples`. Above 0.5
-            where `predict` says -1.
+            Higher = more anomalous, in exactly the opposite order of `decision_function`. Above
+            0.5 where `predict` says -1.
 
         Notes
         -----
-        The value is ``1 / (1 + exp((score_samples(X) - offset_) / s))``, where s is the distance
-        from the median of the calibration scores to their lower quartile. It follows
-        `set_threshold`. With `class_calibration`, the scores of each class were put on one scale
-        before, so s serves all classes.
+        The value is ``1 / (1 + exp(decision_function(X) / s))``, where s is the distance from the
+        median of the calibration scores to their lower quartile. It follows `set_threshold`. With
+        `class_calibration`, the scores of each class were put on one scale before, so s serves all
+        classes.
 
         It is no frequency: of samples with 0.9, not 90 % are anomalies. That depends on how many
         anomalies there are, which normal samples cannot tell. The value is the posterior
         probability if the odds fall exponentially with the score and are even at the threshold. For
         guarantees take `p_values`.
         """
-        scores = self.score_samples(X, class_labels=class_labels)
-        return anomaly_probability(scores, self.offset_, self.model_.calibration.scores)
+        decisions = self.decision_function(X, class_labels=class_labels)
+        return anomaly_probability(decisions, self.model_.calibration.scores)
 
     def score(self, X: Any, y: ArrayLike | None = None) -> float:
         """Mean of `score_samples` over the samples not labelled -1.
@@ -568,8 +568,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -------
         Inspection
             Named tuple of `class_label`, `score`, `p_value` and `is_anomaly`, ndarrays of shape
-            (n_samples,), `maps`, a list of ndarray (height, width), or None, and `offset`. Its
-            ``to_dict()`` and ``to_json()`` give plain Python values and JSON.
+            (n_samples,), `maps`, a list of ndarray (height, width), or None, and `threshold`,
+            ndarray of shape (n_samples,). Its ``to_dict()`` and ``to_json()`` give plain Python
+            values and JSON.
 
         Raises
         ------

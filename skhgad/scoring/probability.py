@@ -4,15 +4,13 @@ import numpy as np
 from scipy.special import expit
 
 
-def anomaly_probability(scores, offset, calibration_scores):
-    """Put normality scores on a scale from 0, normal, to 1, anomalous; see `HGADDetector`.
+def anomaly_probability(decisions, calibration_scores):
+    """Put scores on a scale from 0, normal, to 1, anomalous; see `HGADDetector`.
 
     Parameters
     ----------
-    scores : ndarray of shape (n_samples,)
-        Higher = more normal.
-    offset : float
-        The threshold, which gets 0.5.
+    decisions : ndarray of shape (n_samples,)
+        As from `decision_function`: 0 at the threshold, which gets 0.5, higher = more normal.
     calibration_scores : ndarray of shape (n_calibration,)
         Scores of held-out normals.
 
@@ -21,7 +19,7 @@ def anomaly_probability(scores, offset, calibration_scores):
     ndarray of shape (n_samples,), float64
     """
     with np.errstate(over="ignore"):  # a score near the lowest float becomes 1
-        return expit((offset - scores) / lower_spread(calibration_scores))
+        return expit(-decisions / lower_spread(calibration_scores))
 
 
 def lower_spread(scores):

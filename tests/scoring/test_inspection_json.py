@@ -9,14 +9,13 @@ import pytest
 from skhgad import HGADDetector, Inspection
 from skhgad.regions import find_regions
 
-KEYS = ["class_label", "score", "p_value", "is_anomaly", "regions"]
+KEYS = ["class_label", "score", "threshold", "p_value", "is_anomaly", "regions"]
 
 
-def inspection(labels, maps, *, scores=(0.25, -7.5), offset=-2.0):
-    n = len(scores)
-    return Inspection(
-        np.array(labels), np.array(scores), np.full(n, 0.5), np.array(scores) < offset, maps, offset
-    )
+def inspection(labels, maps, *, scores=(0.25, -7.5), thresholds=(-2.0, -2.0)):
+    scores, thresholds = np.array(scores), np.array(thresholds)
+    is_anomaly = scores < thresholds
+    return Inspection(np.array(labels), scores, np.full(2, 0.5), is_anomaly, maps, thresholds)
 
 
 @pytest.fixture
@@ -30,12 +29,11 @@ def maps():
 def test_every_sample_is_a_dict_of_plain_values(maps):
     found = inspection(["bolt", "nut"], maps).to_dict()
     assert found == {
-        "offset": -2.0,
         "samples": [
-            {"class_label": "bolt", "score": 0.25, "p_value": 0.5, "is_anomaly": False,
-             "regions": []},
-            {"class_label": "nut", "score": -7.5, "p_value": 0.5, "is_anomaly": True,
-             "regions": [
+            {"class_label": "bolt", "score": 0.25, "threshold": -2.0, "p_value": 0.5,
+             "is_anomaly": False, "regions": []},
+            {"class_label": "nut", "score": -7.5, "threshold": -2.0, "p_value": 0.5,
+             "is_anomaly": True, "regions": [
                  {"box": [5, 7, 6, 8], "area": 1, "peak": 9.0, "peak_position": [5, 7]},
                  {"box": [1, 2, 3, 5], "area": 6, "peak": 4.0, "peak_position": [1, 2]},
              ]},
@@ -43,7 +41,7 @@ def test_every_sample_is_a_dict_of_plain_values(maps):
     }  # fmt: skip
     for sample in found["samples"]:
         assert list(sample) == KEYS
-        assert [type(sample[key]) for key in KEYS] == [str, float, float, bool, list]
+        assert [type(sample[key]) for key in KEYS] == [str, float, float, float, bool, list]
 
 
 def test_json_reads_back_as_the_dict(maps):
@@ -74,9 +72,12 @@ def test_vectors_of_a_detector():
     samples = json.loads(found.to_json())["samples"]
     assert [sample["is_anomaly"] for sample in samples] == [False, True, True]
     assert [sample["score"] for sample in samples] == found.score.tolist()
-    assert json.loads(found.to_json())["offset"] == detector.offset_
+    assert {sample["threshold"] for sample in samples} == {detector.offset_}
 
 
 def test_regions_are_those_above_the_threshold(maps):
-    expected = [region.to_dict() for region in find_regions(maps[1], 2.0)]
-    assert inspection(["a", "b"], maps).to_dict()["samples"][1]["regions"] == expected
+    for threshold, n_regions in ((-2.0, 2), (-5.0, 1)):
+        found = inspection(["a", "b"], maps, thresholds=(-2.0, threshold)).to_dict()
+        expected = [region.to_dict() for region in find_regions(maps[1], -threshold)]
+        assert found["samples"][1]["regions"] == expected
+        assert len(expected) == n_regions

@@ -90,7 +90,7 @@ def test_a_given_class_counts(fitted):
 def test_extreme_scores_and_calibrations_stay_finite():
     lowest = np.finfo(np.float64).min / 2
     with np.errstate(all="raise"):
-        found = anomaly_probability(np.array([lowest, -1.0, 1e6]), -1.0, np.array([0.0, -0.1]))
+        found = anomaly_probability(np.array([lowest, 0.0, 1e6]), np.array([0.0, -0.1]))
     assert found.tolist() == [1.0, 0.5, 0.0]
     assert lower_spread(np.array([3.0, 3.0])) == 1.0 == lower_spread(np.array([3.0]))
     assert lower_spread(np.array([0.0, 1.0, -4.0])) == 2.0
