@@ -4,7 +4,6 @@ Validate, extract features, find classes, hold samples out, start, train, freeze
 """
 
 import os
-import warnings
 
 import joblib
 import numpy as np
@@ -28,7 +27,13 @@ from .samples import LabelledSamples
 from .schedule import training_plan
 from .start import build_level
 from .training import train_levels
-from .warn import warn_of_enlarged_images, warn_of_few_held_out, warn_of_labels, warn_of_spreads
+from .warn import (
+    warn_of_enlarged_images,
+    warn_of_few_held_out,
+    warn_of_labels,
+    warn_of_spreads,
+    warn_of_unused_loss,
+)
 
 
 def fit_detector(detector, X, y=None, *, on_pass=None):
@@ -78,7 +83,7 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         levels = build_levels(parameters, training, shapes, reader.dtype, generator)
         plan = training_plan(parameters, len(training), shapes, device)
         if processes.is_first:
-            warn_unused_loss(parameters, plan)
+            warn_of_unused_loss(parameters, plan.n_passes)
         if not plan.n_passes:  # centers at random would only blur classes that are tight
             for level in levels:
                 level.mixture.offsets.data.zero_()
@@ -103,17 +108,6 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         "history_": history,
         "n_iter_": plan.n_passes,
     }
-
-
-def warn_unused_loss(parameters, plan):
-    """Warn where a loss of the user's was given and "auto" decided not to train."""
-    if parameters["loss"] is not None and parameters["max_iter"] == "auto" and not plan.n_passes:
-        warnings.warn(
-            "loss was not used: with fewer than 10 training vectors per feature, max_iter='auto' "
-            "does not train. Set max_iter to a number of passes, or give more samples.",
-            UserWarning,
-            stacklevel=4,
-        )
 
 
 def check_same_data(processes, X, codes, classes):
