@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from .scoring.inspection import Inspection, Judge, stacked_maps
 from .scoring.latents import Latents, all_latents
 from .scoring.level_maps import LevelMaps, level_maps
 from .scoring.probability import anomaly_probability
+from .scoring.thresholds import class_thresholds, offsets_by_code
 from .storage.detector_state import pack, unpack
 from .storage.model_folder import load_state, save_state
 from .storage.onnx_export import write_onnx
@@ -192,7 +194,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     classes_ : ndarray of shape (n_classes,)
         Product classes.
     offset_ : float
-        ``decision_function = score_samples - offset_``.
+        ``decision_function = score_samples - offset_``, but for the classes in `class_offsets_`.
+    class_offsets_ : dict of label to float
+        Takes the place of `offset_` for samples of these classes, given or inferred. Empty after
+        `fit`; `set_threshold` fills it.
     n_features_in_ : int
         Only after a fit on feature vectors.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -227,6 +232,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     >>> detector.predict_class([[0.0] * 8, [6.0] * 8]).tolist()
     ['bolt', 'nut']
     """
+
+    class_offsets_: dict[str | int, float]
 
     def __init__(
         self,
@@ -447,7 +454,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         samples puts its scores on the common scale. With `class_labels` given, samples of the
         classes known before score exactly as before; without, they may be taken for the new class.
         With ``contamination="auto"``, and unless it was changed after `fit`, `offset_` is computed
-        again from the calibration samples of all classes.
+        again from the calibration samples of all classes; `class_offsets_` stays.
         """
         check_is_fitted(self)
         self.__dict__.update(add_class(self, X, y))
@@ -481,8 +488,13 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     def decision_function(
         self, X: Any, *, class_labels: ArrayLike | None = None
     ) -> NDArray[np.float64]:
-        """Return ``score_samples(X) - offset_``: negative = anomaly, ndarray (n_samples,)."""
-        return self.score_samples(X, class_labels=class_labels) - self.offset_
+        """Return ``score_samples(X) - offset_``: negative = anomaly, ndarray (n_samples,).
+
+        For samples of a class in `class_offsets_`, given or inferred, its threshold is subtracted.
+        """
+        batches = self._scored_batches(X, class_labels)
+        offsets = self._offsets()
+        return np.concatenate([batch.scores - offsets[batch.codes] for batch in batches])
 
     def predict(self, X: Any, *, class_labels: ArrayLike | None = None) -> NDArray[np.int64]:
         """Return -1 where `decision_function` is negative, else +1: ndarray (n_samples,), int."""
@@ -491,7 +503,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     def anomaly_probability(
         self, X: Any, *, class_labels: ArrayLike | None = None
     ) -> NDArray[np.float64]:
-        """Score the anomaly of each sample between 0 and 1; 0.5 is the threshold.
+        """Score the anomaly of each sample between 0 and 1; 0.5 is the threshold of its class.
 
         Parameters
         ----------
@@ -507,9 +519,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Notes
         -----
         The value is ``1 / (1 + exp(decision_function(X) / s))``, where s is the distance from the
-        median of the calibration scores to their lower quartile. It follows `set_threshold`. With
-        `class_calibration`, the scores of each class were put on one scale before, so s serves all
-        classes.
+        median of the calibration scores to their lower quartile. It follows `set_threshold`, also
+        where a class has a threshold of its own. With `class_calibration`, the scores of each class
+        were put on one scale before, so s serves all classes.
 
         It is no frequency: of samples with 0.9, not 90 % are anomalies. That depends on how many
         anomalies there are, which normal samples cannot tell. The value is the posterior
@@ -679,7 +691,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         class_labels : array-like of shape (n_samples,), str or int, default=None
         threshold : float, default=None
             Pixels whose anomaly map lies above it make regions; None = ``-offset_``, from which
-            an image is flagged.
+            an image is flagged, or that of its class in `class_offsets_`.
 
         Returns
         -------
@@ -694,20 +706,21 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             If the threshold is no finite number.
         """
         check_is_fitted(self)
-        if threshold is None:
-            threshold = -self.offset_
-        check_threshold(threshold)  # before the work
+        if threshold is not None:
+            check_threshold(threshold)  # before the work
         batches = self._scored_batches(X, class_labels)
         return explain(self._judge(), batches, threshold, given=class_labels is not None)
 
-    def set_threshold(self, *, false_alarm_rate: float) -> HGADDetector:
+    def set_threshold(self, *, false_alarm_rate: float | Mapping[str | int, float]) -> HGADDetector:
         """Move `offset_` so that about this share of fresh normal samples is flagged; no refit.
 
         Parameters
         ----------
-        false_alarm_rate : float in (0, 1)
-            Share of the normal samples of all classes together. With `class_calibration` it is
-            about the same in every class.
+        false_alarm_rate : float in (0, 1), or mapping of class label to float
+            A float is the share of the normal samples of all classes together. With
+            `class_calibration` it is about the same in every class. It sets `offset_`, and
+            `class_offsets_` becomes empty. A mapping, such as ``{"bolt": 0.01}``, gives these
+            classes a threshold of their own in `class_offsets_`; the others keep theirs.
 
         Returns
         -------
@@ -717,21 +730,42 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         ------
         NotFittedError
         ValueError, TypeError
-            If the rate is not between 0 and 1.
+            If a rate is not between 0 and 1, or a class is not known or has no calibration sample.
+            The thresholds then stay as they were.
 
         Warns
         -----
         UserWarning
-            With fewer than ``1 / false_alarm_rate - 1`` calibration samples, which cannot promise
-            the rate.
+            With fewer than ``1 / false_alarm_rate - 1`` calibration samples, of the class where it
+            has a rate of its own; they cannot promise the rate.
 
         Notes
         -----
         The calibration samples are the held-out normals, `validation_fraction` of those given to
-        fit. Without any they are the training samples, on which the rate is optimistic.
+        fit. Without any they are the training samples, on which the rate is optimistic. Those of
+        a class are the ones of which this class is inferred, as for `p_values`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skhgad import HGADDetector
+        >>> rng = np.random.default_rng(0)
+        >>> X = np.concatenate([rng.normal(0, 1, (600, 4)), rng.normal(6, 1, (600, 4))])
+        >>> detector = HGADDetector(random_state=0).fit(X, ["bolt"] * 600 + ["nut"] * 600)
+        >>> detector.set_threshold(false_alarm_rate=0.1)
+        HGADDetector(random_state=0)
+        >>> detector.set_threshold(false_alarm_rate={"bolt": 0.01})
+        HGADDetector(random_state=0)
+        >>> detector.class_offsets_["bolt"] < detector.offset_
+        True
         """
         check_is_fitted(self)
+        if isinstance(false_alarm_rate, Mapping):
+            own = class_thresholds(self.model_, false_alarm_rate)
+            self.class_offsets_ = {**self.class_offsets_, **own}
+            return self
         self.offset_ = promised_threshold(self.model_.calibration.scores, false_alarm_rate)
+        self.class_offsets_ = {}
         return self
 
     def save(self, folder: str | PathLike[str]) -> None:
@@ -796,7 +830,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         ------
         NotFittedError
         ImportError
-            If onnx is not installed: ``pip install "skhgad[onnx]"``.
+            If onnx is not installed: ``pip install ".[onnx]"`` in a clone of skhgad.
         ValueError
             If no file can be at `path`.
         RuntimeError
@@ -808,14 +842,15 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -----
         Fitted on images, the input is "image": RGB, uint8 of shape (n, h, w, 3), of any height and
         width; with `value_range`, float32 of that shape with the raw values. Everything else is
-        in the graph. The resizing to `image_size` gives the same pixels to the last bit, but takes
-        longer than the rest for large images; images that have the size skip it. Fitted on
-        vectors, the input is "features": float64 of shape (n, n_features).
+        in the graph. The resizing to `image_size` gives the same pixels but for float32 rounding,
+        and takes longer than the rest for large images; images that have the size skip it. Fitted
+        on vectors, the input is "features": float64 of shape (n, n_features).
 
         The outputs are "score" (n,), as `score_samples`; "class_index" (n,), into `classes_`; and
         for images "map" (n, h, w), as `anomaly_maps`. They agree within 1e-4 and what float32
         leaves. Classes are inferred, without `unknown_rate`. The file's metadata hold "classes"
-        and "image_size", as JSON, and "offset": a lower score is an anomaly.
+        and "image_size", as JSON, and "offset": a lower score is an anomaly. "class_offsets", a
+        JSON list, holds the threshold of each class: "offset", or its own in `class_offsets_`.
         """
         check_is_fitted(self)
         write_onnx(self, path)
@@ -863,4 +898,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
 
     def _judge(self) -> Judge:
         """Return what turns scores into verdicts by the present threshold."""
-        return Judge(self.model_, self.offset_, self.unknown_rate)
+        return Judge(self.model_, self._offsets(), self.unknown_rate)
+
+    def _offsets(self) -> NDArray[np.float64]:
+        """Return the present threshold of each class."""
+        return offsets_by_code(self.offset_, self.class_offsets_, self.classes_)

@@ -25,6 +25,7 @@ __all__ = [
     "check_anomaly_labels",
     "check_class_labels",
     "check_groups",
+    "check_known_label",
     "check_map",
     "check_rate",
     "check_score_values",
@@ -116,8 +117,9 @@ def _refuse_single(X):
     if isinstance(X, (str, os.PathLike)):
         if os.path.isdir(X):
             raise TypeError(
-                f"X is a single folder, {os.fspath(X)!r}; pass the paths of its images, which "
-                "skhgad.datasets.load_folder lists."
+                f"X is a single folder, {os.fspath(X)!r}; pass the paths of its images: after data "
+                f"= skhgad.datasets.load_folder({os.fspath(X)!r}) they are data.images, and "
+                "data.target is the y for fit."
             )
         raise TypeError(f"X is a single path, {os.fspath(X)!r}; wrap it in a list: [X].")
     if isinstance(X, Image.Image):
@@ -283,6 +285,17 @@ def check_class_labels(class_labels, classes, n_samples):
                 f"{listed(map(repr, known))}.{_suggestion(label, known)}"
             )
     return np.array([code_of[label] for label in labels], dtype=np.int64)
+
+
+def check_known_label(label: Any, classes: NDArray[Any], name: str) -> Any:
+    """Return the element of `classes` that equals `label`; else ValueError, naming `name`."""
+    known = classes.tolist()
+    if isinstance(label, bool) or label not in known:
+        raise ValueError(
+            f"{name} names the class {label!r}, which was not seen at fit. Known classes: "
+            f"{listed(map(repr, known))}.{_suggestion(label, known)}"
+        )
+    return known[known.index(label)]
 
 
 def check_level(level: Any, n_levels: int) -> None:

@@ -1,4 +1,4 @@
-"""The version of skhgad that is installed."""
+"""The version of skhgad that is installed, and how to install its extras."""
 
 
 def installed_version() -> str:
@@ -9,3 +9,8 @@ def installed_version() -> str:
         return version("skhgad")
     except PackageNotFoundError:
         return "unknown"
+
+
+def how_to_install(extra: str, *packages: str) -> str:
+    """Say how to install packages: by name, or as an extra in a clone of skhgad."""
+    return f'pip install {" ".join(packages)}, or, in a clone of skhgad, pip install ".[{extra}]"'

@@ -1,5 +1,7 @@
 """HGADDetector on images: maps, input kinds, backbones, caching and model folders."""
 
+import copy
+
 import numpy as np
 import pytest
 import timm
@@ -123,6 +125,18 @@ def test_sixteen_bit_images_need_their_range_and_then_score_the_same(fitted):
         fitted.score_samples(deep)
     ranged = small(value_range=(0, 65535)).fit(deep, labels)
     np.testing.assert_allclose(ranged.score_samples(deep), fitted.score_samples(images), atol=1e-2)
+
+
+def test_depth_does_not_matter_where_images_are_resized(fitted):
+    images, _ = product_images(4, seed=6)
+    images = [np.asarray(Image.fromarray(image).resize((150, 97))) for image in images]
+    expected = fitted.score_samples(images)
+    floats = [image.astype(np.float64) / 255 for image in images]
+    np.testing.assert_allclose(fitted.score_samples(floats), expected, atol=1e-3)
+    ranged = copy.deepcopy(fitted)  # the same model, as if its fit had had 16-bit images
+    ranged.model_.parameters["value_range"] = (0, 65535)
+    deep = [image.astype(np.uint16) * 257 for image in images]
+    np.testing.assert_allclose(ranged.score_samples(deep), expected, atol=1e-3)
 
 
 def test_images_of_different_sizes_get_maps_of_image_size(fitted):

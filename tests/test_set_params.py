@@ -2,13 +2,17 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 from backbones import two_levels
+from PIL import Image
 
 from skhgad import HGADDetector
+from skhgad.command_line.score import write_map
 from skhgad.parameters import PARAMETER_GROUPS, SETTABLE_AFTER_FIT
+from skhgad.report.findings import Unreadable, inspect_files
 
 # All parameters of a fit that a model's scores, file or description depend on, set to other values.
 _OTHER_IMAGES = {
@@ -89,6 +93,23 @@ def test_a_new_class_is_added_with_the_parameters_of_the_fit(fitted, changed, im
     found = changed.add_class(new, "c")
     assert found.offset_ == expected.offset_
     np.testing.assert_array_equal(found.score_samples(images), expected.score_samples(images))
+
+
+def test_commands_read_files_as_the_fit_did(images, tmp_path):
+    """16-bit files are read with the `value_range` of the fit; a broken one is told from them."""
+    deep = images[..., 0].astype(np.uint16) * 256
+    detector = HGADDetector(
+        two_levels(), out_indices=(0, 1), image_size=32, max_iter=0, n_blocks=1, random_state=0,
+        value_range=(0, 65535),
+    ).fit(deep[:30]).set_params(value_range=None)  # fmt: skip
+    good, broken = str(tmp_path / "good.png"), str(tmp_path / "broken.png")
+    Image.fromarray(deep[0]).save(good)
+    Path(broken).write_bytes(Path(good).read_bytes()[:100])
+    found, unreadable = inspect_files(detector, [good, broken], maps=True, skip_unreadable=True)
+    assert found.score == pytest.approx(detector.score_samples(deep[:1])[0])
+    assert isinstance(unreadable, Unreadable) and unreadable.path == broken
+    write_map(tmp_path / "map.png", found, detector)
+    assert Image.open(tmp_path / "map.png").size == (32, 32)
 
 
 def test_the_next_fit_takes_them(fitted, images):

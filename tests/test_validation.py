@@ -7,6 +7,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import DataConversionWarning
 
+from skhgad.datasets import load_folder
 from skhgad.images import ImageSource
 from skhgad.validation import check_class_labels, check_X, check_y
 
@@ -179,6 +180,7 @@ def test_folder_and_column_of_paths(tmp_path, path):
             check_X(folder)
     with pytest.raises(TypeError, match="single path"):
         check_X(path)
+    assert len(check_X(load_folder(tmp_path).images)) == 1  # what the message says works
     with pytest.raises(ValueError, match=r"2-D column.*pass X\['file'\]"):
         check_X(pandas.DataFrame({"file": [str(path)]}))
     with pytest.raises(ValueError, match=r"2-D column.*pass X\[:, 0\]"):

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import math
 import os
 import warnings
 from ast import literal_eval
@@ -21,6 +22,79 @@ def add_machine_options(command):
     command.add_argument(
         "--n-jobs", type=int, metavar="N", help="threads that decode images, -1 = all (default: 1)"
     )
+
+
+def add_scored_images(command, name):
+    """Add the model, and the images to score, called `name` in the help."""
+    command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
+    command.add_argument("images", metavar=name, nargs="+", help="files, or folders searched whole")
+
+
+def add_product_option(command):
+    """Add ``--class``."""
+    command.add_argument(
+        "--class",
+        dest="class_name",
+        metavar="NAME",
+        help="product class of all images (default: inferred)",
+    )
+
+
+def add_threshold_option(command, effect):
+    """Add ``--false-alarm-rate``; `effect` says what becomes of the threshold."""
+    command.add_argument(
+        "--false-alarm-rate",
+        dest="rates",
+        nargs="+",
+        action="extend",
+        type=parse_rate,
+        metavar="RATE|NAME=RATE",
+        help="move the threshold so that about this share of normal images is flagged, of all "
+        f"products or of one, e.g. 0.05 bolt=0.01; {effect}",
+    )
+
+
+def parse_rate(text):
+    """Parse "0.05" to (None, 0.05), "bolt=0.01" to ("bolt", 0.01)."""
+    name, equals, number = text.rpartition("=")
+    try:
+        rate = float(number)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < 1 or (equals and not name):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither RATE nor NAME=RATE with a rate between 0 and 1, e.g. 0.05 or "
+            "bolt=0.01"
+        )
+    return (name if equals else None), rate
+
+
+def chosen_rates(args):
+    """Return the false-alarm rates as dict from product to rate, that of all products as None.
+
+    Raises ValueError if a product, or all, have two.
+    """
+    rates = {}
+    for name, rate in args.rates or ():
+        if name in rates:
+            whose = "all products" if name is None else f"the product {name!r}"
+            raise ValueError(
+                f"--false-alarm-rate: two rates for {whose}, {rates[name]} and {rate}."
+            )
+        rates[name] = rate
+    return rates
+
+
+def set_thresholds(detector, rates):
+    """Move the thresholds of a detector to `chosen_rates`."""
+    rates = dict(rates)
+    common = rates.pop(None, None)
+    # First the names, so that a wrong one leaves the detector as it is.
+    own = {known_class(detector, k, "--false-alarm-rate"): rate for k, rate in rates.items()}
+    if common is not None:
+        detector.set_threshold(false_alarm_rate=common)
+    if own:
+        detector.set_threshold(false_alarm_rate=own)
 
 
 def parse_image_size(text):
@@ -69,20 +143,32 @@ def chosen_parameters(args):
 
 
 def load_detector(args):
-    """Read the model; device and threads are those of `args`, not of the fit."""
+    """Read the model; device, threads and thresholds are those of `args`, not of the fit.
+
+    Returns the detector, and the parameters that were replaced, a dict.
+    """
     from ..estimator import HGADDetector
 
+    rates = chosen_rates(args) if hasattr(args, "rates") else {}
     detector = HGADDetector.load(args.model)
-    return detector.set_params(device=args.device or "auto", n_jobs=args.n_jobs, verbose=0)
+    now = {"device": args.device or "auto", "n_jobs": args.n_jobs, "verbose": 0}
+    of_fit = {name: getattr(detector, name) for name in now}
+    set_thresholds(detector.set_params(**now), rates)
+    return detector, of_fit
 
 
-def known_class(detector, name):
-    """Return the element of `classes_` written `name`, or raise ValueError."""
+def product_of(detector, args):
+    """Return the label that ``--class`` names, or None."""
+    return None if args.class_name is None else known_class(detector, args.class_name, "--class")
+
+
+def known_class(detector, name, option):
+    """Return the element of `classes_` written `name`, or raise ValueError naming the option."""
     for label in detector.classes_.tolist():
         if str(label) == name:
             return label
     raise ValueError(
-        f"--class {name!r}: the model knows the classes {[str(k) for k in detector.classes_]}."
+        f"{option} {name!r}: the model knows the classes {[str(k) for k in detector.classes_]}."
     )
 
 

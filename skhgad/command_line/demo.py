@@ -5,6 +5,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..text import printable
+from ..version import how_to_install
+
 _PACKAGES = ("elpv-dataset", "matplotlib")
 _LICENCE = """\
 Data: elpv-dataset, CC BY-NC-SA 4.0 (non-commercial; what you derive from the images, the picture
@@ -64,9 +67,9 @@ def run(args):
         detector.save(out / "model")
         largest = check_same(out / "model", memory, cells.test, inspection.score)
     print(
-        f"\nModel: {(out / 'model').resolve()}\n"
+        f"\nModel: {printable((out / 'model').resolve())}\n"
         f"  read again, it gives the same scores (largest difference {largest:.1e})\n"
-        f"Picture of the clearest detections: {sheet.resolve()}\n"
+        f"Picture of the clearest detections: {printable(sheet.resolve())}\n"
         f"{time.perf_counter() - start:.0f} s in all"
     )
 
@@ -106,7 +109,6 @@ def _naming_extras():
         yield
     except ImportError as error:
         raise ImportError(
-            f"the demo needs {' and '.join(_PACKAGES)} ({error}). Install them with\n"
-            f'  python -m pip install "skhgad[demo]"    or    python -m pip install '
-            f"{' '.join(_PACKAGES)}"
+            f"the demo needs {' and '.join(_PACKAGES)} ({error}). Install them: "
+            f"{how_to_install('demo', *_PACKAGES)}."
         ) from error

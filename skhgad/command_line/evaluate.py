@@ -2,7 +2,7 @@
 
 import json
 
-from .arguments import add_class_options, add_machine_options, load_detector
+from .arguments import add_class_options, add_machine_options, add_threshold_option, load_detector
 
 
 def add_options(commands):
@@ -18,6 +18,7 @@ def add_options(commands):
     )
     add_class_options(command)
     command.add_argument("--json", metavar="FILE", help="write all figures")
+    add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     command.set_defaults(run=run)
 
@@ -26,14 +27,13 @@ def run(args):
     """Inspect test images and print the figures."""
     from ..report.evaluation import Measurement, figures_text, labelled_images, without_nan
     from ..report.findings import inspect_files
-    from ..report.product_warnings import expected_false_alarm_rate
     from ..storage.files import check_file_place, whole_file
 
     if args.json is not None:
         check_file_place(args.json, "--json")
-    detector = load_detector(args)
+    detector, _ = load_detector(args)
     data = labelled_images(detector, args.folder, args.classes)
-    measurement = Measurement(data, detector.offset_, expected_false_alarm_rate(detector))
+    measurement = Measurement.of(detector, data)
     findings = inspect_files(detector, data.images.tolist(), maps=bool(measurement.masked))
     for index, finding in enumerate(findings):
         measurement.update(index, finding)

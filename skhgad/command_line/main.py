@@ -9,8 +9,9 @@ import os
 import sys
 import warnings
 
+from ..text import printable_lines
 from ..version import installed_version
-from . import demo, evaluate, fit, report, score
+from . import add_class, demo, evaluate, explain, export, fit, report, score
 
 # Wrong parameters, images and folders raise these.
 _INPUT_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
@@ -19,7 +20,8 @@ _INPUT_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, ImportError
 def main(argv=None):
     """Run a command and return its exit status; `argv` is a list of str, None = `sys.argv`.
 
-    0 done; 1 the work failed; 2 unusable input; 130 interrupted; 141 nobody reads the output.
+    0 done; 1 the work failed; 2 unusable input; 3 some images could not be read, the others were;
+    130 interrupted; 141 nobody reads the output.
     Argparse raises SystemExit: 0 after ``--help`` and ``--version``, 2 for wrong usage.
     """
     if hasattr(sys.stdout, "reconfigure"):
@@ -29,7 +31,7 @@ def main(argv=None):
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            args.run(args)
+            status = args.run(args)
             sys.stdout.flush()
         except KeyboardInterrupt:
             return _fail(args, "interrupted", 130)
@@ -41,25 +43,30 @@ def main(argv=None):
             return _fail(args, f"error: {error}", 2)
         except (RuntimeError, MemoryError) as error:
             return _fail(args, f"failed: {type(error).__name__}: {error}", 1)
-    return 0
+    return status or 0
 
 
 def build_parser():
     """Build the parser; parsed arguments have a `run`."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="skhgad",
         description="Find anomalies in images of many product classes with one model.",
         epilog="Exit status: 0 done (also when anomalies are found); 1 the work failed; 2 wrong "
-        "usage or unusable input; 130 interrupted.",
+        "usage or unusable input; 3 some images could not be read (score); 130 interrupted.",
     )
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="show the version")
     parser.add_argument(
         "--traceback", action="store_true", help="show where in the code an error arose"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, fit, score, evaluate, report):
+    for command in (demo, fit, score, evaluate, report, explain, add_class, export):
         command.add_options(commands)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        super().error(printable_lines(message))
 
 
 class _PrintVersion(argparse.Action):
@@ -73,10 +80,10 @@ def _fail(args, message, status):
     if args.traceback:
         import traceback
 
-        traceback.print_exc()
-    print(f"skhgad: {message}", file=sys.stderr)
+        print(printable_lines(traceback.format_exc()), file=sys.stderr)
+    print(f"skhgad: {printable_lines(message)}", file=sys.stderr)
     return status
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):
-    print(f"skhgad: warning: {message}", file=sys.stderr)
+    print(f"skhgad: warning: {printable_lines(message)}", file=sys.stderr)

@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+from ..text import printable
 from .arguments import (
     add_class_options,
     add_machine_options,
+    add_threshold_option,
     image_paths,
     load_detector,
     parse_count,
@@ -40,6 +42,7 @@ def add_options(commands):
         "%(default)s)",
     )
     add_class_options(command)
+    add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     command.set_defaults(run=run)
 
@@ -50,16 +53,15 @@ def run(args):
     from ..report.contents import collect, draw_groups, draw_pictures
     from ..report.evaluation import Measurement, figures_text, labelled_images
     from ..report.page import render_page
-    from ..report.product_warnings import expected_false_alarm_rate
+    from ..scoring.thresholds import thresholds_text
     from ..storage.files import whole_file
 
     drawing_library("the report")
     check_report_place(args.out, args.folder)
-    detector = load_detector(args)
+    detector, _ = load_detector(args)
     if is_labelled(args.folder):
         data = labelled_images(detector, args.folder, args.classes)
-        paths, expected_rate = data.images.tolist(), expected_false_alarm_rate(detector)
-        measurement = Measurement(data, detector.offset_, expected_rate)
+        paths, measurement = data.images.tolist(), Measurement.of(detector, data)
     elif args.classes is not None:
         raise ValueError(f"--classes: {args.folder!r} holds no <class>/test/ folders to choose of.")
     else:
@@ -85,8 +87,9 @@ def run(args):
         part.write_bytes(page.encode("utf-8", errors="backslashreplace"))
     n_flagged = sum(row.is_anomaly for row in rows)
     print(
-        f"{n_flagged} of {len(rows)} images are anomalies (score below {detector.offset_:.4g})\n"
-        f"report: {target.resolve()} ({target.stat().st_size / 1e6:.1f} MB)"
+        f"{n_flagged} of {len(rows)} images are anomalies (score below "
+        f"{thresholds_text(detector.offset_, detector.class_offsets_)})\n"
+        f"report: {printable(target.resolve())} ({target.stat().st_size / 1e6:.1f} MB)"
     )
 
 

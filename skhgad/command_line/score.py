@@ -1,14 +1,25 @@
 """The command `score`."""
 
 import csv
+import json
 import os
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from .arguments import add_machine_options, image_paths, known_class, load_detector
+from ..text import csv_cell, printable
+from .arguments import (
+    add_machine_options,
+    add_product_option,
+    add_scored_images,
+    add_threshold_option,
+    image_paths,
+    load_detector,
+    product_of,
+)
 
+UNREADABLE = 3  # exit status: some images could not be read
 _COLUMNS = ("path", "class", "score", "p_value", "verdict")
 
 
@@ -16,63 +27,117 @@ def add_options(commands):
     """Add the command."""
     text = "Score images: class, score (higher = more normal), p-value, verdict."
     command = commands.add_parser("score", help=text, description=text)
-    command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
-    command.add_argument(
-        "images", metavar="IMAGES", nargs="+", help="files, or folders searched whole"
-    )
+    add_scored_images(command, "IMAGES")
     command.add_argument(
         "--maps",
         metavar="DIR",
         help="write a heat map of every image, as PNG, named by its path below the folder that "
         "all images share: blue below the threshold, yellow from there on, red far above",
     )
-    command.add_argument("--csv", metavar="FILE", help="write what is printed, in full precision")
     command.add_argument(
-        "--class",
-        dest="class_name",
-        metavar="NAME",
-        help="product class of all images (default: inferred)",
+        "--csv",
+        metavar="FILE",
+        help="write what is printed, in full precision; text that a spreadsheet would run, such as "
+        "a path that begins with = or -, has an apostrophe in front",
     )
+    command.add_argument(
+        "--jsonl", metavar="FILE", help="write the same as JSON, one object a line, paths as given"
+    )
+    command.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at the first image that cannot be read, with exit status 2 and without "
+        "--csv and --jsonl (default: its row says error, the others are scored, exit status "
+        f"{UNREADABLE})",
+    )
+    add_product_option(command)
+    add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     command.set_defaults(run=run)
 
 
 def run(args):
-    """Score images, print the table and write files."""
-    from ..display.heat_maps import HeatScale, write_heat_map
+    """Score images, print the table and write files; return the exit status."""
     from ..report.findings import inspect_files
-    from ..storage.files import check_file_place
+    from ..scoring.thresholds import thresholds_text
 
     paths, folders = image_paths(args.images)
-    if args.csv is not None:
-        check_file_place(args.csv, "--csv")
-    targets = None if args.maps is None else map_places(args.maps, paths, folders)
-    detector = load_detector(args)
-    label = None if args.class_name is None else known_class(detector, args.class_name)
-    scale, rows, n_anomalies = HeatScale.of(detector), [], 0
+    check_places(args)
+    targets = [None] * len(paths)
+    if args.maps is not None:
+        targets = map_places(args.maps, paths, folders)
+    detector, _ = load_detector(args)
+    label, records = product_of(detector, args), []
+    findings = inspect_files(
+        detector, paths, label, maps=args.maps is not None, skip_unreadable=not args.strict
+    )
     print(*_COLUMNS, sep="\t")
-    findings = inspect_files(detector, paths, label, maps=targets is not None)
-    for index, finding in enumerate(findings):
-        tqdm.write(
-            f"{finding.path}\t{finding.class_label}\t{finding.score:.4f}\t{finding.p_value:.4f}\t"
-            f"{finding.verdict}"
-        )
-        rows.append((*finding[:4], finding.verdict))
-        n_anomalies += finding.is_anomaly
-        if targets is not None:
-            write_heat_map(
-                targets[index],
-                finding.path,
-                finding.anomaly_map,
-                scale,
-                value_range=detector.model_.value_range,
-            )
-            rows[-1] += (str(targets[index]),)
+    for finding, target in zip(findings, targets, strict=True):
+        record = record_of(finding, target)
+        show(record)
+        if target is not None and record["error"] is None:
+            write_map(target, finding, detector)
+        records.append(record)
     if args.csv is not None:
-        write_csv(args.csv, (*_COLUMNS, "map")[: len(rows[0])], rows)
+        write_csv(args.csv, records[0], [record.values() for record in records])
+    if args.jsonl is not None:
+        write_jsonl(args.jsonl, records)
+    verdicts = [record["verdict"] for record in records]
+    n_unreadable = verdicts.count("error")
     print(
-        f"{n_anomalies} of {len(rows)} images are anomalies (score below {detector.offset_:.4g})",
+        f"{verdicts.count('anomaly')} of {len(records) - n_unreadable} images are anomalies (score "
+        f"below {thresholds_text(detector.offset_, detector.class_offsets_)})",
         file=sys.stderr,
+    )
+    if n_unreadable:
+        print(f"{n_unreadable} of {len(records)} images could not be read", file=sys.stderr)
+        return UNREADABLE
+    return 0
+
+
+def check_places(args):
+    """Raise ValueError if a file that options name cannot be written."""
+    from ..storage.files import check_file_place
+
+    for option in ("csv", "jsonl"):
+        if getattr(args, option) is not None:
+            check_file_place(getattr(args, option), f"--{option}")
+
+
+def record_of(finding, target):
+    """Return a row of the files as dict; `target` is the heat map's place, None = no maps."""
+    from ..report.findings import Unreadable
+
+    values = dict.fromkeys(_COLUMNS)
+    values["error"] = None
+    if isinstance(finding, Unreadable):
+        values.update(path=finding.path, verdict="error", error=finding.error)
+    else:
+        values.update(zip(_COLUMNS, (*finding[:4], finding.verdict), strict=True))
+    if target is not None:
+        values["map"] = None if values["error"] else str(target)
+    return values
+
+
+def show(record):
+    """Print a row of the table; of an unreadable image also why, on stderr."""
+    cells = ["" if record[name] is None else record[name] for name in _COLUMNS]
+    cells = [f"{cell:.4f}" if isinstance(cell, float) else printable(cell) for cell in cells]
+    tqdm.write("\t".join(cells))
+    if record["error"] is not None:
+        tqdm.write(f"skhgad: error: {printable(record['error'])}", file=sys.stderr)
+
+
+def write_map(target, finding, detector):
+    """Write the heat map of a Finding."""
+    from ..display.heat_maps import HeatScale, write_heat_map
+
+    write_heat_map(
+        target,
+        finding.path,
+        finding.anomaly_map,
+        HeatScale.of(detector, finding.class_label),
+        value_range=detector.model_.value_range,
     )
 
 
@@ -105,7 +170,7 @@ def map_places(folder, paths, image_folders):
 
 
 def write_csv(path, header, rows):
-    """Write a table whole or not at all."""
+    """Write a table whole or not at all; no spreadsheet runs its cells, see `csv_cell`."""
     from ..storage.files import whole_file
 
     # File names may be no valid text; keep their bytes.
@@ -115,4 +180,13 @@ def write_csv(path, header, rows):
     ):
         writer = csv.writer(file)
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows([csv_cell(cell) for cell in row] for row in rows)
+
+
+def write_jsonl(path, records):
+    """Write a JSON object a line, whole or not at all."""
+    from ..storage.files import whole_file
+
+    with whole_file(path) as part:
+        lines = [json.dumps(record) + "\n" for record in records]
+        part.write_text("".join(lines), encoding="utf-8")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from .layouts import Layout, expected_layout, layout_error
@@ -19,6 +20,8 @@ from .masks import verify_mask
 
 ANOMALY = "-1"  # the class label that marks a known anomaly in y
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+# Arrays of the loaders' Bunch, one element a sample.
+SAMPLE_FIELDS = ("images", "class_label", "y", "target", "defect", "mask", "split")
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
 _DOCUMENTS = {"license", "license-dataset", "readme", "attribution", "citation"}
 
@@ -52,7 +55,7 @@ def load_tree(
         folders = class_folders(layout, root, wanted)
     samples = []
     for label, folder in folders.items():
-        subfolders, files = _entries(folder)
+        subfolders, files = entries(folder)
         expected = {*layout.splits, *layout.other_folders}
         unexpected = [f for f in subfolders if f.name not in expected] + files
         warn_unread(folder, unexpected, f"{layout.name} has no such entry")
@@ -106,10 +109,10 @@ def check_choices(
 
 def class_folders(layout: Layout, root: Path, wanted: Collection[str] | None) -> dict[str, Path]:
     """Return {class name: folder} of the classes to read, sorted by name."""
-    folders, files = _entries(root)
+    folders, files = entries(root)
     by_name = {folder.name: folder for folder in folders}
     if layout.classes is None:
-        present = sorted(name for name, folder in by_name.items() if _holds_a_split(folder))
+        present = sorted(name for name, folder in by_name.items() if holds_a_split(folder))
     else:
         present = [name for name in layout.classes if name in by_name]
     for name in wanted or ():
@@ -125,7 +128,8 @@ def class_folders(layout: Layout, root: Path, wanted: Collection[str] | None) ->
     return {name: by_name[name] for name in sorted(wanted or present)}
 
 
-def _holds_a_split(folder: Path) -> bool:
+def holds_a_split(folder: Path) -> bool:
+    """Tell whether a folder holds train/ or test/."""
     return (folder / "train").is_dir() or (folder / "test").is_dir()
 
 
@@ -150,7 +154,7 @@ def _warn_absent(layout: Layout, root: Path, present: list[str]) -> None:
         )
 
 
-def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
+def entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the folders and the files of `folder`, sorted, without known junk."""
     entries = sorted(
         e for e in folder.iterdir() if not e.name.startswith(".") and e.name.lower() not in _JUNK
@@ -166,7 +170,7 @@ def _is_document(name: str) -> bool:
 
 def image_files(folder: Path) -> list[Path]:
     """Return the images of `folder`, sorted; warn of other entries."""
-    folders, files = _entries(folder)
+    folders, files = entries(folder)
     images = [f for f in files if f.suffix.lower() in IMAGE_ENDINGS]
     others = [f for f in files if f.suffix.lower() not in IMAGE_ENDINGS]
     warn_unread(folder, folders + others, "only image files belong there")
@@ -193,7 +197,7 @@ def _read_split(
         if layout.classes is None:
             return []
         raise layout_error(layout, f"{split_folder} is missing.")
-    folders, files = _entries(split_folder)
+    folders, files = entries(split_folder)
     warn_unread(split_folder, files, "images lie in a folder per defect")
     if split != "test" and layout.normal not in {folder.name for folder in folders}:
         raise layout_error(layout, f"{split_folder / layout.normal} is missing.")
@@ -209,7 +213,7 @@ def _check_mask_folders(mask_root: Path, split_folder: Path, defects: Iterable[P
     """Refuse a folder of masks without a folder of images; warn of files beside them."""
     if not mask_root.is_dir():
         return
-    mask_folders, files = _entries(mask_root)
+    mask_folders, files = entries(mask_root)
     warn_unread(mask_root, files, "masks lie in a folder per defect")
     unmatched = sorted({f.name for f in mask_folders} - {f.name for f in defects})
     if unmatched:
@@ -254,7 +258,7 @@ def _check_nested(layout: Layout, folder: Path) -> None:
     """Refuse a defect folder without rgb/; warn of other entries."""
     if not (folder / "rgb").is_dir():
         raise layout_error(layout, f"{folder / 'rgb'} is missing.")
-    folders, files = _entries(folder)
+    folders, files = entries(folder)
     unexpected = [f for f in folders if f.name not in ("rgb", "gt", "xyz")] + files
     warn_unread(folder, unexpected, "only rgb, gt and xyz belong there")
 
@@ -328,3 +332,9 @@ def make_bunch(samples: Sequence[Sample], root: Path, name: str, source: str) ->
         root=str(root),
         DESCR=f"{name}: {len(samples)} images of {len(set(label))} classes. Source: {source}.",
     )
+
+
+def chosen_samples(data: Bunch, chosen: NDArray[np.bool_]) -> Bunch:
+    """Return the Bunch of some samples, True in `chosen`, of a loader's Bunch."""
+    fields = {name: data[name][chosen] for name in SAMPLE_FIELDS}
+    return Bunch(**{**data, **fields, "classes": np.unique(fields["class_label"])})

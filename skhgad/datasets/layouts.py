@@ -96,7 +96,10 @@ FOLDER = Layout(
     ROOT/<class>/train/good/<image>
     ROOT/<class>/test/good/<image>
     ROOT/<class>/test/<defect>/<image>
-    ROOT/<class>/ground_truth/<defect>/<image>_mask.png   (or <image>.png; optional)""",
+    ROOT/<class>/ground_truth/<defect>/<image>_mask.png   (or <image>.png; optional)
+or, where all images are normal,
+    ROOT/<image>                                          (one class)
+    ROOT/<class>/<image>""",
     classes=None,
     mask_names=("{}_mask", "{}"),
 )

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch
 
-from .folders import ANOMALY, load_tree
+from .folders import ANOMALY, SAMPLE_FIELDS, check_root, load_tree
 from .layouts import BTAD, FOLDER, MVTEC_3D_AD, MVTEC_AD
+from .plain import is_plain, load_plain
 
 __all__ = ["load_btad", "load_folder", "load_mvtec_3d_ad", "load_mvtec_ad", "load_union"]
-
-_FIELDS = ("images", "class_label", "y", "target", "defect", "mask", "split")
 
 
 def load_mvtec_ad(
@@ -136,18 +135,23 @@ def load_folder(
     split: str = "all",
     verify: bool = True,
 ) -> Bunch:
-    """Load your own images from folders named as in MVTec AD.
+    """Load your own images: folders named as in MVTec AD, or plain folders of normal images.
 
     The folder may hold several classes, or be one class itself: it then has ``train/good`` or
     ``test`` directly, and its name is the class. A class may lack ``train`` or ``test``. Without
     ``ground_truth`` all masks are None. ``train`` may hold known anomalies beside ``good``. Images
     may be png, jpg, jpeg, bmp, tif, tiff and webp files.
 
+    Where neither the folder nor those in it have ``train`` or ``test``, all images are normal ones
+    of the split "train": those of ``<class>/<image>``, or those in the folder itself, which are one
+    class with the folder's name (for ``<class>/train/good``, with that of the class).
+
     Parameters
     ----------
     root : str or Path
         Folder with ``<class>/train/good/<image>``, ``<class>/test/<defect>/<image>`` and
-        ``<class>/ground_truth/<defect>/<image>_mask.png`` (or ``<image>.png``).
+        ``<class>/ground_truth/<defect>/<image>_mask.png`` (or ``<image>.png``); or with
+        ``<class>/<image>``; or with images.
     classes, split, verify
         As in `load_mvtec_ad`.
 
@@ -171,6 +175,9 @@ def load_folder(
     >>> data.split.tolist(), data.y.tolist(), data.target.tolist()
     (['train', 'test', 'test'], [1, -1, 1], ['lid', '-1', 'lid'])
     """
+    folder = check_root(FOLDER, root)
+    if is_plain(folder):
+        return load_plain(folder, classes, split)
     return load_tree(FOLDER, root, classes, split, verify)
 
 
@@ -208,7 +215,10 @@ def load_union(datasets: Mapping[str, Bunch] | Sequence[tuple[str, Bunch]]) -> B
     pairs: list[Any] = list(datasets.items() if isinstance(datasets, Mapping) else datasets)
     _check_pairs(pairs)
     union = Bunch(
-        **{field: np.concatenate([np.asarray(d[field]) for _, d in pairs]) for field in _FIELDS}
+        **{
+            field: np.concatenate([np.asarray(d[field]) for _, d in pairs])
+            for field in SAMPLE_FIELDS
+        }
     )
     union.class_label = np.concatenate(
         [np.array([f"{name}/{label}" for label in d.class_label]) for name, d in pairs]
@@ -227,7 +237,7 @@ def _check_pairs(pairs: Sequence[Any]) -> None:
         if not isinstance(pair, Sequence) or len(pair) != 2 or not isinstance(pair[0], str):
             raise TypeError(f"datasets[{index}] must be a pair (name, Bunch), got {pair!r:.80}.")
         fields = pair[1] if isinstance(pair[1], Mapping) else ()
-        absent = [field for field in (*_FIELDS, "root", "DESCR") if field not in fields]
+        absent = [field for field in (*SAMPLE_FIELDS, "root", "DESCR") if field not in fields]
         if absent:
             raise ValueError(
                 f"datasets[{index}] ({pair[0]!r}) lacks {absent}: use a loader's Bunch."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,7 +35,8 @@ def load_mask(path: str | os.PathLike[str], size: Sequence[int] | None = None) -
     Raises
     ------
     ValueError
-        If the file cannot be read; the message names it.
+        If the file cannot be read, or is larger than `PIL.Image.MAX_IMAGE_PIXELS`; the message
+        names it.
 
     Examples
     --------
@@ -48,13 +50,11 @@ def load_mask(path: str | os.PathLike[str], size: Sequence[int] | None = None) -
     ...     load_mask(path, size=(1, 2))
     array([[ True,  True]])
     """
-    try:
-        with Image.open(path) as image:
+    with _errors_naming(f"mask {path} cannot be read"):
+        with _opened(path) as image:
             is_lossy = image.format in ("JPEG", "MPO")
             values = np.asarray(ImageOps.exif_transpose(image))
             has_alpha = image.mode in ("LA", "PA", "RGBA")
-    except OSError as error:
-        raise ValueError(f"mask {path} cannot be read: {error}") from error
     if values.ndim == 3:
         values = (values[..., :-1] if has_alpha else values).max(axis=-1)
     mask = values >= 128 if is_lossy else values != 0
@@ -98,14 +98,39 @@ def verify_mask(image: str | os.PathLike[str], mask: str | os.PathLike[str]) -> 
 
 def _displayed_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Return (height, width) after EXIF rotation, from the file's header alone."""
-    try:
-        with Image.open(path) as image:
+    with _errors_naming(f"{path} cannot be read as an image"):
+        with _opened(path) as image:
             width, height = image.size
             # These formats have EXIF in front. For a PNG, Pillow would decode the whole file.
             orientation = 1
             if image.format in {"JPEG", "MPO", "TIFF"}:
                 orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
     swaps_sides = orientation > 4
     return (width, height) if swaps_sides else (height, width)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open an image; raise ValueError if it has more pixels than Pillow's limit."""
+    advice = "Shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file."
+    try:
+        image = Image.open(path)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{str(error).rstrip('.')}. {advice}") from error
+    with image:
+        n_pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+        # Up to twice its limit, Pillow only warns.
+        if limit is not None and n_pixels > limit:
+            raise ValueError(f"it has {n_pixels} pixels, the limit is {limit}. {advice}")
+        yield image
+
+
+@contextmanager
+def _errors_naming(problem: str) -> Iterator[None]:
+    """Begin errors with `problem`, which names the file; Pillow's plugins raise nearly any type."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{problem}: {error}") from error

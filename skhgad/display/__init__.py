@@ -1,7 +1,8 @@
 """Displays in the manner of scikit-learn: ``from_estimator`` computes, ``plot`` draws.
 
 Attributes ending in an underscore keep what was drawn. `overlay` and `HeatScale` give the same
-colours as arrays. The displays need ``pip install "skhgad[display]"``.
+colours as arrays. The displays need matplotlib: ``pip install
+".[display]"`` in a clone of skhgad.
 """
 
 from .heat_maps import HeatScale, overlay

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ..version import how_to_install
+
 # Okabe and Ito's palette for the colour-blind, with brown for yellow, which is faint on white.
 # 8 colours and 7 markers make 56 different pairs.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C564B")
@@ -15,7 +17,7 @@ def drawing_library(caller):
         import matplotlib
     except ImportError as error:
         raise ImportError(
-            f'{caller} needs matplotlib. Install it with: pip install "skhgad[display]"'
+            f"{caller} needs matplotlib. Install it: {how_to_install('display', 'matplotlib')}."
         ) from error
     return matplotlib
 

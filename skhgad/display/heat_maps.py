@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from ..images.source import ImageSource
+from ..scoring.thresholds import offset_of
 from ..storage.files import whole_file
 
 # Opacity and colour at these values of heat, linear between them. The colour jumps at 1/2, the
@@ -42,9 +43,10 @@ class HeatScale(NamedTuple):
     threshold: float
 
     @classmethod
-    def of(cls, detector):
-        """Return the scale of a fitted detector."""
-        return cls(-float(np.median(detector.model_.calibration.scores)), -detector.offset_)
+    def of(cls, detector, label=None):
+        """Return the scale of a fitted detector; that of a class, with its own threshold."""
+        typical = -float(np.median(detector.model_.calibration.scores))
+        return cls(typical, -offset_of(detector, label))
 
     def heat(self, scores):
         """Return the heat of anomaly scores, in [0, 1).

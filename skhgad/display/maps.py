@@ -82,8 +82,9 @@ class AnomalyMapDisplay:
         source = ImageSource(X, value_range=detector.model_.value_range)
         if len(source) != 1:
             raise ValueError(f"X holds {len(source)} images; pass one, e.g. X[:1] or [path].")
-        (anomaly_map,) = detector.anomaly_maps(X, class_labels=class_labels)
-        typical, threshold = HeatScale.of(detector)
+        found = detector.inspect(X, class_labels=class_labels, maps=True)
+        (anomaly_map,), (label,) = found.maps, found.class_label.tolist()
+        typical, threshold = HeatScale.of(detector, label)
         return cls.from_predictions(
             source.read(0),
             anomaly_map,

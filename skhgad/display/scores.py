@@ -24,6 +24,8 @@ class ScoreDistributionDisplay:
     class_labels : ndarray of shape (n_samples,), str
     offset : float, default=None
         Threshold; lower scores are flagged.
+    class_offsets : dict of str to float, default=None
+        Classes with a threshold of their own.
 
     Attributes
     ----------
@@ -31,13 +33,15 @@ class ScoreDistributionDisplay:
     points_ : dict of str to PathCollection
         Of "normal" and "anomaly", or "sample" if not known.
     threshold_line_ : Line2D or None
+        Broken into one piece a class where some have a threshold of their own.
     """
 
-    def __init__(self, *, scores, is_anomaly, class_labels, offset=None):
+    def __init__(self, *, scores, is_anomaly, class_labels, offset=None, class_offsets=None):
         self.scores = scores
         self.is_anomaly = is_anomaly
         self.class_labels = class_labels
         self.offset = offset
+        self.class_offsets = class_offsets
 
     @classmethod
     def from_estimator(cls, detector, X, y=None, *, class_labels=None, ax=None, **kwargs):
@@ -58,11 +62,19 @@ class ScoreDistributionDisplay:
         drawing_library(cls.__name__)
         inspection = detector.inspect(X, class_labels=class_labels)
         return cls.from_predictions(
-            y, inspection.score, inspection.class_label, offset=detector.offset_, ax=ax, **kwargs
+            y,
+            inspection.score,
+            inspection.class_label,
+            offset=detector.offset_,
+            class_offsets=detector.class_offsets_,
+            ax=ax,
+            **kwargs,
         )
 
     @classmethod
-    def from_predictions(cls, y, scores, class_labels=None, *, offset=None, ax=None, **kwargs):
+    def from_predictions(
+        cls, y, scores, class_labels=None, *, offset=None, class_offsets=None, ax=None, **kwargs
+    ):
         """Draw scores that are computed already; return the display.
 
         Parameters
@@ -72,6 +84,8 @@ class ScoreDistributionDisplay:
         class_labels : array-like of shape (n_samples,), default=None
             None = one row, "all".
         offset : float, default=None
+        class_offsets : dict of label to float, default=None
+            Classes with a threshold of their own.
         ax, **kwargs
             As in `plot`.
         """
@@ -79,7 +93,13 @@ class ScoreDistributionDisplay:
         is_anomaly = None if y is None else check_anomaly_labels(y)
         scores = check_score_values(scores, len(scores) if y is None else len(is_anomaly))
         labels = np.array([str(k) for k in check_groups(class_labels, len(scores))])
-        display = cls(scores=scores, is_anomaly=is_anomaly, class_labels=labels, offset=offset)
+        display = cls(
+            scores=scores,
+            is_anomaly=is_anomaly,
+            class_labels=labels,
+            offset=offset,
+            class_offsets={str(label): own for label, own in (class_offsets or {}).items()},
+        )
         return display.plot(ax, **kwargs)
 
     def plot(self, ax=None, *, xscale="symlog"):
@@ -113,13 +133,7 @@ class ScoreDistributionDisplay:
         }
         self.threshold_line_ = None
         if self.offset is not None:
-            self.threshold_line_ = ax.axvline(
-                self.offset,
-                color="black",
-                linewidth=1,
-                linestyle="--",
-                label=f"threshold {self.offset:.3g}",
-            )
+            self.threshold_line_ = self._draw_threshold(ax, classes)
         for row in range(0, len(classes), 2):
             ax.axhspan(row - 0.5, row + 0.5, color="0.95", zorder=0)
         linear, largest = max(1.0, 2 * abs(self.offset or 0.0)), np.abs(self.scores).max()
@@ -137,6 +151,15 @@ class ScoreDistributionDisplay:
             loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False
         )
         return self
+
+    def _draw_threshold(self, ax, classes):
+        style = {"color": "black", "linewidth": 1, "linestyle": "--"}
+        own = [(self.class_offsets or {}).get(name, self.offset) for name in classes]
+        if set(own) <= {self.offset}:
+            return ax.axvline(self.offset, label=f"threshold {self.offset:.3g}", **style)
+        x = [value for offset in own for value in (offset, offset, np.nan)]
+        y = [value for row in range(len(own)) for value in (row - 0.5, row + 0.5, np.nan)]
+        return ax.plot(x, y, label="threshold of the class", **style)[0]
 
 
 def _limits(scores, offset, linear):

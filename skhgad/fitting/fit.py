@@ -105,6 +105,7 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         "model_": FittedModel(reader.extractor, model, calibration, classes, kept),
         "classes_": classes,
         "offset_": offset,
+        "class_offsets_": {},
         "history_": history,
         "n_iter_": plan.n_passes,
     }

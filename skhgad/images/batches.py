@@ -51,7 +51,9 @@ def iter_batches(
 
     Threads read ahead while the caller uses the present images; one job reads nothing ahead. At
     most two groups of max(`batch_size`, about 2 * `n_jobs`) images are held. Resizing is Pillow's
-    antialiased bilinear filter; an image of the right size stays as it is.
+    antialiased bilinear filter on float pixels; an image of the right size stays as it is. Between
+    its two steps, across and down, it holds no more pixels than
+    ``(height * width * h * w) ** 0.5`` a channel.
 
     Parameters
     ----------
@@ -162,23 +164,40 @@ def _collate(
 def resize(pixels: Pixels, size: tuple[int, int]) -> NDArray[np.float32]:
     """Return pixels of shape (H, W, 3) as float32 of shape (3, h, w) in [0, 1].
 
-    8-bit pixels are resized as such, so they are rounded to 8 bits.
+    All pixels are resized as floats, so that 8-bit images and floats of the same values become the
+    same pixels.
     """
-    is_uint8 = pixels.dtype == np.uint8
-    resized: NDArray[Any] = pixels
-    if pixels.shape[:2] != size:
-        if is_uint8:
-            resized = _resize_plane(pixels, size)
-        else:  # Pillow has no RGB images of floats
-            resized = np.stack([_resize_plane(pixels[..., c], size) for c in range(3)], axis=2)
-    resized = np.moveaxis(resized, 2, 0)
-    return resized.astype(np.float32) / np.float32(255) if is_uint8 else resized
+    if pixels.shape[:2] == size:
+        resized: NDArray[np.float32] = _unit_range(np.moveaxis(pixels, 2, 0))
+        return resized
+    steps = _resizing_steps(pixels.shape[:2], size)
+    resized = np.empty((3, *size), dtype=np.float32)
+    for channel, plane in enumerate(resized):
+        # Pillow has no RGB images of floats.
+        image = Image.fromarray(np.ascontiguousarray(_unit_range(pixels[..., channel])))
+        for step in steps:
+            image = image.resize(step, Image.Resampling.BILINEAR)
+        plane[...] = np.asarray(image)
+    return resized
 
 
-def _resize_plane(pixels: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    image = Image.fromarray(pixels)
-    # Across, then down: since Pillow 13 the order of a single call depends on the sizes, and 8-bit
-    # pixels are rounded in between.
-    for step in ((size[1], image.height), size[::-1]):
-        image = image.resize(step, Image.Resampling.BILINEAR)
-    return np.asarray(image)
+def _unit_range(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Return pixels as float32 in [0, 1]; 255 is white where they are uint8."""
+    if pixels.dtype == np.uint8:
+        pixels = pixels.astype(np.float32)
+        pixels /= np.float32(255)
+    return pixels
+
+
+def _resizing_steps(
+    before: tuple[int, int], after: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the (width, height) after each of two steps, one across and one down.
+
+    The smaller image comes in between. A thin image of millions of rows would otherwise first
+    become as wide as `after`.
+    """
+    (height, width), (new_height, new_width) = before, after
+    across, down = (new_width, height), (width, new_height)
+    first = across if new_width * height <= width * new_height else down
+    return first, (new_width, new_height)

@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-__all__ = ["Pixels", "array_to_rgb", "check_mode", "decode_image", "read_file"]
+__all__ = ["LONGEST_SIDE", "Pixels", "array_to_rgb", "check_mode", "decode_image", "read_file"]
+
+# In pixels. Resizing takes a weight for every pixel along a side: 16 bytes.
+LONGEST_SIDE = 1 << 24
 
 # Shape (height, width, 3): uint8, or float32 in [0, 1].
 Pixels: TypeAlias = "NDArray[np.uint8] | NDArray[np.float32]"
@@ -58,6 +61,7 @@ def decode_image(
     lock: AbstractContextManager[Any] | None = None,
 ) -> Pixels:
     """Decode a PIL image, as `ImageSource.read` documents, and hold `lock` while it is loaded."""
+    _check_sides(image.size, name)
     if image.format == "EPS":
         raise ValueError(
             f"{name} is an EPS drawing, for which Pillow would run Ghostscript; convert it to PNG."
@@ -131,6 +135,7 @@ def _pixels_of(image: Image.Image) -> tuple[NDArray[Any], bool]:
 
 def array_to_rgb(array: NDArray[Any], name: str, value_range: tuple[float, float] | None) -> Pixels:
     """Return an array of shape (h, w), (h, w, 1) or (h, w, 3) as new RGB pixels."""
+    _check_sides(array.shape[1::-1], name)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.dtype != np.uint8:
@@ -176,6 +181,15 @@ def require_value_range(subject: str, value_range: tuple[float, float] | None) -
         raise ValueError(
             f"{subject}, so its black and white levels are unknown; pass value_range=(low, high), "
             "e.g. (0, 4095) for a 12-bit camera or (0, 65535) for the full 16-bit range."
+        )
+
+
+def _check_sides(sides: tuple[int, ...], name: str) -> None:
+    """Raise ValueError if `sides`, (width, height), are too long to be resized."""
+    if max(sides) > LONGEST_SIDE:
+        raise ValueError(
+            f"{name} is too long: {sides[0]} x {sides[1]} pixels (width x height), the limit is "
+            f"{LONGEST_SIDE} a side. Cut it into several pictures."
         )
 
 

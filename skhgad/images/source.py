@@ -122,7 +122,8 @@ class ImageSource:
         ------
         ValueError
             If the image is unreadable, animated, partly transparent, larger than
-            `PIL.Image.MAX_IMAGE_PIXELS`, or holds NaN, infinity or values out of range.
+            `PIL.Image.MAX_IMAGE_PIXELS` (files), longer than 16,777,216 pixels a side, or holds
+            NaN, infinity or values out of range.
         FileNotFoundError
             If the file was removed after the source was built.
         """
@@ -240,8 +241,8 @@ def _check_path(path: str, name: str) -> bool:
         ) from error
     if stat.S_ISDIR(status.st_mode):
         raise ValueError(
-            f"{name} is a folder, not an image; pass the paths of its files "
-            "(skhgad.datasets.load_folder lists them)."
+            f"{name} is a folder, not an image; pass the paths of its files, as in "
+            f"skhgad.datasets.load_folder({path!r}).images."
         )
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{name} is not a regular file; pass the path of an image file.")

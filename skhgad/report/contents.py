@@ -21,6 +21,7 @@ from ..display.heat_maps import HeatScale
 from ..images.source import ImageSource
 from ..scoring.explanation import locate
 from ..scoring.maps import resize
+from ..scoring.thresholds import offset_of
 from .clearest import Clearest
 from .findings import inspect_files
 
@@ -96,7 +97,7 @@ def collect(detector, paths, folder, measurement, n_clearest):
     rows, clearest = [], Clearest(n_clearest)
     for index, finding in enumerate(inspect_files(detector, paths, maps=True)):
         pixels = ImageSource([finding.path], value_range=detector.model_.value_range).read(0)
-        location = locate(finding.anomaly_map, -detector.offset_)
+        location = locate(finding.anomaly_map, -offset_of(detector, finding.class_label))
         true_class = defect = mask = None
         if measurement is not None:
             measurement.update(index, finding)
@@ -131,7 +132,8 @@ def draw_groups(groups, rows, detector):
 
 def draw_card(clear, rows, detector):
     """Draw an image; return a Card."""
-    typical, threshold = HeatScale.of(detector)
+    row = rows[-clear.minus_index]
+    typical, threshold = HeatScale.of(detector, row.inferred_class)
     height, width = clear.anomaly_map.shape
     figure = _new_figure((6.2 * min(max(width / height, 0.6), 2.0) + 1.0, 2.6))
     AnomalyMapDisplay(
@@ -141,7 +143,7 @@ def draw_card(clear, rows, detector):
         mask=clear.mask,
         typical=typical,
     ).plot(figure.subplots(1, 3))
-    return Card(rows[-clear.minus_index], _png_uri(figure))
+    return Card(row, _png_uri(figure))
 
 
 def draw_pictures(detector, paths, rows, data):
@@ -151,7 +153,7 @@ def draw_pictures(detector, paths, rows, data):
     """
     y = None if data is None else data.y
     pictures = [
-        _draw_scores(detector.offset_, rows, y),
+        _draw_scores(detector, rows, y),
         _draw_latent_space(detector, paths, y),
     ]
     if detector.history_:
@@ -162,11 +164,16 @@ def draw_pictures(detector, paths, rows, data):
     return pictures
 
 
-def _draw_scores(offset, rows, y):
+def _draw_scores(detector, rows, y):
     labels = [row.true_class or row.inferred_class for row in rows]
     figure = _new_figure((9, 1.6 + 0.36 * len(set(labels))))
     ScoreDistributionDisplay.from_predictions(
-        y, [row.score for row in rows], labels, offset=offset, ax=figure.subplots()
+        y,
+        [row.score for row in rows],
+        labels,
+        offset=detector.offset_,
+        class_offsets=detector.class_offsets_,
+        ax=figure.subplots(),
     )
     source = "found" if y is None else "of the folder"
     caption = (

@@ -1,16 +1,20 @@
 """A detector's findings compared with labels."""
 
 import math
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 
+from ..datasets.folders import chosen_samples
 from ..datasets.loaders import load_folder
 from ..metrics.per_image import image_metrics, miss_rates
 from ..metrics.per_pixel import PixelMetrics
 from ..scoring.calibration import FALSE_ALARM_RATE
+from ..scoring.thresholds import thresholds_text
+from ..text import printable
 from ..validation import listed
-from .product_warnings import product_warnings
+from .product_warnings import expected_false_alarm_rate, expected_own_rates, product_warnings
 
 # Headings, and names of the figures in `skhgad.metrics`.
 _IMAGE_COLUMNS = {
@@ -35,37 +39,64 @@ class ResultsRow(NamedTuple):
 def labelled_images(detector, folder, classes):
     """Read test images as `load_folder` does; `classes` None = all.
 
-    A class that the detector does not know raises ValueError.
+    A UserWarning names the classes that the detector does not know, whose images are left out. If
+    it knows none, ValueError is raised.
     """
     data = load_folder(folder, classes=classes, split="test")
     known = [str(name) for name in detector.classes_]
     unknown = sorted(set(data.class_label.tolist()) - set(known))
-    if unknown:
+    if not unknown:
+        return data
+    is_known = np.isin(data.class_label, known)
+    said = f"{folder!r} holds the classes {unknown}, which the model does not know"
+    if not is_known.any():
         raise ValueError(
-            f"{folder!r} holds the classes {unknown}, which the model does not know; it knows "
-            f"{known}. Name the classes to take with --classes, or fit a model on them."
+            f"{said}, and no other; it knows {known}. Fit a model on them, or add them to this one."
         )
-    return data
+    warnings.warn(
+        f"{said}: {np.sum(~is_known)} of {len(is_known)} images are left out.",
+        UserWarning,
+        stacklevel=2,
+    )
+    return chosen_samples(data, is_known)
 
 
 class Measurement:
     """Compute the figures of findings in labelled images.
 
     `data` is as from `load_folder`, `offset` the threshold, `expected_rate` the share of normal
-    images that should be flagged. `masked` is the set of classes with pixel figures, whose
-    findings need maps; `unmasked` lists the others.
+    images that should be flagged. `class_offsets` and `own_rates` are dicts of both for the classes
+    with a threshold of their own. `masked` is the set of classes with pixel figures, whose findings
+    need maps; `unmasked` lists the others.
     """
 
-    def __init__(self, data, offset, expected_rate=FALSE_ALARM_RATE):
+    def __init__(
+        self, data, offset, expected_rate=FALSE_ALARM_RATE, *, class_offsets=None, own_rates=None
+    ):
         self.data, self.offset, self.expected_rate = data, offset, expected_rate
+        self.class_offsets, self.own_rates = class_offsets or {}, own_rates or {}
         self.masked = masked_classes(data)
         self.unmasked = [name for name in np.unique(data.class_label) if name not in self.masked]
         self._scores, self._inferred, self._pixels = [], [], PixelMetrics()
+        self._thresholds = []
+
+    @classmethod
+    def of(cls, detector, data):
+        """Return the Measurement of a detector's findings in `data`."""
+        return cls(
+            data,
+            detector.offset_,
+            expected_false_alarm_rate(detector),
+            class_offsets=detector.class_offsets_,
+            own_rates=expected_own_rates(detector),
+        )
 
     def update(self, index, finding):
         """Add the finding in image `index`; images come in order."""
         data, label = self.data, self.data.class_label[index]
         self._scores.append(finding.score)
+        # The verdict as a threshold: classes may have thresholds of their own.
+        self._thresholds.append(math.inf if finding.is_anomaly else -math.inf)
         self._inferred.append(str(finding.class_label))
         if label in self.masked:
             self._pixels.update(data.mask[index], finding.anomaly_map, label, y=data.y[index])
@@ -76,37 +107,39 @@ class Measurement:
         Returns
         -------
         dict
-            `n_images`, `n_anomalies`, `offset`, `class_found` (share of the images whose class is
-            inferred rightly), `image` (from `image_metrics`), `misses_at` (from `miss_rates`),
-            `pixel` (from `PixelMetrics`; None if no class has masks), `expected_false_alarm_rate`,
-            `warnings` (from `product_warnings`), and `notes` (list of str: what figures mean, and
-            why some are missing).
+            `n_images`, `n_anomalies`, `offset`, `class_offsets`, `class_found` (share of the images
+            whose class is inferred rightly), `image` (from `image_metrics`), `misses_at` (from
+            `miss_rates`), `pixel` (from `PixelMetrics`; None if no class has masks),
+            `expected_false_alarm_rate`, `warnings` (from `product_warnings`), and `notes` (list of
+            str: what figures mean, and why some are missing).
         """
         data = self.data
-        is_anomaly, is_flagged = data.y == -1, np.array(self._scores) < self.offset
+        is_anomaly, is_flagged = data.y == -1, np.array(self._thresholds) > 0
         return {
             "n_images": len(self._scores),
             "n_anomalies": int(np.sum(data.y == -1)),
             "offset": self.offset,
+            "class_offsets": self.class_offsets,
             "class_found": float(np.mean(np.array(self._inferred) == data.class_label)),
-            "image": image_metrics(data.y, self._scores, data.class_label, offset=self.offset),
+            "image": image_metrics(data.y, self._scores, data.class_label, offset=self._thresholds),
             "misses_at": miss_rates(
                 data.y, self._scores, data.class_label, false_alarm_rates=_MISSES_AT
             ),
             "pixel": self._pixels.compute() if self.masked else None,
             "expected_false_alarm_rate": self.expected_rate,
             "warnings": product_warnings(
-                is_anomaly, is_flagged, data.class_label, self.expected_rate
+                is_anomaly, is_flagged, data.class_label, self.expected_rate, self.own_rates
             ),
-            "notes": _notes(is_anomaly, data.class_label, self.offset),
+            "notes": _notes(is_anomaly, data.class_label, self.offset, self.class_offsets),
         }
 
 
-def _notes(is_anomaly, class_labels, offset):
+def _notes(is_anomaly, class_labels, offset, class_offsets):
     """Say what the false alarms and misses of the table are, and why some are missing."""
     *rates, last = (f"{100 * rate:g}" for rate in _MISSES_AT)
     notes = [
-        f"false alarms, misses: at the model's own threshold {offset:.4g}",
+        "false alarms, misses: at the model's own threshold "
+        f"{thresholds_text(offset, class_offsets)}",
         f"at {', '.join(rates)} and {last} %: misses where the threshold flags at most this share "
         "of the test normals of the product (pooled: of all)",
     ]
@@ -168,6 +201,7 @@ def results_table(figures):
 def figures_text(figures, unmasked):
     """Write `Measurement.figures` as text; `unmasked` are the classes without pixel figures."""
     columns, rows = results_table(figures)
+    rows = [row._replace(name=printable(row.name)) for row in rows]
     name_width = max(len(row.name) for row in rows) + 2
     widths = [max(len(column), len("0.000")) + 3 for column in columns]
     lines = [("", columns)]
@@ -180,14 +214,13 @@ def figures_text(figures, unmasked):
     text += [
         f"{figures['n_images']} images, {figures['n_anomalies']} of them anomalies; product class "
         f"inferred, rightly for {100 * figures['class_found']:.1f} %",
-        *figures["notes"],
+        *map(printable, figures["notes"]),
     ]
     if unmasked:
         rest = ", and not in their mean and pooled figures" if figures["pixel"] is not None else ""
-        text.append(
-            f"no pixel figures of {', '.join(unmasked)}: anomalies without masks, or none{rest}"
-        )
-    text += [f"warning: {warning['text']}" for warning in figures["warnings"]]
+        names = ", ".join(map(printable, unmasked))
+        text.append(f"no pixel figures of {names}: anomalies without masks, or none{rest}")
+    text += [f"warning: {printable(warning['text'])}" for warning in figures["warnings"]]
     return "\n".join(text)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..images.source import ImageSource
+from ..text import printable
 
 _CHUNK = 64  # images whose maps are in memory at once
 
@@ -31,25 +32,69 @@ class Finding(NamedTuple):
         return "anomaly" if self.is_anomaly else "normal"
 
 
-def inspect_files(detector, paths, class_label=None, *, maps=False):
+class Unreadable(NamedTuple):
+    """An image that cannot be read, and why."""
+
+    path: str
+    error: str
+
+
+def inspect_files(detector, paths, class_label=None, *, maps=False, skip_unreadable=False):
     """Yield a Finding for every image, in order; with `maps`, with its anomaly map.
 
-    `class_label` is the class of all images; None = inferred.
+    `class_label` is the class of all images; None = inferred. An image that cannot be read raises
+    ValueError or FileNotFoundError; with `skip_unreadable` it yields an Unreadable.
     """
-    # Names a missing file before the work.
-    ImageSource(paths, value_range=detector.model_.value_range)
+    if not skip_unreadable:
+        # Names a missing file before the work.
+        ImageSource(paths, value_range=detector.model_.value_range)
     quiet = not sys.stderr.isatty()
     with tqdm(total=len(paths), desc="images", unit="image", disable=quiet) as bar:
         for first in range(0, len(paths), _CHUNK):
             chunk = paths[first : first + _CHUNK]
-            labels = None if class_label is None else [class_label] * len(chunk)
-            with naming_files(chunk):
-                inspection = detector.inspect(chunk, class_labels=labels, maps=maps)
-            columns = [values.tolist() for values in inspection[:4]]
-            anomaly_maps = inspection.maps or [None] * len(chunk)
-            for fields in zip(chunk, *columns, anomaly_maps, strict=True):
-                yield Finding(*fields)
+            inspect = _inspect_readable if skip_unreadable else _inspect
+            for found in inspect(detector, chunk, class_label, maps):
+                yield found
                 bar.update()
+
+
+def _inspect(detector, paths, class_label, maps):
+    """Return a Finding of each image."""
+    labels = None if class_label is None else [class_label] * len(paths)
+    with naming_files(paths):
+        inspection = detector.inspect(paths, class_labels=labels, maps=maps)
+    columns = [values.tolist() for values in inspection[:4]]
+    anomaly_maps = inspection.maps or [None] * len(paths)
+    return [Finding(*fields) for fields in zip(paths, *columns, anomaly_maps, strict=True)]
+
+
+def _inspect_readable(detector, paths, class_label, maps):
+    """Return a Finding of each image that can be read, an Unreadable of the others, in order."""
+    unreadable = {}
+    while len(unreadable) < len(paths):
+        readable = [path for path in paths if path not in unreadable]
+        try:
+            findings = iter(_inspect(detector, readable, class_label, maps))
+        except (ValueError, FileNotFoundError):
+            broken = _unreadable_among(readable, detector.model_.value_range)
+            if not broken:  # something else is wrong
+                raise
+            unreadable.update(broken)
+        else:
+            return [unreadable.get(path) or next(findings) for path in paths]
+    return list(map(unreadable.get, paths))
+
+
+def _unreadable_among(paths, value_range):
+    """Decode every image; return {path: Unreadable} of those that cannot be read."""
+    broken = {}
+    for path in paths:
+        try:
+            with naming_files([path]):
+                ImageSource([path], value_range=value_range).read(0)
+        except (ValueError, FileNotFoundError) as error:
+            broken[path] = Unreadable(path, str(error))
+    return broken
 
 
 @contextmanager
@@ -60,6 +105,6 @@ def naming_files(paths):
     except (ValueError, FileNotFoundError) as error:
         message = str(error)
         for index, path in enumerate(paths):
-            message = message.replace(f"X[{index}] ({path})", str(path))
+            message = message.replace(f"X[{index}] ({path})", printable(path))
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(message.replace("leave it out of X", "leave it out")) from error

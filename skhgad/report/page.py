@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 
 from ..estimator import HGADDetector
 from ..parameters import parameters_now
+from ..scoring.thresholds import thresholds_text
 from .evaluation import format_figure, results_table
 
 MARK = "<!doctype html><!-- report of skhgad -->"  # tells a report from other pages
@@ -100,7 +101,7 @@ def _facts(detector, rows, figures):
     facts = {
         "images": str(len(rows)),
         "flagged": f"{n_flagged} ({n_flagged / len(rows):.0%})",
-        "threshold of the score": f"{detector.offset_:.4g}",
+        "threshold of the score": thresholds_text(detector.offset_, detector.class_offsets_),
         "classes of the model": str(len(detector.classes_)),
     }
     if figures is not None:

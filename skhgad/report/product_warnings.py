@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..scoring.calibration import FALSE_ALARM_RATE, threshold
+from ..scoring.thresholds import class_scores
 
 _FEW_FLAGGED = 0.1  # of the anomalies of a product
 _MANY_FLAGGED = 3  # times the expected share of its normals
@@ -15,13 +16,23 @@ def expected_false_alarm_rate(detector):
     It is what ``contamination="auto"`` promises; where `offset_` was chosen otherwise, what the
     calibration samples say of it.
     """
-    scores, offset = detector.model_.calibration.scores, detector.offset_
-    if detector.contamination == "auto" and offset == threshold(scores):
+    fitted, offset = detector.model_, detector.offset_
+    scores = fitted.calibration.scores
+    if fitted.parameters["contamination"] == "auto" and offset == threshold(scores):
         return FALSE_ALARM_RATE
     return float((1 + np.sum(scores < offset)) / (1 + len(scores)))
 
 
-def product_warnings(is_anomaly, is_flagged, class_labels, expected_rate):
+def expected_own_rates(detector):
+    """Return the same for the classes with a threshold of their own, a dict from str."""
+    fitted, rates = detector.model_, {}
+    for label, offset in detector.class_offsets_.items():
+        scores = class_scores(fitted, label)
+        rates[str(label)] = float((1 + np.sum(scores < offset)) / (1 + len(scores)))
+    return rates
+
+
+def product_warnings(is_anomaly, is_flagged, class_labels, expected_rate, own_rates=None):
     """Find the products with few anomalies flagged, or too many normals.
 
     Parameters
@@ -30,6 +41,8 @@ def product_warnings(is_anomaly, is_flagged, class_labels, expected_rate):
     class_labels : ndarray of shape (n_images,)
     expected_rate : float
         Share of normal images that should be flagged.
+    own_rates : dict of str to float, default=None
+        The same for classes with a threshold of their own.
 
     Returns
     -------
@@ -50,8 +63,9 @@ def product_warnings(is_anomaly, is_flagged, class_labels, expected_rate):
         if len(anomalies) and anomalies.mean() < _FEW_FLAGGED:
             add(name, "few anomalies flagged", anomalies, _FEW_TEXT)
         too_many = normals.sum() >= _FEWEST_FALSE_ALARMS
-        if too_many and normals.mean() > _MANY_FLAGGED * expected_rate:
-            text = _MANY_TEXT.replace("{expected}", f"{100 * expected_rate:.3g} %")
+        expected = (own_rates or {}).get(name, expected_rate)
+        if too_many and normals.mean() > _MANY_FLAGGED * expected:
+            text = _MANY_TEXT.replace("{expected}", f"{100 * expected:.3g} %")
             add(name, "many normals flagged", normals, text)
     return found
 

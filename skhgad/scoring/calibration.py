@@ -70,17 +70,23 @@ def samples_needed(rate):
     return math.ceil(1 / rate - 1 - 1e-9)
 
 
-def promised_threshold(scores, false_alarm_rate):
-    """`threshold`, with a UserWarning where there are too few samples to promise the rate."""
+def promised_threshold(scores, false_alarm_rate, label=None, *, stacklevel=3):
+    """`threshold`, with a UserWarning where there are too few samples to promise the rate.
+
+    `label` is the class of all samples; None = all classes.
+    """
     check_rate(false_alarm_rate, "false_alarm_rate")
     needed = samples_needed(false_alarm_rate)
     if len(scores) < needed:
+        of_class, offset = "", "offset_"
+        if label is not None:
+            of_class, offset = f" of class {label!r}", "its threshold"
         warnings.warn(
-            f"false_alarm_rate={false_alarm_rate:g} needs at least {needed} calibration samples, "
-            f"there are {len(scores)}: offset_ is the smallest calibration score, which promises "
-            f"no rate below {1 / (len(scores) + 1):.3g}.",
+            f"false_alarm_rate={false_alarm_rate:g}{of_class} needs at least {needed} calibration "
+            f"samples, there are {len(scores)}: {offset} is the smallest calibration score, which "
+            f"promises no rate below {1 / (len(scores) + 1):.3g}.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     return threshold(scores, false_alarm_rate)
 

@@ -66,7 +66,7 @@ class Location(NamedTuple):
 
 
 def explain(
-    judge: Judge, batches: Iterable[ScoredBatch], threshold: float, *, given: bool = False
+    judge: Judge, batches: Iterable[ScoredBatch], threshold: float | None, *, given: bool = False
 ) -> list[Explanation]:
     """Explain samples; see `HGADDetector.explain`.
 
@@ -74,8 +74,8 @@ def explain(
     ----------
     judge : Judge
     batches : iterable of ScoredBatch
-    threshold : float
-        Pixels above it make regions.
+    threshold : float or None
+        Pixels above it make regions; None = minus the threshold of the sample's class.
     given : bool, default=False
         Whether the classes were given, not inferred.
 
@@ -89,7 +89,11 @@ def explain(
         causes = _causes(fitted.model, batch)
         if not fitted.takes_images:
             return [(None, None, None, [], *cause) for cause in causes]
-        locations = (locate(anomaly_map, threshold) for anomaly_map in image_maps(batch))
+        thresholds = (-judge.thresholds(batch.codes)).tolist()
+        locations = (
+            locate(anomaly_map, own if threshold is None else threshold)
+            for anomaly_map, own in zip(image_maps(batch), thresholds, strict=True)
+        )
         return [(*location, *cause) for location, cause in zip(locations, causes, strict=True)]
 
     verdicts, details = judge.judge(batches, details_of, given=given)

@@ -35,7 +35,7 @@ class Inspection(NamedTuple):
     p_value : ndarray of shape (n_samples,), float64
         As from `p_values`.
     is_anomaly : ndarray of shape (n_samples,), bool
-        Whether the score is below `offset_`.
+        Whether the score is below `offset_`, or the class's own threshold in `class_offsets_`.
     maps : list of ndarray of shape (height, width), float32, or None
         Anomaly maps, each of its own image's size; None where not asked for.
     threshold : ndarray of shape (n_samples,), float64
@@ -106,17 +106,20 @@ class Judge:
     Parameters
     ----------
     fitted : FittedModel
-    offset : float
-        Samples that score lower are anomalies.
+    offsets : ndarray of shape (n_classes,)
+        Threshold of each class: samples that score lower are anomalies.
     unknown_rate : float or None
         See `HGADDetector`.
     """
 
     def __init__(
-        self, fitted: FittedModel, offset: float, unknown_rate: float | None = None
+        self,
+        fitted: FittedModel,
+        offsets: NDArray[np.float64],
+        unknown_rate: float | None = None,
     ) -> None:
         self.fitted = fitted
-        self.offset = offset
+        self.offsets = offsets
         self.unknown_rate = unknown_rate
 
     def judge(
@@ -172,7 +175,7 @@ class Judge:
 
     def thresholds(self, codes: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the score below which each sample is an anomaly, by the codes of their classes."""
-        return np.full(len(codes), self.offset)
+        return self.offsets[codes]
 
     def class_labels(
         self, codes: NDArray[np.int64], typicality: NDArray[np.float64] | None

@@ -8,7 +8,13 @@ from ..model.level import empty_level, room_for_densities
 from ..parameters import check_parameters, parameters_now, parameters_of_fit
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
-from .untrusted import check_extractor, read_calibration, read_classes, read_levels
+from .untrusted import (
+    check_extractor,
+    read_calibration,
+    read_class_offsets,
+    read_classes,
+    read_levels,
+)
 
 
 def pack(detector):
@@ -23,6 +29,7 @@ def pack(detector):
     attributes = {
         "classes": detector.classes_.tolist(),
         "offset": detector.offset_,
+        "class_offsets": [[label, offset] for label, offset in detector.class_offsets_.items()],
         "n_iter": detector.n_iter_,
         "history": [
             {name: value if value == value else None for name, value in record.items()}
@@ -111,6 +118,10 @@ def _empty_model(parameters, level_shapes, n_classes, extractor, stored):
 
 def _set_attributes(detector, attributes):
     detector.offset_ = float(attributes["offset"])
+    # Models of older versions have none.
+    detector.class_offsets_ = read_class_offsets(
+        attributes.get("class_offsets", []), detector.classes_
+    )
     detector.n_iter_ = int(attributes["n_iter"])
     detector.history_ = [
         {name: float("nan") if value is None else value for name, value in record.items()}

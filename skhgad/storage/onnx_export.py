@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from ..model.level import LevelModel
 from ..model.mixture import entropy
-from ..version import installed_version
+from ..scoring.thresholds import offset_of
+from ..version import how_to_install, installed_version
 from .files import check_file_place, whole_file
 
 OPSET = 18
@@ -29,7 +30,9 @@ def write_onnx(detector, path):
 
         from .onnx_images import surround
     except ImportError as error:
-        raise ImportError("to_onnx needs the package onnx: pip install 'skhgad[onnx]'.") from error
+        raise ImportError(
+            f"to_onnx needs the package onnx. Install it: {how_to_install('onnx', 'onnx')}."
+        ) from error
     check_file_place(path, "path")
     is_images = detector.model_.takes_images
     with whole_file(path) as part:
@@ -187,6 +190,7 @@ def _properties(detector):
     properties = {
         "classes": json.dumps(detector.classes_.tolist()),
         "offset": repr(float(detector.offset_)),
+        "class_offsets": json.dumps([offset_of(detector, k) for k in detector.classes_.tolist()]),
     }
     if detector.model_.takes_images:
         properties["image_size"] = json.dumps(detector.model_.image_size)

@@ -1,13 +1,12 @@
 """Preprocessing and final resizing of ONNX files of images, in ONNX's text form.
 
-Images are resized as by Pillow's antialiased bilinear filter, to the last bit: along rows, then
-along columns. For 8-bit pixels, weights have 22 bits, and values are rounded twice.
+Images are resized as by Pillow's antialiased bilinear filter on float pixels: along rows, then
+along columns. What comes in between is rounded to float32, as by Pillow.
 """
 
 import onnx
 
 _FLOAT, _INT, _BOOL, _DOUBLE = 1, 6, 9, 11  # element types
-_SCALE = 1 << 22  # 1.0 as a weight for 8-bit pixels
 
 
 def surround(core, size, value_range, opset):
@@ -45,14 +44,12 @@ behind (float[n, gh, gw] small, int64[4] sides) => (float[n, h, w] map)
 
 
 def _before(height, width, value_range):
-    is_rounded = value_range is None
-    if is_rounded:
+    if value_range is None:
         kind = "uint8"
-        constants = f"""
-            float white = {{255.0}}, double top = {{255.0}},
-            double scale = {{{float(_SCALE)}}}, double half_scale = {{{_SCALE / 2}}}"""
-        values = f"values = Cast <to = {_FLOAT}> (planes)"
-        unit = "unit = Div (sized, white)"
+        constants = "float white = {255.0}"
+        values = f"""
+            levels = Cast <to = {_FLOAT}> (planes)
+            values = Div (levels, white)"""
     else:
         kind = "float"
         low, high = map(float, value_range)
@@ -63,7 +60,6 @@ def _before(height, width, value_range):
             stretched = Div (raised, span)
             clipped = Clip (stretched, d0, d1)
             values = Cast <to = {_FLOAT}> (clipped)"""
-        unit = "unit = Identity (sized)"
     return f"""
 before ({kind}[n, h, w, 3] image) => (float[n, 3, {height}, {width}] unit, int64[4] image_shape)
 <
@@ -85,22 +81,21 @@ before ({kind}[n, h, w, 3] image) => (float[n, 3, {height}, {width}] unit, int64
     equal_int = Cast <to = {_INT}> (equal)
     all_equal = ReduceMin <keepdims = 0> (equal_int)
     has_size = Cast <to = {_BOOL}> (all_equal)
-    sized = If (has_size) <
+    unit = If (has_size) <
         then_branch = keep () => (float[n, 3, {height}, {width}] kept)
         {{ kept = Identity (values) }},
         else_branch = resize () => (float[n, 3, {height}, {width}] resized)
         {{
-            {_weights("across", "i2", "to_width", "columns", "a1", "a0", is_rounded)}
-            {_weights("down", "i1", "to_height", "rows", "a0", "a1", is_rounded)}
+            {_weights("across", "i2", "to_width", "columns", "a1", "a0")}
+            {_weights("down", "i1", "to_height", "rows", "a0", "a1")}
             long = Cast <to = {_DOUBLE}> (values)
             across_sum = MatMul (long, across)
-            {_rounding("across", is_rounded)}
+            across_short = Cast <to = {_FLOAT}> (across_sum)
+            across_done = Cast <to = {_DOUBLE}> (across_short)
             down_sum = MatMul (down, across_done)
-            {_rounding("down", is_rounded)}
-            resized = Cast <to = {_FLOAT}> (down_done)
+            resized = Cast <to = {_FLOAT}> (down_sum)
         }}
     >
-    {unit}
 }}
 """
 
@@ -109,16 +104,8 @@ def _middles(n):
     return ", ".join(f"{i + 0.5}" for i in range(n))
 
 
-def _weights(name, side, target, middles, tap_axis, sum_axis, is_rounded):
+def _weights(name, side, target, middles, tap_axis, sum_axis):
     """Return the text for weights: a triangle around each target pixel's middle."""
-    last = f"{name}_share = Div ({name}_high, {name}_total)"
-    if is_rounded:
-        last += f"""
-            {name}_scaled = Mul ({name}_share, scale)
-            {name}_up = Add ({name}_scaled, half)
-            {name} = Floor ({name}_up)"""
-    else:
-        last += f"\n{name} = Identity ({name}_share)"
     return f"""
             {name}_n = Gather (image_shape, {side})
             {name}_long = Cast <to = {_DOUBLE}> ({name}_n)
@@ -136,20 +123,5 @@ def _weights(name, side, target, middles, tap_axis, sum_axis, is_rounded):
             {name}_height = Sub (d1, {name}_distance)
             {name}_high = Max ({name}_height, d0)
             {name}_total = ReduceSum <keepdims = 1> ({name}_high, {sum_axis})
-            {last}
+            {name} = Div ({name}_high, {name}_total)
     """
-
-
-def _rounding(name, is_rounded):
-    """Return the text that rounds weighted sums to what Pillow stores."""
-    if is_rounded:
-        return f"""
-            {name}_more = Add ({name}_sum, half_scale)
-            {name}_exact = Div ({name}_more, scale)
-            {name}_floor = Floor ({name}_exact)
-            {name}_done = Clip ({name}_floor, d0, top)
-        """
-    return f"""
-            {name}_short = Cast <to = {_FLOAT}> ({name}_sum)
-            {name}_done = Cast <to = {_DOUBLE}> ({name}_short)
-        """

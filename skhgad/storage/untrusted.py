@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from ..features.backbones import create_backbone
 from ..parameters import image_size
 from ..scoring.calibration import Calibration
-from ..validation import check_y
+from ..validation import check_known_label, check_y
 
 LARGEST_IMAGE = 1 << 26  # pixels
 LARGEST_TABLES = 1 << 30  # bytes; index tables and masks that a backbone makes for its image size
@@ -20,6 +20,16 @@ def read_classes(classes):
     _, found = check_y(classes, len(classes))
     if found.tolist() != classes:
         raise ValueError(f"classes {classes!r:.80} are not sorted, or some are twice.")
+    return found
+
+
+def read_class_offsets(pairs, classes):
+    """Return `class_offsets_` from its JSON list of pairs (label, offset)."""
+    found = {}
+    for label, offset in pairs:
+        if label in found or type(offset) is not float or not math.isfinite(offset):
+            raise ValueError(f"class_offsets {pairs!r:.80} are no thresholds.")
+        found[check_known_label(label, classes, "class_offsets")] = offset
     return found
 
 

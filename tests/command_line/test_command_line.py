@@ -4,6 +4,7 @@ The model is fitted once, by the command itself, with settings small enough for 
 """
 
 import argparse
+import copy
 import csv
 import json
 import os
@@ -15,16 +16,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.utils import Bunch
 
 import skhgad
 from skhgad import HGADDetector
 from skhgad.command_line import score
-from skhgad.command_line.arguments import chosen_parameters
+from skhgad.command_line.arguments import chosen_parameters, parse_rate
 from skhgad.command_line.main import build_parser, main
 from skhgad.datasets import load_folder
 from skhgad.display.heat_maps import HeatScale, overlay
 from skhgad.metrics import image_metrics, pixel_metrics
 from skhgad.report import findings
+from skhgad.report.evaluation import Measurement, figures_text
 from skhgad.storage.files import whole_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -203,7 +206,8 @@ def test_score_prints_and_writes_what_the_estimator_says(
     paths = [str(folder / kind / f"{i}.png") for kind in ("blob", "good") for i in range(3)]
     with open(table, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["path", "class", "score", "p_value", "verdict"]
+    assert list(rows[0]) == ["path", "class", "score", "p_value", "verdict", "error"]
+    assert {row["error"] for row in rows} == {""}
     assert [row["path"] for row in rows] == paths
     assert [row["class"] for row in rows] == detector.predict_class(paths).tolist()
     scores = np.array([float(row["score"]) for row in rows])
@@ -306,13 +310,104 @@ def test_score_names_what_it_cannot_read(products, model, tmp_path, capsys):
     assert "holds no image" in refusal(capsys, "score", model, tmp_path / "empty")
     broken = tmp_path / "broken.png"
     broken.write_bytes((products / "stripe/test/good/0.png").read_bytes()[:200])
-    said = refusal(
-        capsys, "score", model, products / "stripe/test/good", broken, "--csv", tmp_path / "t.csv"
-    )
+    argv = [model, products / "stripe/test/good", broken, "--csv", tmp_path / "t.csv", "--strict"]
+    said = refusal(capsys, "score", *argv)
     assert f"error: {broken} cannot be read as an image" in said
     assert "X[" not in said and not (tmp_path / "t.csv").exists()
     said = refusal(capsys, "score", model, broken, "--csv", tmp_path / "no" / "t.csv")
     assert "--csv" in said and "there is no folder" in said
+
+
+def test_a_broken_image_is_a_row_and_the_others_are_scored(
+    products, model, detector, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(findings, "_CHUNK", 4)
+    folder = tmp_path / "in"
+    for name in "bdfh":
+        folder.mkdir(exist_ok=True)
+        shutil.copy(products / "stripe/test/blob/0.png", folder / f"{name}.png")
+    content = (folder / "b.png").read_bytes()
+    (folder / "a.png").write_bytes(content[:200])  # truncated
+    (folder / "c.png").touch()
+    (folder / "e.png").write_text("no image")
+    table, lines, maps = tmp_path / "t.csv", tmp_path / "t.jsonl", tmp_path / "maps"
+    argv = ["score", model, folder, "--csv", table, "--jsonl", lines, "--maps", maps]
+    assert main([str(word) for word in argv]) == 3
+    said = capsys.readouterr()
+    with open(table, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["path"]).stem for row in rows] == list("abcdefh")
+    assert [row["verdict"] == "error" for row in rows] == [k in "ace" for k in "abcdefh"]
+    expected = detector.score_samples([str(folder / "b.png")])[0]
+    for row in rows:
+        if row["verdict"] == "error":
+            assert (row["class"], row["score"], row["p_value"], row["map"]) == ("",) * 4
+            assert row["error"].startswith(row["path"]) and "X[" not in row["error"]
+        else:
+            assert float(row["score"]) == pytest.approx(expected, rel=1e-4) and not row["error"]
+    assert "is an empty file" in rows[2]["error"] and "cannot be read" in rows[4]["error"]
+    assert sorted(os.listdir(maps)) == [f"{name}.png.png" for name in "bdfh"]
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [list(record) for record in records] == [list(rows[0])] * 7
+    assert [record["error"] or "" for record in records] == [row["error"] for row in rows]
+    assert records[0]["score"] is None and records[1]["score"] == float(rows[1]["score"])
+    shown = list(csv.DictReader(said.out.splitlines(), delimiter="\t"))
+    assert [row["verdict"] for row in shown] == [row["verdict"] for row in rows]
+    assert f"skhgad: error: {folder / 'a.png'} cannot be read as an image" in said.err
+    assert "3 of 7 images could not be read" in said.err and "of 4 images are" in said.err
+
+
+def test_nothing_but_broken_images(model, tmp_path, capsys):
+    (tmp_path / "a.png").write_text("no image")
+    assert main(["score", str(model), str(tmp_path / "a.png")]) == 3
+    said = capsys.readouterr()
+    assert said.out.endswith("\t\t\t\terror\n") and "1 of 1 images could not" in said.err
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(products, model, tmp_path, capsys):
+    if os.name != "posix":
+        pytest.skip("no such file names")
+    image, broken = tmp_path / "a\x1b[2J\n\tb.png", tmp_path / "c\x1b[31m\u202e\n.png"
+    shutil.copy(products / "stripe/test/blob/0.png", image)
+    broken.write_text("no image")
+    assert main(["score", str(model), str(image), str(broken)]) == 3
+    assert main(["explain", str(model), str(image)]) == 0
+    main(["score", str(model), str(tmp_path / "no\x1b[2J")])
+    with pytest.raises(SystemExit):
+        main(["score", str(model), str(image), "--no\x1b[2J"])
+    said = capsys.readouterr()
+    for text in (said.out, said.err):
+        assert not set(text) & set("\x1b\u202e")
+    assert f"{tmp_path}/a\\x1b[2J\\n\\tb.png\tstripe\t" in said.out
+    assert len(said.out.splitlines()) >= 3 and "no\\x1b[2J" in said.err
+    assert f"skhgad: error: {tmp_path}/c\\x1b[31m\\u202e\\n.png cannot be read" in said.err
+
+
+def test_control_characters_of_classes_do_not_break_the_table():
+    names = np.repeat(["a\n\x1b[2J", "b"], 2)
+    data = Bunch(class_label=names, y=np.array([1, -1] * 2), mask=np.full(4, None), defect=names)
+    measurement = Measurement(data, 1.5, class_offsets={"b\t": -3.0})
+    for index, value in enumerate([1.0, 2.0, 1.0, 2.0]):  # every verdict wrong: warnings
+        finding = findings.Finding("a.png", str(names[index]), value, 0.5, value < 1.5, None)
+        measurement.update(index, finding)
+    figures = measurement.figures()
+    assert figures["warnings"] and figures["image"].pooled.false_alarm_rate == 1
+    text = figures_text(figures, measurement.unmasked)
+    header, first, second, *_ = text.splitlines()
+    assert "\x1b" not in text and "\t" not in text
+    assert first.startswith(r"a\n\x1b[2J") and len(first) == len(second) == len(header)
+    assert r"threshold 1.5 (b\t: -3)" in text
+    assert not any(line.startswith("\x1b") or line == "[2J" for line in text.splitlines())
+
+
+def test_no_spreadsheet_runs_what_csv_holds(products, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(products / "stripe/test/blob/0.png", "=1+1.png")
+    assert main(["score", str(model), "=1+1.png", "--csv", "t.csv", "--jsonl", "t.jsonl"]) == 0
+    with open("t.csv", newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert row["path"] == "'=1+1.png" and float(row["score"]) < 0  # a number has no apostrophe
+    assert json.loads(Path("t.jsonl").read_text())["path"] == "=1+1.png"
 
 
 def test_score_tells_of_files_that_are_no_images(products, model, tmp_path, capsys):
@@ -406,14 +501,166 @@ def test_evaluate_without_masks_of_one_class(products, model, tmp_path, capsys):
     assert row.split()[-2:] == ["-", "-"]
 
 
-def test_evaluate_names_unknown_classes(products, model, tmp_path, capsys):
+def test_evaluate_leaves_out_unknown_classes_and_says_so(products, model, tmp_path, capsys):
     root = tmp_path / "products"
     shutil.copytree(products, root)
     shutil.copytree(root / "stripe", root / "dots")
-    said = refusal(capsys, "evaluate", model, root)
-    assert "['dots']" in said and "['checker', 'stripe']" in said and "--classes" in said
+    figures = tmp_path / "f.json"
+    assert main(["evaluate", str(model), str(root), "--json", str(figures)]) == 0
+    said = capsys.readouterr()
+    assert "warning:" in said.err and "the classes ['dots'], which the model does not" in said.err
+    assert "6 of 18 images are left out" in said.err and "dots" not in said.out
+    found = json.loads(figures.read_text())
+    assert found["n_images"] == 12 and set(found["image"]["per_class"]) == {"checker", "stripe"}
+    assert set(found["pixel"]["per_class"]) == {"checker", "stripe"}
     assert main(["evaluate", str(model), str(root), "--classes", "stripe"]) == 0
     assert "checker" not in capsys.readouterr().out
+    said = refusal(capsys, "evaluate", model, root, "--classes", "dots")
+    assert "['dots']" in said and "and no other; it knows ['checker', 'stripe']" in said
+
+
+# false-alarm rates
+
+
+def test_fit_saves_the_rates(products, detector, tmp_path, capsys):
+    out = tmp_path / "model"
+    rates = ["--false-alarm-rate", "0.3", "stripe=0.4"]
+    assert main(["fit", str(products), "--out", str(out), *SMALL, *rates]) == 0
+    said = capsys.readouterr().out
+    expected = copy.deepcopy(detector).set_threshold(false_alarm_rate=0.3)
+    expected.set_threshold(false_alarm_rate={"stripe": 0.4})
+    found = HGADDetector.load(out)
+    assert found.offset_ == pytest.approx(expected.offset_, rel=1e-4)
+    assert found.class_offsets_ == pytest.approx(expected.class_offsets_, rel=1e-4)
+    own = found.class_offsets_["stripe"]
+    assert f"anomaly = score below {found.offset_:.4g} (stripe: {own:.4g})" in said
+
+
+def test_rates_of_a_run_leave_the_model_alone(products, model, detector, tmp_path, capsys):
+    before = (model / "model.safetensors").read_bytes()
+    expected = copy.deepcopy(detector).set_threshold(false_alarm_rate=0.4)
+    expected.set_threshold(false_alarm_rate={"stripe": 0.9})
+    data = load_folder(products, split="test")
+    flagged = expected.predict(data.images) == -1
+    assert expected.class_offsets_["stripe"] > detector.offset_
+    rates = ["--false-alarm-rate", "0.4", "--false-alarm-rate", "stripe=0.9"]
+    assert main(["score", str(model), *data.images, *rates]) == 0
+    said = capsys.readouterr()
+    rows = list(csv.DictReader(said.out.splitlines(), delimiter="\t"))
+    assert [row["verdict"] == "anomaly" for row in rows] == flagged.tolist()
+    assert f"(stripe: {expected.class_offsets_['stripe']:.4g})" in said.err
+    argv = ["evaluate", str(model), str(products), "--json", str(tmp_path / "f.json"), *rates]
+    assert main(argv) == 0
+    found = json.loads((tmp_path / "f.json").read_text())
+    for name in ("checker", "stripe"):
+        normal = (data.y == 1) & (data.class_label == name)
+        own = found["image"]["per_class"][name]
+        assert own["false_alarm_rate"] == flagged[normal].mean()
+    assert found["class_offsets"] == pytest.approx(expected.class_offsets_)
+    capsys.readouterr()
+    argv = ["report", str(model), str(products), "--out", str(tmp_path / "report"), *rates]
+    assert main([*argv, "--top", "1"]) == 0
+    assert f"{flagged.sum()} of 12 images are anomalies" in capsys.readouterr().out
+    assert (model / "model.safetensors").read_bytes() == before
+
+
+def test_rates_that_cannot_be_are_named(products, model, tmp_path, capsys, monkeypatch):
+    image = products / "stripe/test/good/0.png"
+    said = refusal(capsys, "score", model, image, "--false-alarm-rate", "blot=0.1")
+    assert "--false-alarm-rate 'blot'" in said and "['checker', 'stripe']" in said
+    said = refusal(capsys, "score", model, image, "--false-alarm-rate", "0.1", "0.2")
+    assert "two rates for all products, 0.1 and 0.2" in said
+    assert main(["score", str(model), str(image), "--false-alarm-rate", "stripe=0.01"]) == 0
+    assert "warning: false_alarm_rate=0.01 of class 'stripe' needs" in capsys.readouterr().err
+    monkeypatch.setattr(HGADDetector, "fit", None)  # the refusal comes before any work
+    argv = ["fit", products, "--out", tmp_path / "model", "--false-alarm-rate", "blot=0.1"]
+    assert "the products to fit are ['checker', 'stripe']" in refusal(capsys, *argv)
+    for rate in ("0", "1.5", "bolt=", "=0.1", "bolt", "nan"):
+        with pytest.raises(SystemExit) as caught:
+            main(["score", str(model), str(image), "--false-alarm-rate", rate])
+        assert caught.value.code == 2 and "neither RATE nor NAME=RATE" in capsys.readouterr().err
+
+
+def test_a_product_s_name_may_hold_an_equals_sign():
+    assert parse_rate("a=b=0.2") == ("a=b", 0.2) and parse_rate("0.2") == (None, 0.2)
+
+
+# explain, add-class, export
+
+
+def test_explain_in_words_and_as_json(products, model, detector, tmp_path, capsys):
+    images = [str(products / "stripe/test" / name) for name in ("blob/0.png", "good/0.png")]
+    file = tmp_path / "e.json"
+    assert main(["explain", str(model), *images, "--json", str(file)]) == 0
+    said = capsys.readouterr().out
+    records = json.loads(file.read_text())
+    for record, path, expected in zip(records, images, detector.explain(images), strict=True):
+        assert record["path"] == path and record["class"] == expected.class_label == "stripe"
+        assert record["score"] == pytest.approx(expected.score, rel=1e-4)
+        assert record["threshold"] == detector.offset_
+        assert record["verdict"] == ("anomaly" if expected.is_anomaly else "normal")
+        assert record["peak_position"] == list(expected.peak_position)
+        assert [region["box"] for region in record["regions"]] == [
+            list(region.box) for region in expected.regions
+        ]
+        assert record["term"] == expected.term and record["level"] == expected.level
+    assert f"{images[0]}: an anomaly, taken for the product stripe" in said
+    assert f"below the threshold {detector.offset_:.4g}" in said
+    top, left, bottom, right = records[0]["regions"][0]["box"]
+    assert f"rows {top} to {bottom - 1}, columns {left} to {right - 1}: " in said
+    row, column = records[0]["peak_position"]
+    assert f"most unusual at row {row}, column {column}, where " in said
+    assert main(["explain", str(model), images[0], "--json", "-", "--class", "checker"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    (expected,) = detector.explain(images[:1], class_labels=["checker"])
+    assert record["class"] == "checker"
+    assert record["score"] == pytest.approx(expected.score, rel=1e-4)
+
+
+def test_add_class_is_the_estimator_s(products, model, detector, tmp_path, capsys):
+    rng = np.random.default_rng(5)
+    folder, copied = tmp_path / "lids", tmp_path / "model"
+    for i in range(8):
+        pixels = draw(rng, "stripe")[0].transpose(1, 0, 2)
+        write(folder / f"{i}.png", pixels)
+    shutil.copytree(model, copied)
+    before = (copied / "model.safetensors").read_bytes()
+    argv = ["add-class", copied, folder, "--name", "lid", "--out", tmp_path / "new"]
+    assert main([str(word) for word in argv]) == 0
+    assert "8 normal images of lid; the model knows checker, lid, stripe" in capsys.readouterr().out
+    assert (copied / "model.safetensors").read_bytes() == before
+    paths = sorted(map(str, folder.iterdir()))
+    expected = copy.deepcopy(detector).add_class(paths, "lid")
+    found = HGADDetector.load(tmp_path / "new")
+    assert found.classes_.tolist() == ["checker", "lid", "stripe"]
+    assert found.score_samples(paths) == pytest.approx(expected.score_samples(paths), rel=1e-4)
+    assert found.get_params() == detector.get_params()
+    assert main([str(word) for word in argv[:-2]]) == 0  # replaces the model
+    assert HGADDetector.load(copied).classes_.tolist() == ["checker", "lid", "stripe"]
+    capsys.readouterr()
+    assert "knows: ['lid']" in refusal(capsys, *argv[:1], copied, *argv[2:])
+    said = refusal(capsys, "add-class", model, products, "--name", "both")
+    assert "holds 2 products, ['checker', 'stripe']" in said
+
+
+def test_export_writes_what_onnxruntime_reads(products, model, detector, tmp_path, capsys):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file = tmp_path / "model.onnx"
+    assert main(["export", str(model), str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "classes: checker, stripe" in said and str(file) in said
+    session = onnxruntime.InferenceSession(file)
+    path = str(products / "stripe/test/blob/0.png")
+    with Image.open(path) as image:
+        (score,) = session.run(["score"], {"image": np.asarray(image)[None]})[0]
+    assert score == pytest.approx(detector.score_samples([path])[0], rel=1e-3)
+    assert "there is no folder" in refusal(capsys, "export", model, tmp_path / "no" / "m.onnx")
+
+
+def test_fit_takes_plain_folders(products, tmp_path, capsys):
+    argv = ["fit", products / "stripe/train/good", "--out", tmp_path / "model", *SMALL]
+    assert main([str(word) for word in argv]) == 0
+    assert "12 normal images: stripe 12" in capsys.readouterr().out
 
 
 # output

@@ -109,5 +109,5 @@ def test_the_demo_says_what_to_install(tmp_path, capsys, monkeypatch):
     assert main(["demo", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
     assert said.startswith("skhgad: error: ") and "Traceback" not in said
-    assert 'pip install "skhgad[demo]"' in said and "elpv-dataset matplotlib" in said
+    assert 'pip install ".[demo]"' in said and "pip install elpv-dataset matplotlib" in said
     assert not list(tmp_path.iterdir())

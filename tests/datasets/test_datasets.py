@@ -515,6 +515,40 @@ def test_empty_folder_of_images_is_told(tmp_path):
         assert len(load_folder(tmp_path).images) == 1
 
 
+def test_a_plain_folder_of_images_is_one_class(tmp_path, strict):
+    write(tmp_path / "lid", ["b.png", "a.JPG"])
+    for split in ("all", "train"):
+        data = load_folder(tmp_path / "lid", split=split)
+        assert [Path(path).name for path in data.images] == ["a.JPG", "b.png"]
+        assert data.target.tolist() == ["lid", "lid"] and data.split.tolist() == ["train"] * 2
+        assert data.y.tolist() == [1, 1] and data.mask.tolist() == [None, None]
+    with pytest.raises(ValueError, match="has neither train/ nor test/.*split 'test'"):
+        load_folder(tmp_path / "lid", split="test")
+    with pytest.raises(ValueError, match=r"classes names 'cap'; .* holds \['lid'\]"):
+        load_folder(tmp_path / "lid", classes=["cap"])
+    write(tmp_path, ["nut/train/good/a.png"])
+    assert load_folder(tmp_path / "nut/train/good").target.tolist() == ["nut"]
+
+
+def test_a_plain_folder_of_folders_holds_a_class_each(tmp_path, strict):
+    write(tmp_path, ["lid/a.png", "cap/a.png", "cap/b.png"])
+    assert load_folder(tmp_path).target.tolist() == ["cap", "cap", "lid"]
+    assert load_folder(tmp_path, classes=["lid"]).target.tolist() == ["lid"]
+    write_text(tmp_path, "notes.dat", "x")
+    (tmp_path / "empty").mkdir()
+    with pytest.warns(UserWarning, match="holds 'empty', 'notes.dat': not read"):
+        assert len(load_folder(tmp_path).images) == 3
+
+
+def test_plain_folders_that_are_not_clear_are_refused(tmp_path):
+    write(tmp_path, ["lid/a.png", "a.png"])
+    with pytest.raises(ValueError, match=r"images and folders of images \(\['lid'\]\)"):
+        load_folder(tmp_path)
+    write(tmp_path, ["bottle/parts/good/a.png", "bottle/parts/crack/a.png"])
+    with pytest.raises(ValueError, match="holds a folder 'good', as train/ and test/ do"):
+        load_folder(tmp_path / "bottle/parts")
+
+
 def test_class_must_not_be_named_as_the_anomaly_marker(tmp_path):
     write(tmp_path, ["-1/train/good/a.png"])
     with pytest.raises(ValueError, match="cannot be named '-1'"):
@@ -598,3 +632,18 @@ def test_load_mask_names_an_unreadable_file(tmp_path):
     for name in ("m.png", "none.png"):
         with pytest.raises(ValueError, match=f"mask .*{name} cannot be read"):
             load_mask(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("limit", [23, 10])  # Pillow warns up to twice the limit, then raises
+def test_a_mask_over_pillows_limit_is_named(tmp_path, monkeypatch, limit):
+    write(tmp_path, [("lid/test/dent/a.png", (4, 6)), ("lid/ground_truth/dent/a.png", (4, 6))])
+    mask = tmp_path / "lid/ground_truth/dent/a.png"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(ValueError, match=r"mask .*a\.png cannot be read: .*MAX_IMAGE_PIXELS"):
+        load_mask(mask)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read as an image: .*MAX_IMAGE_PIXELS"):
+        load_folder(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24)
+    assert load_mask(mask).shape == (6, 4)
+    assert len(load_folder(tmp_path).images) == 1

@@ -214,7 +214,7 @@ def test_map_display_says_what_does_not_fit(images, image_detector, fitted):
         AnomalyMapDisplay.from_predictions(images[0], np.zeros((4, 4)))
     with pytest.raises(ValueError, match="mask .* has shape"):
         AnomalyMapDisplay.from_predictions(images[0], np.zeros((48, 64)), mask=np.ones((4, 4)))
-    with pytest.raises(ValueError, match="anomaly_maps needs images"):
+    with pytest.raises(ValueError, match="needs images"):
         AnomalyMapDisplay.from_estimator(fitted, images[:1])
 
 
@@ -401,5 +401,21 @@ def test_an_unfitted_detector_is_refused(display, images):
 
 def test_without_matplotlib_the_way_to_get_it_is_named(monkeypatch, fitted):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r'TrainingCurveDisplay needs .* "skhgad\[display\]"'):
+    with pytest.raises(ImportError, match=r'TrainingCurveDisplay needs .* "\.\[display\]"'):
         TrainingCurveDisplay.from_estimator(fitted)
+
+
+def test_classes_with_a_threshold_of_their_own_have_a_line_of_their_own(fitted):
+    display = ScoreDistributionDisplay.from_predictions(
+        None, [0.0, 1.0, 2.0], ["a", "b", "c"], offset=-1, class_offsets={"b": -3}
+    )
+    x, y = display.threshold_line_.get_data()
+    assert np.nan_to_num(x, nan=9).tolist() == [-1, -1, 9, -3, -3, 9, -1, -1, 9]
+    assert np.nan_to_num(y, nan=9).tolist() == [-0.5, 0.5, 9, 0.5, 1.5, 9, 1.5, 2.5, 9]
+    (label,) = fitted.classes_[:1]
+    fitted.class_offsets_ = {label: -7.0}
+    try:
+        assert HeatScale.of(fitted, label).threshold == 7
+        assert HeatScale.of(fitted).threshold == -fitted.offset_
+    finally:
+        fitted.class_offsets_ = {}

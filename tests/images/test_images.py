@@ -1,19 +1,24 @@
 """Reading images: pixel rules, errors that name the image, and parallel batches."""
 
 import gc
+import os
 import pickle
 import struct
+import subprocess
+import sys
 import threading
 import time
 import warnings
 import zlib
+from pathlib import Path
 
 import joblib
 import numpy as np
 import pytest
 from PIL import Image
 
-from skhgad.images import ImageSource, iter_batches
+import skhgad
+from skhgad.images import ImageSource, decoding, iter_batches
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -63,7 +68,9 @@ def test_path_pil_uint8_and_float_agree(tmp_path, size):
     (batch,) = batches(items, size=size, batch_size=8)
     reference = batch.pixels[0]
     for other in batch.pixels[1:]:
-        assert np.abs(other - reference).max() <= 1 / 255 + 1e-6
+        np.testing.assert_allclose(other, reference, rtol=0, atol=1e-6)
+    (deep,) = batches(ImageSource([np.uint16(257) * PICTURE], value_range=(0, 65535)), size=size)
+    np.testing.assert_allclose(deep.pixels[0], reference, rtol=0, atol=1e-6)
     if size == PICTURE.shape[:2]:
         expected = (PICTURE.astype(np.float32) / np.float32(255)).transpose(2, 0, 1)
         for pixels in batch.pixels:
@@ -87,13 +94,47 @@ def test_resizing_is_antialiased_bilinear():
 
 
 @pytest.mark.parametrize("size", [(7, 30), (40, 9), (200, 15)])
-def test_resizing_goes_across_and_then_down(size):
-    """Whatever order Pillow's version prefers: rounding in between shows in the pixels."""
-    image = Image.fromarray(RNG.integers(0, 256, (150, 20, 3), dtype=np.uint8))
-    across = image.resize((size[1], 150), Image.Resampling.BILINEAR)
-    down = across.resize(size[::-1], Image.Resampling.BILINEAR)
-    found = batches([image], size=size)[0].pixels[0].transpose(1, 2, 0)
-    np.testing.assert_array_equal(np.rint(found * 255), np.asarray(down))
+def test_resizing_is_pillows_without_rounding_to_8_bits(size):
+    array = RNG.integers(0, 256, (150, 20, 3), dtype=np.uint8)
+    found = batches([array], size=size)[0].pixels[0]
+    for channel, plane in enumerate(found):
+        image = Image.fromarray(array[..., channel]).convert("F")
+        expected = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR)) / 255
+        np.testing.assert_allclose(plane, expected, rtol=0, atol=1e-6)
+    assert not np.allclose(found * 255, np.rint(found * 255), atol=0.1)
+
+
+@pytest.mark.parametrize("shape", [(4_000_000, 1), (1, 4_000_000)])
+def test_thin_pictures_take_little_memory(tmp_path, shape):
+    """8 KB on disk; as wide as `size` and as long as the file, it would take 4 GB."""
+    pytest.importorskip("resource")
+    path = save(tmp_path / "thin.png", Image.new("L", shape[::-1], color=51))
+    code = (
+        "import resource, sys\n"
+        "from skhgad.images import ImageSource, iter_batches\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
+        "(batch,) = iter_batches(ImageSource(sys.argv[1:]), size=(256, 256), batch_size=1)\n"
+        "unit = 1 if sys.platform == 'darwin' else 1024\n"
+        "print((peak() - before) * unit, batch.pixels.min(), batch.pixels.max())\n"
+    )
+    place = str(Path(skhgad.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": place}, check=True,
+    )  # fmt: skip
+    taken, low, high = map(float, done.stdout.split())
+    assert taken < 300e6
+    assert low == pytest.approx(0.2, abs=1e-6) and high == pytest.approx(0.2, abs=1e-6)
+
+
+def test_a_side_beyond_the_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "LONGEST_SIDE", 16)
+    path = save(tmp_path / "long.png", Image.fromarray(PICTURE))
+    for item, name in ((path, r"X\[0\] \(.*long.png\)"), (PICTURE, r"X\[0\]")):
+        with pytest.raises(ValueError, match=name + r" is too long: 17 x 13 pixels.*16 a side"):
+            read_one(item)
+    assert read_one(PICTURE[:, :16]).shape == (13, 16, 3)
 
 
 def test_float_resizing_stays_in_range():

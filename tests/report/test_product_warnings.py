@@ -7,10 +7,14 @@ import pytest
 
 from skhgad import HGADDetector
 from skhgad.report.evaluation import Measurement, figures_text, without_nan
-from skhgad.report.product_warnings import expected_false_alarm_rate, product_warnings
+from skhgad.report.product_warnings import (
+    expected_false_alarm_rate,
+    expected_own_rates,
+    product_warnings,
+)
 
 
-def warned(counts, expected_rate=0.05):
+def warned(counts, expected_rate=0.05, own_rates=None):
     """Return (class, kind, n_flagged, n_images) of the warnings.
 
     `counts` has, by product, flagged anomalies of all anomalies and flagged normals of all.
@@ -22,7 +26,7 @@ def warned(counts, expected_rate=0.05):
             is_flagged += [True] * n_flagged + [False] * (n - n_flagged)
             names += [name] * n
     return product_warnings(
-        np.array(is_anomaly), np.array(is_flagged), np.array(names), expected_rate
+        np.array(is_anomaly), np.array(is_flagged), np.array(names), expected_rate, own_rates
     )
 
 
@@ -55,8 +59,20 @@ def test_the_expected_rate_is_that_of_the_threshold():
     X = np.random.default_rng(0).normal(size=(495, 3))
     detector = HGADDetector(max_iter=0, random_state=0).fit(X)
     assert expected_false_alarm_rate(detector) == 0.05
+    detector.set_params(contamination=0.3)  # for the next fit
+    assert expected_false_alarm_rate(detector) == 0.05
     detector.set_threshold(false_alarm_rate=0.2)  # 99 held out: the 20th lowest score
     assert expected_false_alarm_rate(detector) == pytest.approx(20 / 100)
+
+
+def test_a_product_with_a_rate_of_its_own_is_expected_to_keep_that():
+    X = np.random.default_rng(0).normal(size=(990, 3)) + np.repeat([0, 9], 495)[:, None]
+    detector = HGADDetector(max_iter=0, random_state=0).fit(X, np.repeat(["cap", "lid"], 495))
+    detector.set_threshold(false_alarm_rate={"cap": 0.3})  # 99 held out: the 30th lowest score
+    assert expected_own_rates(detector) == pytest.approx({"cap": 0.3})
+    counts = {"cap": [(1, 1), (40, 100)], "lid": [(1, 1), (40, 100)]}
+    (found,) = warned(counts, own_rates=expected_own_rates(detector))
+    assert found["class"] == "lid"
 
 
 def measured(scores, y, names, offset):
@@ -64,7 +80,10 @@ def measured(scores, y, names, offset):
     data = SimpleNamespace(y=np.array(y), class_label=np.array(names), mask=[None] * n, defect=None)
     measurement = Measurement(data, offset, 0.05)
     for index, (score, name) in enumerate(zip(scores, names, strict=True)):
-        measurement.update(index, SimpleNamespace(score=score, class_label=name, anomaly_map=None))
+        finding = SimpleNamespace(
+            score=score, class_label=name, anomaly_map=None, is_anomaly=score < offset
+        )
+        measurement.update(index, finding)
     return measurement
 
 

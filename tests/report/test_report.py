@@ -469,7 +469,7 @@ def test_what_cannot_be_reported_is_named(model, products, tmp_path, capsys, mon
     assert "fitted on feature vectors" in said
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     said = refusal(capsys, model, products, "--out", tmp_path / "out")
-    assert 'the report needs matplotlib. Install it with: pip install "skhgad[display]"' in said
+    assert "the report needs matplotlib. Install it: pip install matplotlib, or, in a clone" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -478,3 +478,18 @@ def test_top_is_a_small_number(top, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["report", "a", "b", "--out", "c", f"--top={top}"])
     assert caught.value.code == 2 and "from 0 to 100" in capsys.readouterr().err
+
+
+def test_thresholds_of_products_stand_on_the_page(model, products, tmp_path, capsys):
+    argv = ["report", str(model), str(products), "--out", str(tmp_path / "out"), "--top", "1"]
+    assert main([*argv, "--false-alarm-rate", "0.4", "stripe=0.9"]) == 0
+    detector = HGADDetector.load(model).set_threshold(false_alarm_rate=0.4)
+    detector.set_threshold(false_alarm_rate={"stripe": 0.9})
+    own = detector.class_offsets_["stripe"]
+    text = f"{detector.offset_:.4g} (stripe: {own:.4g})"
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert text in page and text in capsys.readouterr().out
+    data = load_folder(products, split="test")
+    flagged = detector.predict(data.images) == -1
+    found = re.findall(r">(anomaly|normal|false alarm|missed)</td>", page)
+    assert sum(word in ("anomaly", "false alarm") for word in found) == flagged.sum()

@@ -158,3 +158,15 @@ def test_vectors_have_a_term_and_no_place():
     assert (far.peak, far.peak_position, far.area, far.regions) == (None, None, None, [])
     assert (far.level, far.term) == (0, "likelihood")
     assert between.term in ("likelihood", "entropy")
+
+
+def test_regions_lie_above_the_threshold_of_the_class(fitted, damaged):
+    images = damaged[0][:2]
+    explanations = fitted.explain(images)
+    try:
+        fitted.class_offsets_ = {k: -1e9 for k in fitted.classes_.tolist()}
+        for own in fitted.explain(images):
+            assert own.regions == [] and not own.is_anomaly
+    finally:
+        fitted.class_offsets_ = {}
+    assert any(explanation.regions for explanation in explanations)

@@ -48,6 +48,20 @@ def test_the_threshold_is_a_half(fitted, samples):
     assert moved.anomaly_probability(samples)[7] == 0.5
 
 
+def test_a_class_with_a_threshold_of_its_own_has_a_half_there(fitted, samples):
+    moved, classes = copy.copy(fitted), fitted.predict_class(samples)
+    bolt, nut = (np.flatnonzero(classes == name)[0] for name in ("bolt", "nut"))
+    moved.class_offsets_ = {"nut": fitted.score_samples(samples)[nut]}
+    found, before = moved.anomaly_probability(samples), fitted.anomaly_probability(samples)
+    assert found[nut] == 0.5 != before[nut]
+    np.testing.assert_array_equal(found[classes == "bolt"], before[classes == "bolt"])
+    np.testing.assert_array_equal(found > 0.5, moved.predict(samples) == -1)
+    given = moved.anomaly_probability(samples[[bolt]], class_labels=["nut"])
+    decision = moved.decision_function(samples[[bolt]], class_labels=["nut"])
+    unit = lower_spread(fitted.model_.calibration.scores)
+    np.testing.assert_allclose(given, 1 / (1 + np.exp(decision / unit)))
+
+
 @pytest.mark.parametrize("rate", [0.02, 0.3])
 def test_it_follows_set_threshold(fitted, samples, rate):
     moved = copy.copy(fitted).set_threshold(false_alarm_rate=rate)

@@ -1,6 +1,7 @@
 """What a fitted detector says of samples: thresholds, unknown products, one pass for everything."""
 
 import copy
+import json
 import math
 import warnings
 
@@ -64,7 +65,7 @@ class TestSetThreshold:
     def keep_offset(self, fitted):
         before = fitted.offset_
         yield
-        fitted.offset_ = before
+        fitted.offset_, fitted.class_offsets_ = before, {}
 
     @pytest.mark.parametrize("rate", [0.02, 0.2, 0.5])
     def test_about_that_share_of_fresh_normals_is_flagged(self, fitted, rate):
@@ -101,6 +102,76 @@ class TestSetThreshold:
     def test_what_is_no_number_is_refused(self, fitted, rate):
         with pytest.raises(TypeError, match="false_alarm_rate must be a number"):
             fitted.set_threshold(false_alarm_rate=rate)
+
+    def test_a_product_has_a_rate_of_its_own(self, fitted, tmp_path):
+        fresh, labels = gaussians(2000, seed=1)
+        is_bolt = labels == "bolt"
+        fitted.set_threshold(false_alarm_rate=0.05)
+        before, common = fitted.predict(fresh), fitted.offset_
+        assert fitted.set_threshold(false_alarm_rate={"bolt": 0.3}) is fitted
+        assert fitted.offset_ == common and list(fitted.class_offsets_) == ["bolt"]
+        flagged = fitted.predict(fresh) == -1
+        np.testing.assert_array_equal(flagged[~is_bolt], before[~is_bolt] == -1)
+        assert abs(flagged[is_bolt].mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 120)
+        # Every way to ask says the same, and so do p-values and a saved model.
+        inspection = fitted.inspect(fresh)
+        np.testing.assert_array_equal(inspection.is_anomaly, flagged)
+        np.testing.assert_array_equal(inspection.p_value[is_bolt] < 0.3, flagged[is_bolt])
+        explained = [explanation.is_anomaly for explanation in fitted.explain(fresh)]
+        assert explained == flagged.tolist()
+        np.testing.assert_array_equal(fitted.decision_function(fresh) < 0, flagged)
+        fitted.save(tmp_path / "model")
+        loaded = HGADDetector.load(tmp_path / "model")
+        assert loaded.class_offsets_ == fitted.class_offsets_
+        np.testing.assert_array_equal(loaded.predict(fresh) == -1, flagged)
+        assert copy.deepcopy(fitted).class_offsets_ == fitted.class_offsets_
+
+    def test_a_given_class_has_its_threshold(self, fitted):
+        fitted.class_offsets_ = {"nut": 1e9}
+        X = gaussians(3, seed=1)[0]
+        assert fitted.predict(X, class_labels=["nut"] * 6).tolist() == [-1] * 6
+        assert fitted.predict(X).tolist()[3:] == [-1] * 3
+
+    def test_mappings_add_up_and_a_number_is_for_all(self, fitted):
+        fitted.set_threshold(false_alarm_rate={"bolt": 0.1})
+        bolt = dict(fitted.class_offsets_)
+        fitted.set_threshold(false_alarm_rate={"nut": 0.1})
+        assert set(fitted.class_offsets_) == {"bolt", "nut"}
+        assert fitted.class_offsets_["bolt"] == bolt["bolt"]
+        assert fitted.set_threshold(false_alarm_rate=0.1).class_offsets_ == {}
+
+    @pytest.mark.parametrize(
+        ("rates", "error", "message"),
+        [
+            ({"blot": 0.1}, ValueError, "names the class 'blot', .* Did you mean 'bolt'"),
+            ({"bolt": 0.1, "nut": 2}, ValueError, "must lie strictly between 0 and 1, got 2"),
+            ({"bolt": "0.1"}, TypeError, "must be a number"),
+            ({}, ValueError, "is an empty mapping"),
+        ],
+    )
+    def test_a_wrong_mapping_is_named_and_changes_nothing(self, fitted, rates, error, message):
+        with pytest.raises(error, match=message):
+            fitted.set_threshold(false_alarm_rate=rates)
+        assert fitted.class_offsets_ == {}
+
+    def test_a_rate_that_a_product_cannot_keep_is_said(self, fitted):
+        with pytest.warns(
+            UserWarning, match="of class 'bolt' needs at least 999 .* there are 1"
+        ) as told:
+            fitted.set_threshold(false_alarm_rate={"bolt": 0.001})
+        assert told[0].filename == __file__  # the line that called
+        X, y = gaussians(60)
+        X = np.concatenate([X, 30 + np.zeros((3, 6))])
+        with pytest.warns(UserWarning, match="fewer than 5 normal samples"):
+            rare = HGADDetector(max_iter=0, random_state=0).fit(X, [*y, *["pin"] * 3])
+        with pytest.raises(ValueError, match="'pin': it has no calibration samples of its own"):
+            rare.set_threshold(false_alarm_rate={"pin": 0.1})
+
+    def test_int_classes(self):
+        X, _ = gaussians(60)
+        detector = HGADDetector(max_iter=0, random_state=0).fit(X, np.repeat([3, 7], 60))
+        detector.set_threshold(false_alarm_rate={np.int64(7): 0.2})
+        assert list(detector.class_offsets_) == [7]
 
 
 class TestUnknownProducts:
@@ -291,6 +362,27 @@ class TestInspect:
         assert found.class_label.tolist() == wrong.tolist()
         np.testing.assert_array_equal(found.score, fitted.score_samples(X, class_labels=wrong))
         assert found.is_anomaly.all()
+
+    def test_thresholds_and_regions_are_those_of_the_class(self, fitted_images):
+        X, labels = waves(2, seed=4)
+        X, own = with_blob(X), copy.copy(fitted_images)
+        own.class_offsets_ = {"checks": -1e9}
+        is_own = labels == "checks"
+        common, found = fitted_images.inspect(X, maps=True), own.inspect(X, maps=True)
+        assert found.class_label.tolist() == labels.tolist()
+        assert found.threshold.dtype == np.float64
+        assert found.threshold.tolist() == np.where(is_own, -1e9, own.offset_).tolist()
+        assert found.is_anomaly.tolist() == (~is_own).tolist()
+        samples = json.loads(found.to_json())["samples"]
+        for before, after, checks in zip(common.to_dict()["samples"], samples, is_own, strict=True):
+            assert before["regions"] and before["is_anomaly"]
+            if checks:
+                assert after["threshold"] == -1e9
+                assert after["regions"] == [] and not after["is_anomaly"]
+            else:
+                assert after == before
+        given = own.inspect(X[~is_own], class_labels="checks")
+        assert given.threshold.tolist() == [-1e9] * 2
 
     def test_maps_are_of_each_image_own_size(self, fitted_images):
         wide, tall = np.full((20, 60), 90, np.uint8), np.full((50, 30), 90, np.uint8)

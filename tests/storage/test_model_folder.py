@@ -146,6 +146,16 @@ def replace_description(text):
         (lambda f: edit(f, lambda m: m.update(n_classes=2)), "n_classes .* not those stored"),
         (lambda f: edit(f, lambda m: m.update(n_calibration_samples=1)), "not those stored"),
         (lambda f: edit(f, lambda m: m["fitted"].pop("offset")), "inconsistent model"),
+        (
+            lambda f: edit(f, lambda m: m["fitted"].update(class_offsets=[["no", 1.0]])),
+            "class_offsets names the class 'no'",
+        ),
+        (
+            lambda f: edit(
+                f, lambda m: m["fitted"].update(class_offsets=[[m["fitted"]["classes"][0], "1"]])
+            ),
+            "are no thresholds",
+        ),
         (set_parameters(evil=1), "inconsistent model"),
         (set_parameters(n_blocks=-1), "cannot be loaded: n_blocks"),
         (set_parameters(backbone=None), "fitted with a module as its backbone"),

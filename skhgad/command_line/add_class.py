@@ -1,0 +1,72 @@
+"""The command `add-class`."""
+
+from pathlib import Path
+
+from ..text import printable
+from .arguments import add_machine_options, load_detector
+
+
+def add_options(commands):
+    """Add the command."""
+    text = "Teach a model one new product from its normal images; nothing is trained again."
+    command = commands.add_parser("add-class", help=text, description=text)
+    command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
+    command.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="holds normal images of the product, or its train/good/<image>",
+    )
+    command.add_argument("--name", metavar="NAME", required=True, help="name of the new product")
+    command.add_argument(
+        "--out", metavar="MODEL2", help="folder of the new model (default: MODEL is replaced)"
+    )
+    add_machine_options(command)
+    command.set_defaults(run=run)
+
+
+def run(args):
+    """Add the product and save."""
+    from ..report.findings import naming_files
+    from ..storage.model_folder import check_model_place
+
+    out = args.model if args.out is None else args.out
+    check_model_place(out, "--out")
+    detector, of_fit = load_detector(args)
+    images = normal_images(args.folder)
+    with naming_files(images):
+        detector.add_class(images, new_label(detector, args.name))
+    detector.set_params(**of_fit).save(out)
+    names = ", ".join(printable(name) for name in detector.classes_)
+    print(
+        f"{len(images)} normal images of {printable(args.name)}; the model knows {names}\n"
+        f"model: {printable(Path(out).resolve())}"
+    )
+
+
+def normal_images(folder):
+    """Return the paths of the normal images of a folder that holds one product."""
+    from ..datasets.loaders import load_folder
+
+    data = load_folder(folder, split="train")
+    if len(data.classes) > 1:
+        raise ValueError(
+            f"{folder!r} holds {len(data.classes)} products, {data.classes.tolist()[:10]}: add one "
+            "at a time, from its own folder."
+        )
+    n_anomalies = int((data.y == -1).sum())
+    if n_anomalies:
+        print(f"{n_anomalies} images of train/ are known anomalies, left out")
+    return data.images[data.y == 1].tolist()
+
+
+def new_label(detector, name):
+    """Return the label of the new class, of the type of the others: str or int."""
+    if detector.classes_.dtype.kind == "U":
+        return name
+    try:
+        return int(name)
+    except ValueError:
+        raise ValueError(
+            f"--name {name!r}: the classes of this model are whole numbers, "
+            f"{detector.classes_.tolist()[:10]}; give one."
+        ) from None

@@ -1,0 +1,56 @@
+"""Text from strangers, such as names of files and classes, for terminals and spreadsheets."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any
+
+__all__ = ["csv_cell", "printable", "printable_lines"]
+
+_LINE_BREAKS = {"Cc", "Zl", "Zp"}  # categories of control characters and line separators
+_DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
+
+
+def printable(text: Any) -> str:
+    r"""Return text whose control characters are written as escapes, for one line of a terminal.
+
+    These are control characters such as ESC, tab and line breaks, and the marks that change the
+    direction of what follows. Anything but a str is turned into one first.
+
+    Examples
+    --------
+    >>> print(printable("lid\x1b[2J\n.png"))
+    lid\x1b[2J\n.png
+    """
+    return "".join(map(_escaped, str(text)))
+
+
+def printable_lines(text: Any) -> str:
+    """Do what `printable` does, but keep the line breaks of a message of several lines."""
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula; numbers stay as they are.
+
+    Text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break gets an apostrophe in
+    front, which spreadsheets do not show. Text that is a number, such as ``-5``, does not.
+
+    Examples
+    --------
+    >>> csv_cell("=1+1"), csv_cell("-x.png"), csv_cell("a.png"), csv_cell("-5"), csv_cell(-0.5)
+    ("'=1+1", "'-x.png", 'a.png', '-5', -0.5)
+    """
+    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+        if not _NUMBER.fullmatch(value):
+            return f"'{value}"
+    return value
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) in _LINE_BREAKS or character in _DIRECTIONS:
+        return character.encode("unicode_escape").decode("ascii")
+    return character
