@@ -8,18 +8,21 @@ import torch
 from ..model.flow import LinearStart
 from ..model.level import empty_level
 from .covariance import ResidualMoments, class_means, shrink, whitening_matrix
-from .modes import find_modes
+from .gaussian_mixture import fit_mixture
 from .gaussian_shrinkage import (
     has_heavy_tails,
     inflation_of,
     likeliest_pseudo_count,
     principal_axes,
 )
+from .modes import find_modes
 
 _MAP_SHRINKAGE = 0.1
 _HEAVY_TAILED_SHRINKAGE = 0.9
 _SHRINKAGES = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 0.6, 0.9)
-_MOST_VECTORS = 20_000  # that choose the shrinkage
+_MOST_VECTORS = 20_000  # that choose the shrinkage, or where centers are
+_POSITIONS = 16  # of each map that show where centers are
+_STEPS = 20
 _SMALLEST_EIGENVALUE = 1e-10  # of the largest; see `whitening_matrix`
 
 
@@ -133,18 +136,44 @@ def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=
     )
     if start is not None:
         level.start = start
-        if not is_trained:
-            rest_at_class_means(level, samples)
-        elif is_vector and samples.n_classes > 1:
+        if is_trained and is_vector and samples.n_classes > 1:
             level.start = align_start(level.start, samples, level.flow, level.mixture.means)
     level.start.to(dtype)
+    if not is_trained:  # centers at random would only blur classes that are tight
+        level.mixture.offsets.data.zero_()
+        if start is not None:
+            rest_at_class_means(level, samples)
+            if not is_vector and level.mixture.n_components > 1:
+                find_centers_of_maps(level, samples, generator)
     return level
 
 
 @torch.no_grad()
 def rest_at_class_means(level, samples):
-    """Move the means of the prior to those of the classes, and its centers there, too."""
-    started = ((level.start(x.double())[0], codes) for x, codes in samples.blocks())
+    """Move the means of the prior to those of the classes."""
+    started = ((level.start(x)[0], codes) for x, codes in samples.blocks())
     means, _ = class_means(started, replace(samples, n_features=level.start.n_axes))
     level.mixture.means.copy_(means)
-    level.mixture.offsets.zero_()
+
+
+@torch.no_grad()
+def find_centers_of_maps(level, samples, generator):
+    """Move the centers of the prior to those of a mixture fitted to some positions of each map."""
+    mixture, n_positions = level.mixture, math.prod(level.map_shape)
+    chosen = torch.randperm(n_positions, generator=generator)[:_POSITIONS]
+    parts = samples.gather(
+        [(level.start(x[:, chosen])[0].double(), codes) for x, codes in samples.blocks()]
+    )
+    z, codes = (torch.cat(part) for part in zip(*parts, strict=True))
+    for code in codes.unique().tolist():
+        vectors = z[codes == code].flatten(0, 1)
+        drawn = torch.randperm(len(vectors), generator=generator)[:_MOST_VECTORS]
+        found = fit_mixture(vectors[drawn], mixture.n_components, generator, n_steps=_STEPS)
+        n_found = len(found.centers)
+        moved = mixture.means[code] - found.log_weights.exp().to(mixture.means) @ found.centers.to(
+            mixture.means
+        )
+        mixture.means[code] = found.centers[0] + moved
+        mixture.offsets[code, : n_found - 1] = (found.centers[1:] - found.centers[0]).to(moved)
+        mixture.center_logits[code] = -torch.inf
+        mixture.center_logits[code, :n_found] = found.log_weights.to(moved)
