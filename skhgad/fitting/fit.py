@@ -152,7 +152,11 @@ def build_levels(parameters, samples, shapes, dtype, generator, *, is_trained=Tr
     start_dtype = torch.float64 if dtype == np.float64 else torch.float32
     return [
         build_level(
-            parameters, samples.level(index), shape[1:], start_dtype, generator,
+            parameters,
+            samples.level(index),
+            shape[1:],
+            start_dtype,
+            generator,
             is_trained=is_trained,
         )
         for index, shape in enumerate(shapes)

@@ -36,7 +36,9 @@ class GaussianMixture:
         r"""Log-density of vectors (n, n_features), up to :math:`-\frac{d}{2}\ln 2\pi`."""
         step = max(1, _BLOCK_ENTRIES // len(self.centers))
         whiteners = [whitener(covariance) for covariance in self.covariances]
-        return torch.cat([self.joint_log_density(part, whiteners).logsumexp(1) for part in z.split(step)])
+        return torch.cat(
+            [self.joint_log_density(part, whiteners).logsumexp(1) for part in z.split(step)]
+        )
 
     def joint_log_density(self, z, whiteners):
         """Log of weight times density of each component, (n, n_components)."""
