@@ -1,11 +1,13 @@
 """A fitted detector as tensors and JSON values, and back."""
 
+from numbers import Integral
+
 import numpy as np
 import torch
 
 from ..features.extractor import build_extractor
 from ..model.level import empty_level, room_for_densities
-from ..parameters import check_parameters
+from ..parameters import check_parameters, plain_parameters
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
 from .untrusted import (
@@ -28,9 +30,11 @@ def pack(detector):
         tensors[f"calibration.{name}"] = torch.from_numpy(values)
     attributes = {
         "classes": detector.classes_.tolist(),
-        "offset": detector.offset_,
-        "class_offsets": [[label, offset] for label, offset in detector.class_offsets_.items()],
-        "n_iter": detector.n_iter_,
+        "offset": float(detector.offset_),
+        "class_offsets": [
+            [label, float(offset)] for label, offset in detector.class_offsets_.items()
+        ],
+        "n_iter": int(detector.n_iter_),
         "history": [
             {name: value if value == value else None for name, value in record.items()}
             for record in detector.history_
@@ -67,6 +71,7 @@ def unpack(cls, tensors, description, backbone):
     if attributes["images"]:
         check_extractor(parameters, parts["extractor"])
         extractor = build_extractor(parameters, weights=None, levels=level_shapes)
+        extractor.room_for_projections(parts["extractor"])
         extractor.load_state_dict(parts["extractor"])
     model = _empty_model(parameters, level_shapes, len(classes), extractor, parts["model"])
     model.load_state_dict(parts["model"])
@@ -89,7 +94,7 @@ def _new_detector(cls, parameters, backbone):
         name: tuple(value) if isinstance(value, list) else value
         for name, value in parameters.items()
     }
-    parameters["memory"] = None  # never the file's choice: joblib unpickles what it finds there
+    parameters["memory"] = None  # never the file's choice, which would be a place on this machine
     if parameters["backbone"] is None:
         if backbone is None:
             raise ValueError(
@@ -136,13 +141,10 @@ def _saved_parameters(detector):
     parameters = detector.get_params(deep=False)
     parameters["memory"] = None  # a place on this machine
     for name in ("backbone", "random_state"):
-        if not isinstance(parameters[name], str | int | None):
+        if not isinstance(parameters[name], str | Integral | None):
             parameters[name] = None  # a module or a generator: state, not a setting
     if parameters["weights"] is not None:
         parameters["weights"] = str(parameters["weights"])
     # Another machine may not have this GPU.
     parameters["device"] = "cpu" if str(parameters["device"]) == "cpu" else "auto"
-    return {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in parameters.items()
-    }
+    return plain_parameters(parameters)
