@@ -2,8 +2,12 @@
 
 import os
 import re
+import sys
+from pathlib import Path
 
 import skhgad
+
+sys.path.insert(0, str(Path(__file__).parent))  # command_reference
 
 # The examples' arrays are small. On a busy machine threads that wait for each other made the build
 # four times slower. Read when torch is imported, which the line above does not do.
@@ -15,6 +19,7 @@ copyright = author
 version = release = skhgad.__version__
 
 extensions = [
+    "command_reference",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
@@ -26,10 +31,13 @@ templates_path = ["_templates"]
 exclude_patterns = ["_build", "examples"]
 
 html_theme = "alabaster"
+html_static_path = ["_static"]
 html_theme_options = {
     "description": "One anomaly detector for many product classes",
     "fixed_sidebar": True,
-    "page_width": "1180px",  # lines of 100 characters of code are not cut off
+    # Lines of 95 characters of code fit. Longer ones are continued, see _static/custom.css.
+    "page_width": "1180px",
+    "body_max_width": "auto",
 }
 
 autodoc_member_order = "bysource"

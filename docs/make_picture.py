@@ -26,13 +26,6 @@ N_TRAIN = 400  # crops of each surface; a fifth of them sets threshold and p-val
 SURFACES = {"brick": data.brick, "grass": data.grass, "gravel": data.gravel}
 PATCH_FROM = {"brick": "gravel", "grass": "brick", "gravel": "grass"}
 COINS = [(194, 274), (193, 213), (262, 172), (44, 335)]  # row and column of some centers
-# By whether something was laid on the tile, and whether the detector flags it.
-VERDICTS = {
-    (False, False): "normal",
-    (False, True): "false alarm",
-    (True, False): "missed",
-    (True, True): "found",
-}
 RADIUS, SMALL_RADIUS = 22, 10  # of what is laid on a tile, in pixels
 
 
@@ -71,7 +64,7 @@ def with_disc(image, disc, rng):
 
 
 def samples(rng):
-    """Draw training crops with their labels, and the tiles to show with what is on them."""
+    """Draw training crops with labels, and the tiles to show: content, image, changed pixels."""
     surfaces = {name: load() for name, load in SURFACES.items()}
     train, labels, shown = [], [], []
     for name, surface in surfaces.items():
@@ -80,30 +73,42 @@ def samples(rng):
     for name, surface in surfaces.items():
         tiles = [surface[start : start + SIZE, start : start + SIZE] for start in TILES]
         patch = square(surfaces[PATCH_FROM[name]], SIZE // 2, SIZE // 2, RADIUS)
+        images = {
+            f"{name} as it is": tiles[0],
+            f"{name}, a coin on it": with_disc(tiles[1], draw_coin(rng, RADIUS), rng),
+            f"{name}, a small coin": with_disc(tiles[2], draw_coin(rng, SMALL_RADIUS), rng),
+            f"{name}, {PATCH_FROM[name]} in it": with_disc(tiles[3], patch, rng),
+        }
         shown += [
-            (f"{name} as it is", tiles[0]),
-            (f"{name}, a coin on it", with_disc(tiles[1], draw_coin(rng, RADIUS), rng)),
-            (f"{name}, a small coin", with_disc(tiles[2], draw_coin(rng, SMALL_RADIUS), rng)),
-            (f"{name}, {PATCH_FROM[name]} in it", with_disc(tiles[3], patch, rng)),
+            (content, image, image != tile)
+            for (content, image), tile in zip(images.items(), tiles, strict=True)
         ]
-    contents, images = zip(*shown, strict=True)
-    return np.stack(train), labels, np.stack(images), contents
+    return np.stack(train), labels, shown
+
+
+def verdict(is_anomaly, anomaly_map, changed, threshold):
+    """Say in words whether the detector is right: about the tile, and about the place."""
+    if not changed.any():
+        return "false alarm" if is_anomaly else "normal"
+    if not is_anomaly:
+        return "missed"
+    return "found" if (anomaly_map[changed] > threshold).any() else "found elsewhere"
 
 
 def main():
     """Fit, score and draw."""
-    train, labels, shown, contents = samples(np.random.default_rng(0))
+    train, labels, shown = samples(np.random.default_rng(0))
     detector = HGADDetector(random_state=0).fit(train, labels)
-    found, scale = detector.inspect(shown, maps=True), HeatScale.of(detector)
+    contents, images, changes = zip(*shown, strict=True)
+    found, scale = detector.inspect(np.stack(images), maps=True), HeatScale.of(detector)
     n_columns = 2 * len(shown) // len(SURFACES)
     figure, axes = plt.subplots(len(SURFACES), n_columns, figsize=(11, 5), layout="constrained")
     for row, ax in enumerate(axes.reshape(-1, 2)):
-        is_changed = row % len(TILES) > 0
-        verdict = VERDICTS[is_changed, bool(found.is_anomaly[row])]
-        ax[0].imshow(shown[row], cmap="gray", vmin=0, vmax=255)
+        word = verdict(found.is_anomaly[row], found.maps[row], changes[row], -detector.offset_)
+        ax[0].imshow(images[row], cmap="gray", vmin=0, vmax=255)
         ax[0].set_title(contents[row], fontsize=8)
-        ax[1].imshow(overlay(shown[row], scale.heat(found.maps[row])))
-        ax[1].set_title(f"{verdict}, p = {found.p_value[row]:.3f}", fontsize=8)
+        ax[1].imshow(overlay(images[row], scale.heat(found.maps[row])))
+        ax[1].set_title(f"{word}, p = {found.p_value[row]:.3f}", fontsize=8)
     for ax in axes.flat:
         ax.set_axis_off()
     target = Path(__file__).with_name("picture.png")

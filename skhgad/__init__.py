@@ -5,16 +5,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .estimator import HGADDetector
+    from .fitting.objective import TrainingStep, hgad_loss
     from .scoring.explanation import Explanation
     from .scoring.inspection import Inspection
+    from .scoring.latents import Latents
+    from .scoring.level_maps import LevelMaps
 
-__all__ = ["Explanation", "HGADDetector", "Inspection", "__version__"]
+__all__ = [
+    "Explanation",
+    "HGADDetector",
+    "Inspection",
+    "Latents",
+    "LevelMaps",
+    "TrainingStep",
+    "__version__",
+    "hgad_loss",
+]
 
 # Imported at first use: torch takes seconds, in which the command line must hear Ctrl-C.
 _HOMES = {
     "Explanation": "scoring.explanation",
     "HGADDetector": "estimator",
     "Inspection": "scoring.inspection",
+    "Latents": "scoring.latents",
+    "LevelMaps": "scoring.level_maps",
+    "TrainingStep": "fitting.objective",
+    "hgad_loss": "fitting.objective",
 }
 _MODULES = ("datasets", "display", "estimator", "images", "metrics", "regions")
 

@@ -14,11 +14,14 @@ from sklearn.utils.validation import check_is_fitted
 from .features.reader import FeatureReader
 from .fitting.add_class import add_class
 from .fitting.fit import fit_detector
-from .parameters import PUBLISHED, image_size
+from .parameters import PUBLISHED
 from .regions import check_threshold
 from .scoring.calibration import promised_threshold
 from .scoring.explanation import Explanation, explain
 from .scoring.inspection import Inspection, Judge, stacked_maps
+from .scoring.latents import Latents, all_latents
+from .scoring.level_maps import LevelMaps, level_maps
+from .scoring.probability import anomaly_probability
 from .scoring.thresholds import class_thresholds, offsets_by_code
 from .storage.detector_state import pack, unpack
 from .storage.model_folder import load_state, save_state
@@ -26,11 +29,12 @@ from .storage.onnx_export import write_onnx
 from .validation import check_class_labels, check_scored_X, check_y
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
     from torch import nn
 
+    from .fitting.objective import TrainingStep
     from .scoring.scores import ScoredBatch
 
 
@@ -45,6 +49,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
 
     The parameters stand in groups: images, features, start and flow, classes and mixture, training,
     losses, scores and maps, thresholds, running.
+
+    A fitted detector scores, and is saved, with the parameters of its fit. Of what `set_params`
+    changes after the fit, `unknown_rate`, `cache_budget`, `device`, `memory`, `n_jobs` and
+    `verbose` count at once; all others count from the next fit.
 
     Parameters
     ----------
@@ -137,6 +145,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Linear warm-up over this share of the steps, then cosine decay to this share of the peak.
     first_stage_fraction : float, default=0.08
         Share of the steps before the intra-class terms join.
+    loss : callable, default=None
+        What training minimises, in each step and for each level of features: a function that takes
+        a `skhgad.TrainingStep` and returns a 0-d Tensor. None = `skhgad.hgad_loss`, the published
+        objective. A saved model records the function's name alone, because a file holds no code.
     lambda_inter, lambda_mi, lambda_entropy, lambda_intra : float, default=1, 10, 1, 1
         Weights of the inter-class likelihood, the mutual information (maximised), the posterior
         entropy, and the two intra-class terms.
@@ -162,8 +174,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         of the other classes.
     contamination : float in (0, 0.5] or "auto", default="auto"
         A float puts `offset_` so that this share of the training normals is flagged. "auto" aims
-        at flagging 5 % of the fresh normals of every class. That takes some hundred normals a
-        class; with 40 a class about 10 % are flagged, with 10 about a third.
+        at flagging 5 % of fresh normals, all classes together. That takes at least 95 normals at
+        the default `validation_fraction`; with 40 about 11 % are flagged, with 10 about a third.
+        The rate of one fit, and of one class, varies around this mean.
     unknown_rate : float in (0, 1), default=None
         A float makes `predict_class` answer "unknown" (-1 where classes are ints) for a sample
         that fits its class worse than all but this share of the held-out normals of that class.
@@ -277,6 +290,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         final_lr_fraction: float = 1e-3,
         first_stage_fraction: float = 0.08,
         # Losses
+        loss: Callable[[TrainingStep], torch.Tensor] | str | None = None,
         lambda_inter: float = 1.0,
         lambda_mi: float = 10.0,
         lambda_entropy: float = 1.0,
@@ -333,6 +347,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.warmup_fraction = warmup_fraction
         self.final_lr_fraction = final_lr_fraction
         self.first_stage_fraction = first_stage_fraction
+        self.loss = loss
         self.lambda_inter = lambda_inter
         self.lambda_mi = lambda_mi
         self.lambda_entropy = lambda_entropy
@@ -501,6 +516,37 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """Return -1 where `decision_function` is negative, else +1: ndarray (n_samples,), int."""
         return np.where(self.decision_function(X, class_labels=class_labels) < 0, -1, 1)
 
+    def anomaly_probability(
+        self, X: Any, *, class_labels: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
+        """Score the anomaly of each sample between 0 and 1; 0.5 is the threshold of its class.
+
+        Parameters
+        ----------
+        X : array-like or images
+        class_labels : array-like of shape (n_samples,), str or int, default=None
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64, in [0, 1]
+            Higher = more anomalous, in exactly the opposite order of `decision_function`. Above
+            0.5 where `predict` says -1.
+
+        Notes
+        -----
+        The value is ``1 / (1 + exp(decision_function(X) / s))``, where s is the distance from the
+        median of the calibration scores to their lower quartile. It follows `set_threshold`, also
+        where a class has a threshold of its own. With `class_calibration`, the scores of each class
+        were put on one scale before, so s serves all classes.
+
+        It is no frequency: of samples with 0.9, not 90 % are anomalies. That depends on how many
+        anomalies there are, which normal samples cannot tell. The value is the posterior
+        probability if the odds fall exponentially with the score and are even at the threshold. For
+        guarantees take `p_values`.
+        """
+        decisions = self.decision_function(X, class_labels=class_labels)
+        return anomaly_probability(decisions, self.model_.calibration.scores)
+
     def score(self, X: Any, y: ArrayLike | None = None) -> float:
         """Mean of `score_samples` over the samples not labelled -1.
 
@@ -550,7 +596,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -------
         Inspection
             Named tuple of `class_label`, `score`, `p_value` and `is_anomaly`, ndarrays of shape
-            (n_samples,), and `maps`, a list of ndarray (height, width), or None.
+            (n_samples,), `maps`, a list of ndarray (height, width), or None, and `threshold`,
+            ndarray of shape (n_samples,). Its ``to_dict()`` and ``to_json()`` give plain Python
+            values and JSON.
 
         Raises
         ------
@@ -585,7 +633,52 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         self.model_.require_images("anomaly_maps")
         batches = self._scored_batches(X, class_labels)
-        return stacked_maps(batches, image_size(self.image_size))
+        return stacked_maps(batches, self.model_.image_size)
+
+    def level_maps(self, X: Any, *, class_labels: ArrayLike | None = None) -> LevelMaps:
+        """Return the parts that anomaly maps are made of: one of each level, one of the entropy.
+
+        Parameters
+        ----------
+        X : array-like or images
+            Feature vectors have one position.
+        class_labels : array-like of shape (n_samples,), str or int, default=None
+
+        Returns
+        -------
+        LevelMaps
+            Named tuple of `likelihood`, ndarray of shape (n_samples, n_levels, height, width), or
+            None; `entropy`, ndarray of shape (n_samples, height, width), or None; `location`,
+            `scale`, `is_product` and `class_label`. They are on the grid on which the detector
+            adds them, a quarter of `image_size` a side. ``combined()`` is the anomaly map on that
+            grid, ``resized((height, width))`` lays the parts over images.
+        """
+        batches = self._scored_batches(X, class_labels)
+        return level_maps(self.model_, batches)
+
+    def latents(self, X: Any, *, class_labels: ArrayLike | None = None) -> Latents:
+        """Return the latent vectors of each sample, where the flow puts it.
+
+        Parameters
+        ----------
+        X : array-like or images
+        class_labels : array-like of shape (n_samples,), str or int, default=None
+
+        Returns
+        -------
+        Latents
+            Named tuple of `vectors`, a list of ndarray of shape (n_samples, n_positions,
+            n_features), one a level, the finest first; `map_shapes`, the (height, width) of each
+            level's positions; and `class_label`, ndarray of shape (n_samples,), inferred or given.
+
+        Notes
+        -----
+        All vectors are held in memory, once: an image of 256 pixels takes about
+        a megabyte with the default backbone. Pass fewer samples at a time where that is too much.
+        """
+        check_is_fitted(self)
+        X, codes = self._checked(X, class_labels)
+        return all_latents(self.model_, self.feature_reader(), X, codes)
 
     def p_values(self, X: Any, *, class_labels: ArrayLike | None = None) -> NDArray[np.float64]:
         """Chance that a fresh normal sample of the same class scores as low.
@@ -807,11 +900,17 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     ) -> Iterator[ScoredBatch]:
         """Validate X and the labels; iterate over the scores, batch by batch."""
         check_is_fitted(self)
-        X = check_scored_X(X, self, takes_images=self.model_.takes_images)
-        codes = None
-        if class_labels is not None:
-            codes = check_class_labels(class_labels, self.classes_, len(X))
+        X, codes = self._checked(X, class_labels)
         return self.model_.scored_batches(self.feature_reader(), X, codes)
+
+    def _checked(
+        self, X: Any, class_labels: ArrayLike | None
+    ) -> tuple[Any, NDArray[np.int64] | None]:
+        """Validate X and the labels; return X and the codes of the labels, or None."""
+        X = check_scored_X(X, self, takes_images=self.model_.takes_images)
+        if class_labels is None:
+            return X, None
+        return X, check_class_labels(class_labels, self.classes_, len(X))
 
     def _judge(self) -> Judge:
         """Return what turns scores into verdicts by the present threshold."""

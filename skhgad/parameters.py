@@ -27,7 +27,7 @@ PARAMETER_GROUPS = {
         "betas", "weight_decay", "warmup_fraction", "final_lr_fraction", "first_stage_fraction",
     ),
     "Losses": (
-        "lambda_inter", "lambda_mi", "lambda_entropy", "lambda_intra", "label_smoothing",
+        "loss", "lambda_inter", "lambda_mi", "lambda_entropy", "lambda_intra", "label_smoothing",
     ),
     "Scores and maps": (
         "criterion", "entropy_weight", "map_normalization", "blur_sigma", "class_calibration",
@@ -37,6 +37,9 @@ PARAMETER_GROUPS = {
         "cache_budget", "device", "mixed_precision", "memory", "n_jobs", "random_state", "verbose",
     ),
 }  # fmt: skip
+
+# A fitted detector reads these as they are now, and all others as they were at its fit.
+SETTABLE_AFTER_FIT = ("unknown_rate", "cache_budget", "device", "memory", "n_jobs", "verbose")
 
 STARTS = ("whitened", "published")
 CRITERIA = ("likelihood_entropy", "likelihood", "entropy")
@@ -172,6 +175,44 @@ def _plain(value):
     return tuple(map(_plain, value)) if isinstance(value, tuple | list) else value
 
 
+def parameters_of_fit(parameters):
+    """Return the parameters that a fitted model keeps, as dict.
+
+    Parameters
+    ----------
+    parameters : dict
+        All parameters, as given to fit.
+
+    Returns
+    -------
+    dict
+        Without those of `SETTABLE_AFTER_FIT`. A backbone that is a module becomes None, because
+        the feature extractor has its own copy. A loss becomes its name.
+    """
+    kept = {name: v for name, v in parameters.items() if name not in SETTABLE_AFTER_FIT}
+    if not isinstance(kept["backbone"], str):
+        kept["backbone"] = None
+    kept["loss"] = _name_of(kept["loss"])
+    return kept
+
+
+def _name_of(function):
+    """Return module and qualified name of a function, or of the class of another callable."""
+    if function is None or isinstance(function, str):
+        return function
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def parameters_now(detector):
+    """Return all parameters of a fitted detector, as dict: of its fit, or as they are set now.
+
+    `SETTABLE_AFTER_FIT` are as they are set now. A backbone that is a module is None, a loss its
+    name.
+    """
+    return {**detector.get_params(deep=False), **detector.model_.parameters}
+
+
 def _check_out_indices(value):
     if isinstance(value, str):
         if value != "auto":
@@ -206,6 +247,14 @@ def _check_position_channels(value):
 def _check_unknown_rate(value):
     if value is not None:
         check_rate(value, "unknown_rate")
+
+
+def _check_loss(value):
+    if not (value is None or callable(value) or isinstance(value, str)):
+        raise TypeError(
+            "loss must be None or a function that takes a skhgad.TrainingStep and returns a 0-d "
+            f"Tensor, got {value!r}."
+        )
 
 
 def _check_n_jobs(value):
@@ -285,6 +334,7 @@ _CHECKS = {
     "pool_size": _check_pool_size,
     "position_channels": _check_position_channels,
     "unknown_rate": _check_unknown_rate,
+    "loss": _check_loss,
     "n_jobs": _check_n_jobs,
     "random_state": _check_random_state,
     "betas": _check_betas,

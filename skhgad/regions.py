@@ -66,6 +66,15 @@ class Region:
         narrow, wide = np.linalg.eigvalsh(covariance + _PIXEL_VARIANCE * np.eye(2))
         return math.sqrt(wide / narrow)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return "box", "area", "peak" and "peak_position" as lists and numbers, for JSON."""
+        return {
+            "box": list(self.box),
+            "area": self.area,
+            "peak": self.peak,
+            "peak_position": list(self.peak_position),
+        }
+
 
 def find_regions(anomaly_map: ArrayLike, threshold: float) -> list[Region]:
     """Cut an anomaly map into the connected regions above a threshold.

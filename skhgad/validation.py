@@ -102,9 +102,9 @@ def check_X(X, *, value_range=None, estimator=None, reset=False):
 def check_scored_X(X: Any, estimator: Any, *, takes_images: bool) -> Any:
     """Validate X for scoring: as `check_X`, and of the kind seen at fit, else ValueError.
 
-    The fitted estimator's `value_range`, `n_features_in_` and `feature_names_in_` are used.
+    The `value_range` of its fit, `n_features_in_` and `feature_names_in_` are used.
     """
-    X = check_X(X, value_range=estimator.value_range, estimator=estimator, reset=False)
+    X = check_X(X, value_range=estimator.model_.value_range, estimator=estimator, reset=False)
     if isinstance(X, ImageSource) != takes_images:
         seen, given = (
             ("images", "feature vectors") if takes_images else ("feature vectors", "images")

@@ -133,7 +133,8 @@ def test_depth_does_not_matter_where_images_are_resized(fitted):
     expected = fitted.score_samples(images)
     floats = [image.astype(np.float64) / 255 for image in images]
     np.testing.assert_allclose(fitted.score_samples(floats), expected, atol=1e-3)
-    ranged = copy.deepcopy(fitted).set_params(value_range=(0, 65535))
+    ranged = copy.deepcopy(fitted)  # the same model, as if its fit had had 16-bit images
+    ranged.model_.parameters["value_range"] = (0, 65535)
     deep = [image.astype(np.uint16) * 257 for image in images]
     np.testing.assert_allclose(ranged.score_samples(deep), expected, atol=1e-3)
 

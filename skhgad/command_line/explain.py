@@ -82,15 +82,7 @@ def explanation_record(path, explanation, threshold):
         "peak": explanation.peak,
         "peak_position": explanation.peak_position,
         "area": explanation.area,
-        "regions": [
-            {
-                "box": region.box,
-                "area": region.area,
-                "peak": region.peak,
-                "peak_position": region.peak_position,
-            }
-            for region in explanation.regions
-        ],
+        "regions": [region.to_dict() for region in explanation.regions],
         "level": explanation.level,
         "term": explanation.term,
     }

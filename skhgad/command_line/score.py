@@ -137,7 +137,7 @@ def write_map(target, finding, detector):
         finding.path,
         finding.anomaly_map,
         HeatScale.of(detector, finding.class_label),
-        value_range=detector.value_range,
+        value_range=detector.model_.value_range,
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
+from ..scoring.latents import latent_batches
 from ..validation import check_class_labels, check_level, check_scored_X
 
 
@@ -23,7 +24,6 @@ class LatentPoints(NamedTuple):
     samples: np.ndarray
 
 
-@torch.no_grad()
 def latent_points(detector, X, class_labels, level, n_positions, random_state):
     """Return LatentPoints; parameters are as of `LatentSpaceDisplay.from_estimator`."""
     fitted, reader = detector.model_, detector.feature_reader()
@@ -32,16 +32,12 @@ def latent_points(detector, X, class_labels, level, n_positions, random_state):
     given = None
     if class_labels is not None:
         given = check_class_labels(class_labels, detector.classes_, len(X))
-    random_state, model = check_random_state(random_state), fitted.on(reader.device)
+    random_state = check_random_state(random_state)
     vectors, codes, samples, n_seen = [], [], [], 0
-    for features, _ in reader.batches(X):
-        z = model.levels[level].latent(features[level])[0].cpu().double().numpy()
+    for latents, batch_codes in latent_batches(fitted, reader, X, given):
+        z = latents[level].cpu().double().numpy()
         rows = np.arange(n_seen, n_seen + len(z))
         n_seen += len(z)
-        if given is None:
-            batch_codes = model(features)[1].cpu().numpy()
-        else:
-            batch_codes = given[rows]
         if n_positions is None:
             z = z.mean(1, keepdims=True)
         elif n_positions < z.shape[1]:

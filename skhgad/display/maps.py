@@ -1,6 +1,7 @@
 """The picture of an anomaly map."""
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from ..datasets.masks import check_mask
 from ..images.source import ImageSource
@@ -77,7 +78,8 @@ class AnomalyMapDisplay:
             As in `plot`.
         """
         drawing_library(cls.__name__)
-        source = ImageSource(X, value_range=detector.value_range)
+        check_is_fitted(detector)
+        source = ImageSource(X, value_range=detector.model_.value_range)
         if len(source) != 1:
             raise ValueError(f"X holds {len(source)} images; pass one, e.g. X[:1] or [path].")
         found = detector.inspect(X, class_labels=class_labels, maps=True)

@@ -9,7 +9,7 @@ import torch
 from sklearn.utils import check_random_state
 
 from ..model.level import LevelModel
-from ..parameters import check_parameters
+from ..parameters import check_parameters, parameters_now
 from ..scoring.calibration import Calibration, threshold
 from ..validation import check_scored_X, check_y
 from .class_covariances import fit_new_classes
@@ -23,8 +23,8 @@ def add_class(detector, X, y):
 
     The detector itself does not change.
     """
-    parameters = detector.get_params(deep=False)
-    check_parameters(parameters)
+    check_parameters(detector.get_params(deep=False))
+    parameters = parameters_now(detector)
     fitted, reader = detector.model_, detector.feature_reader()
     if fitted.model.levels[0].densities is None:
         raise ValueError(

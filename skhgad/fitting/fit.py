@@ -13,19 +13,26 @@ from sklearn.utils import check_random_state
 from ..devices import keep_to_one_thread_if_forked
 from ..features.reader import FeatureReader
 from ..images import ImageSource
-from ..parameters import check_parameters, plain_parameters
+from ..parameters import check_parameters, parameters_of_fit, plain_parameters
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
 from ..validation import check_X, check_y
 from .class_covariances import fit_covariances
 from .feature_cache import cached_features
 from .held_out import calibrate, choose_offset, hold_out, warn_uncalibrated
+from .objective import check_trainable
 from .processes import Processes
 from .samples import LabelledSamples
 from .schedule import training_plan
 from .start import build_level
 from .training import train_levels
-from .warn import warn_of_enlarged_images, warn_of_few_held_out, warn_of_labels, warn_of_spreads
+from .warn import (
+    warn_of_enlarged_images,
+    warn_of_few_held_out,
+    warn_of_labels,
+    warn_of_spreads,
+    warn_of_unused_loss,
+)
 
 
 def fit_detector(detector, X, y=None, *, on_pass=None):
@@ -39,6 +46,7 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
     parameters = detector.get_params(deep=False)
     with processes.agree():
         check_parameters(parameters)
+        check_trainable(parameters["loss"])
         X = check_X(X, value_range=parameters["value_range"], estimator=detector, reset=True)
         codes, classes = check_y(y, len(X))
         random_state = check_random_state(parameters["random_state"])
@@ -74,6 +82,8 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
 
         levels = build_levels(parameters, training, shapes, reader.dtype, generator)
         plan = training_plan(parameters, len(training), shapes, device)
+        if processes.is_first:
+            warn_of_unused_loss(parameters, plan.n_passes)
         if not plan.n_passes:  # centers at random would only blur classes that are tight
             for level in levels:
                 level.mixture.offsets.data.zero_()
@@ -90,8 +100,9 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
     if processes.is_first:
         n_held_out = np.bincount(codes[held_out], minlength=len(classes))
         warn_of_few_held_out(n_held_out, classes, parameters)
+    kept = parameters_of_fit(parameters)
     return {
-        "model_": FittedModel(reader.extractor, model, calibration, classes),
+        "model_": FittedModel(reader.extractor, model, calibration, classes, kept),
         "classes_": classes,
         "offset_": offset,
         "class_offsets_": {},

@@ -1,6 +1,7 @@
 """How long and how fast to train."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..devices import trains_in_mixed_precision
@@ -30,6 +31,13 @@ class TrainingPlan:
     position_fraction: float
     # Products in bfloat16 take half the time where hardware has them.
     mixed_precision: bool = False
+    loss: Callable | None = None  # None: the published objective
+
+    @property
+    def weights(self):
+        """Weights of the terms of the objective, by the names of the parameters."""
+        names = ("lambda_inter", "lambda_mi", "lambda_entropy", "lambda_intra")
+        return {name: getattr(self, name) for name in names}
 
     def lr_factor(self, step, n_steps):
         """Learning rate at `step` over its peak: linear warm-up, then cosine decay."""

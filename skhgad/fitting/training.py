@@ -17,6 +17,7 @@ from ..model.losses import (
     smooth_one_hot,
 )
 from ..model.workspace import Workspace
+from .objective import TrainingStep, step_loss
 from .processes import ALONE
 
 TERMS = ("inter_class", "mutual_information", "entropy", "intra_class", "likelihood_margin")
@@ -36,20 +37,16 @@ def level_loss(level, x, codes, positions, plan, second_stage, workspace=None):
     inter = inter_class_loss(logits, log_prior, log_det, n_features).mean()
     information = mutual_information(logits, log_prior, targets).mean()
     posterior_entropy = entropy_loss(logits).mean()
-    loss = (
-        plan.lambda_inter * inter
-        - plan.lambda_mi * information
-        + plan.lambda_entropy * posterior_entropy
-    )
     terms = [inter, information, posterior_entropy]
     if second_stage and plan.lambda_intra:
         density = mixture.log_density_within_class(z, codes)
         intra = intra_class_loss(density, log_det, n_features).mean()
         margin = likelihood_margin_loss(density, log_det, n_features).mean()
-        loss = loss + plan.lambda_intra * (intra + margin)
         terms += [intra, margin]
-    else:
-        terms += [torch.full_like(loss, float("nan"))] * 2
+    named = dict(zip(TERMS, terms, strict=False))
+    step = TrainingStep(z, log_det, codes, mixture, named, plan.weights)
+    loss = step_loss(plan.loss, step)
+    terms += [torch.full_like(inter, float("nan"))] * (len(TERMS) - len(terms))
     return loss, torch.stack(terms).detach()
 
 

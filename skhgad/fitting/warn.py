@@ -160,6 +160,15 @@ def warn_of_few_held_out(n_held_out, classes, parameters):
     )
 
 
+def warn_of_unused_loss(parameters, n_passes):
+    """Warn where a loss of the user's was given and "auto" decided not to train."""
+    if parameters["loss"] is not None and parameters["max_iter"] == "auto" and not n_passes:
+        _warn(
+            "loss was not used: with fewer than 10 training vectors per feature, max_iter='auto' "
+            "does not train. Set max_iter to a number of passes, or give more samples."
+        )
+
+
 def _expected(n_held_out):
     """Say how many good samples are flagged below the lowest of so many held-out ones."""
     if n_held_out == 0:

@@ -96,7 +96,7 @@ def collect(detector, paths, folder, measurement, n_clearest):
     """
     rows, clearest = [], Clearest(n_clearest)
     for index, finding in enumerate(inspect_files(detector, paths, maps=True)):
-        pixels = ImageSource([finding.path], value_range=detector.value_range).read(0)
+        pixels = ImageSource([finding.path], value_range=detector.model_.value_range).read(0)
         location = locate(finding.anomaly_map, -offset_of(detector, finding.class_label))
         true_class = defect = mask = None
         if measurement is not None:

@@ -46,7 +46,8 @@ def inspect_files(detector, paths, class_label=None, *, maps=False, skip_unreada
     ValueError or FileNotFoundError; with `skip_unreadable` it yields an Unreadable.
     """
     if not skip_unreadable:
-        ImageSource(paths, value_range=detector.value_range)  # names a missing file before the work
+        # Names a missing file before the work.
+        ImageSource(paths, value_range=detector.model_.value_range)
     quiet = not sys.stderr.isatty()
     with tqdm(total=len(paths), desc="images", unit="image", disable=quiet) as bar:
         for first in range(0, len(paths), _CHUNK):
@@ -75,7 +76,7 @@ def _inspect_readable(detector, paths, class_label, maps):
         try:
             findings = iter(_inspect(detector, readable, class_label, maps))
         except (ValueError, FileNotFoundError):
-            broken = _unreadable_among(readable, detector.value_range)
+            broken = _unreadable_among(readable, detector.model_.value_range)
             if not broken:  # something else is wrong
                 raise
             unreadable.update(broken)

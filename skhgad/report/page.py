@@ -17,6 +17,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from ..estimator import HGADDetector
+from ..parameters import parameters_now
 from ..scoring.thresholds import thresholds_text
 from .evaluation import format_figure, results_table
 
@@ -137,7 +138,7 @@ def _class_table(rows):
 def _parameters(detector):
     defaults = HGADDetector().get_params(deep=False)
     rows = []
-    for name, value in detector.get_params(deep=False).items():
+    for name, value in parameters_now(detector).items():
         text, default = repr(value), repr(defaults[name])
         note = "" if text == default else f"default {default}"
         if len(text) > _LONGEST_VALUE:

@@ -16,8 +16,9 @@ def expected_false_alarm_rate(detector):
     It is what ``contamination="auto"`` promises; where `offset_` was chosen otherwise, what the
     calibration samples say of it.
     """
-    scores, offset = detector.model_.calibration.scores, detector.offset_
-    if detector.contamination == "auto" and offset == threshold(scores):
+    fitted, offset = detector.model_, detector.offset_
+    scores = fitted.calibration.scores
+    if fitted.parameters["contamination"] == "auto" and offset == threshold(scores):
         return FALSE_ALARM_RATE
     return float((1 + np.sum(scores < offset)) / (1 + len(scores)))
 

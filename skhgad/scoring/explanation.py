@@ -89,7 +89,7 @@ def explain(
         causes = _causes(fitted.model, batch)
         if not fitted.takes_images:
             return [(None, None, None, [], *cause) for cause in causes]
-        thresholds = (-judge.offsets[batch.codes]).tolist()
+        thresholds = (-judge.thresholds(batch.codes)).tolist()
         locations = (
             locate(anomaly_map, own if threshold is None else threshold)
             for anomaly_map, own in zip(image_maps(batch), thresholds, strict=True)

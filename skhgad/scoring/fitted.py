@@ -15,7 +15,7 @@ from .scoring_model import ScoringModel
 
 @dataclass
 class FittedModel:
-    """A fitted detector without its parameters and its threshold.
+    """A fitted detector without its threshold.
 
     Attributes
     ----------
@@ -27,12 +27,16 @@ class FittedModel:
         What the model finds in the normal samples that judge all others.
     classes : ndarray of shape (n_classes,)
         Labels of the product classes.
+    parameters : dict
+        Parameters of the fit, see `skhgad.parameters.parameters_of_fit`. They count, whatever
+        `set_params` changes in the detector later.
     """
 
     extractor: FeatureExtractor | None
     model: ScoringModel
     calibration: Calibration
     classes: np.ndarray
+    parameters: dict
 
     def __post_init__(self):
         """Prepare the flows, so that every fitted model is ready to score."""
@@ -42,6 +46,16 @@ class FittedModel:
     def takes_images(self):
         """Whether the detector was fitted on images."""
         return self.extractor is not None
+
+    @property
+    def image_size(self):
+        """(height, width) to which images are resized; only after a fit on images."""
+        return tuple(self.extractor.spec["image_size"])
+
+    @property
+    def value_range(self):
+        """Pixel values meaning black and white, as at fit, or None."""
+        return self.parameters["value_range"]
 
     def on(self, device):
         """Return the scoring model on a device, moved there if need be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..regions import find_regions
 from .calibration import is_unknown
 from .maps import resize
 
@@ -36,6 +38,8 @@ class Inspection(NamedTuple):
         Whether the score is below `offset_`, or the class's own threshold in `class_offsets_`.
     maps : list of ndarray of shape (height, width), float32, or None
         Anomaly maps, each of its own image's size; None where not asked for.
+    threshold : ndarray of shape (n_samples,), float64
+        The score below which each sample is an anomaly.
     """
 
     class_label: NDArray[Any]
@@ -43,6 +47,57 @@ class Inspection(NamedTuple):
     p_value: NDArray[np.float64]
     is_anomaly: NDArray[np.bool_]
     maps: list[NDArray[np.float32]] | None
+    threshold: NDArray[np.float64]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all but the maps as plain Python values, ready for JSON.
+
+        Returns
+        -------
+        dict
+            "samples": a list with a dict for each sample, in order:
+
+            - "class_label": str or int;
+            - "score", "threshold", "p_value": float, always finite;
+            - "is_anomaly": bool, the verdict, whether the score is below the threshold;
+            - "regions": list of dict, the connected parts of the map above the threshold, the
+              largest peak first, each with "box" [top, left, bottom, right], "area", "peak" and
+              "peak_position" [row, column] in pixels of the image; None without ``maps=True``.
+
+        See Also
+        --------
+        skhgad.regions.find_regions : The regions, with their masks.
+        """
+        names = ("class_label", "score", "threshold", "p_value", "is_anomaly")
+        columns = [getattr(self, name).tolist() for name in names]
+        maps = [None] * len(self.score) if self.maps is None else self.maps
+        regions = map(_regions, maps, self.threshold)
+        rows = zip(*columns, regions, strict=True)
+        return {"samples": [dict(zip((*names, "regions"), row, strict=True)) for row in rows]}
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return `to_dict` as JSON text, without NaN.
+
+        Parameters
+        ----------
+        indent : int, default=None
+            Spaces by which each level is indented; None = one line.
+
+        Returns
+        -------
+        str
+        """
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
+
+
+def _regions(
+    anomaly_map: NDArray[np.float32] | None, threshold: float
+) -> list[dict[str, Any]] | None:
+    if anomaly_map is None:
+        return None
+    # Where the evidence overflows, the position is an anomaly, as for the score.
+    finite = np.nan_to_num(anomaly_map, nan=np.finfo(np.float32).max)
+    return [region.to_dict() for region in find_regions(finite, -float(threshold))]
 
 
 class Judge:
@@ -102,15 +157,25 @@ class Judge:
             self.class_labels(codes, typicality),
             scores,
             self.fitted.calibration.p_values(scores, codes, given=given),
-            scores < self.offsets[codes],
+            scores < self.thresholds(codes),
         ), details
 
     def inspect(
         self, batches: Iterable[ScoredBatch], *, maps: bool = False, given: bool = False
     ) -> Inspection:
         """Return the Inspection of all samples; parameters as in `judge`."""
-        verdicts, details = self.judge(batches, image_maps if maps else None, given=given)
-        return Inspection(*verdicts, details if maps else None)
+
+        def details_of(batch: ScoredBatch) -> list[Any]:
+            found = image_maps(batch) if maps else [None] * len(batch.codes)
+            return list(zip(self.thresholds(batch.codes), found, strict=True))
+
+        verdicts, details = self.judge(batches, details_of, given=given)
+        thresholds, found = map(list, zip(*details, strict=True))
+        return Inspection(*verdicts, found if maps else None, np.array(thresholds))
+
+    def thresholds(self, codes: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the score below which each sample is an anomaly, by the codes of their classes."""
+        return self.offsets[codes]
 
     def class_labels(
         self, codes: NDArray[np.int64], typicality: NDArray[np.float64] | None

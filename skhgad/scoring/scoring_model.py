@@ -139,17 +139,23 @@ class ScoringModel(nn.Module):
         latents = [level.latent(x) for level, x in zip(self.levels, features, strict=True)]
         given = codes is not None
         if not given:
-            likelihoods = [
-                level.class_log_likelihood(z)
-                for level, (z, _) in zip(self.levels, latents, strict=True)
-            ]
-            codes = sum(likelihoods).argmax(1)
+            codes = self.infer_codes([z for z, _ in latents])
         parts = [
             level.evidence(*latent, codes)
             for level, latent in zip(self.levels, latents, strict=True)
         ]
         evidence = Evidence(codes, *map(list, zip(*parts, strict=True)))
         return evidence if given else evidence._replace(typicality=self._typicality(evidence))
+
+    def infer_codes(self, latents):
+        """Return the class under which each image is most likely, Tensor (n,), int64.
+
+        `latents` holds a Tensor (n, n_positions, n_features) a level.
+        """
+        likelihoods = [
+            level.class_log_likelihood(z) for level, z in zip(self.levels, latents, strict=True)
+        ]
+        return sum(likelihoods).argmax(1)
 
     def _typicality(self, evidence):
         """Log-likelihood of whole images from median positions; see `Evidence`."""

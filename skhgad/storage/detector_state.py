@@ -7,7 +7,12 @@ import torch
 
 from ..features.extractor import build_extractor
 from ..model.level import empty_level, room_for_densities
-from ..parameters import check_parameters, plain_parameters
+from ..parameters import (
+    check_parameters,
+    parameters_now,
+    parameters_of_fit,
+    plain_parameters,
+)
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
 from .untrusted import (
@@ -75,7 +80,8 @@ def unpack(cls, tensors, description, backbone):
         extractor.load_state_dict(parts["extractor"])
     model = _empty_model(parameters, level_shapes, len(classes), extractor, parts["model"])
     model.load_state_dict(parts["model"])
-    detector.model_ = FittedModel(extractor, model, calibration, classes)
+    kept = parameters_of_fit(parameters)
+    detector.model_ = FittedModel(extractor, model, calibration, classes, kept)
     detector.classes_ = classes
     _set_attributes(detector, attributes)
     return detector
@@ -138,11 +144,10 @@ def _set_attributes(detector, attributes):
 
 
 def _saved_parameters(detector):
-    parameters = detector.get_params(deep=False)
+    parameters = parameters_now(detector)
     parameters["memory"] = None  # a place on this machine
-    for name in ("backbone", "random_state"):
-        if not isinstance(parameters[name], str | Integral | None):
-            parameters[name] = None  # a module or a generator: state, not a setting
+    if not isinstance(parameters["random_state"], Integral | None):
+        parameters["random_state"] = None  # a generator: state, not a setting
     if parameters["weights"] is not None:
         parameters["weights"] = str(parameters["weights"])
     # Another machine may not have this GPU.

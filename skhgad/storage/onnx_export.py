@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from ..model.level import LevelModel
 from ..model.mixture import entropy
-from ..parameters import image_size
 from ..scoring.thresholds import offset_of
 from ..version import how_to_install, installed_version
 from .files import check_file_place, whole_file
@@ -40,8 +39,8 @@ def write_onnx(detector, path):
         _export_core(Core(detector.model_), _example(detector), part, is_images)
         model = onnx.load(part)
         if is_images:
-            size = image_size(detector.image_size)
-            model = surround(model, size, detector.value_range, OPSET)
+            fitted = detector.model_
+            model = surround(model, fitted.image_size, fitted.value_range, OPSET)
         model.producer_name, model.producer_version = "skhgad", installed_version()
         onnx.helper.set_model_props(model, _properties(detector))
         onnx.checker.check_model(model)
@@ -158,7 +157,7 @@ def _on_cpu(module):
 def _example(detector):
     if not detector.model_.takes_images:
         return torch.zeros(2, detector.n_features_in_, dtype=torch.float64)
-    return torch.zeros(2, 3, *image_size(detector.image_size))
+    return torch.zeros(2, 3, *detector.model_.image_size)
 
 
 @torch.no_grad()
@@ -194,5 +193,5 @@ def _properties(detector):
         "class_offsets": json.dumps([offset_of(detector, k) for k in detector.classes_.tolist()]),
     }
     if detector.model_.takes_images:
-        properties["image_size"] = json.dumps(image_size(detector.image_size))
+        properties["image_size"] = json.dumps(detector.model_.image_size)
     return properties

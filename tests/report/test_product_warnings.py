@@ -59,6 +59,8 @@ def test_the_expected_rate_is_that_of_the_threshold():
     X = np.random.default_rng(0).normal(size=(495, 3))
     detector = HGADDetector(max_iter=0, random_state=0).fit(X)
     assert expected_false_alarm_rate(detector) == 0.05
+    detector.set_params(contamination=0.3)  # for the next fit
+    assert expected_false_alarm_rate(detector) == 0.05
     detector.set_threshold(false_alarm_rate=0.2)  # 99 held out: the 20th lowest score
     assert expected_false_alarm_rate(detector) == pytest.approx(20 / 100)
 

@@ -1,6 +1,7 @@
 """What a fitted detector says of samples: thresholds, unknown products, one pass for everything."""
 
 import copy
+import json
 import math
 import warnings
 
@@ -361,6 +362,27 @@ class TestInspect:
         assert found.class_label.tolist() == wrong.tolist()
         np.testing.assert_array_equal(found.score, fitted.score_samples(X, class_labels=wrong))
         assert found.is_anomaly.all()
+
+    def test_thresholds_and_regions_are_those_of_the_class(self, fitted_images):
+        X, labels = waves(2, seed=4)
+        X, own = with_blob(X), copy.copy(fitted_images)
+        own.class_offsets_ = {"checks": -1e9}
+        is_own = labels == "checks"
+        common, found = fitted_images.inspect(X, maps=True), own.inspect(X, maps=True)
+        assert found.class_label.tolist() == labels.tolist()
+        assert found.threshold.dtype == np.float64
+        assert found.threshold.tolist() == np.where(is_own, -1e9, own.offset_).tolist()
+        assert found.is_anomaly.tolist() == (~is_own).tolist()
+        samples = json.loads(found.to_json())["samples"]
+        for before, after, checks in zip(common.to_dict()["samples"], samples, is_own, strict=True):
+            assert before["regions"] and before["is_anomaly"]
+            if checks:
+                assert after["threshold"] == -1e9
+                assert after["regions"] == [] and not after["is_anomaly"]
+            else:
+                assert after == before
+        given = own.inspect(X[~is_own], class_labels="checks")
+        assert given.threshold.tolist() == [-1e9] * 2
 
     def test_maps_are_of_each_image_own_size(self, fitted_images):
         wide, tall = np.full((20, 60), 90, np.uint8), np.full((50, 30), 90, np.uint8)

@@ -5,7 +5,7 @@ import pytest
 from backbones import two_levels
 
 from skhgad import HGADDetector
-from skhgad.parameters import PARAMETER_GROUPS
+from skhgad.parameters import PARAMETER_GROUPS, SETTABLE_AFTER_FIT
 
 # In place of defaults that are words or None.
 OTHERS = {
@@ -40,7 +40,7 @@ def images():
 
 def fit(**parameters):
     settings = {"image_size": 32, "max_iter": 0, "n_blocks": 0, "n_components": 2, "device": "cpu"}
-    return HGADDetector(two_levels(), **settings | parameters).fit(images(), [0, 1] * 12)
+    return HGADDetector(two_levels(), **settings | parameters).fit(images(), ["a", "b"] * 12)
 
 
 def check_saved(detector, folder):
@@ -56,20 +56,36 @@ def test_a_numpy_number_is_saved_as_a_plain_one(name, tmp_path):
     parameters = {name: value}
     if name == "n_classes":
         parameters["max_iter"] = 0
-    saved = check_saved(fit(**parameters), tmp_path / "model")[name]
-    assert saved == plain(value)
-    for entry in saved if isinstance(saved, tuple) else (saved,):
+    detector = fit(**parameters)
+    saved = check_saved(detector, tmp_path / "model")
+    for found in (saved, detector.model_.parameters):
+        if name in found:
+            check_plain(found[name], value)
+    assert name in saved and (name in detector.model_.parameters) != (name in SETTABLE_AFTER_FIT)
+
+
+def check_plain(found, value):
+    assert found == plain(value)
+    for entry in found if isinstance(found, tuple) else (found,):
         assert type(entry) in (int, float)
 
 
 @pytest.mark.parametrize("value_range", [np.array([0, 255]), [np.uint8(0), np.float32(255)]])
 def test_a_range_of_pixels_may_be_an_array_or_a_list(value_range, tmp_path):
-    saved = check_saved(fit(value_range=value_range), tmp_path / "model")["value_range"]
-    assert saved == (0, 255)
+    detector = fit(value_range=value_range)
+    assert detector.model_.value_range == (0, 255)
+    assert check_saved(detector, tmp_path / "model")["value_range"] == (0, 255)
 
 
 def test_whole_numbers_are_decay_rates_too():
     fit(betas=(0, 0.99), max_iter=1)
+
+
+def test_what_is_set_after_the_fit_is_saved_as_a_plain_number(tmp_path):
+    detector = fit().set_params(unknown_rate=np.float32(0.25), n_jobs=np.int64(1))
+    saved = check_saved(detector, tmp_path / "model")
+    check_plain(saved["unknown_rate"], 0.25)
+    check_plain(saved["n_jobs"], 1)
 
 
 def test_a_threshold_of_numpy_is_saved(tmp_path):

@@ -1,0 +1,92 @@
+"""Latent vectors of samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..features.reader import FeatureReader
+    from .fitted import FittedModel
+
+
+class Latents(NamedTuple):
+    """Where the flow puts samples.
+
+    Attributes
+    ----------
+    vectors : list of ndarray of shape (n_samples, n_positions, n_features)
+        One a level of features, the finest first; float32 for images, float64 for feature vectors,
+        which have one level of one position. Positions go row by row.
+    map_shapes : list of tuple (height, width)
+        Of the positions of each level: ``vectors[i].reshape(n_samples, height, width, -1)``.
+    class_label : ndarray of shape (n_samples,)
+        Class inferred, or given.
+    """
+
+    vectors: list[NDArray[Any]]
+    map_shapes: list[tuple[int, int]]
+    class_label: NDArray[Any]
+
+
+@torch.inference_mode()
+def latent_batches(
+    fitted: FittedModel, reader: FeatureReader, X: Any, codes: NDArray[np.int64] | None = None
+) -> Iterator[tuple[list[torch.Tensor], NDArray[np.int64]]]:
+    """Map samples to the latent spaces, batch by batch.
+
+    Parameters
+    ----------
+    fitted : FittedModel
+    reader : FeatureReader
+    X : ndarray or ImageSource
+        From `check_scored_X`.
+    codes : ndarray of shape (n_samples,), int64, default=None
+        Class of each sample; None = inferred, as for scores.
+
+    Yields
+    ------
+    vectors : list of Tensor of shape (n, n_positions, n_features)
+        One a level.
+    codes : ndarray of shape (n,), int64
+    """
+    model, n_seen = fitted.on(reader.device), 0
+    for features, _ in reader.batches(X):
+        vectors = [level.latent(x)[0] for level, x in zip(model.levels, features, strict=True)]
+        if codes is None:
+            batch_codes = model.infer_codes(vectors).cpu().numpy()
+        else:
+            batch_codes = codes[n_seen : n_seen + len(vectors[0])]
+        n_seen += len(batch_codes)
+        yield vectors, batch_codes
+
+
+def all_latents(
+    fitted: FittedModel,
+    reader: FeatureReader,
+    X: Any,
+    codes: NDArray[np.int64] | None = None,
+) -> Latents:
+    """Return the latent vectors of all samples; parameters as of `latent_batches`.
+
+    Each batch is written into the result, so that there is one copy of the vectors.
+    """
+    arrays: list[NDArray[Any]] = []
+    found = np.empty(len(X), dtype=np.int64)
+    n_seen = 0
+    for vectors, batch_codes in latent_batches(fitted, reader, X, codes):
+        values = [level.cpu().numpy() for level in vectors]
+        if not arrays:
+            arrays = [np.empty((len(X), *level.shape[1:]), level.dtype) for level in values]
+        rows = slice(n_seen, n_seen + len(batch_codes))
+        n_seen = rows.stop
+        for array, level in zip(arrays, values, strict=True):
+            array[rows] = level
+        found[rows] = batch_codes
+    shapes = [tuple(level.map_shape) for level in fitted.model.levels]
+    return Latents(arrays, shapes, fitted.classes[found])
