@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from skhgad import HGADDetector
-from skhgad.features.backbones import EMBEDDED_BACKBONE, embedded_state_dict
+from skhgad.features.backbones import EMBEDDED_BACKBONE
+from skhgad.features.checkpoints import embedded_state_dict
 from skhgad.images import ImageSource, iter_batches
 
 from .reference import Encoder, ReferenceHGAD

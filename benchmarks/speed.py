@@ -143,7 +143,7 @@ def fitted(options, configuration):
 def beside_backbone(options, pictures, batch_size, repeats, name, target, *, throughput):
     """Comparisons of score_samples with the bare backbone, on arrays and on files."""
     detector = fitted(options, options.configuration)
-    model, mean, std = bare_backbone(options, tuple(detector.out_indices))
+    model, mean, std = bare_backbone(options, tuple(detector.model_.extractor.spec["out_indices"]))
     model = without_unused_stages(model).to(options.device, memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as folder:
         paths = pictures.files(folder)

@@ -57,14 +57,22 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="tf_efficientnet_lite0"
-        A timm model name, or a module that maps images (n, 3, h, w), normalised as for ImageNet,
-        to a list of feature maps. Not used for feature vectors.
+        A timm model name, or a module. A module gets float32 pixels (n, 3, h, w), normalised with
+        ImageNet's mean (0.485, 0.456, 0.406) and standard deviation (0.229, 0.224, 0.225), or with
+        those of its attribute `pretrained_cfg`, a dict with "mean" and "std". It returns a map
+        (n, channels, height, width); or tokens (n, n_tokens, channels) of a plain grid of patches,
+        maybe after a class token or registers; or a list, tuple or dict of these, fine to coarse;
+        or an output of transformers, of which `feature_maps`, `hidden_states` or
+        `last_hidden_state` is read. Not used for feature vectors.
     weights : "auto", None or path, default="auto"
         "auto": the weights that come with skhgad for tf_efficientnet_lite0 (no network), timm's
-        hub weights for other models (network). None: random weights. A path: a checkpoint.
-    out_indices : tuple of int, default=(2, 3, 4)
-        Stages of the backbone, fine to coarse, as in timm's ``features_only``; these have strides
-        8, 16 and 32. For a module: which of its maps.
+        hub weights for other models (network). None: random weights. A path: a checkpoint of the
+        same architecture, which must fill every tensor of the backbone; a classifier in it is left
+        out. Not used for a module.
+    out_indices : tuple of int or "auto", default="auto"
+        Stages of a timm model, fine to coarse, as in timm's ``features_only``; "auto" is (2, 3, 4),
+        which have strides 8, 16 and 32. For a module: positions in the list of maps that it
+        returns; "auto" is all of them.
     image_size : int or (height, width), default=256
         Images are resized to this, antialiased.
     image_scales : tuple of float, default=(1.0,)
@@ -80,6 +88,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     feature_power : float, default=0.5
         Image features x become ``sign(x) * abs(x) ** feature_power``. Below 1 this shortens the
         heavy tails of activations.
+    max_features : int or None, default=640
+        Levels with more image features than this are brought to this many by a fixed random
+        projection with orthonormal rows, because the time of a fit grows with the cube of the
+        width. No stage of the default backbone is as wide. None = no limit.
     start : {"whitened", "published"}, default="whitened"
         "whitened": features are whitened by the pooled within-class covariance and coupling
         blocks start at the identity. "published": raw features, random blocks.
@@ -185,7 +197,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Everything else is computed in float32 or float64, and so is all scoring on a CPU. "auto" =
         bfloat16 where the hardware multiplies in it, float16 on every GPU.
     memory : None, str, path or joblib.Memory, default=None
-        Where features of images are remembered, image by image, between fits and scorings.
+        A folder where features of images are remembered, image by image, between fits and
+        scorings; of a Memory its location. The files hold numbers and no code. What is damaged
+        there is computed again.
     n_jobs : int, default=None
         Threads that decode images. None = one, or several where a GPU would wait for them.
     random_state : int, RandomState or None, default=None
@@ -247,7 +261,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         backbone: str | nn.Module = "tf_efficientnet_lite0",
         *,
         weights: str | PathLike[str] | None = "auto",
-        out_indices: tuple[int, ...] = (2, 3, 4),
+        out_indices: tuple[int, ...] | str = "auto",
         image_size: int | tuple[int, int] = 256,
         image_scales: tuple[float, ...] = (1.0,),
         value_range: tuple[float, float] | None = None,
@@ -255,6 +269,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         pool_size: int = 1,
         fuse_stages: bool = True,
         feature_power: float = 0.5,
+        max_features: int | None = 640,
         # Start and flow
         start: str = "whitened",
         whitening_shrinkage: float | str = "auto",
@@ -315,6 +330,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.pool_size = pool_size
         self.fuse_stages = fuse_stages
         self.feature_power = feature_power
+        self.max_features = max_features
         self.start = start
         self.whitening_shrinkage = whitening_shrinkage
         self.n_blocks = n_blocks

@@ -3,6 +3,7 @@
 import os
 from numbers import Integral, Real
 
+import numpy as np
 from sklearn.utils import check_random_state, check_scalar
 from torch import nn
 
@@ -13,7 +14,7 @@ PARAMETER_GROUPS = {
     "Images": (
         "backbone", "weights", "out_indices", "image_size", "image_scales", "value_range",
     ),
-    "Features": ("pool_size", "fuse_stages", "feature_power"),
+    "Features": ("pool_size", "fuse_stages", "feature_power", "max_features"),
     "Start and flow": (
         "start", "whitening_shrinkage", "n_blocks", "hidden_ratio", "clamp", "position_channels",
     ),
@@ -53,6 +54,7 @@ PUBLISHED = {
     "pool_size": 1,
     "fuse_stages": False,
     "feature_power": 1.0,
+    "max_features": None,
     "start": "published",
     "n_blocks": 12,
     "hidden_ratio": 2.0,
@@ -153,10 +155,24 @@ def check_parameters(parameters):
     for name in ("class_covariance", "class_calibration", "fuse_stages"):
         if not isinstance(parameters[name], bool):
             raise TypeError(f"{name} must be True or False, got {parameters[name]!r}.")
-    _check_sequence("out_indices", parameters["out_indices"], Integral)
     _check_sequence("image_scales", parameters["image_scales"], Real, low=0)
     for name, check in _CHECKS.items():
         check(parameters[name])
+
+
+def plain_parameters(parameters):
+    """Return a dict of parameters without scalars and arrays of NumPy: numbers and tuples.
+
+    torch refuses some of them, and JSON all.
+    """
+    plain = {name: _plain(value) for name, value in parameters.items()}
+    return plain | {"betas": tuple(map(float, plain["betas"]))}
+
+
+def _plain(value):
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, tuple | list) else value
 
 
 def parameters_of_fit(parameters):
@@ -195,6 +211,19 @@ def parameters_now(detector):
     name.
     """
     return {**detector.get_params(deep=False), **detector.model_.parameters}
+
+
+def _check_out_indices(value):
+    if isinstance(value, str):
+        if value != "auto":
+            raise ValueError(f"out_indices must be a tuple of int or 'auto', got {value!r}.")
+        return
+    _check_sequence("out_indices", value, Integral)
+
+
+def _check_max_features(value):
+    if value is not None:
+        _check_number("max_features", value, Integral, 1, None, "left")
 
 
 def _check_mixed_precision(value):
@@ -299,6 +328,8 @@ def _check_number_or_word(name, value, words, kind, low, high, bounds):
 
 # Rules of single parameters that no table above expresses.
 _CHECKS = {
+    "out_indices": _check_out_indices,
+    "max_features": _check_max_features,
     "mixed_precision": _check_mixed_precision,
     "pool_size": _check_pool_size,
     "position_channels": _check_position_channels,

@@ -1,7 +1,8 @@
 """Connected regions of anomaly maps, and their grouping into defect types without labels.
 
 `find_regions` cuts a map into regions, `embed_regions` describes them by features of the backbone,
-`group_defects` clusters the descriptions.
+`group_defects` clusters the descriptions. What they need of SciPy and scikit-learn is imported when
+they are called: the detector imports this module, and scoring needs none of it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
-from sklearn.cluster import AgglomerativeClustering
-from sklearn.decomposition import PCA
-from sklearn.metrics import silhouette_score
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
@@ -112,6 +108,8 @@ def find_regions(anomaly_map: ArrayLike, threshold: float) -> list[Region]:
     [Region(box=(3, 0, 4, 1), area=1, peak=9.0, peak_position=(3, 0), map_size=(4, 4)),
      Region(box=(1, 1, 3, 3), area=2, peak=4.0, peak_position=(2, 2), map_size=(4, 4))]
     """
+    from scipy import ndimage
+
     scores = check_map(anomaly_map, "of find_regions")
     check_threshold(threshold)
     numbers, _ = ndimage.label(scores > threshold, structure=_EIGHT_NEIGHBOURS)
@@ -291,6 +289,8 @@ def group_defects(
     >>> group_defects([[0.0, 1.0], [5.0, 0.0], [0.1, 1.1], [5.1, 0.2], [0.0, 0.9]])
     array([0, 1, 0, 1, 0])
     """
+    from sklearn.metrics import silhouette_score
+
     rows: NDArray[np.float64] = check_array(
         features, dtype=np.float64, input_name="features", ensure_min_samples=0
     )
@@ -325,6 +325,9 @@ def _check_n_groups(n_groups: Any, max_groups: Any, n_regions: int) -> None:
 
 def _reduced(features: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return leading principal components of the standardised features, of total variance 1."""
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
     standardised = StandardScaler().fit_transform(features)
     # A feature has deviation 1 by now, or 0 if it is constant.
     varied = standardised[:, standardised.std(0) > 0.5]
@@ -338,6 +341,8 @@ def _reduced(features: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _ward(points: NDArray[np.float64], n_groups: int) -> NDArray[np.int64]:
     """Return Ward's groups, numbered in the order of their first point."""
+    from sklearn.cluster import AgglomerativeClustering
+
     return number_by_first(AgglomerativeClustering(n_groups).fit_predict(points))
 
 

@@ -12,7 +12,7 @@ from skimage import data
 from torch import nn
 
 from skhgad import HGADDetector
-from skhgad.features import backbones
+from skhgad.features import backbones, checkpoints
 from skhgad.features import extractor as extractor_module
 from skhgad.features.extractor import FeatureExtractor, fuse_stages
 
@@ -222,17 +222,6 @@ def test_memory_keeps_precisions_apart(tmp_path, monkeypatch):
         assert Counting.seen // len(images) == n_fits
 
 
-@pytest.mark.filterwarnings("ignore:Exception while loading")
-def test_a_remembered_image_that_cannot_be_read_is_computed_again(tmp_path):
-    images, labels = product_images(20)
-    detector = small(memory=tmp_path).fit(images, labels)
-    scores = detector.score_samples(images)
-    entries = sorted(tmp_path.rglob("output.pkl"))
-    assert len(entries) == 20
-    entries[3].write_bytes(entries[3].read_bytes()[:50])  # the disk was full
-    np.testing.assert_allclose(detector.score_samples(images), scores, atol=1e-4)
-
-
 def test_features_that_do_not_fit_on_the_disk_are_an_error(tmp_path, monkeypatch):
     resource = pytest.importorskip("resource")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -282,7 +271,7 @@ def test_discovers_image_classes():
 
 def test_embedded_weights_know_a_cat():
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    model.load_state_dict(backbones.embedded_state_dict())
+    model.load_state_dict(checkpoints.embedded_state_dict())
     cat = Image.fromarray(data.chelsea()).resize((224, 224))
     pixels = torch.from_numpy(np.array(cat)).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
@@ -290,9 +279,9 @@ def test_embedded_weights_know_a_cat():
 
 
 def test_embedded_weights_are_checked_by_their_hash(monkeypatch):
-    monkeypatch.setattr(backbones, "EMBEDDED_SHA256", "0" * 64)
+    monkeypatch.setattr(checkpoints, "EMBEDDED_SHA256", "0" * 64)
     with pytest.raises(RuntimeError, match="SHA-256"):
-        backbones.embedded_state_dict()
+        checkpoints.embedded_state_dict()
 
 
 def test_default_backbone_has_the_embedded_features():
@@ -301,7 +290,7 @@ def test_default_backbone_has_the_embedded_features():
     )
     assert extractor.levels == [(192, 4, 4), (624, 2, 2)]
     reference = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
-    reference.load_state_dict(backbones.embedded_state_dict())
+    reference.load_state_dict(checkpoints.embedded_state_dict())
     pixels = torch.from_numpy(product_images(1)[0]).permute(0, 3, 1, 2) / 255
     with torch.inference_mode():
         last = reference.blocks(reference.bn1(reference.conv_stem((pixels - 0.5) / 0.5)))
@@ -369,7 +358,7 @@ def test_local_checkpoints_are_read_without_pickle(tmp_path):
     torch.testing.assert_close(extractor.backbone.conv1.weight, model.conv1.weight)
     torch.save(nn.Linear(2, 2), path)
     with pytest.raises(ValueError, match="not a readable checkpoint"):
-        backbones.read_checkpoint(path)
+        checkpoints.read_checkpoint(path)
 
 
 def test_saved_detector_scores_the_same_with_no_weights_at_hand(tmp_path, monkeypatch):

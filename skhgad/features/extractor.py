@@ -5,18 +5,22 @@ import hashlib
 import json
 import threading
 from functools import partial
+from itertools import pairwise
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torch.nn import functional as F
 
 from ..parameters import image_size
-from .backbones import create_backbone
+from .backbones import create_backbone, resolve_stages
 from .folding import fold_batch_norm
+from .module_outputs import as_map, output_items, select_items
+from .projection import project, random_projection
 
 # Of the backbone's arithmetic; everything after it stays in float32.
 MIXED_PRECISION = {"cuda": torch.float16}
+# What pixels are normalised with, unless the backbone has a `pretrained_cfg` that says otherwise.
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _FOLDING = threading.Lock()
 
 
@@ -69,12 +73,13 @@ class FeatureExtractor(nn.Module):
     Parameters
     ----------
     backbone : str or torch.nn.Module
-        A timm model name, or a module that maps images (n, 3, h, w) to a list of maps
-        (n, channels, h', w').
+        A timm model name, or a module that maps float32 images (n, 3, h, w), normalised with
+        ImageNet's mean and standard deviation, to maps: see `module_outputs.RETURNS`.
     weights : str, path or None
         See `create_backbone`; ignored for a module.
-    out_indices : tuple of int
-        Stages of the backbone, fine to coarse; for a module, which of its maps.
+    out_indices : tuple of int or "auto"
+        Stages of the backbone, fine to coarse; for a module, which of its maps. "auto": the stages
+        (2, 3, 4); all maps of a module.
     image_size : tuple (height, width)
     image_scales : tuple of float
         The backbone sees the image at these multiples of `image_size`.
@@ -84,6 +89,8 @@ class FeatureExtractor(nn.Module):
         Whether `fuse_stages` combines the stages; else each is a level.
     power : float
         Exponent of `signed_power`.
+    max_features : int or None, default=None
+        Wider levels are brought to this width by a random projection.
     levels : list of tuples (n_features, height, width), default=None
         None = the backbone is run once to see.
     mixed_precision : bool, default=True
@@ -100,6 +107,7 @@ class FeatureExtractor(nn.Module):
         pool_size,
         fuse,
         power,
+        max_features=None,
         levels=None,
         *,
         mixed_precision=True,
@@ -107,7 +115,7 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.spec = {
             "backbone": backbone if isinstance(backbone, str) else None,
-            "out_indices": [int(index) for index in out_indices],
+            "out_indices": _indices(backbone, out_indices),
             "image_size": [int(side) for side in image_size],
             "image_scales": [float(scale) for scale in image_scales],
             "pool_size": int(pool_size),
@@ -119,7 +127,7 @@ class FeatureExtractor(nn.Module):
         else:
             self.backbone = copy.deepcopy(backbone)  # the caller keeps theirs as it was
         configuration = getattr(self.backbone, "pretrained_cfg", None) or {}
-        for name, default in (("mean", IMAGENET_DEFAULT_MEAN), ("std", IMAGENET_DEFAULT_STD)):
+        for name, default in IMAGENET.items():
             value = torch.tensor(configuration.get(name, default), dtype=torch.float32)
             self.register_buffer(name, value.view(1, 3, 1, 1))
         self.mixed_precision = mixed_precision
@@ -128,8 +136,29 @@ class FeatureExtractor(nn.Module):
         self.to(memory_format=torch.channels_last)
         if levels is None:
             with torch.inference_mode():
-                levels = _shapes(self._maps(torch.zeros(1, 3, *image_size)))
+                maps = self._maps(torch.zeros(1, 3, *image_size))
+            for index, (n_features, *_) in enumerate(_shapes(maps)):
+                if max_features is not None and n_features > max_features:
+                    matrix = random_projection(n_features, max_features)
+                    self.register_buffer(_projection_name(index), matrix)
+            with torch.inference_mode():
+                levels = _shapes(self._projected(maps))
         self.levels = levels
+
+    def room_for_projections(self, state):
+        """Make room for the projections of a saved extractor, before its state dict is loaded.
+
+        Raises ValueError if one does not give the width of its level.
+        """
+        for index, (n_features, *_) in enumerate(self.levels):
+            name = _projection_name(index)
+            if name in state:
+                if state[name].ndim != 2 or len(state[name]) != n_features:
+                    raise ValueError(
+                        f"{name} has shape {tuple(state[name].shape)}, but its level has "
+                        f"{n_features} features."
+                    )
+                self.register_buffer(name, torch.zeros_like(state[name]))
 
     def forward(self, pixels):
         """Extract all levels, float32 Tensors (n, n_positions, n_features).
@@ -137,7 +166,7 @@ class FeatureExtractor(nn.Module):
         `pixels` is float32 in [0, 1], of shape (n, 3, height, width). Raises ValueError if the
         backbone gives other maps than at fit.
         """
-        maps = self._maps(pixels)
+        maps = self._projected(self._maps(pixels))
         if _shapes(maps) != self.levels:
             raise ValueError(
                 f"the backbone gives maps (channels, height, width) of {_shapes(maps)}, but gave "
@@ -168,8 +197,8 @@ class FeatureExtractor(nn.Module):
             if scale != 1:
                 size = [max(1, round(scale * side)) for side in self.spec["image_size"]]
                 scaled = self.rescale(pixels, size)
-            maps = self._select(self._run_backbone(scaled))
-            levels += fuse_stages(maps, self.pool) if self.spec["fuse"] else maps
+            maps = self._run_backbone(scaled)
+            levels += self._fuse(maps) if self.spec["fuse"] else maps
         pool = self.spec["pool_size"]
         if pool > 1:
             levels = [F.avg_pool2d(m, pool, 1, pool // 2, count_include_pad=False) for m in levels]
@@ -190,26 +219,30 @@ class FeatureExtractor(nn.Module):
         device = pixels.device
         backbone, half = self.fold(device), self._half_precision(device)
         with torch.autocast(device.type, half, enabled=half is not None):
-            maps = backbone(pixels)
-        return [m.float() if isinstance(m, torch.Tensor) else m for m in maps]
+            output = backbone(pixels)
+        if self.spec["backbone"] is None:
+            items = select_items(output_items(output), self.spec["out_indices"])
+            output = [as_map(item, pixels) for item in items]
+        if str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC"):  # some of timm's
+            output = [m.permute(0, 3, 1, 2) for m in output]
+        return [m.float() for m in output]
 
     def _half_precision(self, device):
         return MIXED_PRECISION.get(device.type) if self.mixed_precision else None
 
-    def _select(self, outputs):
-        outputs = list(outputs)
-        if self.spec["backbone"] is None:
-            outputs = [outputs[index] for index in self.spec["out_indices"]]
-            for output in outputs:
-                if not isinstance(output, torch.Tensor) or output.ndim != 4:
-                    raise ValueError(
-                        "backbone: the module must return a list of maps of shape "
-                        f"(n, channels, height, width), got {type(output).__name__} of shape "
-                        f"{tuple(getattr(output, 'shape', ()))}."
-                    )
-        elif str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC"):
-            outputs = [output.permute(0, 3, 1, 2) for output in outputs]
-        return outputs
+    def _fuse(self, maps):
+        sizes = [tuple(m.shape[2:]) for m in maps]
+        if any(fine[0] < coarse[0] or fine[1] < coarse[1] for fine, coarse in pairwise(sizes)):
+            raise ValueError(
+                f"fuse_stages needs maps from fine to coarse, the backbone gives sizes {sizes}: "
+                "name them in that order by out_indices, or pass fuse_stages=False."
+            )
+        return fuse_stages(maps, self.pool)
+
+    def _projected(self, maps):
+        return [
+            project(m, getattr(self, _projection_name(index), None)) for index, m in enumerate(maps)
+        ]
 
 
 def build_extractor(parameters, *, weights, levels=None):
@@ -223,6 +256,7 @@ def build_extractor(parameters, *, weights, levels=None):
         parameters["pool_size"],
         parameters["fuse_stages"],
         parameters["feature_power"],
+        parameters["max_features"],
         levels,
         mixed_precision=bool(parameters["mixed_precision"]),
     )
@@ -231,3 +265,14 @@ def build_extractor(parameters, *, weights, levels=None):
 def _shapes(maps):
     """(channels, height, width) of maps (n, channels, height, width)."""
     return [tuple(m.shape[1:]) for m in maps]
+
+
+def _indices(backbone, out_indices):
+    """Return `out_indices` as JSON has it; "auto" stays for a module, whose maps are not known."""
+    if isinstance(backbone, str):
+        return list(resolve_stages(out_indices))
+    return out_indices if isinstance(out_indices, str) else [int(index) for index in out_indices]
+
+
+def _projection_name(index):
+    return f"projection_{index}"

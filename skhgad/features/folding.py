@@ -1,11 +1,13 @@
 """Batch normalisation folded into the convolutions before it."""
 
 import copy
+import sys
 from collections import Counter
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import nn
+
+from .efficientnet_lite0 import Conv2dSame
 
 _TOLERANCE = 1e-3  # of the largest feature; folding changes what float32 rounds, some 1e-6
 
@@ -48,10 +50,11 @@ def _pairs(backbone, pixels):
             pairs.append((made[id(inputs[0])][0], module))
 
     hooks = []
+    convolutions, normalizations = _foldable_types()
     for module in backbone.modules():
-        if type(module) in (nn.Conv2d, Conv2dSame):  # not those that change their weights
+        if type(module) in convolutions:
             hooks.append(module.register_forward_hook(after_convolution))
-        elif type(module) in (nn.BatchNorm2d, BatchNormAct2d):
+        elif type(module) in normalizations:
             hooks.append(module.register_forward_pre_hook(before_normalization))
     try:
         backbone(pixels)
@@ -59,6 +62,16 @@ def _pairs(backbone, pixels):
         for hook in hooks:
             hook.remove()
     return [pair for pair in pairs if calls[pair[0]] == calls[pair[1]] == 1 and _has_all(pair[1])]
+
+
+def _foldable_types():
+    """Convolutions, without those that change their weights, and normalisations: two tuples."""
+    convolutions, normalizations = (nn.Conv2d, Conv2dSame), (nn.BatchNorm2d,)
+    layers = sys.modules.get("timm.layers")  # a backbone of timm has imported them
+    if layers is not None:
+        convolutions += (layers.Conv2dSame,)
+        normalizations += (layers.BatchNormAct2d,)
+    return convolutions, normalizations
 
 
 def _has_all(normalization):

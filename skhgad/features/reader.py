@@ -6,12 +6,13 @@ from contextlib import closing
 
 import numpy as np
 import torch
-from joblib import Memory, cpu_count, effective_n_jobs
+from joblib import cpu_count, effective_n_jobs
 from tqdm import tqdm
 
 from ..devices import is_on, keep_to_one_thread_if_forked, resolve_device, to_device
 from ..images import ImageSource, iter_batches
 from .extractor import build_extractor
+from .store import FeatureStore
 
 _MOST_THREADS = 8  # that decode images for a GPU unless n_jobs says otherwise
 _VECTOR_BATCH, _IMAGE_BATCH = 1024, 32
@@ -21,14 +22,15 @@ class FeatureReader:
     """Reads the features of samples, batch by batch, onto a device.
 
     `extractor` is None for feature vectors. Features of images are remembered in `memory`, a folder
-    or joblib.Memory. `n_jobs` threads decode images. `verbose` >= 1 shows a progress bar of images.
-    Raises ValueError if the device is not there, TypeError for a `memory` of another type.
+    or the location of a joblib.Memory, as `FeatureStore` does it. `n_jobs` threads decode images.
+    `verbose` >= 1 shows a progress bar of images. Raises ValueError if the device is not there,
+    TypeError for a `memory` of another type.
     """
 
     def __init__(self, extractor, *, device="auto", memory=None, n_jobs=None, verbose=0):
         self.extractor = extractor
         self.device = resolve_device(device)
-        self.memory = as_memory(memory)
+        self.folder = memory_folder(memory)
         self.n_jobs = n_jobs
         self.verbose = verbose
 
@@ -81,12 +83,13 @@ class FeatureReader:
             source, size=size, batch_size=_IMAGE_BATCH, n_jobs=n_jobs, indices=rows
         )
         extract = self._extract
-        if self.memory.location is not None:
-            remember = self.memory.cache(_remembered, ignore=["compute"])
+        if self.folder is not None:
+            shapes = [(height * width, n) for n, height, width in self.extractor.levels]
+            store = FeatureStore(self.folder, shapes)
             digest = self.extractor.digest(self.device)
 
             def extract(pixels):
-                return self._extract_once(pixels, digest, remember)
+                return self._extract_once(pixels, digest, store)
 
         with closing(batches):  # ends its threads, whatever a traceback still refers to
             for batch in batches:
@@ -96,22 +99,16 @@ class FeatureReader:
         with torch.inference_mode():
             return self.extractor(to_device(torch.from_numpy(pixels), self.device))
 
-    def _extract_once(self, pixels, digest, remember):
-        """Extract the features of the images that `remember` does not know."""
+    def _extract_once(self, pixels, digest, store):
+        """Extract the features of the images that the store does not hold, and store them."""
         keys = [hashlib.sha256(digest.encode() + image.tobytes()).hexdigest() for image in pixels]
-        unknown = [i for i, key in enumerate(keys) if not remember.check_call_in_cache(key, None)]
-
-        def extract(rows):
-            arrays = [level.cpu().numpy() for level in self._extract(pixels[rows])]
-            return {i: [array[row] for array in arrays] for row, i in enumerate(rows)}
-
-        fresh = extract(unknown) if unknown else {}
-
-        def compute(i):
-            # joblib also asks for an entry that it knows but cannot read, say on a full disk.
-            return fresh[i] if i in fresh else extract([i])[i]
-
-        images = [remember(key, lambda i=i: compute(i)) for i, key in enumerate(keys)]
+        images = [store.load(key) for key in keys]
+        unknown = [i for i, levels in enumerate(images) if levels is None]
+        if unknown:
+            arrays = [level.cpu().numpy() for level in self._extract(pixels[unknown])]
+            for row, i in enumerate(unknown):
+                images[i] = [array[row] for array in arrays]
+                store.save(keys[i], images[i])
         return [
             torch.from_numpy(np.stack(level)).to(self.device) for level in zip(*images, strict=True)
         ]
@@ -125,17 +122,15 @@ def vector_batches(X, rows=None, batch_size=_VECTOR_BATCH):
         yield [torch.from_numpy(block)[:, None]], [(1, 1)] * len(block)
 
 
-def as_memory(memory):
-    """Turn None, a folder or a `joblib.Memory` into a Memory that prints nothing."""
+def memory_folder(memory):
+    """Turn None, a folder or a `joblib.Memory` into a folder, or None where nothing is kept.
+
+    Of a Memory only its location is used. Raises TypeError for anything else.
+    """
+    if hasattr(memory, "cache") and hasattr(memory, "location"):
+        memory = memory.location
     if memory is None or isinstance(memory, str | os.PathLike):
-        return Memory(None if memory is None else os.fspath(memory), verbose=0)
-    if not (hasattr(memory, "cache") and hasattr(memory, "location")):
-        raise TypeError(
-            f"memory must be None, a folder or a joblib.Memory, got {type(memory).__name__}."
-        )
-    return memory
-
-
-def _remembered(key, compute):
-    """Return the features of one image; joblib stores the result under the key alone."""
-    return compute()
+        return memory
+    raise TypeError(
+        f"memory must be None, a folder or a joblib.Memory, got {type(memory).__name__}."
+    )

@@ -13,12 +13,11 @@ from sklearn.utils import check_random_state
 from ..devices import keep_to_one_thread_if_forked
 from ..features.reader import FeatureReader
 from ..images import ImageSource
-from ..parameters import check_parameters, parameters_of_fit
+from ..parameters import check_parameters, parameters_of_fit, plain_parameters
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
 from ..validation import check_X, check_y
 from .class_covariances import fit_covariances
-from .discovery import discover_classes
 from .feature_cache import cached_features
 from .held_out import calibrate, choose_offset, hold_out, warn_uncalibrated
 from .objective import check_trainable
@@ -51,6 +50,7 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         X = check_X(X, value_range=parameters["value_range"], estimator=detector, reset=True)
         codes, classes = check_y(y, len(X))
         random_state = check_random_state(parameters["random_state"])
+        parameters = plain_parameters(parameters)
         reader = FeatureReader.for_fit(parameters, X)
     check_same_data(processes, X, codes, classes)
     if reader.extractor is not None:
@@ -142,6 +142,8 @@ def find_classes(samples, classes, n_classes, random_state):
             f"n_classes={n_classes!r}, but y names {len(classes)} classes: "
             f"{classes.tolist()[:10]}. Leave n_classes='auto', or y=None to discover classes."
         )
+    from .discovery import discover_classes  # and parts of scikit-learn that nothing else needs
+
     codes = discover_classes(samples, n_classes, random_state)
     classes = np.arange(codes.max() + 1)
     return LabelledSamples(samples.cache, samples.rows, codes, len(classes)), classes

@@ -83,14 +83,15 @@ class ClassDensities(nn.Module):
         densities.center_counts.copy_(torch.tensor(n_centers))
         first_center = first_whitener = 0
         for code, (centers, log_weights, whiteners) in enumerate(mixtures):
+            centers, whiteners = centers.double(), whiteners.double()
             places = slice(first_center, first_center + len(centers))
             names = first_whitener + torch.arange(len(whiteners))
             origin = centers[0]
-            densities.origins[code] = origin
+            densities.origins[code] = origin.to(locations)
             densities.whiteners[names] = whiteners.to(locations)
             # One by one: the batched factorisation of MKL fails on stacks of large matrices.
             for name, whitener in zip(names, whiteners, strict=True):
-                densities.log_dets[name] = _log_det(whitener, n_merged)
+                densities.log_dets[name] = _log_det(whitener, n_merged).to(locations)
             densities.center_whiteners[places] = names.expand(len(centers))
             densities.center_log_weights[places] = log_weights.to(locations)
             offsets = (centers - origin)[:, None]

@@ -1,11 +1,18 @@
 """A fitted detector as tensors and JSON values, and back."""
 
+from numbers import Integral
+
 import numpy as np
 import torch
 
 from ..features.extractor import build_extractor
 from ..model.level import empty_level, room_for_densities
-from ..parameters import check_parameters, parameters_now, parameters_of_fit
+from ..parameters import (
+    check_parameters,
+    parameters_now,
+    parameters_of_fit,
+    plain_parameters,
+)
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
 from .untrusted import (
@@ -29,9 +36,11 @@ def pack(detector):
         tensors[f"calibration.{name}"] = torch.from_numpy(values)
     attributes = {
         "classes": detector.classes_.tolist(),
-        "offset": detector.offset_,
-        "class_offsets": [[label, offset] for label, offset in detector.class_offsets_.items()],
-        "n_iter": detector.n_iter_,
+        "offset": float(detector.offset_),
+        "class_offsets": [
+            [label, float(offset)] for label, offset in detector.class_offsets_.items()
+        ],
+        "n_iter": int(detector.n_iter_),
         "history": [
             {name: value if value == value else None for name, value in record.items()}
             for record in detector.history_
@@ -68,6 +77,7 @@ def unpack(cls, tensors, description, backbone):
     if attributes["images"]:
         check_extractor(parameters, parts["extractor"])
         extractor = build_extractor(parameters, weights=None, levels=level_shapes)
+        extractor.room_for_projections(parts["extractor"])
         extractor.load_state_dict(parts["extractor"])
     model = _empty_model(parameters, level_shapes, len(classes), extractor, parts["model"])
     model.load_state_dict(parts["model"])
@@ -91,7 +101,7 @@ def _new_detector(cls, parameters, backbone):
         name: tuple(value) if isinstance(value, list) else value
         for name, value in parameters.items()
     }
-    parameters["memory"] = None  # never the file's choice: joblib unpickles what it finds there
+    parameters["memory"] = None  # never the file's choice, which would be a place on this machine
     if parameters["backbone"] is None:
         if backbone is None:
             raise ValueError(
@@ -144,13 +154,10 @@ def _set_attributes(detector, attributes):
 def _saved_parameters(detector):
     parameters = parameters_now(detector)
     parameters["memory"] = None  # a place on this machine
-    if not isinstance(parameters["random_state"], int | np.integer | None):
+    if not isinstance(parameters["random_state"], Integral | None):
         parameters["random_state"] = None  # a generator: state, not a setting
     if parameters["weights"] is not None:
         parameters["weights"] = str(parameters["weights"])
     # Another machine may not have this GPU.
     parameters["device"] = "cpu" if str(parameters["device"]) == "cpu" else "auto"
-    return {
-        name: value.item() if isinstance(value, np.generic) else value
-        for name, value in parameters.items()
-    }
+    return plain_parameters(parameters)

@@ -4,10 +4,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch.overrides import TorchFunctionMode
 
 from ..features.backbones import create_backbone
+from ..features.outline import outline
 from ..model.level import prior_components
 from ..parameters import image_size
 from ..scoring.calibration import Calibration
@@ -151,7 +150,7 @@ def _check_backbone(parameters, tensors):
     """Refuse a backbone whose weights are not the stored ones; takes no memory for them."""
     name, size = parameters["backbone"], image_size(parameters["image_size"])
     try:
-        with torch.device("meta"), _SequencesOnCpu():
+        with outline():
             backbone = create_backbone(name, None, parameters["out_indices"], size)
     except ValueError as error:
         if "meta" in str(error.__cause__):
@@ -171,12 +170,3 @@ def _check_backbone(parameters, tensors):
     tables = (b for key, b in backbone.named_buffers() if f"backbone.{key}" not in expected)
     if sum(table.nbytes for table in tables) > LARGEST_TABLES:
         raise ValueError(f"image_size={parameters['image_size']} is too large for {name!r}.")
-
-
-class _SequencesOnCpu(TorchFunctionMode):
-    """Keep linspace off the meta device: timm reads drop-path rates from it."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.linspace:
-            kwargs = {"device": "cpu", **(kwargs or {})}
-        return func(*args, **(kwargs or {}))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from benchmarks import (
     ablation,
     accuracy,
     add_class,
+    cold_start,
     defect_groups,
     peers,
     pixel_memory,
@@ -711,3 +713,21 @@ class TestPixelMemory:
         rows = [line.split() for line in capsys.readouterr().out.splitlines()[-4:]]
         assert [row[0] for row in rows] == ["auroc", "ap", "f1_max", "aupro"]
         assert all(abs(float(row[1]) - float(row[2])) < 1e-3 for row in rows)
+
+
+class TestColdStart:
+    def test_ratios_are_those_of_the_same_turn(self):
+        seconds = {cold_start.TORCH: [2.0, 4.0], cold_start.BARE: [4.0, 6.0]}
+        seconds[cold_start.SCORE] = [5.0, 9.0]
+        assert cold_start.ratio(seconds, cold_start.SCORE, cold_start.BARE) == 1.375
+        text = cold_start.table(seconds)
+        assert f"| {cold_start.SCORE} | 7.00 | 2.38 |" in text
+        assert "1.38, target <= 1.25: NOT met" in text
+
+    def test_every_command_runs_in_its_own_process(self, tmp_path):
+        sides = cold_start.commands(tmp_path)
+        assert (tmp_path / "image.png").exists() and (tmp_path / "model").is_dir()
+        seconds = cold_start.measure({"a": ["-c", "pass"], "b": sides["import skhgad"]}, 2)
+        assert [len(values) for values in seconds.values()] == [2, 2]
+        with pytest.raises(subprocess.CalledProcessError):
+            cold_start.measure({"a": ["-c", "raise SystemExit(3)"]}, 1)
