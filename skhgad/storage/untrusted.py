@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from ..features.backbones import create_backbone
 from ..features.outline import outline

@@ -139,7 +139,7 @@ def replace_description(text):
         (replace_description("[1]"), "no JSON object"),
         (replace_description("{}"), "has no description"),
         (replace_description("[" * 100_000), "damaged, or no skhgad model"),
-        (lambda f: edit(f, lambda m: m.update(version=9)), "format version 9; this .* version 4"),
+        (lambda f: edit(f, lambda m: m.update(version=9)), "format version 9; this .* version 5"),
         (lambda f: edit(f, lambda m: m.update(format="other")), "unknown format 'other'"),
         (lambda f: edit(f, lambda m: m.pop("parameters")), "inconsistent model"),
         (lambda f: edit(f, lambda m: m.update(fitted=[])), "inconsistent model"),
