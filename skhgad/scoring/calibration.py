@@ -9,6 +9,9 @@ import numpy as np
 from ..validation import check_rate
 
 FALSE_ALARM_RATE = 0.05
+# Share of a score's size that rounding in batches of other sizes stays far below: float32, images.
+_TIE = 1e-4
+_SMALLEST_SIZE = 1e-8  # of scores that are all but 0
 
 
 class Calibration(NamedTuple):
@@ -58,11 +61,39 @@ def threshold(scores, false_alarm_rate=FALSE_ALARM_RATE):
     Returns
     -------
     float
-        The conformal quantile: the k-th smallest score with k = floor(rate (n + 1)); with fewer
-        than 1 / rate - 1 samples no quantile can promise the rate, and the smallest score is used.
+        The conformal quantile: just below the k-th smallest score, as `below_ties` says, with
+        k = floor(rate (n + 1)); with fewer than 1 / rate - 1 samples no quantile can promise the
+        rate, and the smallest score is used.
     """
     rank = max(1, int(np.floor(false_alarm_rate * (len(scores) + 1))))
-    return float(np.sort(scores)[rank - 1])
+    return below_ties(np.sort(scores)[rank - 1], scores)
+
+
+def below_ties(offset, scores):
+    """Lower a threshold until rounding decides no verdict on the scores it was chosen from.
+
+    The score of a sample depends on the batch it comes in, but only by rounding. Scores closer than
+    1e-4 of their size to the threshold count as equal to it, and what is equal is not below it.
+
+    Parameters
+    ----------
+    offset : float
+    scores : ndarray of shape (n_samples,)
+
+    Returns
+    -------
+    float
+    """
+    margin = _TIE * max(abs(offset), _typical_size(scores))
+    for score in np.sort(scores)[::-1]:
+        if abs(score - offset) <= margin:
+            offset = score - margin
+    return float(offset)
+
+
+def _typical_size(scores):
+    """Return what rounding is relative to where single scores are near 0."""
+    return max(np.median(np.abs(scores)), _SMALLEST_SIZE)
 
 
 def samples_needed(rate):
@@ -83,8 +114,8 @@ def promised_threshold(scores, false_alarm_rate, label=None, *, stacklevel=3):
             of_class, offset = f" of class {label!r}", "its threshold"
         warnings.warn(
             f"false_alarm_rate={false_alarm_rate:g}{of_class} needs at least {needed} calibration "
-            f"samples, there are {len(scores)}: {offset} is the smallest calibration score, which "
-            f"promises no rate below {1 / (len(scores) + 1):.3g}.",
+            f"samples, there are {len(scores)}: {offset} lies just below the smallest "
+            f"calibration score, which promises no rate below {1 / (len(scores) + 1):.3g}.",
             UserWarning,
             stacklevel=stacklevel,
         )
@@ -137,11 +168,13 @@ def conformal_p_values(scores, codes, reference_scores, reference_codes):
     -------
     ndarray of shape (n_samples,)
         (1 + number of reference scores of the class not above the score) / (1 + their number).
+        Scores that differ by less than 1e-4 of their size count as equal.
     """
     p_values = np.empty(len(scores))
     for code in np.unique(codes):
         reference = reference_scores[reference_codes == code]
         reference = np.sort(reference if len(reference) else reference_scores)
+        reference = reference - _TIE * np.maximum(np.abs(reference), _typical_size(reference))
         chosen = codes == code
         n_not_above = np.searchsorted(reference, scores[chosen], side="right")
         p_values[chosen] = (1 + n_not_above) / (1 + len(reference))
