@@ -18,8 +18,8 @@ from .feature_cache import cached_features
 from .held_out import calibrate, choose_offset, hold_out, warn_uncalibrated
 from .objective import check_trainable
 from .processes import Processes
-from .samples import LabelledSamples
 from .same_call import check_same_data, check_same_parameters
+from .samples import LabelledSamples
 from .schedule import training_plan
 from .start import build_level
 from .training import train_levels

@@ -7,6 +7,7 @@ import numpy as np
 from torch import nn
 
 from ..images import ImageSource
+from ..parameters import name_of
 
 # Each machine has its own; they change no result but by rounding.
 _OF_EACH_PROCESS = {"cache_budget", "device", "memory", "n_jobs", "verbose"}
@@ -37,6 +38,8 @@ def comparable(name, value):
     if isinstance(value, nn.Module):  # all take the weights of the first process
         shapes = [(name, tuple(t.shape)) for name, t in value.state_dict().items()]
         return f"{type(value).__qualname__} {joblib.hash(shapes)}"
+    if name == "loss":
+        return name_of(value)
     if value is np.random:  # numpy's own generator: that of the first process, as for None
         return None
     if isinstance(value, np.random.RandomState):

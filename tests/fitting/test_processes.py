@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch import distributed, nn
 
-from skhgad import HGADDetector, images
+from skhgad import HGADDetector, hgad_loss, images
 from skhgad.command_line.main import main
 from skhgad.devices import resolve_device
 from skhgad.fitting.feature_cache import FeatureCache
@@ -125,6 +125,7 @@ DIFFERENT = {
     "weights": ("/here/a.pth", "/there/b.pth"),
     "backbone": (TwoStages(), nn.Identity()),
     "random_state": (0, 1),
+    "loss": (None, lambda step: step.z.square().mean()),
 }
 
 
@@ -311,11 +312,12 @@ def test_what_belongs_to_a_machine_may_differ(together):
     assert messages(together, "own") == ["", ""]
 
 
-def test_random_states_are_compared_by_what_they_will_draw():
+def test_parameters_are_compared_by_what_they_mean():
     one, same, other = (np.random.RandomState(seed) for seed in (0, 0, 1))
     assert comparable("random_state", one) == comparable("random_state", same)
     assert comparable("random_state", one) != comparable("random_state", other)
     assert comparable("random_state", np.random) is comparable("random_state", None) is None
+    assert comparable("loss", hgad_loss) == "skhgad.fitting.objective.hgad_loss"
     assert comparable("betas", [0.9, np.float64(0.5)]) == comparable("betas", (0.9, 0.5))
     assert comparable("weights", Path("/here/a")) == comparable("weights", "/there/a")
 
