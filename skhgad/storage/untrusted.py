@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import torch
 
 from ..features.backbones import create_backbone
 from ..features.outline import outline
