@@ -1,10 +1,12 @@
 """Devices that tensors live on, and torch in forked processes."""
 
 import os
+import threading
 
 import torch
 
 _process = os.getpid()
+_moving = threading.Lock()
 
 
 def resolve_device(device):
@@ -32,6 +34,18 @@ def is_on(module, device):
     """Whether the tensors of a module are on a device, judged by its first buffer."""
     current = next(module.buffers()).device
     return current.type == device.type and device.index in (None, current.index)
+
+
+def move_to(module, device, then=None):
+    """Move a module to a device where it is not there yet, and then call `then`, if given.
+
+    Threads that score at once wait here, so that none computes with a module that is half moved.
+    """
+    with _moving:
+        if not is_on(module, device):
+            module.to(device)
+            if then is not None:
+                then()
 
 
 def to_device(tensor, device):

@@ -160,7 +160,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Of the class labels in the mutual information.
     criterion : {"auto", "likelihood_entropy", "likelihood", "entropy"}, default="auto"
         Evidence that makes the anomaly map. "auto": likelihood and entropy for images, likelihood
-        alone for feature vectors, whose class posterior is rarely in doubt.
+        alone for feature vectors, whose class posterior is rarely in doubt. A fit on one class uses
+        the likelihood alone, because the posterior of a single class is never in doubt.
     entropy_weight : float, default=0.3
         Weight of the entropy beside the likelihood in "standardized" maps.
     map_normalization : {"standardized", "exponential"}, default="standardized"

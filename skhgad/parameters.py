@@ -192,11 +192,11 @@ def parameters_of_fit(parameters):
     kept = {name: v for name, v in parameters.items() if name not in SETTABLE_AFTER_FIT}
     if not isinstance(kept["backbone"], str):
         kept["backbone"] = None
-    kept["loss"] = _name_of(kept["loss"])
+    kept["loss"] = name_of(kept["loss"])
     return kept
 
 
-def _name_of(function):
+def name_of(function):
     """Return module and qualified name of a function, or of the class of another callable."""
     if function is None or isinstance(function, str):
         return function

@@ -1,6 +1,8 @@
 """Devices, and torch in forked processes."""
 
 import multiprocessing
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from backbones import RandomFilters
 
 from skhgad import HGADDetector
+from skhgad.devices import is_on, move_to
 from skhgad.display.latent_points import latent_points
 from skhgad.regions import embed_regions, find_regions
 
@@ -18,6 +21,38 @@ X = np.random.default_rng(0).integers(0, 255, (8, 32, 32), dtype=np.uint8)
 def detector():
     parameters = {"image_size": 32, "out_indices": (0,), "fuse_stages": False, "max_iter": 0}
     return HGADDetector(RandomFilters((8, 4)), random_state=0, **parameters).fit(X)
+
+
+class SlowToMove(torch.nn.Module):
+    """Two buffers, of which the first is moved long before the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.n_moves = 0
+        self.register_buffer("first", torch.ones(1))
+        self.register_buffer("second", torch.ones(1))
+
+    def to(self, device):
+        self.n_moves += 1
+        self.first = self.first.to(device)
+        time.sleep(0.05)
+        self.second = self.second.to(device)
+
+
+def test_threads_that_score_at_once_move_the_model_once_and_wait_for_it():
+    module, device, prepared = SlowToMove(), torch.device("meta"), []
+
+    def prepare():
+        time.sleep(0.05)
+        prepared.append(module.second.device)
+
+    def seen(_):
+        move_to(module, device, prepare)
+        return is_on(module, device), module.second.device, len(prepared)
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(seen, range(8))) == {(True, device, 1)}
+    assert module.n_moves == 1 and prepared == [device]
 
 
 def embed(detector):

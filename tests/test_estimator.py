@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import check_estimator
 
 from skhgad import HGADDetector
@@ -41,6 +42,42 @@ def fast(**parameters):
 
 def test_every_scikit_learn_check_passes():
     check_estimator(HGADDetector())
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        HGADDetector(max_iter=1),
+        HGADDetector(max_iter=2, class_covariance=False),
+        HGADDetector(max_iter=20, n_blocks=2),
+        HGADDetector(max_iter=1, criterion="entropy"),
+        HGADDetector(max_iter=1, criterion="likelihood_entropy"),
+        HGADDetector.paper(max_iter=2),
+    ],
+    ids=repr,
+)
+def test_checks_that_compare_scores_pass_for_other_parameters(detector):
+    """The same samples in other batches and orders, and how many of them are flagged."""
+    name = type(detector).__name__
+    for check in (
+        estimator_checks.check_methods_subset_invariance,
+        estimator_checks.check_methods_sample_order_invariance,
+        estimator_checks.check_outliers_train,
+        estimator_checks.check_outliers_fit_predict,
+    ):
+        check(name, detector)
+
+
+@pytest.mark.parametrize("normalization", ["standardized", "exponential"])
+@pytest.mark.parametrize("criterion", ["entropy", "likelihood_entropy"])
+def test_the_likelihood_alone_judges_a_single_class(two_products, criterion, normalization):
+    X, y = two_products[0][:120], ["bolt"] * 120
+    scores = []
+    for chosen in (criterion, "likelihood"):
+        detector = fast(max_iter=0, criterion=chosen, map_normalization=normalization).fit(X, y)
+        assert detector.predict([[0.0] * 6, [5.0] * 6]).tolist() == [1, -1]
+        scores.append(detector.score_samples(X))
+    np.testing.assert_allclose(*scores)
 
 
 def test_finds_what_lies_outside_and_between_the_classes(fitted):

@@ -154,7 +154,7 @@ def test_joblib_workers_score_the_same(of_vectors, backend):
 # ---------------------------------------------------------------- Ctrl-C
 
 
-def interrupt_call(monkeypatch, place, number=1):
+def interrupt_call(monkeypatch, place, number=1, with_signal=signal.SIGINT):
     """Press Ctrl-C in the `number`-th call of the function at `place`, "module.function"."""
     module, _, name = place.rpartition(".")
     owner = pkgutil.resolve_name(module)
@@ -163,7 +163,7 @@ def interrupt_call(monkeypatch, place, number=1):
     def interrupted(*args, **kwargs):
         calls.append(args)
         if len(calls) == number:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(with_signal)
         return true(*args, **kwargs)
 
     monkeypatch.setattr(owner, name, interrupted)
@@ -232,6 +232,41 @@ def model(products, tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(
+    "place", ["skhgad.fitting.training.level_loss", "skhgad.storage.files.os.replace"]
+)
+def test_a_command_that_is_told_to_end_leaves_no_temporary_files(
+    products, tmp_path, monkeypatch, name, place
+):
+    if not hasattr(signal, name):
+        pytest.skip("not a signal of this system")
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    interrupt_call(monkeypatch, place, with_signal=number)
+    out = str(tmp_path / "model")
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", str(products), "--out", out, *FIT, "--set", "cache_budget=0"])
+    assert caught.value.code == 128 + number
+    assert os.listdir(tmp_path) == []
+    assert signal.getsignal(number) is before
+
+
+def test_a_command_keeps_ignoring_what_its_caller_ignores(model, tmp_path, capsys, monkeypatch):
+    """As under nohup."""
+    number = getattr(signal, "SIGHUP", signal.SIGTERM)
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        interrupt_call(monkeypatch, "skhgad.command_line.score.run", with_signal=number)
+        with pytest.raises(SystemExit) as caught:
+            main(["--version"])
+        assert caught.value.code == 0
+        assert main(["score", str(tmp_path), str(tmp_path)]) == 2
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.parametrize(
     ("place", "number"),
     [
@@ -296,7 +331,11 @@ def test_ctrl_c_in_saving_a_fit_leaves_nothing(products, tmp_path, monkeypatch, 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
-def test_ctrl_c_at_the_command_line(products, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "ends"),
+    [(signal.SIGINT, (130, "skhgad: interrupted\n")), (signal.SIGTERM, (143, ""))],
+)
+def test_a_signal_at_the_command_line(products, tmp_path, number, ends):
     (tmp_path / "tmp").mkdir()
     argv = ["fit", products, "--out", tmp_path / "model", "--n-jobs", 2, "--image-size", 32]
     argv += ["--set", "cache_budget=0", "--set", "max_iter=100000"]
@@ -306,22 +345,18 @@ def test_ctrl_c_at_the_command_line(products, tmp_path):
             **os.environ,
             "PYTHONPATH": str(Path(skhgad.__file__).parents[1]),
             "TMPDIR": str(tmp_path / "tmp"),
+            "PYTHONUNBUFFERED": "1",
         },
         stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         text=True,
     )
     try:
-        deadline = time.monotonic() + TIMEOUT
-        while not any(
-            (tmp_path / "tmp").glob("skhgad-features-*")
-        ):  # the features are on their way to the disk
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
+        assert "12 normal images" in process.stdout.readline()  # it is about to fit
+        time.sleep(2)
+        process.send_signal(number)
         said = process.communicate(timeout=TIMEOUT)[1]
     finally:
         process.kill()
-    assert (process.returncode, said) == (130, "skhgad: interrupted\n")
+    assert (process.returncode, said) == ends
     assert os.listdir(tmp_path) == ["tmp"] and os.listdir(tmp_path / "tmp") == []

@@ -6,8 +6,11 @@ the ``demo_*`` modules: ``--help`` answers at once, and `main` catches Ctrl-C du
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import warnings
+from contextlib import contextmanager
 
 from ..text import printable_lines
 from ..version import installed_version
@@ -22,13 +25,14 @@ def main(argv=None):
 
     0 done; 1 the work failed; 2 unusable input; 3 some images could not be read, the others were;
     130 interrupted; 141 nobody reads the output.
-    Argparse raises SystemExit: 0 after ``--help`` and ``--version``, 2 for wrong usage.
+    SIGTERM and SIGHUP raise SystemExit with 128 and their number, once what is half written is
+    removed. Argparse raises it, too: 0 after ``--help`` and ``--version``, 2 for wrong usage.
     """
     if hasattr(sys.stdout, "reconfigure"):
         # The terminal's encoding may lack characters of file names.
         sys.stdout.reconfigure(errors="backslashreplace")
     args = build_parser().parse_args(argv)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _ending_in_order():
         warnings.showwarning = _show_warning
         try:
             status = args.run(args)
@@ -46,13 +50,38 @@ def main(argv=None):
     return status or 0
 
 
+@contextmanager
+def _ending_in_order():
+    """Let SIGTERM and SIGHUP raise SystemExit, so that temporary files are removed.
+
+    A signal that the caller ignores (nohup) or handles stays so. Only the main thread can do this.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number, frame):
+    signal.signal(number, signal.SIG_IGN)  # a second one must not interrupt the clean-up
+    sys.exit(128 + number)
+
+
 def build_parser():
     """Build the parser; parsed arguments have a `run`."""
     parser = _Parser(
         prog="skhgad",
         description="Find anomalies in images of many product classes with one model.",
         epilog="Exit status: 0 done (also when anomalies are found); 1 the work failed; 2 wrong "
-        "usage or unusable input; 3 some images could not be read (score); 130 interrupted.",
+        "usage or unusable input; 3 some images could not be read (score); 130 interrupted; "
+        "143 and 129 ended by SIGTERM and SIGHUP.",
     )
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="show the version")
     parser.add_argument(

@@ -179,6 +179,12 @@ class FeatureExtractor(nn.Module):
     rescale = staticmethod(partial(F.interpolate, mode="bilinear", antialias=True))
     folds_batch_norm = True
 
+    def load_state_dict(self, *args, **kwargs):
+        """Load other weights; the backbone is folded again when it is next used."""
+        result = super().load_state_dict(*args, **kwargs)
+        self._folded = {}
+        return result
+
     def __getstate__(self):
         return self.__dict__ | {"_folded": {}}
 

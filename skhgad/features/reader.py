@@ -9,7 +9,7 @@ import torch
 from joblib import cpu_count, effective_n_jobs
 from tqdm import tqdm
 
-from ..devices import is_on, keep_to_one_thread_if_forked, resolve_device, to_device
+from ..devices import keep_to_one_thread_if_forked, move_to, resolve_device, to_device
 from ..images import ImageSource, iter_batches
 from .extractor import build_extractor
 from .store import FeatureStore
@@ -64,8 +64,7 @@ class FeatureReader:
             for features, sizes in vector_batches(X, rows):
                 yield [level.to(self.device) for level in features], sizes
             return
-        if not is_on(self.extractor, self.device):
-            self.extractor.to(self.device)
+        move_to(self.extractor, self.device)
         total = len(X) if rows is None else len(rows)
         with tqdm(
             total=total, desc="images", unit="image", disable=quiet or self.verbose < 1

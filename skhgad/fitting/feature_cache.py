@@ -26,7 +26,8 @@ class FeatureCache:
     """The features of a training set, one array a level; use it as a context manager.
 
     Each process holds its own samples, in memory up to `budget` bytes; None = `default_budget`.
-    Past it all levels go to a memory-mapped float16 file in a temporary folder, removed on exit.
+    Past it all levels go to memory-mapped float16 files in the folder for temporary files. They
+    have no name, so that the system frees them however the process ends, killed or not.
     Each channel is then stored relative to its mean and spread in the first block, because half
     precision has three digits. `shapes` holds (n_positions, n_features) of each level. `dtype` is
     float32 for images, float64 for vectors. `sizes`, an ndarray (n_own_samples, 2), is for the
@@ -38,7 +39,6 @@ class FeatureCache:
         self.dtype = np.dtype(dtype)
         self.processes = processes
         self._n_samples = n_samples
-        self._folder = None
         n_own = len(processes.own(np.arange(n_samples)))
         self.sizes = np.zeros((n_own, 2), dtype=np.int64)
         held = [(n_own, *shape) for shape in self.shapes]
@@ -58,7 +58,6 @@ class FeatureCache:
 
     def __exit__(self, *exception):
         self._arrays = []
-        self._remove()
 
     def __len__(self):
         """Return the number of samples of all processes."""
@@ -87,25 +86,15 @@ class FeatureCache:
             block = block.astype(self.dtype) * self._scale[level] + self._shift[level]
         return torch.from_numpy(np.ascontiguousarray(block))
 
-    def _spill(self, shapes):
-        # Removes itself when the interpreter exits, even without `__exit__`.
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="skhgad-features-", ignore_cleanup_errors=True
-        )
-        try:
-            arrays = []
-            for index, shape in enumerate(shapes):
-                path = os.path.join(self._folder.name, f"{index}.f16")
-                _reserve(path, 2 * math.prod(shape))
-                arrays.append(np.memmap(path, np.float16, "r+", shape=shape))
-            return arrays
-        except BaseException:  # also Ctrl-C
-            self._remove()
-            raise
-
-    def _remove(self):
-        if self._folder is not None:
-            self._folder.cleanup()
+    @staticmethod
+    def _spill(shapes):
+        arrays = []
+        for shape in shapes:
+            # The map holds the file when this handle is closed.
+            with tempfile.TemporaryFile(prefix="skhgad-features-") as file:
+                _reserve(file, 2 * math.prod(shape))
+                arrays.append(np.memmap(file, np.float16, "r+", shape=shape))
+        return arrays
 
     def _pack(self, level, block):
         if not self.spilled:
@@ -143,22 +132,22 @@ def cached_features(reader, X, rows, budget, processes=ALONE):
         yield cache
 
 
-def _reserve(path, n_bytes):
-    """Create a file of zeros whose bytes the disk has set aside.
+def _reserve(file, n_bytes):
+    """Fill a new file with zeros whose bytes the disk has set aside.
 
     Writing to a memory map on a full disk would kill the process.
     """
     try:
-        with open(path, "xb") as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, n_bytes)
-            else:
-                for start in range(0, n_bytes, _PIECE):
-                    file.write(bytes(min(_PIECE, n_bytes - start)))
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+        else:
+            for start in range(0, n_bytes, _PIECE):
+                file.write(bytes(min(_PIECE, n_bytes - start)))
+            file.flush()
     except OSError as error:
         raise OSError(
             error.errno,
             f"{error.strerror}: {n_bytes / 2**30:.3g} GiB of features do not fit. Free the disk, "
             "let TMPDIR name another, or raise cache_budget to hold more in memory",
-            path,
+            tempfile.gettempdir(),
         ) from error

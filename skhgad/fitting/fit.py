@@ -3,16 +3,12 @@
 Validate, extract features, find classes, hold samples out, start, train, freeze, calibrate.
 """
 
-import os
-
-import joblib
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
 from ..devices import keep_to_one_thread_if_forked
 from ..features.reader import FeatureReader
-from ..images import ImageSource
 from ..parameters import check_parameters, parameters_of_fit, plain_parameters
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
@@ -22,6 +18,7 @@ from .feature_cache import cached_features
 from .held_out import calibrate, choose_offset, hold_out, warn_uncalibrated
 from .objective import check_trainable
 from .processes import Processes
+from .same_call import check_same_data, check_same_parameters
 from .samples import LabelledSamples
 from .schedule import training_plan
 from .start import build_level
@@ -52,6 +49,7 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         random_state = check_random_state(parameters["random_state"])
         parameters = plain_parameters(parameters)
         reader = FeatureReader.for_fit(parameters, X)
+    check_same_parameters(processes, parameters)
     check_same_data(processes, X, codes, classes)
     if reader.extractor is not None:
         processes.share_state(reader.extractor)
@@ -109,25 +107,6 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         "history_": history,
         "n_iter_": plan.n_passes,
     }
-
-
-def check_same_data(processes, X, codes, classes):
-    """Raise ValueError unless all processes have the same samples, and enough for each."""
-    if processes.size == 1:
-        return
-    if isinstance(X, ImageSource):  # by file name: folders may be mounted elsewhere
-        X = [os.path.basename(X.name(i)) for i in range(len(X))]
-    if len(set(processes.gather([joblib.hash((X, codes, classes))]))) > 1:
-        raise ValueError(
-            "X and y are not the same in all processes: pass all samples, in the same order, to "
-            "fit in every process, which then takes its own share of them."
-        )
-    n_normal = np.sum(codes >= 0)
-    if n_normal < processes.size:
-        raise ValueError(
-            f"X has {n_normal} normal samples for {processes.size} processes: start fewer, each "
-            "needs a sample of its own."
-        )
 
 
 def find_classes(samples, classes, n_classes, random_state):

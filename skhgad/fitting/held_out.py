@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import torch
 
-from ..scoring.calibration import Calibration, threshold
+from ..scoring.calibration import Calibration, below_ties, threshold
 from ..scoring.scores import score_batch, score_evidence
 from .map_constants import fit_normalizers
 
@@ -133,8 +133,8 @@ def choose_offset(model, samples, calibration, contamination, device):
     if contamination == "auto":
         return threshold(calibration.scores)
     batches = (score_batch(model, features, None) for features, _ in samples.blocks(device=device))
-    scores = samples.cache.processes.gather([batch.scores for batch in batches])
-    return float(np.percentile(np.concatenate(scores), 100 * contamination))
+    scores = np.concatenate(samples.cache.processes.gather([batch.scores for batch in batches]))
+    return below_ties(np.percentile(scores, 100 * contamination), scores)
 
 
 def warn_uncalibrated(codes, classes, held_out, *, knows_others=False, stacklevel=2):

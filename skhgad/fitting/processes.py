@@ -10,17 +10,23 @@ import os
 import sys
 import time
 from contextlib import contextmanager, redirect_stdout
+from datetime import timedelta
 from functools import reduce
 
 import numpy as np
 import torch
 from torch import distributed
 
+# How long processes that torchrun started wait for one that is stopped or far behind.
+LONGEST_WAIT = timedelta(minutes=30)
+
 
 class Processes:
     """A group of processes. Every process must call the same methods in the same order.
 
-    A single process is a group of size 1 and never communicates.
+    A single process is a group of size 1 and never communicates. All methods that communicate raise
+    RuntimeError if another process was killed, or let the others wait longer than the timeout of
+    the group.
     """
 
     def __init__(self, rank=0, size=1):
@@ -57,7 +63,8 @@ class Processes:
             return items
         packed, parts = io.BytesIO(), [None] * self.size
         torch.save(items, packed)
-        distributed.all_gather_object(parts, packed.getvalue())
+        with self._telling_of_lost():
+            distributed.all_gather_object(parts, packed.getvalue())
         return [
             item
             for part in parts
@@ -84,7 +91,8 @@ class Processes:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        distributed.all_reduce(flat)
+        with self._telling_of_lost():
+            distributed.all_reduce(flat)
         parts = flat.split([gradient.numel() for gradient in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
@@ -94,7 +102,8 @@ class Processes:
         if self.size == 1:
             return value
         box = [value]
-        distributed.broadcast_object_list(box)
+        with self._telling_of_lost():
+            distributed.broadcast_object_list(box)
         return box[0]
 
     def share_state(self, module):
@@ -102,6 +111,17 @@ class Processes:
         if self.size > 1:
             state = {name: tensor.cpu() for name, tensor in module.state_dict().items()}
             module.load_state_dict(self.broadcast(state))
+
+    @contextmanager
+    def _telling_of_lost(self):
+        """Say that another process is lost where the group fails."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"process {self.rank} of {self.size} lost another one, which was killed, or let "
+                f"it wait longer than the timeout of the group: {error}"
+            ) from error
 
     @contextmanager
     def agree(self):
@@ -130,11 +150,14 @@ ALONE = Processes()
 
 @contextmanager
 def launched():
-    """Join the processes that torchrun started, if it did; only the first of them prints."""
+    """Join the processes that torchrun started, if it did; only the first of them prints.
+
+    A process that waits for another longer than `LONGEST_WAIT` raises RuntimeError.
+    """
     if not (distributed.is_available() and distributed.is_torchelastic_launched()):
         yield ALONE
         return
-    distributed.init_process_group()  # gloo for the CPU, nccl for GPUs
+    distributed.init_process_group(timeout=LONGEST_WAIT)  # gloo for the CPU, nccl for GPUs
     try:
         processes = Processes.current()
         with redirect_stdout(sys.stdout if processes.is_first else io.StringIO()):

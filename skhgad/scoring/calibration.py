@@ -9,6 +9,11 @@ import numpy as np
 from ..validation import check_rate
 
 FALSE_ALARM_RATE = 0.05
+_FLOAT32_RANGE = np.finfo(np.float32).min, np.finfo(np.float32).max
+# What rounding in batches of other sizes stays far below, as a share of a score's size: of images,
+# computed in float32, and of vectors, in float64.
+_TIE_FLOAT32, _TIE_FLOAT64 = 1e-4, 1e-9
+_SMALLEST_TIE = 1e-12  # where all scores are 0 up to rounding
 
 
 class Calibration(NamedTuple):
@@ -58,11 +63,48 @@ def threshold(scores, false_alarm_rate=FALSE_ALARM_RATE):
     Returns
     -------
     float
-        The conformal quantile: the k-th smallest score with k = floor(rate (n + 1)); with fewer
-        than 1 / rate - 1 samples no quantile can promise the rate, and the smallest score is used.
+        The conformal quantile: just below the k-th smallest score, as `below_ties` says, with
+        k = floor(rate (n + 1)); with fewer than 1 / rate - 1 samples no quantile can promise the
+        rate, and the smallest score is used.
     """
     rank = max(1, int(np.floor(false_alarm_rate * (len(scores) + 1))))
-    return float(np.sort(scores)[rank - 1])
+    return below_ties(np.sort(scores)[rank - 1], scores)
+
+
+def below_ties(offset, scores):
+    """Lower a threshold until rounding decides no verdict on the scores it was chosen from.
+
+    The score of a sample depends on the batch it comes in, but only by rounding. Scores that are
+    closer to the threshold than `tie_distance` count as equal to it; what is equal is not below it.
+
+    Parameters
+    ----------
+    offset : float
+    scores : ndarray of shape (n_samples,)
+
+    Returns
+    -------
+    float
+    """
+    margin = tie_distance(scores, offset)
+    for score in np.sort(scores)[::-1]:
+        if abs(score - offset) <= margin:
+            offset = score - margin
+    return float(offset)
+
+
+def tie_distance(scores, values):
+    """Distance from each of `values` within which a score counts as equal to it.
+
+    It is 1e-4 (images) or 1e-9 (vectors) of the value's size, or of the median size of `scores`
+    where that is larger. `scores` also tell which of the two they are: those of images are float32
+    numbers.
+    """
+    in_range = np.clip(scores, *_FLOAT32_RANGE)  # what overflowed lies outside
+    is_float32 = np.array_equal(in_range.astype(np.float32), in_range)
+    share = _TIE_FLOAT32 if is_float32 else _TIE_FLOAT64
+    size = np.maximum(np.abs(values), np.median(np.abs(scores)))
+    return np.maximum(share * size, _SMALLEST_TIE)
 
 
 def samples_needed(rate):
@@ -83,8 +125,8 @@ def promised_threshold(scores, false_alarm_rate, label=None, *, stacklevel=3):
             of_class, offset = f" of class {label!r}", "its threshold"
         warnings.warn(
             f"false_alarm_rate={false_alarm_rate:g}{of_class} needs at least {needed} calibration "
-            f"samples, there are {len(scores)}: {offset} is the smallest calibration score, which "
-            f"promises no rate below {1 / (len(scores) + 1):.3g}.",
+            f"samples, there are {len(scores)}: {offset} lies just below the smallest "
+            f"calibration score, which promises no rate below {1 / (len(scores) + 1):.3g}.",
             UserWarning,
             stacklevel=stacklevel,
         )
@@ -137,11 +179,13 @@ def conformal_p_values(scores, codes, reference_scores, reference_codes):
     -------
     ndarray of shape (n_samples,)
         (1 + number of reference scores of the class not above the score) / (1 + their number).
+        Scores that differ by less than `tie_distance` count as equal.
     """
     p_values = np.empty(len(scores))
     for code in np.unique(codes):
         reference = reference_scores[reference_codes == code]
         reference = np.sort(reference if len(reference) else reference_scores)
+        reference = reference - tie_distance(reference, reference)
         chosen = codes == code
         n_not_above = np.searchsorted(reference, scores[chosen], side="right")
         p_values[chosen] = (1 + n_not_above) / (1 + len(reference))

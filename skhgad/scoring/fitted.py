@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..devices import is_on
+from ..devices import move_to
 from ..features.extractor import FeatureExtractor
 from .calibration import Calibration
 from .scores import score_batch
@@ -58,10 +58,8 @@ class FittedModel:
         return self.parameters["value_range"]
 
     def on(self, device):
-        """Return the scoring model on a device, moved there if need be."""
-        if not is_on(self.model, device):
-            self.model.to(device)
-            self.model.freeze()
+        """Return the scoring model on a device, moved there if need be, by one thread alone."""
+        move_to(self.model, device, self.model.freeze)
         return self.model
 
     @torch.inference_mode()

@@ -42,6 +42,8 @@ class ScoringModel(nn.Module):
     map_size : tuple (height, width)
         Grid on which levels are summed, (1, 1) for feature vectors.
     criterion : {"likelihood_entropy", "likelihood", "entropy"}
+        Likelihood alone, whatever is given, once a model that was fitted on a single class is
+        frozen: the posterior of one class is never in doubt, and its entropy says nothing.
     normalization : {"standardized", "exponential"}
         "exponential": the published maps, exp(value - max), subtracted from their maximum and
         multiplied. "standardized": the negative log-likelihood of each level in standard
@@ -115,7 +117,9 @@ class ScoringModel(nn.Module):
         return self.levels[0].mixture.means.shape[0]
 
     def freeze(self):
-        """Prepare the flows for scoring; see `CouplingBlocks.freeze`."""
+        """Prepare for scoring: settle the criterion, and see `CouplingBlocks.freeze`."""
+        if (self.levels[0].mixture.generations == 0).sum() == 1:
+            self.criterion = "likelihood"
         for level in self.levels:
             level.flow.freeze()
 

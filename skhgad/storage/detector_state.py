@@ -16,12 +16,15 @@ from ..parameters import (
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
 from .untrusted import (
+    check_constants,
     check_extractor,
+    check_names,
     level_sizes,
     read_calibration,
     read_class_offsets,
     read_classes,
     read_levels,
+    read_offset,
 )
 
 
@@ -73,6 +76,8 @@ def unpack(cls, tensors, description, backbone):
     if counts != (len(classes), len(calibration.scores)):
         raise ValueError(f"n_classes and n_calibration_samples {counts} are not those stored.")
     level_shapes = read_levels(attributes, parameters, parts["model"], len(classes))
+    check_constants(parts["model"])
+    check_constants(parts["extractor"])
     extractor = None
     if attributes["images"]:
         check_extractor(parameters, parts["extractor"])
@@ -101,7 +106,9 @@ def _new_detector(cls, parameters, backbone):
         name: tuple(value) if isinstance(value, list) else value
         for name, value in parameters.items()
     }
-    parameters["memory"] = None  # never the file's choice, which would be a place on this machine
+    check_names(parameters, cls._get_param_names())
+    # Never the file's choice: `memory` is a place on this machine, and `n_jobs` starts threads.
+    parameters |= {"memory": None, "n_jobs": None}
     if parameters["backbone"] is None:
         if backbone is None:
             raise ValueError(
@@ -135,7 +142,7 @@ def _empty_model(parameters, level_shapes, n_classes, extractor, stored):
 
 
 def _set_attributes(detector, attributes):
-    detector.offset_ = float(attributes["offset"])
+    detector.offset_ = read_offset(attributes["offset"])
     # Models of older versions have none.
     detector.class_offsets_ = read_class_offsets(
         attributes.get("class_offsets", []), detector.classes_
@@ -153,7 +160,7 @@ def _set_attributes(detector, attributes):
 
 def _saved_parameters(detector):
     parameters = parameters_now(detector)
-    parameters["memory"] = None  # a place on this machine
+    parameters |= {"memory": None, "n_jobs": None}  # of this machine
     if not isinstance(parameters["random_state"], Integral | None):
         parameters["random_state"] = None  # a generator: state, not a setting
     if parameters["weights"] is not None:

@@ -3,8 +3,11 @@
 import os
 import re
 import secrets
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_LONGEST_WRITE = 24 * 3600  # seconds
 
 
 @contextmanager
@@ -12,12 +15,14 @@ def whole_file(path):
     """Yield a temporary path beside `path` to write to, and rename it when the block is complete.
 
     It is removed if the block raises. An existing file is replaced; a link is followed. What is no
-    regular file (a pipe, /dev/stdout) is written directly.
+    regular file (a pipe, /dev/stdout) is written directly. Temporary files of a day ago, which
+    killed processes left, are removed.
     """
     path = Path(path).resolve()
     if path.exists() and not path.is_file():
         yield path
         return
+    remove_leftovers(path)
     with replacement(path) as part:
         yield part
 
@@ -47,6 +52,21 @@ def replacement(path, *, durable=False):
 def is_part(name, final):
     """Whether `replacement` gives this name to a temporary file for `final`."""
     return re.fullmatch(rf"\.{re.escape(final)}\.[0-9a-f]{{8}}\.part", name) is not None
+
+
+def remove_leftovers(path, *, of_today=False):
+    """Remove the temporary files for `path` that killed processes left.
+
+    Another process may still write one of today: remove those only if the caller knows that no one
+    does.
+    """
+    with suppress(OSError):  # no such folder: whoever writes there will say so
+        for entry in os.scandir(path.parent):
+            if is_part(entry.name, path.name):
+                with suppress(OSError):  # another process was quicker
+                    age = time.time() - entry.stat().st_mtime
+                    if of_today or age > _LONGEST_WRITE:
+                        os.unlink(entry.path)
 
 
 def flush_folder(folder):

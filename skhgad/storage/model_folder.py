@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import time
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +16,14 @@ from safetensors.torch import load, save
 
 from ..features.extractor import tensors_sha256
 from ..version import installed_version
-from .files import check_folder_place, flush_folder, is_part, name_place, replacement
+from .files import (
+    check_folder_place,
+    flush_folder,
+    is_part,
+    name_place,
+    remove_leftovers,
+    replacement,
+)
 
 try:
     import fcntl
@@ -29,8 +35,8 @@ VERSION = 5
 _FILE = "model.safetensors"
 _OLD_DESCRIPTION = "model.json"  # the description up to version 3
 _CLUTTER = {".ds_store", "desktop.ini", "thumbs.db"}  # left by file managers
-_LARGEST_HEADER = 64 << 20  # bytes; parsed JSON takes many times its size
-_LONGEST_SAVE = 24 * 3600  # seconds
+# Bytes. Parsed JSON takes some 25 times its size, and 500 classes with long names have 1 MiB.
+_LARGEST_HEADER = 8 << 20
 _BROKEN = (
     ArithmeticError, AttributeError, LookupError, RuntimeError, SafetensorError, TypeError,
     ValueError,
@@ -158,12 +164,13 @@ def _saving(folder):
     systems), it removes those of a day ago.
     """
     if fcntl is None:
-        _remove_leftovers(folder, alone=False)
+        remove_leftovers(folder / _FILE)
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        _remove_leftovers(folder, alone=_lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        is_alone = _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_leftovers(folder / _FILE, of_today=is_alone)
         _lock(handle, fcntl.LOCK_SH)  # waits while another process is cleaning
         yield
     finally:
@@ -176,15 +183,6 @@ def _lock(handle, kind):
     except OSError:
         return False
     return True
-
-
-def _remove_leftovers(folder, alone):
-    for name in os.listdir(folder):
-        if is_part(name, _FILE):
-            with suppress(OSError):  # another process was quicker
-                age = time.time() - (folder / name).stat().st_mtime
-                if alone or age > _LONGEST_SAVE:
-                    (folder / name).unlink()
 
 
 def _real(folder):

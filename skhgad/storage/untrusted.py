@@ -14,7 +14,34 @@ from ..scoring.calibration import Calibration
 from ..validation import check_known_label, check_y
 
 LARGEST_IMAGE = 1 << 26  # pixels
+_POSITIVE = {"likelihood_scale", "log_entropy_scale", "score_scale", "std"}  # of model, extractor
 LARGEST_TABLES = 1 << 30  # bytes; index tables and masks that a backbone makes for its image size
+
+
+def check_names(parameters, expected):
+    """Raise ValueError if the description lacks a parameter, which would take its default."""
+    missing = sorted(set(expected) - set(parameters))
+    if missing:
+        raise ValueError(f"its description lacks the parameters {', '.join(missing)}.")
+
+
+def read_offset(offset):
+    """Return `offset_`, which must be a finite number."""
+    if type(offset) not in (int, float) or not math.isfinite(offset):
+        raise ValueError(f"offset must be a finite number, is {offset!r:.80}.")
+    return float(offset)
+
+
+def check_constants(tensors):
+    """Refuse what makes scores nan: nan anywhere, and scales of scores that are not positive."""
+    for name, tensor in tensors.items():
+        if torch.isnan(tensor).any():
+            raise ValueError(f"{name} holds nan.")
+        is_constant = "." not in name and name != "background_floor"  # -inf: there is none
+        if is_constant and not torch.isfinite(tensor).all():
+            raise ValueError(f"{name} is not finite.")
+        if name in _POSITIVE and not (tensor > 0).all():
+            raise ValueError(f"{name} must be positive, is {float(tensor.min()):g} somewhere.")
 
 
 def read_classes(classes):
@@ -113,6 +140,8 @@ def read_calibration(tensors, n_classes):
             raise ValueError(f"calibration.{name} is of type {values.dtype}.")
         if is_code and not 0 <= values.min() <= values.max() < n_classes:
             raise ValueError(f"calibration.{name} names classes that there are not.")
+        if not np.isfinite(values).all():
+            raise ValueError(f"calibration.{name} is not finite.")
     return found
 
 

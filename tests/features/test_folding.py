@@ -77,6 +77,17 @@ def test_the_extractor_keeps_the_backbone_it_was_given():
     assert not pickle.loads(pickle.dumps(extractor))._folded
 
 
+def test_other_weights_are_folded_anew():
+    parts = ((1, 2), (64, 64), (1.0,), 1, False, 1.0)
+    extractor = FeatureExtractor("resnet18", None, *parts)
+    state = {name: tensor * 1.5 for name, tensor in extractor.state_dict().items()}
+    extractor.load_state_dict(state)
+    fresh = pickle.loads(pickle.dumps(extractor))
+    with torch.inference_mode():
+        found, expected = (each(torch.ones(1, 3, 64, 64)) for each in (extractor, fresh))
+    torch.testing.assert_close(found, expected)
+
+
 def test_threads_that_score_at_once_fold_once(monkeypatch):
     extractor = FeatureExtractor("resnet18", None, (1, 2), (64, 64), (1.0,), 1, False, 1.0)
     expected = [level.clone() for level in extractor(torch.ones(1, 3, 64, 64))]

@@ -1,15 +1,18 @@
 """One fit by two processes against the same fit by one.
 
 The module is also the program of those processes, ``python test_processes.py RANK FOLDER``, which
-run every scenario below together and leave what they found in FOLDER. They meet in a file.
+run every scenario below together and leave what they found in FOLDER. They meet in a file. With
+a third argument, "kill" or "stop", the second process ends in the middle of a fit.
 """
 
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import warnings
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +21,17 @@ import torch
 from PIL import Image
 from torch import distributed, nn
 
-from skhgad import HGADDetector, images
+from skhgad import HGADDetector, hgad_loss, images
 from skhgad.command_line.main import main
 from skhgad.devices import resolve_device
 from skhgad.fitting.feature_cache import FeatureCache
+from skhgad.fitting.fit import fit_detector
 from skhgad.fitting.processes import ALONE, Processes, launched, leave_group
+from skhgad.fitting.same_call import comparable
 
 SIZE = 2
 TIMEOUT = 280  # seconds
+SHORT_TIMEOUT = 15  # of a group that loses a process
 # bfloat16 rounds the gradient of each process's images by itself; where it is near zero, its sign,
 # and with it Adam's first step, may differ.
 EXACT = {"mixed_precision": False}
@@ -112,6 +118,17 @@ SCENARIOS = {
 }
 
 
+# What a parameter is in the one process and in the other.
+DIFFERENT = {
+    "clamp": (1.9, 2.0),
+    "out_indices": ((2, 3, 4), (2, 3)),
+    "weights": ("/here/a.pth", "/there/b.pth"),
+    "backbone": (TwoStages(), nn.Identity()),
+    "random_state": (0, 1),
+    "loss": (None, lambda step: step.z.square().mean()),
+}
+
+
 def reads(folder):
     """Numbers of the files that this process decodes in one fit."""
     seen, read = [], images.ImageSource.read
@@ -142,7 +159,9 @@ def message_of(*data, **parameters):
 def fit_on_the_command_line(folder, rank):
     """What ``torchrun -m skhgad fit`` prints in this process; the rendezvous is a file again."""
     join = distributed.init_process_group
-    distributed.init_process_group = lambda: join(**rendezvous(folder / "second", rank))
+    distributed.init_process_group = lambda **given: join(
+        **rendezvous(folder / "second", rank), **given
+    )
     os.environ["TORCHELASTIC_RUN_ID"] = "skhgad"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -172,12 +191,45 @@ def work(rank, folder):
     found["shards"] = message_of(vectors()[rank::SIZE])
     found["shards_of_files"] = message_of(paths[rank:38:SIZE], labels[rank:38:SIZE], **small)
     found["one_is_wrong"] = message_of(vectors(), max_iter=-1 if rank else 1)
+    for name, values in DIFFERENT.items():
+        found[f"different_{name}"] = message_of(vectors(), **{name: values[rank]})
+    found["own"] = message_of(vectors(), random_state=0, n_jobs=1 + rank, cache_budget=rank << 20)
     leave_group()
     found["status"], found["printed"] = fit_on_the_command_line(folder, rank)
     np.savez(folder / f"found{rank}.npz", **found)
 
 
+def be_lost(rank, folder, end):
+    """Fit until process 1 ends after the first pass; note what the fit of process 0 raises."""
+    where = rendezvous(folder / "lost", rank)
+    distributed.init_process_group(**where, timeout=timedelta(seconds=SHORT_TIMEOUT))
+
+    def on_pass(number, levels):
+        if rank:
+            os.kill(os.getpid(), signal.SIGKILL if end == "kill" else signal.SIGSTOP)
+
+    try:
+        fit_detector(HGADDetector(random_state=0, max_iter=4), vectors(), on_pass=on_pass)
+    except RuntimeError as error:
+        (folder / "error").write_text(str(error))
+    os._exit(0)  # torch would wait for the lost process
+
+
 # ---------------------------------------------------------------- tests
+
+
+def started(folder, *arguments):
+    """Start the processes."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    if sys.platform == "linux":
+        environment["GLOO_SOCKET_IFNAME"] = "lo"  # the machine may have no other
+    return [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(folder), *arguments],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(SIZE)
+    ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -186,16 +238,7 @@ def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distributed")
     write_images(folder)
     (folder / "broken.png").write_bytes(b"no image")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    if sys.platform == "linux":
-        environment["GLOO_SOCKET_IFNAME"] = "lo"  # the machine may have no other
-    workers = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(SIZE)
-    ]  # fmt: skip
+    workers = started(folder)
     try:
         said = [worker.communicate(timeout=TIMEOUT)[0] for worker in workers]
     finally:
@@ -256,6 +299,53 @@ def test_a_parameter_that_is_wrong_in_one_process_stops_all(together):
     first, second = messages(together, "one_is_wrong")
     assert first.startswith("RuntimeError: process 1 of 2 failed with ValueError: max_iter")
     assert second.startswith("ValueError: max_iter")
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_a_parameter_that_differs_is_an_error_in_all_that_names_it(together, name):
+    for message in messages(together, f"different_{name}"):
+        assert message.startswith(f"ValueError: {name} is not the same in all processes: ")
+        assert "in process 0, " in message and "in process 1. Give fit the same" in message
+
+
+def test_what_belongs_to_a_machine_may_differ(together):
+    assert messages(together, "own") == ["", ""]
+
+
+def test_parameters_are_compared_by_what_they_mean():
+    one, same, other = (np.random.RandomState(seed) for seed in (0, 0, 1))
+    assert comparable("random_state", one) == comparable("random_state", same)
+    assert comparable("random_state", one) != comparable("random_state", other)
+    assert comparable("random_state", np.random) is comparable("random_state", None) is None
+    assert comparable("loss", hgad_loss) == "skhgad.fitting.objective.hgad_loss"
+    assert comparable("betas", [0.9, np.float64(0.5)]) == comparable("betas", (0.9, 0.5))
+    assert comparable("weights", Path("/here/a")) == comparable("weights", "/there/a")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs POSIX signals")
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_a_lost_process_is_an_error_in_the_others(tmp_path, end):
+    first, second = workers = started(tmp_path, end)
+    try:
+        said = first.communicate(timeout=TIMEOUT)[0]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+    assert (tmp_path / "error").exists(), said
+    message = (tmp_path / "error").read_text()
+    assert message.startswith("process 0 of 2 lost another one, which was killed, or let it wait")
+
+
+def test_processes_of_torchrun_wait_as_long_as_documented(monkeypatch):
+    joined = []
+    monkeypatch.setattr(distributed, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(distributed, "init_process_group", lambda **given: joined.append(given))
+    monkeypatch.setattr("skhgad.fitting.processes.leave_group", lambda: None)
+    with launched():
+        assert joined == [{"timeout": timedelta(minutes=30)}]
+    guide = (Path(__file__).parents[2] / "docs/guide.rst").read_text()
+    assert "30 minutes" in guide
 
 
 @pytest.mark.parametrize("name", ["shards", "shards_of_files"])
@@ -319,4 +409,7 @@ def test_each_process_of_a_machine_takes_a_gpu_of_its_own(monkeypatch):
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[1]), Path(sys.argv[2]))
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    if len(sys.argv) > 3:
+        be_lost(rank, folder, sys.argv[3])
+    work(rank, folder)

@@ -27,10 +27,11 @@ from skhgad import HGADDetector
 from skhgad.features import extractor
 from skhgad.storage import model_folder as storage
 from skhgad.storage import untrusted
+from skhgad.storage.detector_state import pack
 from skhgad.storage.model_folder import load_state, model_hash, save_state
 
 FILE = "model.safetensors"
-LIMIT = 64 << 20  # bytes of a header
+LIMIT = 8 << 20  # bytes of a header
 X = np.random.default_rng(0).normal(size=(20, 3))
 
 
@@ -162,9 +163,23 @@ def replace_description(text):
         (set_fitted(n_features_in=4), "not those of feature vectors"),
         (set_fitted(classes=["b", "a"]), "not sorted"),
         (set_fitted(classes=[]), "cannot be loaded"),
-        (set_fitted(offset=[1]), "inconsistent model"),
+        (set_fitted(offset=[1]), "offset must be a finite number"),
         (set_fitted(offset=1e999), "Infinity is not finite"),
         (set_fitted(offset=float("nan")), "NaN is not finite"),
+        (set_fitted(offset="nan"), "offset must be a finite number, is 'nan'"),
+        (set_fitted(offset="inf"), "offset must be a finite number"),
+        (set_fitted(offset=True), "offset must be a finite number"),
+        (set_fitted(offset=10**400), "inconsistent model"),
+        (lambda f: edit(f, lambda m: m["parameters"].pop("clamp")), "lacks the parameters clamp"),
+        (lambda f: edit(f, lambda m: m["parameters"].clear()), "lacks .* backbone, .* weights"),
+        (set_tensors(model__score_scale=torch.zeros(1)), "score_scale must be positive, is 0"),
+        (set_tensors(model__likelihood_scale=-torch.ones(1, 1)), "likelihood_scale must be pos"),
+        (set_tensors(model__log_entropy_scale=torch.tensor([torch.nan])), "scale holds nan"),
+        (set_tensors(model__score_scale=torch.tensor([torch.inf])), "score_scale is not finite"),
+        (set_tensors(model__score_location=torch.tensor([-torch.inf])), "location is not finite"),
+        (set_tensors(model__levels__0__start__log_det=torch.tensor(torch.nan)), "det holds nan"),
+        (set_tensors(calibration__scores=torch.full((4,), torch.nan).double()), "is not finite"),
+        (set_tensors(calibration__typicality=torch.full((4,), -torch.inf).double()), "not finite"),
         (replace_description('{"offset": -1e999}'), "-1e999 is not finite"),
         (set_fitted(history=[3]), "inconsistent model"),
         (set_tensors(model__score_scale=None), "inconsistent model"),
@@ -268,6 +283,25 @@ def test_what_could_not_be_loaded_is_not_saved(detector, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="too many to be loaded again"):
         detector.save(tmp_path / "model")
     assert os.listdir(tmp_path) == []
+
+
+def test_the_header_of_a_large_model_is_far_below_the_limit(detector, tmp_path):
+    """500 classes with names of 200 characters outside ASCII, 15,000 calibration samples."""
+    tensors, description = pack(detector)
+    for name in ("scores", "codes", "inferred", "given_scores", "typicality"):
+        tensors[f"calibration.{name}"] = torch.zeros(15_000, dtype=torch.float64)
+    description["fitted"]["classes"] = [f"{i:03} " + "ß" * 196 for i in range(500)]
+    description["fitted"]["history"] = [{f"term {i}": 0.1 + 0.2 for i in range(10)}] * 200
+    save_state(tmp_path / "model", tensors, description)
+    assert load_state(tmp_path / "model")[1]["fitted"] == description["fitted"]
+    header = int.from_bytes((tmp_path / "model" / FILE).read_bytes()[:8], "little")
+    assert header < LIMIT / 4
+
+
+def test_a_file_does_not_choose_threads_and_places(model_folder, tmp_path):
+    set_parameters(n_jobs=8006, memory=str(tmp_path))(model_folder)
+    loaded = HGADDetector.load(model_folder)
+    assert (loaded.n_jobs, loaded.memory) == (None, None)
 
 
 def replace_text(old, new):
