@@ -286,14 +286,15 @@ def test_score_display_says_what_does_not_fit():
 def test_latent_display_puts_classes_at_their_means(fitted):
     X, labels = vectors(60, np.random.default_rng(3))
     display = LatentSpaceDisplay.from_estimator(fitted, X)
-    assert display.points.shape == (60, 2) and display.centers.shape == (3, 4, 2)
+    assert display.points.shape == (60, 2)
+    assert [centers.shape for centers in display.centers] == [(4, 2)] * 3
     assert display.class_labels.tolist() == labels.tolist()
-    means = display.centers[:, 0]
+    means = display.means
     nearest = np.linalg.norm(display.points[:, None] - means, axis=2).argmin(1)
     assert (fitted.classes_[nearest] == labels).mean() > 0.9
     np.testing.assert_array_equal(display.means_.get_offsets(), means)
     np.testing.assert_array_equal(
-        display.centers_.get_offsets(), display.centers[:, 1:].reshape(-1, 2)
+        display.centers_.get_offsets(), np.concatenate(display.centers)
     )
     for label in fitted.classes_:
         places = display.points_[label].get_offsets()

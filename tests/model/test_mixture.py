@@ -14,6 +14,13 @@ from skhgad.model.class_densities import ClassDensities
 from skhgad.model.mixture import HierarchicalMixture, class_means, entropy, squared_distances
 
 # (K, d, M): also one class, fewer features than classes, one feature, one center
+def frozen(mixture, shifts, whiteners, locations, shared_precision, background=None):
+    """Freeze the centers of a prior, moved by `shifts`, with a whitener for each class."""
+    mixtures = mixtures_around(mixture, shifts, whiteners)
+    locations = locations.to(mixture.means)
+    return ClassDensities.of(mixtures, locations, shared_precision, background)
+
+
 SIZES = [(3, 4, 2), (1, 3, 4), (5, 2, 3), (4, 1, 2), (2, 5, 1), (1, 1, 1)]
 
 
@@ -209,7 +216,7 @@ def test_density_within_has_the_covariance_of_each_class(n_classes, n_features, 
     mixture = make_mixture(n_classes, n_features, n_components)
     _, centers, log_weights = numpy_parts(mixture)
     shifts, covariances, whiteners = make_covariances(n_classes, n_features)
-    densities = ClassDensities.around_centers(
+    densities = frozen(
         mixture,
         torch.from_numpy(shifts),
         torch.from_numpy(whiteners),
@@ -235,7 +242,7 @@ def test_discriminants_are_log_densities_of_one_shared_covariance(
     shared = covariances.mean(0)
     locations = np.random.default_rng(1).normal(size=shifts.shape)
     arrays = shifts, whiteners, locations, np.linalg.inv(shared)
-    densities = ClassDensities.around_centers(mixture, *map(torch.from_numpy, arrays))
+    densities = frozen(mixture, *map(torch.from_numpy, arrays))
     z = make_z(2, 3, n_features)
     found = densities.class_discriminants(z).numpy().reshape(6, -1)
     expected = np.stack(
@@ -260,7 +267,7 @@ def test_discriminants_of_unit_covariances_are_the_logits_of_the_class_posterior
 def test_unit_whiteners_change_nothing():
     mixture, z = make_mixture(3, 4, 2), make_z(2, 3, 4)
     before = log_density_within(mixture, z)
-    densities = ClassDensities.around_centers(
+    densities = frozen(
         mixture,
         torch.zeros(3, 4),
         torch.eye(4).repeat(3, 1, 1),
@@ -276,7 +283,7 @@ def test_density_with_covariances_is_exact_far_from_the_origin():
     mixture = make_mixture(2, 3, 2)
     mixture.means += 1e6
     _, centers, log_weights = numpy_parts(mixture)
-    densities = ClassDensities.around_centers(
+    densities = frozen(
         mixture,
         torch.zeros(2, 3),
         torch.eye(3).repeat(2, 1, 1),
@@ -343,7 +350,7 @@ def test_background_is_one_gaussian():
     mixture, z = make_mixture(3, 4, 2), make_z(2, 3, 4)
     mean, covariances, whiteners = make_covariances(1, 4)
     identity, zero = torch.eye(4), torch.zeros(3, 4)
-    densities = ClassDensities.around_centers(
+    densities = frozen(
         mixture,
         zero,
         identity.repeat(3, 1, 1),
