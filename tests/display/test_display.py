@@ -293,9 +293,7 @@ def test_latent_display_puts_classes_at_their_means(fitted):
     nearest = np.linalg.norm(display.points[:, None] - means, axis=2).argmin(1)
     assert (fitted.classes_[nearest] == labels).mean() > 0.9
     np.testing.assert_array_equal(display.means_.get_offsets(), means)
-    np.testing.assert_array_equal(
-        display.centers_.get_offsets(), np.concatenate(display.centers)
-    )
+    np.testing.assert_array_equal(display.centers_.get_offsets(), np.concatenate(display.centers))
     for label in fitted.classes_:
         places = display.points_[label].get_offsets()
         np.testing.assert_array_equal(places, display.points[labels == label])

@@ -10,10 +10,11 @@ from mixtures import log_density_within
 from scipy import special, stats
 from scipy.spatial.distance import cdist, pdist
 
+from skhgad.fitting.class_covariances import mixtures_around
 from skhgad.model.class_densities import ClassDensities
 from skhgad.model.mixture import HierarchicalMixture, class_means, entropy, squared_distances
 
-# (K, d, M): also one class, fewer features than classes, one feature, one center
+
 def frozen(mixture, shifts, whiteners, locations, shared_precision, background=None):
     """Freeze the centers of a prior, moved by `shifts`, with a whitener for each class."""
     mixtures = mixtures_around(mixture, shifts, whiteners)
@@ -21,6 +22,7 @@ def frozen(mixture, shifts, whiteners, locations, shared_precision, background=N
     return ClassDensities.of(mixtures, locations, shared_precision, background)
 
 
+# (K, d, M): also one class, fewer features than classes, one feature, one center
 SIZES = [(3, 4, 2), (1, 3, 4), (5, 2, 3), (4, 1, 2), (2, 5, 1), (1, 1, 1)]
 
 

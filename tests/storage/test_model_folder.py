@@ -200,7 +200,6 @@ def test_damaged_models_are_refused(model_folder, damage, message):
 @pytest.mark.parametrize(
     "damage",
     [
-        set_parameters(n_blocks=10**9),
         set_parameters(n_components=10**9),
         set_parameters(hidden_ratio=1e9),
         set_fitted(levels=[[10**7, 1, 1]]),
