@@ -182,9 +182,9 @@ class ClassDensities(nn.Module):
         places, names, _ = self._class_parts(code)
         flat = z.reshape(-1, z.shape[-1])
         step = max(1, _BLOCK_ENTRIES // (places.stop - places.start))
-        if torch.jit.is_tracing():  # the number of blocks would become a constant
-            step = 1 << 62
-        parts = [self._log_density(part, code, places, names) for part in flat.split(step)]
+        # In a trace the number of blocks would become a constant.
+        blocks = (flat,) if torch.jit.is_tracing() else flat.split(step)
+        parts = [self._log_density(part, code, places, names) for part in blocks]
         return torch.cat(parts).reshape(z.shape[:-1])
 
     def _class_parts(self, code):
