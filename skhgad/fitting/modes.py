@@ -45,9 +45,11 @@ def find_modes(x, codes, n_classes, seed):
 
 def _modes_of(x, seed):
     best = torch.zeros(len(x), dtype=torch.int64)
+    if len(x) < _SIZES[0] * _VECTORS_PER_MODE:
+        return best
     spread = x.std(0, correction=0)
-    x = x[:, spread > 1e-10 * spread.max()] if len(x) else x
-    if len(x) < 2 * _VECTORS_PER_MODE or not x.shape[1]:
+    x = x[:, spread > 1e-10 * spread.max()]
+    if not x.shape[1]:
         return best
     x = (x - x.mean(0)) / x.std(0, correction=0)
     step = -(-len(x) // _MOST_VECTORS)

@@ -64,8 +64,8 @@ class LinearStart(nn.Module):
         z = moved @ self.matrix
         if not self.has_rest:
             return z, self.log_det
-        rest = moved.square().sum(-1) - (z / self.lengths).square().sum(-1)
-        rest = rest.clamp_min(0).sqrt() / self.rest_scale
+        # Not the difference of the squares: of the training rows it would be rounding alone.
+        rest = (moved - (z / self.lengths.square()) @ self.matrix.T).norm(dim=-1) / self.rest_scale
         return torch.cat((z, rest[..., None]), dim=-1), self.log_det
 
     def inverse(self, z):

@@ -1,0 +1,84 @@
+"""Kernel densities against the plain formula, and how their kernels are chosen."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+
+from skhgad.fitting.kernels import ROWS_PER_FEATURE, fit_kernels
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def ring(n=200, seed=0):
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(0, 2 * np.pi, n)
+    return 3 * np.stack([np.cos(angle), np.sin(angle)], 1) + rng.normal(0, 0.2, (n, 2))
+
+
+def plain_log_density(x, vectors, covariance, *, left_out=False):
+    """Log-density but for the constant of 2 pi, vector by vector; `left_out`: x are the vectors."""
+    moved = x[:, None] - vectors
+    exponents = -0.5 * np.einsum("nmi,ij,nmj->nm", moved, np.linalg.inv(covariance), moved)
+    if left_out:
+        np.fill_diagonal(exponents, -np.inf)
+    n = len(vectors) - left_out
+    return logsumexp(exponents, axis=1) - np.log(n) - 0.5 * np.linalg.slogdet(covariance)[1]
+
+
+def test_there_is_a_kernel_of_one_shape_at_every_vector():
+    vectors = ring()
+    mixture = fit_kernels(torch.from_numpy(vectors))
+    np.testing.assert_array_equal(mixture.centers, vectors)
+    assert mixture.covariances.shape == (1, 2, 2)
+    x = np.random.default_rng(1).normal(0, 3, (40, 2))
+    expected = plain_log_density(x, vectors, mixture.covariances[0].numpy())
+    np.testing.assert_allclose(mixture.log_density(torch.from_numpy(x)), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_features", [2, 10, 100])
+def test_the_bandwidth_makes_vectors_left_out_most_likely(n_features):
+    vectors = np.random.default_rng(0).normal(0, 1, (120, n_features))
+    if n_features == 2:
+        vectors = ring(120)
+    covariance = fit_kernels(torch.from_numpy(vectors)).covariances[0].numpy()
+    half, chosen, double = (
+        plain_log_density(vectors, vectors, factor**2 * covariance, left_out=True).mean()
+        for factor in (0.5, 1, 2)
+    )
+    assert chosen > half + 0.05
+    assert chosen > double + 0.05
+
+
+def correlated(n):
+    covariance = np.full((4, 4), 0.95) + 0.05 * np.eye(4)
+    return np.random.default_rng(0).multivariate_normal(np.zeros(4), covariance, n)
+
+
+@pytest.mark.parametrize("n", [100, 300])
+def test_kernels_take_a_shape_from_correlated_vectors(n):
+    vectors = correlated(n)
+    covariance = fit_kernels(torch.from_numpy(vectors)).covariances[0].numpy()
+    values, axes = np.linalg.eigh(covariance)
+    assert values[-1] > 1.5 * values[-2]  # widest along the diagonal, as the vectors are
+    assert abs(axes[:, -1].sum() / 2) > 0.95
+    round_ones = [
+        plain_log_density(vectors, vectors, h**2 * np.eye(4), left_out=True).mean()
+        for h in np.linspace(0.1, 0.6, 26)
+    ]
+    chosen = plain_log_density(vectors, vectors, covariance, left_out=True).mean()
+    assert chosen > max(round_ones) + 0.03
+
+
+def test_kernels_are_round_where_few_vectors_tell_no_shape():
+    vectors = np.random.default_rng(0).multivariate_normal(
+        np.zeros(20), 0.95 + 0.05 * np.eye(20), ROWS_PER_FEATURE * 20 - 1
+    )
+    covariance = fit_kernels(torch.from_numpy(vectors)).covariances[0]
+    assert covariance.equal(covariance[0, 0] * torch.eye(20, dtype=covariance.dtype))
+
+
+def test_equal_features_keep_kernels_regular():
+    vectors = torch.from_numpy(ring(60))[:, [0, 0, 1]]
+    mixture = fit_kernels(torch.cat((vectors, torch.ones(60, 1, dtype=torch.float64)), 1))
+    assert mixture.log_density(mixture.centers).isfinite().all()

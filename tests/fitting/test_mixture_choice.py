@@ -1,0 +1,87 @@
+"""How many centers a class takes."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.covariance import ledoit_wolf
+
+from skhgad.fitting.mixture_choice import KERNELS, MODES, choose_mixture, chosen_name, fit_gaussian
+from skhgad.fitting.modes import find_modes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def gaussian(n, n_features, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(0, 1, (n, n_features)))
+
+
+def two_blobs(n, n_features):
+    x = gaussian(n, n_features)
+    x[::2] += 6
+    return x
+
+
+def ring(n=300):
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, n)
+    x = np.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], 1) + rng.normal(0, 0.1, (n, 2))
+    return torch.from_numpy(x)
+
+
+def chosen(z):
+    modes = find_modes(z, torch.zeros(len(z), dtype=torch.int64), 1, seed=0)
+    return choose_mixture(z, modes, seed=0)
+
+
+@pytest.mark.parametrize("n", [5, 30, 300])
+@pytest.mark.parametrize("n_features", [2, 8, 64])
+def test_a_gaussian_takes_one_center(n, n_features):
+    assert len(chosen(gaussian(n, n_features)).centers) == 1
+
+
+def test_a_ring_takes_several_centers():
+    z = ring()
+    mixture = chosen(z)
+    assert len(mixture.centers) >= 4
+    middle = torch.zeros(1, 2, dtype=z.dtype)
+    assert mixture.log_density(middle) < mixture.log_density(z).quantile(0.01) - 3
+    assert fit_gaussian(z).log_density(middle) > fit_gaussian(z).log_density(z).median()
+
+
+@pytest.mark.parametrize(("n", "n_features"), [(30, 64), (30, 2), (300, 8)])
+def test_two_blobs_take_a_center_each(n, n_features):
+    z = two_blobs(n, n_features)
+    mixture = chosen(z)
+    assert len(mixture.centers) >= 2
+    middle = torch.full((1, n_features), 3, dtype=z.dtype)
+    assert mixture.log_density(middle) < mixture.log_density(z).min()
+
+
+def test_few_vectors_or_copies_of_one_take_one_center():
+    assert len(chosen(two_blobs(6, 2)).centers) == 1
+    copies = chosen(torch.ones(50, 3, dtype=torch.float64))
+    assert len(copies.centers) == 1
+    assert copies.log_density(torch.zeros(1, 3, dtype=torch.float64)).isfinite()
+
+
+def test_one_gaussian_stays_unless_another_is_clearly_better():
+    noise = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    base = torch.zeros(200, dtype=torch.float64)
+    unsure, sure = base + 0.05 + noise, base + 0.5 + noise
+    assert chosen_name({1: base, MODES: unsure}, 2) == 1
+    assert chosen_name({1: base, MODES: sure}, 2) == MODES
+    assert chosen_name({1: base, 2: unsure, KERNELS: base - 1}, 2) == 1
+    assert chosen_name({1: base, MODES: sure, 2: sure + 0.01 * noise, KERNELS: base}, 2) == MODES
+
+
+def test_few_gaussians_come_before_kernels_only_if_they_are_much_better():
+    base = torch.zeros(200, dtype=torch.float64)
+    assert chosen_name({1: base, 4: base + 1, KERNELS: base + 0.9}, 2) == KERNELS
+    assert chosen_name({1: base, 4: base + 1, KERNELS: base + 0.7}, 2) == 4
+    assert chosen_name({1: base, 4: base + 0.9, KERNELS: base + 1}, 2) == KERNELS
+
+
+def test_heavy_tails_are_shrunk_as_by_ledoit_and_wolf():
+    z = gaussian(60, 5) * torch.linspace(1, 3, 5, dtype=torch.float64)
+    expected, _ = ledoit_wolf(z.numpy())
+    np.testing.assert_allclose(fit_gaussian(z, heavy_tails=True).covariances[0], expected)

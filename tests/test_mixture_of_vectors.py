@@ -1,0 +1,199 @@
+"""The detector on feature vectors whose classes take several centers, kernels or wide tables."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from scipy.stats import ortho_group
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
+
+from skhgad import HGADDetector
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*held out:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*held-out:UserWarning"),
+]
+
+
+def two_blobs(n, n_features, seed=0):
+    """Unit Gaussians at 0 and 6 in every feature, in turn."""
+    X = np.random.default_rng(seed).normal(0, 1, (n, n_features))
+    X[::2] += 6
+    return X
+
+
+def ring(n, seed=0):
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(0, 2 * np.pi, n)
+    circle = 5 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], 1)
+    return circle + rng.normal(0, 0.2, (n, 3))
+
+
+def auroc(detector, normal, anomalies):
+    labels = np.repeat([0, 1], [len(normal), len(anomalies)])
+    return roc_auc_score(labels, -detector.score_samples(np.concatenate([normal, anomalies])))
+
+
+@pytest.mark.parametrize(("n", "n_draws"), [(30, 5), (300, 1)])
+@pytest.mark.parametrize("n_features", [2, 8, 64])
+def test_between_two_far_blobs_lie_anomalies(n, n_draws, n_features):
+    values, anomalies = [], np.full((20, n_features), 3.0)
+    for seed in range(n_draws):
+        detector = HGADDetector(random_state=0).fit(two_blobs(n, n_features, seed))
+        assert detector.n_components_[0, 0] >= 2
+        values.append(auroc(detector, two_blobs(400, n_features, seed + 100), anomalies))
+    assert np.mean(values) >= 0.99
+
+
+def test_a_grid_search_finds_that_one_center_is_too_few():
+    normal, anomalies = two_blobs(80, 8), np.full((20, 8), 3.0)
+    X, y = np.concatenate([normal, anomalies]), np.repeat([1, -1], [80, 20])
+    order = np.random.default_rng(0).permutation(100)
+    search = GridSearchCV(
+        HGADDetector(random_state=0), {"n_components": [1, 2, 4]}, scoring="roc_auc", cv=3
+    ).fit(X[order], y[order])
+    assert search.best_params_["n_components"] >= 2
+    scores = search.cv_results_["mean_test_score"]
+    assert scores[1] >= 0.99
+    assert scores[0] < 0.9
+
+
+def three_classes(n=100):
+    """A ring (kernels), two blobs (two centers) and one Gaussian; vectors and labels."""
+    rng = np.random.default_rng(3)
+    blobs = np.array([40.0, 0, 0]) + rng.normal(0, 1, (n, 3))
+    blobs[::2] += 12
+    plain = np.array([0, 40.0, 0]) + rng.normal(0, 1, (n, 3))
+    return np.concatenate([ring(n), blobs, plain]), np.repeat(["a ring", "blobs", "plain"], n)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """A detector whose classes have kernels, several Gaussians and one Gaussian."""
+    X, y = three_classes()
+    detector = HGADDetector(random_state=0).fit(X, y)
+    fresh = np.concatenate([X[::9], np.random.default_rng(5).normal(15, 20, (60, 3))])
+    return detector, fresh
+
+
+def test_n_components_tells_what_was_chosen(mixed):
+    detector, _ = mixed
+    assert detector.n_components_.shape == (1, 3)
+    assert detector.n_components_.dtype == np.int64
+    ring_centers, blob_centers, plain_centers = detector.n_components_[0]
+    assert ring_centers == 80  # kernels: as many as vectors that are not held out
+    assert blob_centers == 2
+    assert plain_centers == 1
+    two = HGADDetector(n_components=2, random_state=0).fit(*three_classes())
+    assert two.n_components_.tolist() == [[2, 2, 2]]
+
+
+def test_the_order_of_rows_changes_nothing():
+    X, y = three_classes(60)
+    order = np.random.default_rng(0).permutation(len(X))
+    first, second = (
+        HGADDetector(validation_fraction=0, random_state=0).fit(*data)
+        for data in ((X, y), (X[order], y[order]))
+    )
+    assert first.n_components_.tolist() == second.n_components_.tolist()
+    fresh = np.random.default_rng(5).normal(15, 20, (60, 3))
+    np.testing.assert_allclose(
+        first.score_samples(fresh), second.score_samples(fresh), rtol=1e-8, atol=1e-8
+    )
+
+
+def test_copies_of_a_detector_score_the_same(mixed, tmp_path):
+    detector, fresh = mixed
+    expected = detector.score_samples(fresh)
+    detector.save(tmp_path / "model")
+    for copy in (HGADDetector.load(tmp_path / "model"), pickle.loads(pickle.dumps(detector))):
+        np.testing.assert_allclose(copy.score_samples(fresh), expected, rtol=0, atol=1e-8)
+        assert copy.n_components_.tolist() == detector.n_components_.tolist()
+
+
+def test_onnx_scores_the_same(mixed, tmp_path):
+    detector, fresh = mixed
+    detector.to_onnx(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(
+        tmp_path / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    for given in (fresh, fresh[:1]):
+        score, class_index = session.run(None, {"features": given})
+        np.testing.assert_allclose(score, detector.score_samples(given), rtol=1e-8, atol=1e-8)
+        assert detector.classes_[class_index].tolist() == detector.predict_class(given).tolist()
+
+
+@pytest.mark.parametrize("new", [["plain"], ["a ring", "blobs"]])
+def test_new_classes_take_mixtures_and_leave_the_known_ones_alone(mixed, new):
+    X, y = three_classes()
+    is_new = np.isin(y, new)
+    detector = HGADDetector(random_state=0).fit(X[~is_new], y[~is_new])
+    known, labels = X[~is_new][::7], y[~is_new][::7]
+    before = detector.score_samples(known, class_labels=labels)
+    detector.add_class(X[is_new], y[is_new])
+    np.testing.assert_array_equal(detector.score_samples(known, class_labels=labels), before)
+    assert detector.n_components_.tolist() == mixed[0].n_components_.tolist()
+    assert (detector.predict_class(X) == y).mean() > 0.98
+    middle, rim = np.array([[0.0, 0, 0]]), ring(100, seed=1)
+    assert auroc(detector, rim, np.repeat(middle, 5, 0)) == 1
+
+
+def wide_table(n, n_features, seed=0, mix_seed=0):
+    """Vectors of 5 strong directions and weak noise in all."""
+    rng = np.random.default_rng(seed)
+    directions = np.random.default_rng(mix_seed).normal(0, 1, (5, n_features))
+    return rng.normal(0, 1, (n, 5)) @ directions + rng.normal(0, 0.1, (n, n_features))
+
+
+def test_a_wide_table_scores_the_same_in_any_rotation():
+    X, fresh = wide_table(30, 200), wide_table(40, 200, seed=1)
+    fresh[::2] += np.random.default_rng(2).normal(0, 0.3, (20, 200))
+    rotation = ortho_group.rvs(200, random_state=0)
+    # The length of what no axis holds is a difference of squares: training rows have 1e-5 for 0.
+    plain, rotated = (HGADDetector(random_state=0).fit(x) for x in (X, X @ rotation))
+    scores = plain.score_samples(fresh)
+    np.testing.assert_allclose(rotated.score_samples(fresh @ rotation), scores, rtol=1e-3)
+    # What lies in no direction of the training rows counts, too.
+    assert scores[::2].max() < scores[1::2].min()
+
+
+def test_the_file_of_a_very_wide_table_is_small(tmp_path):
+    X, fresh = wide_table(30, 5000), wide_table(10, 5000, seed=1)
+    detector = HGADDetector(random_state=0).fit(X)
+    detector.save(tmp_path / "model")
+    files = [path for path in Path(tmp_path / "model").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 3e6
+    loaded = HGADDetector.load(tmp_path / "model")
+    np.testing.assert_allclose(loaded.score_samples(fresh), detector.score_samples(fresh))
+
+
+def test_broken_relations_between_features_are_anomalies():
+    def related(n, seed):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(0, 1, (n, 3))
+        sums = np.stack([x[:, 0] + x[:, 1], x[:, 1] + x[:, 2]], 1)
+        return np.concatenate([x, sums + rng.normal(0, 0.01, (n, 2))], 1)
+
+    detector = HGADDetector(random_state=0).fit(related(300, 0))
+    anomalies = related(200, 1)
+    anomalies[:, 3:] += 0.1 * np.random.default_rng(2).choice([-1, 1], (200, 2))
+    assert auroc(detector, related(300, 3), anomalies) >= 0.99
+
+
+@pytest.mark.parametrize("n_features", [2, 8])
+def test_a_score_depends_on_no_other_row(n_features):
+    constant = HGADDetector(random_state=0).fit(np.full((30, n_features), 0.1))
+    row = np.full((1, n_features), 0.3)
+    few, many = (constant.score_samples(np.repeat(row, n, 0)) for n in (3, 50))
+    assert set(few) == set(many)
+    assert len(set(few)) == 1
+
+
+def test_a_score_of_kernels_depends_on_no_other_row(mixed):
+    detector, fresh = mixed
+    alone = np.concatenate([detector.score_samples(row[None]) for row in fresh[::5]])
+    np.testing.assert_allclose(detector.score_samples(fresh)[::5], alone, rtol=1e-10, atol=1e-10)
