@@ -43,7 +43,7 @@ def fit_class_mixtures(level, samples, n_components, seed):
     locations = torch.stack(
         [vectors.mean(0) if len(vectors) else z.new_zeros(z.shape[1]) for vectors in by_class]
     )
-    covariances = [_mean_covariance(mixture) for mixture in mixtures]
+    covariances = [_covariance_within(mixture) for mixture in mixtures]
     root = whitening_matrix(sum(covariances) / len(covariances))
     background = None
     if samples.n_classes > 1:  # of a single class, the background is the class
@@ -81,17 +81,11 @@ def _has_heavy_tails(z, codes, modes):
     return has_heavy_tails(residuals, inflation_of(codes[::step]), 1.0, 0.01 * len(residuals))
 
 
-def _mean_covariance(mixture):
-    """Covariance of a class around its mean, for telling classes apart."""
-    if len(mixture.centers) == 1:
+def _covariance_within(mixture):
+    """Covariance around the centers, for telling classes apart."""
+    if len(mixture.covariances) == 1:
         return mixture.covariances[0]
-    weights = mixture.log_weights.exp()
-    moved = mixture.centers - weights @ mixture.centers
-    between = moved.T @ (weights[:, None] * moved)
-    within = mixture.covariances[0]
-    if len(mixture.covariances) > 1:
-        within = torch.einsum("m,mij->ij", weights, mixture.covariances)
-    return within + between
+    return torch.einsum("m,mij->ij", mixture.log_weights.exp(), mixture.covariances)
 
 
 def drawn_rows(z, rows, seed):

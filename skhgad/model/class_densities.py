@@ -39,7 +39,8 @@ class ClassDensities(nn.Module):
             "center_log_weights": (n_centers,),
             "locations": (n_classes, n_features),
             "shared_precision": (n_features, n_features),
-            "shared_log_det": (),
+            "shared_root": (n_features, n_features),
+            "shared_centers": (n_centers, n_features),
             "discriminants": (n_classes, n_features),
         }
         if has_background:
@@ -50,7 +51,6 @@ class ClassDensities(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
         for name, shape in (("center_counts", (n_classes,)), ("center_whiteners", (n_centers,))):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.int64))
-        self.register_buffer("n_merged", torch.zeros((), dtype=torch.int64))
         self.has_background = has_background
 
     @classmethod
@@ -98,7 +98,6 @@ class ClassDensities(nn.Module):
             densities.whitened_centers[places] = (offsets @ whiteners)[:, 0].to(locations)
             first_center, first_whitener = places.stop, first_whitener + len(whiteners)
         densities.locations.copy_(locations)
-        densities.n_merged.fill_(n_merged)
         densities.set_shared_precision(shared_precision)
         if background is not None:
             mean, whitener = background
@@ -110,8 +109,10 @@ class ClassDensities(nn.Module):
     def set_shared_precision(self, precision):
         """Tell classes apart by this inverse covariance, Tensor (n_features, n_features)."""
         self.shared_precision.copy_(precision)
-        self.shared_log_det.copy_(0.5 * _log_det(precision, int(self.n_merged)))
+        self.shared_root.copy_(torch.linalg.cholesky(precision))
         self.discriminants.copy_(self.locations @ self.shared_precision)
+        centers = [self.centers_of(code) for code in range(len(self.locations))]
+        self.shared_centers.copy_(torch.cat(centers) @ self.shared_root)
 
     def joined(self, other, order):
         """Return the densities of the classes of both, with the background of this one.
@@ -132,7 +133,7 @@ class ClassDensities(nn.Module):
         names = len(self.whiteners) + other.center_whiteners.to(self.center_whiteners)
         result.center_whiteners = torch.cat((self.center_whiteners, names))[places]
         result.center_counts = counts[order]
-        for name in ("whitened_centers", "center_log_weights"):
+        for name in ("whitened_centers", "shared_centers", "center_log_weights"):
             values = getattr(self, name)
             setattr(result, name, torch.cat((values, getattr(other, name).to(values)))[places])
         for name in ("whiteners", "log_dets"):
@@ -158,15 +159,22 @@ class ClassDensities(nn.Module):
         return z @ self.discriminants.T - 0.5 * (self.discriminants * self.locations).sum(1)
 
     def class_log_densities(self, z):
-        """Log-density of each class, up to a common constant; shapes as in `class_discriminants`.
+        """Log-density of each class, all centers with the shared covariance.
 
-        A class of one center counts with the shared covariance, one of several with its own.
+        Up to a common constant; shapes as in `class_discriminants`.
         """
-        square = ((z @ self.shared_precision) * z).sum(-1, keepdim=True)
-        densities = self.class_discriminants(z) + self.shared_log_det - 0.5 * square
-        for code in torch.nonzero(self.center_counts > 1)[:, 0].tolist():
-            densities[..., code] = self.log_density_of(z, code)
-        return densities
+        moved = z.reshape(-1, z.shape[-1]) @ self.shared_root
+        densities = []
+        for code in range(len(self.locations)):
+            places, _, _ = self._class_parts(code)
+            densities.append(
+                torch.cat([self._shared_density(part, places) for part in _blocks(moved, places)])
+            )
+        return torch.stack(densities, -1).reshape(*z.shape[:-1], -1)
+
+    def _shared_density(self, moved, places):
+        distances = squared_distances(moved, self.shared_centers[places])
+        return torch.logsumexp(self.center_log_weights[places] - 0.5 * distances, dim=-1)
 
     @property
     def has_several_centers(self):
@@ -180,10 +188,7 @@ class ClassDensities(nn.Module):
         logsumexp_m( log w_m - ||(z - c_m) W_m||^2 / 2 + log |det W_m| ).
         """
         places, names, _ = self._class_parts(code)
-        flat = z.reshape(-1, z.shape[-1])
-        blocks = [flat]
-        if not torch.jit.is_tracing():  # the number of blocks would become a constant
-            blocks = flat.split(max(1, _BLOCK_ENTRIES // (places.stop - places.start)))
+        blocks = _blocks(z.reshape(-1, z.shape[-1]), places)
         parts = [self._log_density(block, code, places, names) for block in blocks]
         return torch.cat(parts).reshape(z.shape[:-1])
 
@@ -207,6 +212,13 @@ class ClassDensities(nn.Module):
         """Log-density of the background, with shapes and constant of `log_density_of`."""
         distances = ((z - self.background_mean) @ self.background_whitener).square().sum(-1)
         return self.background_log_det - 0.5 * distances
+
+
+def _blocks(flat, places):
+    """Cut vectors so that their distances from the centers in `places` take bounded memory."""
+    if torch.jit.is_tracing():  # the number of blocks would become a constant
+        return [flat]
+    return flat.split(max(1, _BLOCK_ENTRIES // (places.stop - places.start)))
 
 
 def _log_det(matrix, n_merged):

@@ -57,9 +57,8 @@ class LevelModel(nn.Module):
     def class_log_likelihood(self, z):
         """Log-likelihoods (n_images, n_classes) of images, from their latent vectors.
 
-        They use one covariance that all classes share, but for vectors of a class of several
-        centers, which counts with its own density. They are summed over the positions, in nats, up
-        to a constant of each image.
+        They use one covariance that all classes share. They are summed over the positions, in nats,
+        up to a constant of each image.
         """
         source = self.mixture if self.densities is None else self.densities
         if math.prod(self.map_shape) == 1 and self.densities is not None:

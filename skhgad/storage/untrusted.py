@@ -169,6 +169,7 @@ def _tensor_shapes(parameters, shape, n_classes, sizes):
     if parameters["class_covariance"]:
         shapes["densities.whiteners"] = (sizes.n_whiteners, n_axes, n_axes)
         shapes["densities.whitened_centers"] = (sizes.n_centers, n_axes)
+        shapes["densities.shared_centers"] = (sizes.n_centers, n_axes)
         shapes["densities.shared_precision"] = (n_axes, n_axes)
     if n_conditions:
         shapes["flow.column_codes"] = (width, n_conditions // 2)
