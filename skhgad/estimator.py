@@ -224,7 +224,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     n_components_ : ndarray of shape (n_levels, n_classes), int64
         Centers of each class in each level. As many as training vectors: kernels.
     n_iter_ : int
-        Passes done.
+        Passes done. The closed form that ``max_iter="auto"`` chooses counts as one.
     history_ : list of dict
         One a pass: loss, learning rate and every term, means over steps, summed over levels.
         Terms not yet counted are nan.

@@ -29,7 +29,8 @@ def fit_class_mixtures(level, samples, n_components, seed):
         Of k-means and of the order in which vectors are drawn.
     """
     x, codes = samples.vectors()
-    z = torch.cat([level.latent(part[:, None])[0][:, 0] for part in x.split(1 << 16)]).double()
+    blocks = x.to(level.start.mean.dtype).split(1 << 16)
+    z = torch.cat([level.latent(block[:, None])[0][:, 0] for block in blocks]).double()
     modes = find_modes(x, codes, samples.n_classes, seed)
     by_class = [
         drawn_rows(z, torch.nonzero(codes == code)[:, 0], seed) for code in range(samples.n_classes)

@@ -105,8 +105,13 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         "offset_": offset,
         "class_offsets_": {},
         "history_": history,
-        "n_iter_": plan.n_passes,
+        "n_iter_": passes_done(parameters, plan),
     }
+
+
+def passes_done(parameters, plan):
+    """Return `n_iter_`. The closed form that "auto" chooses counts as one, as scikit-learn asks."""
+    return 1 if parameters["max_iter"] == "auto" and not plan.n_passes else plan.n_passes
 
 
 def find_classes(samples, classes, n_classes, random_state):

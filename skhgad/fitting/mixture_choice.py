@@ -102,7 +102,7 @@ def candidates(z, modes, seed, heavy_tails, n_merged):
 def left_out_likelihoods(fits, z):
     """Log-likelihoods (n_judged,) of vectors that a fit did not see, by candidate."""
     rows = torch.arange(min(len(z), _MOST_VECTORS))
-    n_folds = 5 if len(rows) < 200 else 3
+    n_folds = 3
     folds = range(n_folds if len(rows) < 500 else 1)
     return {
         name: torch.cat(
