@@ -56,7 +56,7 @@ def fit_class_mixtures(level, samples, n_components, seed):
             (m.centers, m.log_weights, torch.stack([whitening_matrix(c) for c in m.covariances]))
             for m in mixtures
         ],
-        locations,
+        locations.to(level.mixture.means),
         root @ root.T,
         background,
         n_merged=n_merged,
