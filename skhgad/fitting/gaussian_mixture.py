@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
 from torch import nn
 
 from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count
@@ -81,6 +80,8 @@ def fit_mixture(z, n_components, generator, *, n_steps=_MOST_STEPS):
     k-means have in common, which borrows from the identity: see `maximize` and `pooled_within`.
     With fewer distinct vectors than `n_components`, there are as many centers as those.
     """
+    from sklearn.cluster import KMeans  # scoring does without
+
     n_components = min(n_components, len(torch.unique(z, dim=0)))
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
     labels = KMeans(n_components, n_init=1, max_iter=50, random_state=seed).fit_predict(z.numpy())

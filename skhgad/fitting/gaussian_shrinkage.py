@@ -3,7 +3,6 @@
 import math
 
 import torch
-from sklearn.covariance import ledoit_wolf_shrinkage
 
 # Share of the samples whose likelihoods count as equal, so that heavy tails decide nothing alone.
 _LOWEST_SHARE = 0.02
@@ -143,6 +142,8 @@ def ledoit_wolf_pseudo_count(residuals, n_features):
 
     The residuals may leave out features in which they do not vary.
     """
+    from sklearn.covariance import ledoit_wolf_shrinkage  # scoring does without
+
     n = len(residuals)
     left_out = residuals.new_zeros(n, n_features - residuals.shape[1])
     residuals = torch.cat((residuals, left_out), dim=1)

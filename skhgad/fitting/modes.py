@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
 
 from .gaussian_shrinkage import (
     inflation_of,
@@ -44,6 +43,8 @@ def find_modes(x, codes, n_classes, seed):
 
 
 def _modes_of(x, seed):
+    from sklearn.cluster import KMeans  # scoring does without
+
     best = torch.zeros(len(x), dtype=torch.int64)
     if len(x) < _SIZES[0] * _VECTORS_PER_MODE:
         return best
