@@ -197,3 +197,14 @@ def test_a_score_of_kernels_depends_on_no_other_row(mixed):
     detector, fresh = mixed
     alone = np.concatenate([detector.score_samples(row[None]) for row in fresh[::5]])
     np.testing.assert_allclose(detector.score_samples(fresh)[::5], alone, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("max_iter", [0, 2])
+def test_wide_tables_of_several_classes_are_trained_and_extended(max_iter):
+    X, y = np.concatenate([wide_table(30, 200), wide_table(30, 200, seed=1) + 5]), ["a", "b"]
+    y = np.repeat(y, 30)
+    detector = HGADDetector(max_iter=max_iter, random_state=0).fit(X, y)
+    assert (detector.predict_class(X) == y).all()
+    detector.add_class(wide_table(30, 200, seed=2) - 5, "c")
+    assert (detector.predict_class(wide_table(10, 200, seed=3) - 5) == "c").all()
+    assert (detector.predict_class(X) == y).all()

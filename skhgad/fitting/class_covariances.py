@@ -134,7 +134,7 @@ def fit_new_classes(level, samples, n_components="auto", seed=0):
     """
     known = level.mixture
     pairs = ((level.latent(x)[0], codes) for x, codes in samples.blocks())
-    means, _ = class_means(pairs, samples)
+    means, _ = class_means(pairs, samples, known.means.shape[1])
     mixture = HierarchicalMixture(
         means, known.n_components, offset_scale=0.0, generator=torch.Generator()
     ).to(known.means)

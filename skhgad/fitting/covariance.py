@@ -108,15 +108,18 @@ def whitening_matrix(covariance):
     return (vectors / values.clamp_min(1e-10 * values[-1]).sqrt()) @ vectors.T
 
 
-def class_means(pairs, samples):
+def class_means(pairs, samples, n_features=None):
     """Mean of the vectors of each class over images and positions, and the images of each class.
 
     Each pair holds vectors (n, n_positions, n_features) and codes (n,). `samples` gives the sizes,
-    and sums over processes. Means (n_classes, n_features), zero for a class without images, and
+    and sums over processes; `n_features` None = that of the samples.
+
+    Means (n_classes, n_features), zero for a class without images, and
     counts (n_classes,) are float64.
     """
     n_classes = samples.n_classes
-    sums = torch.zeros(n_classes, samples.n_features, dtype=torch.float64)
+    n_features = samples.n_features if n_features is None else n_features
+    sums = torch.zeros(n_classes, n_features, dtype=torch.float64)
     counts = torch.zeros(n_classes, dtype=torch.float64)
     for vectors, codes in pairs:
         sums.index_add_(0, codes, vectors.double().mean(1))

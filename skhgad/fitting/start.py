@@ -1,7 +1,6 @@
 """The start of a level: features whitened inside the classes."""
 
 import math
-from dataclasses import replace
 
 import torch
 
@@ -123,9 +122,9 @@ def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=
     of the classes. The start gets `dtype`, that of the features: vectors may be of any magnitude
     and are float64.
     """
-    is_vector, start, shape = math.prod(map_shape) == 1, None, {}
-    if parameters["start"] == "whitened":
-        shrinkage = parameters["whitening_shrinkage"]
+    is_vector, shape = math.prod(map_shape) == 1, {}
+    is_whitened, shrinkage = parameters["start"] == "whitened", parameters["whitening_shrinkage"]
+    if is_whitened:
         if is_vector:
             start = start_of_vectors(samples, shrinkage, generator.initial_seed())
         else:
@@ -134,17 +133,19 @@ def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=
     level = empty_level(
         parameters, samples.n_features, map_shape, samples.n_classes, generator, **shape
     )
-    if start is not None:
-        level.start = start
-        if is_trained and is_vector and samples.n_classes > 1:
-            level.start = align_start(level.start, samples, level.flow, level.mixture.means)
-    level.start.to(dtype)
     if not is_trained:  # centers at random would only blur classes that are tight
         level.mixture.offsets.data.zero_()
-        if start is not None:
-            rest_at_class_means(level, samples)
-            if not is_vector and level.mixture.n_components > 1:
-                find_centers_of_maps(level, samples, generator)
+    if not is_whitened:
+        level.start.to(dtype)
+        return level
+    # The axis of the rest is a length, which no rotation may touch.
+    if is_trained and is_vector and samples.n_classes > 1 and not start.has_rest:
+        start = align_start(start, samples, level.flow, level.mixture.means)
+    level.start = start.to(dtype)
+    if not is_trained or start.has_rest:
+        rest_at_class_means(level, samples)
+    if not is_trained and not is_vector and level.mixture.n_components > 1:
+        find_centers_of_maps(level, samples, generator)
     return level
 
 
@@ -152,7 +153,7 @@ def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=
 def rest_at_class_means(level, samples):
     """Move the means of the prior to those of the classes."""
     started = ((level.start(x)[0], codes) for x, codes in samples.blocks())
-    means, _ = class_means(started, replace(samples, n_features=level.start.n_axes))
+    means, _ = class_means(started, samples, level.start.n_axes)
     level.mixture.means.copy_(means)
 
 
