@@ -8,10 +8,9 @@ import torch
 from ..model.class_densities import ClassDensities
 from ..model.level import LevelModel
 from ..model.mixture import HierarchicalMixture
-from .class_mixtures import fit_class_mixtures
+from .class_mixtures import BACKGROUND_SHRINKAGE, fit_class_mixtures
 from .covariance import ResidualMoments, class_means, shrink, whitening_matrix
 
-_BACKGROUND_SHRINKAGE = 0.1
 _FIRST_IMAGES = 16  # of each class: enough to find its mean
 
 
@@ -121,7 +120,7 @@ def _background(overall, samples):
     origin, moments = overall
     moments = samples.total(moments)
     mean = origin + moments.first / moments.n_samples
-    covariance = shrink(moments.centered().covariance(), _BACKGROUND_SHRINKAGE)
+    covariance = shrink(moments.centered().covariance(), BACKGROUND_SHRINKAGE)
     return mean, whitening_matrix(covariance)
 
 

@@ -3,13 +3,13 @@
 import torch
 
 from ..model.class_densities import ClassDensities
-from .covariance import shrink, whitening_matrix
+from .covariance import residuals_within, shrink, whitening_matrix
 from .gaussian_mixture import fit_mixture
 from .gaussian_shrinkage import has_heavy_tails, inflation_of
 from .mixture_choice import choose_mixture, fit_gaussian
-from .modes import find_modes
+from .modes import find_modes, numbered
 
-_BACKGROUND_SHRINKAGE = 0.1
+BACKGROUND_SHRINKAGE = 0.1
 _MOST_VECTORS = 20_000  # of a class; more change nothing but the time
 
 
@@ -50,7 +50,7 @@ def fit_class_mixtures(level, samples, n_components, seed):
     if samples.n_classes > 1:  # of a single class, the background is the class
         everything = z[drawn_rows(z, torch.arange(len(z)), seed)]
         covariance = torch.cov(everything.T, correction=0).reshape(z.shape[1], -1)
-        background = everything.mean(0), whitening_matrix(shrink(covariance, _BACKGROUND_SHRINKAGE))
+        background = everything.mean(0), whitening_matrix(shrink(covariance, BACKGROUND_SHRINKAGE))
     return ClassDensities.of(
         [
             (m.centers, m.log_weights, torch.stack([whitening_matrix(c) for c in m.covariances]))
@@ -72,11 +72,9 @@ def _fit(vectors, modes, n_components, seed, heavy_tails, n_merged):
 
 
 def _has_heavy_tails(z, codes, modes):
-    codes = torch.unique(torch.stack((codes, modes)), dim=1, return_inverse=True)[1]
-    counts = torch.bincount(codes)
-    sums = torch.zeros(len(counts), z.shape[1], dtype=z.dtype).index_add_(0, codes, z)
+    codes = numbered(codes, modes)
     step = -(-len(z) // _MOST_VECTORS)
-    residuals = (z - (sums / counts[:, None])[codes])[::step]
+    residuals = residuals_within(z, codes)[::step]
     if not residuals.any():
         return False
     return has_heavy_tails(residuals, inflation_of(codes[::step]), 1.0, 0.01 * len(residuals))

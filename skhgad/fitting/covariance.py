@@ -126,3 +126,10 @@ def class_means(pairs, samples, n_features=None):
         counts += torch.bincount(codes, minlength=n_classes)
     sums, counts = samples.total(sums), samples.total(counts)
     return sums / counts.clamp_min(1)[:, None], counts
+
+
+def residuals_within(vectors, groups):
+    """Vectors (n, n_features) less the mean of their group; groups (n,), int64, from 0."""
+    counts = torch.bincount(groups)
+    sums = vectors.new_zeros(len(counts), vectors.shape[1]).index_add_(0, groups, vectors)
+    return vectors - (sums / counts.clamp_min(1)[:, None])[groups]

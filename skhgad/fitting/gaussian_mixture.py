@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..model.mixture import squared_distances
+from .covariance import residuals_within
 from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count
 
 _BLOCK_ENTRIES = 1 << 22  # of a matrix of distances, vectors by centers
@@ -67,12 +69,6 @@ def component_log_densities(z, centers, whiteners):
     return log_dets - 0.5 * torch.stack(distances, 1)
 
 
-def squared_distances(a, b):
-    """Squared Euclidean distances (n, m), never negative, of a (n, d) from b (m, d)."""
-    squares = a.square().sum(1)[:, None] + b.square().sum(1)
-    return squares.addmm_(a, b.T, alpha=-2).clamp_min_(0)
-
-
 def fit_mixture(z, n_components, generator, *, n_steps=_MOST_STEPS):
     """Fit a mixture to vectors (n, n_features), starting from k-means.
 
@@ -100,10 +96,9 @@ def fit_modes(z, modes, n_merged=0):
     modes = torch.unique(modes, return_inverse=True)[1]
     responsibilities = nn.functional.one_hot(modes).to(z)
     identity = torch.eye(z.shape[1], dtype=z.dtype)
-    means = (responsibilities.T @ z) / responsibilities.sum(0)[:, None]
     n_features = z.shape[1] + n_merged
     pseudo_count = likeliest_pseudo_count(
-        z - means[modes], inflation_of(modes), 1.0, n_features, n_features=n_features
+        residuals_within(z, modes), inflation_of(modes), 1.0, n_features, n_features=n_features
     )
     if math.isinf(pseudo_count):
         pseudo_count = _PRIOR_ALONE * len(z)
@@ -164,10 +159,7 @@ def _prior_term(prior, whiteners):
 
 def pooled_within(z, labels, shrinkage_samples):
     """Covariance inside clusters, with so many pseudo-samples of the identity."""
-    n_clusters = int(labels.max()) + 1
-    counts = torch.bincount(labels, minlength=n_clusters).clamp_min(1)
-    sums = torch.zeros(n_clusters, z.shape[1], dtype=z.dtype).index_add_(0, labels, z)
-    residuals = z - (sums / counts[:, None])[labels]
+    residuals = residuals_within(z, labels)
     identity = torch.eye(z.shape[1], dtype=z.dtype)
     total = len(z) + shrinkage_samples
     return (residuals.T @ residuals + shrinkage_samples * identity) / total

@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from .gaussian_mixture import GaussianMixture, equal_log_weights, squared_distances, whitener
+from ..model.mixture import squared_distances
+from .gaussian_mixture import GaussianMixture, equal_log_weights, whitener
 from .gaussian_shrinkage import robust_mean
 
 _BANDWIDTHS = torch.logspace(math.log10(0.05), math.log10(2.0), 14, dtype=torch.float64)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 
+from .covariance import residuals_within
 from .gaussian_shrinkage import (
     inflation_of,
     is_clearly_better,
@@ -42,6 +43,11 @@ def find_modes(x, codes, n_classes, seed):
     return modes
 
 
+def numbered(codes, modes):
+    """Return numbers (n,), int64, from 0, of the modes of all classes together."""
+    return torch.unique(torch.stack((codes, modes)), dim=1, return_inverse=True)[1]
+
+
 def _modes_of(x, seed):
     from sklearn.cluster import KMeans  # scoring does without
 
@@ -54,8 +60,7 @@ def _modes_of(x, seed):
         return best
     x = (x - x.mean(0)) / x.std(0, correction=0)
     step = -(-len(x) // _MOST_VECTORS)
-    one = _likelihoods(x[::step], best[::step])
-    likelihoods = one
+    likelihoods = _likelihoods(x[::step], best[::step])
     for size in _SIZES:
         if len(x[::step]) < size * _VECTORS_PER_MODE:
             break
@@ -71,13 +76,11 @@ def _modes_of(x, seed):
 
 def _likelihoods(x, modes):
     """Left-out log-likelihoods of vectors under the Gaussians of their modes, of one covariance."""
-    counts = torch.bincount(modes)
-    sums = torch.zeros(len(counts), x.shape[1], dtype=x.dtype).index_add_(0, modes, x)
-    residuals = x - (sums / counts.clamp_min(1)[:, None])[modes]
+    residuals = residuals_within(x, modes)
     scale = float(residuals.square().mean())
     if not scale > 1e-20:
         return torch.full((len(x),), -math.inf, dtype=x.dtype)
     inflation = inflation_of(modes)
     pseudo = likeliest_pseudo_count(residuals, inflation, scale, x.shape[1])
-    weights = (counts[modes] / len(x)).log()
+    weights = (torch.bincount(modes)[modes] / len(x)).log()
     return weights + left_out_log_likelihoods(residuals, inflation, pseudo, scale)

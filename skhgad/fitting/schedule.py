@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from ..devices import trains_in_mixed_precision
 
-# With fewer, training makes the model worse than its closed-form start.
-_VECTORS_PER_FEATURE = 10
-
 
 @dataclass
 class TrainingPlan:

@@ -6,7 +6,13 @@ import torch
 
 from ..model.flow import LinearStart
 from ..model.level import empty_level
-from .covariance import ResidualMoments, class_means, shrink, whitening_matrix
+from .covariance import (
+    ResidualMoments,
+    class_means,
+    residuals_within,
+    shrink,
+    whitening_matrix,
+)
 from .gaussian_mixture import fit_mixture
 from .gaussian_shrinkage import (
     has_heavy_tails,
@@ -14,7 +20,7 @@ from .gaussian_shrinkage import (
     likeliest_pseudo_count,
     principal_axes,
 )
-from .modes import find_modes
+from .modes import find_modes, numbered
 
 _MAP_SHRINKAGE = 0.1
 _HEAVY_TAILED_SHRINKAGE = 0.9
@@ -55,11 +61,8 @@ def start_of_vectors(samples, shrinkage="auto", seed=0):
     """
     x, codes = samples.vectors()
     center = torch.stack([x[codes == code].mean(0) for code in codes.unique()]).mean(0)
-    modes = find_modes(x, codes, samples.n_classes, seed)
-    codes = torch.unique(torch.stack((codes, modes)), dim=1, return_inverse=True)[1]
-    counts = torch.bincount(codes)
-    sums = torch.zeros(len(counts), x.shape[1], dtype=x.dtype).index_add_(0, codes, x)
-    residuals = x - (sums / counts[:, None])[codes]
+    codes = numbered(codes, find_modes(x, codes, samples.n_classes, seed))
+    residuals = residuals_within(x, codes)
     scale = float(residuals.square().mean())
     # Rounding alone is no spread: identical rows have some.
     if not scale > (100 * torch.finfo(x.dtype).eps) ** 2 * float(x.square().mean()):

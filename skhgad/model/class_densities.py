@@ -17,8 +17,8 @@ class ClassDensities(nn.Module):
     Class k has `center_counts`[k] centers, the next ones in `whitened_centers`. A center is the
     mean of a Gaussian whose covariance is :math:`(W W^T)^{-1}`, with W the whitener that
     `center_whiteners` names. All centers of a class may share one, or each has its own.
-    The module also holds the covariance that all classes share, and, with several classes of
-    images, the background: one Gaussian of all latent vectors together.
+    The module also holds the covariance that all classes share, and, with several classes, the
+    background: one Gaussian of all latent vectors together.
 
     Parameters
     ----------
