@@ -1,6 +1,5 @@
 """The covariance of each class, measured after training."""
 
-import math
 from dataclasses import replace
 
 import torch
@@ -18,7 +17,7 @@ def fit_covariances(levels, samples, n_components="auto", seed=0):
     """Set the `densities` of every LevelModel, measured on the LabelledSamples to train on."""
     first = samples.first_of_each_class(_FIRST_IMAGES)
     for index, level in enumerate(levels):
-        if math.prod(level.map_shape) == 1:
+        if level.has_one_position:
             level.densities = fit_class_mixtures(level, samples.level(index), n_components, seed)
         else:
             fit_class_covariances(level, samples.level(index), first=first.level(index))
@@ -139,7 +138,7 @@ def fit_new_classes(level, samples, n_components="auto", seed=0):
     ).to(known.means)
     mixture.prior_logits.fill_(known.prior_logits.mean())
     new = LevelModel(level.start, level.flow, mixture, level.map_shape)
-    if math.prod(level.map_shape) == 1:
+    if level.has_one_position:
         return mixture, fit_class_mixtures(new, samples, n_components, seed)
     no_samples = replace(samples, blocks=tuple)  # the centers are in place
     fit_class_covariances(new, samples, first=no_samples)

@@ -146,14 +146,14 @@ def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=
         start = align_start(start, samples, level.flow, level.mixture.means)
     level.start = start.to(dtype)
     if not is_trained or start.has_rest:
-        rest_at_class_means(level, samples)
+        move_means_to_classes(level, samples)
     if not is_trained and not is_vector and level.mixture.n_components > 1:
         find_centers_of_maps(level, samples, generator)
     return level
 
 
 @torch.no_grad()
-def rest_at_class_means(level, samples):
+def move_means_to_classes(level, samples):
     """Move the means of the prior to those of the classes."""
     started = ((level.start(x)[0], codes) for x, codes in samples.blocks())
     means, _ = class_means(started, samples, level.start.n_axes)
@@ -173,11 +173,9 @@ def find_centers_of_maps(level, samples, generator):
         vectors = z[codes == code].flatten(0, 1)
         drawn = torch.randperm(len(vectors), generator=generator)[:_MOST_VECTORS]
         found = fit_mixture(vectors[drawn], mixture.n_components, generator, n_steps=_STEPS)
-        n_found = len(found.centers)
-        moved = mixture.means[code] - found.log_weights.exp().to(mixture.means) @ found.centers.to(
-            mixture.means
-        )
-        mixture.means[code] = found.centers[0] + moved
-        mixture.offsets[code, : n_found - 1] = (found.centers[1:] - found.centers[0]).to(moved)
+        centers, log_weights = found.centers.to(mixture.means), found.log_weights.to(mixture.means)
+        shift = mixture.means[code] - log_weights.exp() @ centers  # the mean of the class stays
+        mixture.means[code] = centers[0] + shift
+        mixture.offsets[code, : len(centers) - 1] = centers[1:] - centers[0]
         mixture.center_logits[code] = -torch.inf
-        mixture.center_logits[code, :n_found] = found.log_weights.to(moved)
+        mixture.center_logits[code, : len(centers)] = log_weights

@@ -13,8 +13,8 @@ class LinearStart(nn.Module):
     """A fixed linear map (x - mean) W, its log-determinant counted.
 
     W is invertible, or leads to fewer axes than there are features. One more axis then holds the
-    length of what the others leave out, in units of `rest_scale`. It stands for n_features - n_axes
-    directions of equal variance, of which `n_merged` are not counted by the axis itself.
+    length of what W leaves out, in units of `rest_scale`. This axis stands for n_features - n_axes
+    directions of equal variance: one, and `n_merged` more.
 
     Parameters
     ----------

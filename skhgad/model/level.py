@@ -32,6 +32,11 @@ class LevelModel(nn.Module):
         return len(self.start.mean)
 
     @property
+    def has_one_position(self):
+        """Whether each sample is one vector, no map."""
+        return math.prod(self.map_shape) == 1
+
+    @property
     def n_centers(self):
         """Centers of each class, int64 Tensor (n_classes,)."""
         if self.densities is not None:
@@ -61,9 +66,8 @@ class LevelModel(nn.Module):
         up to a constant of each image.
         """
         source = self.mixture if self.densities is None else self.densities
-        if math.prod(self.map_shape) == 1 and self.densities is not None:
-            if self.densities.has_several_centers:
-                return self.densities.class_log_densities(z[:, 0])
+        if self.has_one_position and source is self.densities and source.has_several_centers:
+            return source.class_log_densities(z[:, 0])
         # Linear in z, so the mean position stands for all.
         return source.class_discriminants(z.mean(1)) * z.shape[1]
 
