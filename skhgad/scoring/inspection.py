@@ -96,7 +96,7 @@ def _regions(
     if anomaly_map is None:
         return None
     # Where the evidence overflows, the position is an anomaly, as for the score.
-    finite = np.nan_to_num(anomaly_map, nan=np.finfo(np.float32).max)
+    finite = np.nan_to_num(anomaly_map, nan=float(np.finfo(np.float32).max))
     return [region.to_dict() for region in find_regions(finite, -float(threshold))]
 
 

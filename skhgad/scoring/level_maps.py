@@ -87,9 +87,8 @@ def level_maps(fitted: FittedModel, batches: Iterable[ScoredBatch]) -> LevelMaps
         constants = model.score_location[codes], model.score_scale[codes]
         values = (likelihood, terms.entropy, *constants)
         parts.append(tuple(None if v is None else v.cpu().numpy() for v in values) + (batch.codes,))
-    likelihood, entropy, location, scale, codes = (
+    columns: list[Any] = [
         None if values[0] is None else np.concatenate(values) for values in zip(*parts, strict=True)
-    )
-    is_product = model.normalization == "exponential"
-    labels = fitted.classes[codes]
-    return LevelMaps(likelihood, entropy, location, scale, is_product, labels)
+    ]
+    *of_maps, codes = columns
+    return LevelMaps(*of_maps, model.normalization == "exponential", fitted.classes[codes])
