@@ -90,5 +90,7 @@ def level_maps(fitted: FittedModel, batches: Iterable[ScoredBatch]) -> LevelMaps
     columns: list[Any] = [
         None if values[0] is None else np.concatenate(values) for values in zip(*parts, strict=True)
     ]
-    *of_maps, codes = columns
-    return LevelMaps(*of_maps, model.normalization == "exponential", fitted.classes[codes])
+    likelihood, entropy, location, scale, codes = columns
+    is_product = model.normalization == "exponential"
+    labels = fitted.classes[codes]
+    return LevelMaps(likelihood, entropy, location, scale, is_product, labels)
