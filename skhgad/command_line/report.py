@@ -116,10 +116,14 @@ def check_report_place(out, folder):
 
 
 def is_labelled(folder):
-    """Return whether a folder has test/ or <class>/test/, as for `evaluate`."""
+    """Return whether a folder has test/ or <class>/test/, or is a published data set."""
+    from ..datasets.recognition import recognise
+
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder at {str(folder)!r} (from {os.getcwd()!r}).")
-    return (folder / "test").is_dir() or any(
-        (child / "test").is_dir() for child in folder.iterdir() if child.is_dir()
+    return (
+        (folder / "test").is_dir()
+        or any((child / "test").is_dir() for child in folder.iterdir() if child.is_dir())
+        or recognise(folder) is not None
     )

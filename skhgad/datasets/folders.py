@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from .layouts import Layout, expected_layout, layout_error
-from .masks import verify_mask
+from .masks import IMAGE_ENDINGS, verify_mask
 
 ANOMALY = "-1"  # the class label that marks a known anomaly in y
-IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 # Arrays of the loaders' Bunch, one element a sample.
 SAMPLE_FIELDS = ("images", "class_label", "y", "target", "defect", "mask", "split")
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
@@ -32,8 +31,9 @@ class Sample(NamedTuple):
     image: Path
     class_label: str
     defect: str  # "good" for a normal image
-    mask: Path | None
+    mask: Path | None  # a folder where the layout has `mask_folders`
     split: str
+    is_labelled: bool = True
 
 
 def load_tree(
@@ -55,19 +55,29 @@ def load_tree(
         folders = class_folders(layout, root, wanted)
     samples = []
     for label, folder in folders.items():
-        subfolders, files = entries(folder)
-        expected = {*layout.splits, *layout.other_folders}
-        unexpected = [f for f in subfolders if f.name not in expected] + files
-        warn_unread(folder, unexpected, f"{layout.name} has no such entry")
+        warn_unexpected(layout, folder)
         of_class = [s for name in splits for s in _read_split(layout, folder, name, label, verify)]
-        if not of_class:
-            warnings.warn(
-                f"{folder} holds no image for split={split!r}: class {label!r} is left out.",
-                UserWarning,
-                stacklevel=2,
-            )
+        warn_left_out(of_class, folder, split, label)
         samples += of_class
     return make_bunch(samples, root, layout.name, layout.source)
+
+
+def warn_unexpected(layout: Layout, folder: Path) -> None:
+    """Warn of entries of a class folder that the layout does not have."""
+    expected = {*layout.splits, *layout.other_entries}
+    folders, files = entries(folder)
+    unexpected = [entry for entry in folders + files if entry.name not in expected]
+    warn_unread(folder, unexpected, f"{layout.name} has no such entry")
+
+
+def warn_left_out(samples: Sequence[Sample], place: Path, split: str, label: str) -> None:
+    """Warn that a class has no samples, if so; `place` should have had them."""
+    if not samples:
+        warnings.warn(
+            f"{place} holds no image for split={split!r}: class {label!r} is left out.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _is_one_class(layout: Layout, root: Path) -> bool:
@@ -238,8 +248,10 @@ def _read_defect(
     masks: Sequence[Path | None] = [None] * len(images)
     # Only test images have masks; an image in train may have the same name.
     if split == "test":
-        if mask_folder.is_dir():
-            masks = _match_masks(
+        if mask_folder.is_dir() and layout.mask_folders:
+            masks = _match_mask_folders(images, mask_folder, verify)
+        elif mask_folder.is_dir():
+            masks = match_masks(
                 images, mask_folder, layout.mask_names, required=not is_normal, verify=verify
             )
         elif not is_normal and (layout.classes is not None or mask_folder.parent.is_dir()):
@@ -263,7 +275,23 @@ def _check_nested(layout: Layout, folder: Path) -> None:
     warn_unread(folder, unexpected, "only rgb, gt and xyz belong there")
 
 
-def _match_masks(
+def _match_mask_folders(images: list[Path], folder: Path, verify: bool) -> list[Path]:
+    """Return each image's folder of masks in `folder`, which is named as the image."""
+    folders, files = entries(folder)
+    warn_unread(folder, files, "masks lie in a folder per image")
+    for image in images:
+        of_image = folder / image.stem
+        masks = image_files(of_image) if of_image.is_dir() else []
+        if not masks:
+            raise ValueError(f"image {image} has no mask: {of_image} is missing or empty.")
+        for mask in masks if verify else ():
+            verify_mask(image, mask)
+    stems = {image.stem for image in images}
+    refuse_unmatched([f for f in folders if f.name not in stems])
+    return [folder / image.stem for image in images]
+
+
+def match_masks(
     images: list[Path], folder: Path, names: tuple[str, ...], *, required: bool, verify: bool
 ) -> list[Path | None]:
     """Return each image's mask in `folder`, or None; `names` as in `Layout.mask_names`."""
@@ -318,6 +346,7 @@ def make_bunch(samples: Sequence[Sample], root: Path, name: str, source: str) ->
         raise ValueError(f"a class cannot be named {ANOMALY!r}: it marks known anomalies.")
     defect = np.array([s.defect for s in samples])
     y = np.where(defect == "good", 1, -1)
+    y[[not s.is_labelled for s in samples]] = 0
     masks = np.empty(len(samples), dtype=object)
     masks[:] = [None if s.mask is None else str(s.mask) for s in samples]
     return Bunch(

@@ -7,8 +7,13 @@ from typing import NamedTuple
 __all__ = [
     "BTAD",
     "FOLDER",
+    "KOLEKTORSDD2",
+    "MPDD",
     "MVTEC_3D_AD",
     "MVTEC_AD",
+    "MVTEC_AD_2",
+    "MVTEC_LOCO_AD",
+    "REAL_IAD",
     "VISA",
     "Layout",
     "expected_layout",
@@ -27,7 +32,8 @@ class Layout(NamedTuple):
     splits: tuple[str, ...] = ("train", "test")
     mask_names: tuple[str, ...] = ("{}_mask",)  # a mask's stem, given its image's stem
     nested: bool = False  # every defect folder holds rgb/ and gt/
-    other_folders: frozenset[str] = frozenset({"ground_truth"})  # of a class, beside the splits
+    mask_folders: bool = False  # an image's masks lie in a folder named as the image
+    other_entries: frozenset[str] = frozenset({"ground_truth"})  # of a class, beside the splits
 
 
 MVTEC_AD = Layout(
@@ -73,7 +79,7 @@ MVTEC_3D_AD = Layout(
     splits=("train", "validation", "test"),
     mask_names=("{}",),
     nested=True,
-    other_folders=frozenset({"calibration"}),
+    other_entries=frozenset({"calibration"}),
 )
 VISA = Layout(
     name="VisA",
@@ -87,6 +93,80 @@ VISA = Layout(
     classes=(
         *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1"),
         *("macaroni2", "pcb1", "pcb2", "pcb3", "pcb4", "pipe_fryum"),
+    ),
+)
+MVTEC_AD_2 = Layout(
+    name="MVTec AD 2",
+    source='Heckler-Kram et al., "The MVTec AD 2 Dataset: Advanced Scenarios for Unsupervised '
+    'Anomaly Detection", arXiv:2503.21622, 2025; '
+    "https://www.mvtec.com/company/research/datasets/mvtec-ad-2",
+    tree="""\
+    ROOT/<class>/train/good/000_regular.png
+    ROOT/<class>/validation/good/000_regular.png
+    ROOT/<class>/test_public/good/000_regular.png
+    ROOT/<class>/test_public/bad/000_regular.png
+    ROOT/<class>/test_public/ground_truth/bad/000_regular_mask.png
+    ROOT/<class>/test_private/000_regular.png        (no labels)
+    ROOT/<class>/test_private_mixed/000_mixed.png    (no labels)""",
+    classes=(
+        *("can", "fabric", "fruit_jelly", "rice"),
+        *("sheet_metal", "vial", "wallplugs", "walnuts"),
+    ),
+    splits=("train", "validation", "test_public", "test_private", "test_private_mixed"),
+    other_entries=frozenset(),
+)
+MVTEC_LOCO_AD = Layout(
+    name="MVTec LOCO AD",
+    source='Bergmann et al., "Beyond Dents and Scratches: Logical Constraints in Unsupervised '
+    'Anomaly Detection and Localization", IJCV 2022; '
+    "https://www.mvtec.com/company/research/datasets/mvtec-loco",
+    tree="""\
+    ROOT/<class>/defects_config.json
+    ROOT/<class>/train/good/000.png
+    ROOT/<class>/validation/good/000.png
+    ROOT/<class>/test/<good, logical_anomalies or structural_anomalies>/000.png
+    ROOT/<class>/ground_truth/<kind of anomaly>/000/000.png   (a file a defect: 001.png, ...)""",
+    classes=("breakfast_box", "juice_bottle", "pushpins", "screw_bag", "splicing_connectors"),
+    splits=("train", "validation", "test"),
+    mask_folders=True,
+    other_entries=frozenset({"ground_truth", "defects_config.json"}),
+)
+REAL_IAD = Layout(
+    name="Real-IAD",
+    source='Wang et al., "Real-IAD: A Real-World Multi-View Dataset for Benchmarking Versatile '
+    'Industrial Anomaly Detection", CVPR 2024; https://realiad4ad.github.io/Real-IAD',
+    tree="""\
+    ROOT/realiad_jsons/<class>.json            (or ROOT/realiad_jsons/realiad_jsons/<class>.json)
+    ROOT/realiad_1024/<class>/OK/S0001/<image>.jpg
+    ROOT/realiad_1024/<class>/NG/<defect>/S0001/<image>.jpg
+    ROOT/realiad_1024/<class>/NG/<defect>/S0001/<mask>.png   (paths as the JSON file says)""",
+    classes=(
+        *("audiojack", "bottle_cap", "button_battery", "end_cap", "eraser", "fire_hood"),
+        *("mint", "mounts", "pcb", "phone_battery", "plastic_nut", "plastic_plug"),
+        *("porcelain_doll", "regulator", "rolled_strip_base", "sim_card_set", "switch", "tape"),
+        *("terminalblock", "toothbrush", "toy", "toy_brick", "transistor1", "u_block"),
+        *("usb", "usb_adaptor", "vcpill", "wooden_beads", "woodstick", "zipper"),
+    ),
+)
+KOLEKTORSDD2 = Layout(
+    name="KolektorSDD2",
+    source='Bozic et al., "Mixed supervision for surface-defect detection: from weakly to fully '
+    'supervised learning", Computers in Industry 2021; https://www.vicos.si/resources/kolektorsdd2',
+    tree="""\
+    ROOT/train/10000.png
+    ROOT/train/10000_GT.png    (the mask of 10000.png, zero where the image is normal)
+    ROOT/test/20000.png
+    ROOT/test/20000_GT.png""",
+    classes=("KolektorSDD2",),
+    mask_names=("{}_GT",),
+)
+MPDD = MVTEC_AD._replace(
+    name="MPDD",
+    source='Jezek et al., "Deep learning-based defect detection of metal parts: evaluating current '
+    'methods in complex conditions", ICUMT 2021; https://github.com/stepanje/MPDD',
+    classes=(
+        *("bracket_black", "bracket_brown", "bracket_white"),
+        *("connector", "metal_plate", "tubes"),
     ),
 )
 FOLDER = Layout(

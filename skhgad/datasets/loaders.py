@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from sklearn.utils import Bunch
 
-from .folders import ANOMALY, SAMPLE_FIELDS, check_root, load_tree
-from .layouts import BTAD, FOLDER, MVTEC_3D_AD, MVTEC_AD
+from .folders import ANOMALY, SAMPLE_FIELDS, check_choices, check_root, load_tree
+from .kolektorsdd2 import load_kolektorsdd2
+from .layouts import BTAD, FOLDER, MPDD, MVTEC_3D_AD, MVTEC_AD, MVTEC_LOCO_AD
+from .mvtec_ad_2 import load_mvtec_ad_2
 from .plain import is_plain, load_plain
+from .real_iad import load_real_iad
+from .recognition import Recognised, recognise
+from .visa import load_visa
 
-__all__ = ["load_btad", "load_folder", "load_mvtec_3d_ad", "load_mvtec_ad", "load_union"]
+__all__ = [
+    "load_btad",
+    "load_folder",
+    "load_mpdd",
+    "load_mvtec_3d_ad",
+    "load_mvtec_ad",
+    "load_mvtec_loco_ad",
+    "load_union",
+]
 
 
 def load_mvtec_ad(
@@ -128,6 +141,72 @@ def load_mvtec_3d_ad(
     return load_tree(MVTEC_3D_AD, root, classes, split, verify)
 
 
+def load_mvtec_loco_ad(
+    root: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    split: str = "all",
+    verify: bool = True,
+) -> Bunch:
+    """Load MVTec LOCO AD: 5 products with logical and structural anomalies.
+
+    Parameters
+    ----------
+    root : str or Path
+        The unpacked folder, which holds one folder per class:
+        ``<class>/{train/good,validation/good,test/<kind>}/000.png``, the masks of that image in
+        ``<class>/ground_truth/<kind>/000/``, and ``<class>/defects_config.json``.
+    classes, verify
+        As in `load_mvtec_ad`.
+    split : {"train", "validation", "test", "all"}, default="all"
+        The published split to read; "train" does not include "validation".
+
+    Returns
+    -------
+    data : Bunch
+        As in `load_mvtec_ad`. `defect` is "good", "logical_anomalies" or "structural_anomalies".
+        `mask` is the folder of the image's masks, which `load_mask` reads as one and
+        `load_saturated_regions` defect by defect.
+    """
+    return load_tree(MVTEC_LOCO_AD, root, classes, split, verify)
+
+
+def load_mpdd(
+    root: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    split: str = "all",
+    verify: bool = True,
+) -> Bunch:
+    """Load MPDD: 6 kinds of painted metal parts, laid out as MVTec AD.
+
+    Parameters
+    ----------
+    root : str or Path
+        The unpacked folder, which holds one folder per class.
+    classes, split, verify
+        As in `load_mvtec_ad`.
+
+    Returns
+    -------
+    data : Bunch
+        As in `load_mvtec_ad`.
+    """
+    return load_tree(MPDD, root, classes, split, verify)
+
+
+# The published data sets that are not laid out as MVTec AD.
+_PUBLISHED: dict[str, Callable[..., Bunch]] = {
+    "btad": load_btad,
+    "kolektorsdd2": load_kolektorsdd2,
+    "mvtec_3d_ad": load_mvtec_3d_ad,
+    "mvtec_ad_2": load_mvtec_ad_2,
+    "mvtec_loco_ad": load_mvtec_loco_ad,
+    "real_iad": load_real_iad,
+    "visa": load_visa,
+}
+
+
 def load_folder(
     root: str | os.PathLike[str],
     *,
@@ -135,7 +214,9 @@ def load_folder(
     split: str = "all",
     verify: bool = True,
 ) -> Bunch:
-    """Load your own images: folders named as in MVTec AD, or plain folders of normal images.
+    """Load your own images, or a published data set that is recognised by its names.
+
+    Your own lie in folders named as in MVTec AD, or in plain folders of normal images.
 
     The folder may hold several classes, or be one class itself: it then has ``train/good`` or
     ``test`` directly, and its name is the class. A class may lack ``train`` or ``test``. Without
@@ -145,6 +226,10 @@ def load_folder(
     Where neither the folder nor those in it have ``train`` or ``test``, all images are normal ones
     of the split "train": those of ``<class>/<image>``, or those in the folder itself, which are one
     class with the folder's name (for ``<class>/train/good``, with that of the class).
+
+    A folder of BTAD, KolektorSDD2, MVTec 3D-AD, MVTec AD 2, MVTec LOCO AD, Real-IAD or VisA is read
+    by the loader of that data set; of BTAD and those of MVTec, also the folder of one class. Of
+    MVTec AD 2, "test" is the public test set. "all" includes a published validation split.
 
     Parameters
     ----------
@@ -176,9 +261,35 @@ def load_folder(
     (['train', 'test', 'test'], [1, -1, 1], ['lid', '-1', 'lid'])
     """
     folder = check_root(FOLDER, root)
+    published = recognise(folder)
+    if published is not None and published.name in _PUBLISHED:
+        return _load_published(published, classes, split, verify)
     if is_plain(folder):
         return load_plain(folder, classes, split)
     return load_tree(FOLDER, root, classes, split, verify)
+
+
+def _load_published(
+    published: Recognised, classes: Sequence[str] | None, split: str, verify: bool
+) -> Bunch:
+    """Read a published data set with the splits "train" and "test"."""
+    check_choices(split, FOLDER.splits, classes)
+    if (
+        published.classes is not None
+        and classes is not None
+        and set(classes) != set(published.classes)
+    ):
+        name = published.classes[0]
+        raise ValueError(f"classes={list(classes)}, but the folder is the one class {name!r}.")
+    of_public = published.name == "mvtec_ad_2" and split == "test"
+    data = _PUBLISHED[published.name](
+        published.root,
+        classes=classes if published.classes is None else published.classes,
+        split="test_public" if of_public else split,
+        verify=verify,
+    )
+    data.split = np.where(data.split == "test_public", "test", data.split)
+    return data
 
 
 def load_union(datasets: Mapping[str, Bunch] | Sequence[tuple[str, Bunch]]) -> Bunch:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import ExifTags, Image, ImageOps
 
-__all__ = ["check_mask", "load_mask", "verify_mask"]
+__all__ = ["IMAGE_ENDINGS", "check_mask", "load_mask", "mask_files", "mask_values", "verify_mask"]
+
+IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def load_mask(path: str | os.PathLike[str], size: Sequence[int] | None = None) -> NDArray[np.bool_]:
@@ -23,7 +26,8 @@ def load_mask(path: str | os.PathLike[str], size: Sequence[int] | None = None) -
     Parameters
     ----------
     path : str or Path
-        The mask file.
+        The mask file; or a folder of masks of one image, of which any may mark a pixel (MVTec LOCO
+        AD).
     size : tuple (height, width), default=None
         Size to return, by nearest neighbour; None keeps the file's.
 
@@ -35,8 +39,8 @@ def load_mask(path: str | os.PathLike[str], size: Sequence[int] | None = None) -
     Raises
     ------
     ValueError
-        If the file cannot be read, or is larger than `PIL.Image.MAX_IMAGE_PIXELS`; the message
-        names it.
+        If a file cannot be read, is larger than `PIL.Image.MAX_IMAGE_PIXELS`, or differs in size
+        from others of its folder; the message names it.
 
     Examples
     --------
@@ -50,6 +54,16 @@ def load_mask(path: str | os.PathLike[str], size: Sequence[int] | None = None) -
     ...     load_mask(path, size=(1, 2))
     array([[ True,  True]])
     """
+    mask = _load_union(Path(path)) if os.path.isdir(path) else mask_values(path) != 0
+    if size is not None and tuple(size) != mask.shape:
+        height, width = size
+        marked = Image.fromarray(mask.astype(np.uint8))
+        mask = np.asarray(marked.resize((width, height), Image.Resampling.NEAREST)) != 0
+    return mask
+
+
+def mask_values(path: str | os.PathLike[str]) -> NDArray[np.generic]:
+    """Return the values of a mask file, of shape (height, width), noise of JPEG files removed."""
     with _errors_naming(f"mask {path} cannot be read"):
         with _opened(path) as image:
             is_lossy = image.format in ("JPEG", "MPO")
@@ -57,12 +71,30 @@ def load_mask(path: str | os.PathLike[str], size: Sequence[int] | None = None) -
             has_alpha = image.mode in ("LA", "PA", "RGBA")
     if values.ndim == 3:
         values = (values[..., :-1] if has_alpha else values).max(axis=-1)
-    mask = values >= 128 if is_lossy else values != 0
-    if size is not None and tuple(size) != mask.shape:
-        height, width = size
-        marked = Image.fromarray(mask.astype(np.uint8))
-        mask = np.asarray(marked.resize((width, height), Image.Resampling.NEAREST)) != 0
-    return mask
+    return values >= 128 if is_lossy else values
+
+
+def mask_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """Return the masks in a folder of one image's masks, sorted; ValueError if there is none."""
+    files = [file for file in Path(folder).iterdir() if file.suffix.lower() in IMAGE_ENDINGS]
+    if not files:
+        raise ValueError(f"mask {folder} cannot be read: the folder holds no image.")
+    return sorted(files)
+
+
+def _load_union(folder: Path) -> NDArray[np.bool_]:
+    """Return where any mask of a folder marks a pixel."""
+    first, *others = mask_files(folder)
+    union: NDArray[np.bool_] = mask_values(first) != 0
+    for file in others:
+        mask = mask_values(file) != 0
+        if mask.shape != union.shape:
+            raise ValueError(
+                f"mask {file} has (height, width) {mask.shape}, {first} of the same image has "
+                f"{union.shape}."
+            )
+        union = union | mask
+    return union
 
 
 def check_mask(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.utils import Bunch
+from trees import write, write_text
 
 from skhgad.datasets import (
     load_btad,
@@ -23,20 +24,6 @@ from skhgad.datasets import (
 )
 
 FIELDS = ("images", "class_label", "y", "target", "defect", "mask", "split")
-
-
-def write(root, names, size=(8, 6)):
-    """Write one image per name below `root`; a name may be followed by its (width, height)."""
-    for name in names:
-        name, (width, height) = name if isinstance(name, tuple) else (name, size)
-        path = Path(root, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (width, height), color=255).save(path)
-
-
-def write_text(root, name, text):
-    Path(root, name).parent.mkdir(parents=True, exist_ok=True)
-    Path(root, name).write_text(text, encoding="utf-8")
 
 
 def rows(data):
