@@ -12,5 +12,15 @@ in `miss_rates`.
 
 from .per_image import image_metrics, miss_rates, unified_roc_auc
 from .per_pixel import PixelMetrics, pixel_metrics
+from .saturated import SproMetrics
+from .segmentation_f1 import SegF1Metrics
 
-__all__ = ["PixelMetrics", "image_metrics", "miss_rates", "pixel_metrics", "unified_roc_auc"]
+__all__ = [
+    "PixelMetrics",
+    "SegF1Metrics",
+    "SproMetrics",
+    "image_metrics",
+    "miss_rates",
+    "pixel_metrics",
+    "unified_roc_auc",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,15 @@ from ..validation import check_anomaly_labels, check_map, is_integer, marks_anom
 from .histograms import Histogram, HistogramStream, count, merge
 from .per_image import summarize, warn_undefined
 
-__all__ = ["PixelMetrics", "pixel_metrics"]
+__all__ = [
+    "ClassPixels",
+    "PixelMetrics",
+    "check_map_and_mask",
+    "check_resolution",
+    "flush_full",
+    "overlap_area",
+    "pixel_metrics",
+]
 
 # Pixels kept raw until they are counted: 32 MiB of float32 in all.
 _PENDING_PER_CLASS, _PENDING = 2**21, 2**23
@@ -58,13 +66,10 @@ class PixelMetrics:
     """
 
     def __init__(self, n_bins: int = 2**14, *, max_fpr: float = 0.3) -> None:
-        if not is_integer(n_bins) or n_bins < 2:
-            raise ValueError(f"n_bins must be an int of at least 2, got {n_bins!r}.")
-        if not 0 < max_fpr <= 1:
-            raise ValueError(f"max_fpr must be in (0, 1], got {max_fpr!r}.")
+        check_resolution(n_bins, max_fpr)
         self.n_bins = int(n_bins)
         self.max_fpr = float(max_fpr)
-        self._classes: dict[str | int, _ClassPixels] = {}
+        self._classes: dict[str | int, ClassPixels] = {}
 
     def update(
         self,
@@ -99,28 +104,14 @@ class PixelMetrics:
         ValueError
             If shapes differ, the map is not finite, or `mask` is None without `y`.
         """
-        where = f"class {class_label!r}"
-        if marks_anomaly(class_label):
-            raise ValueError("class_label is -1: give the anomaly's product class.")
-        scores = check_map(anomaly_map, where)
-        is_unmasked = False
-        if mask is None:
-            if y is None:
-                raise ValueError(
-                    f"mask ({where}) is None: give y, +1 if the image is normal, else -1."
-                )
-            is_unmasked = bool(check_anomaly_labels([y])[0])
-        defect = check_mask(mask, scores.shape, where)
-        pixels = self._classes.setdefault(class_label, _ClassPixels(self.n_bins))
+        scores, defect = check_map_and_mask(mask, anomaly_map, class_label, y)
+        pixels = self._classes.setdefault(class_label, ClassPixels(self.n_bins))
         pixels.n_maps += 1
-        if is_unmasked:
+        if defect is None:
             pixels.n_unmasked += 1
             return self
-        pixels.add(scores, defect)
-        if pixels.n_waiting >= _PENDING_PER_CLASS:
-            pixels.flush()
-        elif sum(p.n_waiting for p in self._classes.values()) >= _PENDING:
-            max(self._classes.values(), key=lambda p: p.n_waiting).flush()
+        pixels.add(scores, defect, _region_weights(defect))
+        flush_full(self._classes.values())
         return self
 
     def compute(self) -> Bunch:
@@ -155,7 +146,7 @@ class PixelMetrics:
         return summarize(per_class, pooled)
 
     def _figures(
-        self, histogram: Histogram, classes: Sequence[_ClassPixels], name: str
+        self, histogram: Histogram, classes: Sequence[ClassPixels], name: str
     ) -> dict[str, float]:
         n_maps = sum(pixels.n_maps for pixels in classes)
         n_unmasked = sum(pixels.n_unmasked for pixels in classes)
@@ -243,7 +234,38 @@ def _rows(columns: dict[str, Iterable[Any]]) -> Iterator[dict[str, Any]]:
         yield row
 
 
-class _ClassPixels:
+def check_resolution(n_bins: Any, max_fpr: Any) -> None:
+    """Raise ValueError unless the parameters of the histograms and of their area are valid."""
+    if not is_integer(n_bins) or n_bins < 2:
+        raise ValueError(f"n_bins must be an int of at least 2, got {n_bins!r}.")
+    if not 0 < max_fpr <= 1:
+        raise ValueError(f"max_fpr must be in (0, 1], got {max_fpr!r}.")
+
+
+def check_map_and_mask(
+    mask: ArrayLike | os.PathLike[str] | None,
+    anomaly_map: ArrayLike,
+    class_label: str | int,
+    y: str | int | None,
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return a map and its mask as arrays, as `PixelMetrics.update` documents.
+
+    The mask is None for an anomaly without one.
+    """
+    where = f"class {class_label!r}"
+    if marks_anomaly(class_label):
+        raise ValueError("class_label is -1: give the anomaly's product class.")
+    scores = check_map(anomaly_map, where)
+    is_unmasked = False
+    if mask is None:
+        if y is None:
+            raise ValueError(f"mask ({where}) is None: give y, +1 if the image is normal, else -1.")
+        is_unmasked = bool(check_anomaly_labels([y])[0])
+    defect = check_mask(mask, scores.shape, where)
+    return scores, None if is_unmasked else defect
+
+
+class ClassPixels:
     """The pixels of one class: raw ones not yet counted, and a summary of the others."""
 
     def __init__(self, n_bins: int) -> None:
@@ -254,17 +276,30 @@ class _ClassPixels:
         self.n_maps = 0
         self.n_unmasked = 0
 
-    def add(self, scores: NDArray[Any], mask: NDArray[np.bool_]) -> None:
-        self.waiting.append((scores[~mask], scores[mask], _region_weights(mask)))
+    def add(
+        self, scores: NDArray[Any], mask: NDArray[np.bool_], weights: NDArray[np.float64]
+    ) -> None:
+        """Add a map; `weights` are the region weights of the marked pixels, in C order."""
+        self.waiting.append((scores[~mask], scores[mask], weights))
         self.n_waiting += scores.size
 
     def flush(self) -> None:
+        """Count the raw pixels."""
         if self.waiting:
             normal, anomalous, weights = zip(*self.waiting, strict=True)
             self.stream.add(
                 count(np.concatenate(normal), np.concatenate(anomalous), np.concatenate(weights))
             )
             self.waiting, self.n_waiting = [], 0
+
+
+def flush_full(classes: Collection[ClassPixels]) -> None:
+    """Count raw pixels where too many wait."""
+    for pixels in classes:
+        if pixels.n_waiting >= _PENDING_PER_CLASS:
+            pixels.flush()
+    if sum(pixels.n_waiting for pixels in classes) >= _PENDING:
+        max(classes, key=lambda pixels: pixels.n_waiting).flush()
 
 
 def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -278,27 +313,41 @@ def _pixel_figures(histogram: Histogram, max_fpr: float) -> dict[str, float]:
     """Return AUROC, AP, F1-max and AUPRO of a histogram with both kinds of pixels.
 
     Thresholds are the histogram's values; curves are joined linearly. AP is the sum of recall steps
-    times precision, as in scikit-learn. AUPRO is the area under the mean overlap with the regions
-    over the false-positive rate, from 0 to `max_fpr`, divided by `max_fpr` (Bergmann et al., CVPR
-    2019).
+    times precision, as in scikit-learn. AUPRO is that of `overlap_area`.
     """
-    survival = np.cumsum(histogram.weights[:, ::-1], axis=1)
-    survival = np.concatenate([np.zeros((3, 1)), survival], axis=1)
-    fpr, recall, overlap = survival / survival[:, -1:]
+    survival = _survival(histogram)
+    fpr, recall, _ = survival / survival[:, -1:]
     false, true = survival[0, 1:], survival[1, 1:]
     n_anomalous = true[-1]
+    return {
+        "auroc": _area(fpr, recall),
+        "ap": float(np.sum(np.diff(recall) * true / (true + false))),
+        "f1_max": float(np.max(2 * true / (n_anomalous + true + false))),
+        "aupro": overlap_area(histogram, max_fpr),
+    }
+
+
+def overlap_area(histogram: Histogram, max_fpr: float) -> float:
+    """Return the area under the region weight found over the false-positive rate.
+
+    The area goes from 0 to `max_fpr` and is divided by `max_fpr` (Bergmann et al., CVPR 2019). The
+    histogram has normal pixels and region weight; what is found is a share of all region weight.
+    """
+    survival = _survival(histogram)
+    fpr, overlap = survival[[0, 2]] / survival[[0, 2], -1:]
     # The curve ends at the first point with this fpr or more. np.interp would take the last of
     # several with fpr = max_fpr.
     k = int(np.argmax(fpr >= max_fpr))
     step = (max_fpr - fpr[k - 1]) / (fpr[k] - fpr[k - 1])
     x = np.append(fpr[:k], max_fpr)
     y = np.append(overlap[:k], overlap[k - 1] + step * (overlap[k] - overlap[k - 1]))
-    return {
-        "auroc": _area(fpr, recall),
-        "ap": float(np.sum(np.diff(recall) * true / (true + false))),
-        "f1_max": float(np.max(2 * true / (n_anomalous + true + false))),
-        "aupro": _area(x, y) / max_fpr,
-    }
+    return _area(x, y) / max_fpr
+
+
+def _survival(histogram: Histogram) -> NDArray[np.float64]:
+    """Return each kind of weight above each of m + 1 thresholds, descending; shape (3, m + 1)."""
+    survival = np.cumsum(histogram.weights[:, ::-1], axis=1)
+    return np.concatenate([np.zeros((3, 1)), survival], axis=1)
 
 
 def _area(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
