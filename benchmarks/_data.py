@@ -12,8 +12,14 @@ LOADERS = {
     "btad": datasets.load_btad,
     "mvtec_3d": datasets.load_mvtec_3d_ad,
     "visa": datasets.load_visa,
+    "mvtec_ad_2": datasets.load_mvtec_ad_2,
+    "mvtec_loco_ad": datasets.load_mvtec_loco_ad,
+    "real_iad": datasets.load_real_iad,
+    "kolektorsdd2": datasets.load_kolektorsdd2,
+    "mpdd": datasets.load_mpdd,
     "folder": datasets.load_folder,
 }
+TEST_SPLITS = ("test", "test_public")  # with labels; the second of MVTec AD 2
 _TABLE_ARRAYS = ("X", "class_name", "split", "y")
 
 
@@ -85,7 +91,7 @@ class Part:
         """
         kinds = self.defects if by_defect and self.defects is not None else self.y
         kinds = np.array([f"{y} {label}" for y, label in zip(kinds, self.class_test, strict=True)])
-        return self.taking(_first_of_each(self.class_train, n), _first_of_each(kinds, n))
+        return self.taking(first_of_each(self.class_train, n), first_of_each(kinds, n))
 
 
 def load_parts(data, loader="auto", classes=None):
@@ -96,7 +102,7 @@ def load_parts(data, loader="auto", classes=None):
     data : list of str
         One folder or .npz file; for the loader "union", several NAME=FOLDER, where NAME is
         another loader.
-    loader : {"auto", "mvtec_ad", "btad", "mvtec_3d", "visa", "union", "folder"}
+    loader : {"auto", "union"} or a key of `LOADERS`
         "auto": an .npz file is a feature table (arrays X, class_name, split and y, 1 = anomaly);
         a folder holds ``images/`` in the MVTec AD layout and ``features/*.npz``, or either.
     classes : list of str, default=None
@@ -139,7 +145,7 @@ def load_parts(data, loader="auto", classes=None):
 def image_part(name, data):
     """Turn a loader's Bunch into a Part; known anomalies of the training split are left out."""
     train = (data.split == "train") & (data.y == 1)
-    test = data.split == "test"
+    test = np.isin(data.split, TEST_SPLITS)
     return Part(
         name,
         data.images[train],
@@ -214,7 +220,7 @@ def _union(data, classes):
     return keep_classes([image_part("union", datasets.load_union(bunches))], classes)
 
 
-def _first_of_each(labels, n):
+def first_of_each(labels, n):
     """Mask of the first `n` samples of each label."""
     mask = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):

@@ -47,7 +47,7 @@ def benchmark_parser(name, doc, *, pixels=False, epilog=None):
         prog=f"python -m benchmarks.{name}", description=doc.split("\n")[0], epilog=epilog
     )
     _add_data_options(parser)
-    _add_detector_options(parser)
+    add_detector_options(parser)
     _add_run_options(parser, pixels)
     return parser
 
@@ -69,7 +69,7 @@ def _add_data_options(parser):
     group.add_argument("--classes", nargs="+", metavar="NAME", help="classes to keep")
     group.add_argument("--part", metavar="NAME", help="of a folder with several parts, e.g. images")
     group.add_argument(
-        "--limit", type=_positive, metavar="N", help="N samples of each class and kind: a trial"
+        "--limit", type=positive_int, metavar="N", help="N samples of each class and kind: a trial"
     )
     group.add_argument(
         "--memory",
@@ -78,7 +78,8 @@ def _add_data_options(parser):
     )
 
 
-def _add_detector_options(parser):
+def add_detector_options(parser):
+    """Add the options that `read_parameters` reads."""
     group = parser.add_argument_group("detector")
     group.add_argument("--paper", action="store_true", help="start from HGADDetector.paper()")
     group.add_argument("--backbone", metavar="NAME", help="timm model")
@@ -98,7 +99,7 @@ def _add_detector_options(parser):
 def _add_run_options(parser, pixels):
     group = parser.add_argument_group("run")
     group.add_argument(
-        "--seeds", type=_positive, default=3, help="number of repetitions (default: 3)"
+        "--seeds", type=positive_int, default=3, help="number of repetitions (default: 3)"
     )
     if pixels:
         group.add_argument("--no-pixels", action="store_true", help="leave the pixel figures out")
@@ -205,7 +206,8 @@ def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
 
-def _positive(text):
+def positive_int(text):
+    """Return the number in an option's text; ValueError below 1."""
     value = int(text)
     if value < 1:
         raise ValueError(text)

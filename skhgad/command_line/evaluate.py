@@ -14,7 +14,8 @@ def add_options(commands):
         "folder",
         metavar="FOLDER",
         help="holds <class>/test/good/<image>, <class>/test/<defect>/<image> and, for pixel "
-        "figures, <class>/ground_truth/<defect>/<image>_mask.png",
+        "figures, <class>/ground_truth/<defect>/<image>_mask.png; or a published data set that "
+        "load_folder reads",
     )
     add_class_options(command)
     command.add_argument("--json", metavar="FILE", help="write all figures")

@@ -29,7 +29,7 @@ def add_options(commands):
         "folder",
         metavar="FOLDER",
         help="holds <class>/train/good/<image>, as MVTec AD; or, all of them normal, "
-        "<class>/<image>; or images of one class",
+        "<class>/<image>; or images of one class; or a published data set that load_folder reads",
     )
     command.add_argument("--out", metavar="MODEL", required=True, help="folder of the new model")
     add_class_options(command)

@@ -94,7 +94,10 @@ def _image_root(root: Path, name: str | None) -> Path:
     if not found:
         raise layout_error(REAL_IAD, f"{root} holds no images: realiad_1024 or such is missing.")
     if len(found) > 1:
-        raise ValueError(f"{root} holds {[f.name for f in found]}: choose one by images=.")
+        raise ValueError(
+            f"{root} holds {[f.name for f in found]}: choose one by images= of load_real_iad, or "
+            "move the others away."
+        )
     return found[0]
 
 

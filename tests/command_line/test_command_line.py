@@ -23,6 +23,7 @@ from skhgad import HGADDetector
 from skhgad.command_line import score
 from skhgad.command_line.arguments import chosen_parameters, parse_rate
 from skhgad.command_line.main import build_parser, main
+from skhgad.command_line.report import is_labelled
 from skhgad.datasets import load_folder
 from skhgad.display.heat_maps import HeatScale, overlay
 from skhgad.metrics import image_metrics, pixel_metrics
@@ -661,6 +662,26 @@ def test_fit_takes_plain_folders(products, tmp_path, capsys):
     argv = ["fit", products / "stripe/train/good", "--out", tmp_path / "model", *SMALL]
     assert main([str(word) for word in argv]) == 0
     assert "12 normal images: stripe 12" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.*lacks 7 of the 8 classes")
+def test_published_layouts_are_read_by_their_names(tmp_path, capsys):
+    rng, folder, model = np.random.default_rng(0), tmp_path / "ad2/can", tmp_path / "model"
+    for i in range(12):
+        write(folder / "train/good" / f"{i}.png", draw(rng, "stripe")[0])
+    write(folder / "validation/good/0.png", draw(rng, "stripe")[0])
+    for i in range(2):
+        pixels, mask = draw(rng, "stripe", blob=True)
+        write(folder / "test_public/good" / f"{i}.png", draw(rng, "stripe")[0])
+        write(folder / "test_public/bad" / f"{i}.png", pixels)
+        write(folder / "test_public/ground_truth/bad" / f"{i}_mask.png", np.uint8(255) * mask)
+    assert main(["fit", str(tmp_path / "ad2"), "--out", str(model), *SMALL]) == 0
+    assert "12 normal images: can 12" in capsys.readouterr().out
+    for place in (tmp_path / "ad2", folder):
+        assert main(["evaluate", str(model), str(place)]) == 0
+        said = capsys.readouterr().out
+        assert "4 images, 2 of them anomalies" in said and "AUPRO" in said
+        assert is_labelled(place)
 
 
 # output
