@@ -84,8 +84,10 @@ PUBLISHED = {
     "map_normalization": "exponential",
     "class_calibration": False,
     "blur_sigma": 4.0,
-    "validation_fraction": 0.0,
 }
+
+# One scale of the default's two: `HGADDetector.fast`.
+FAST = {"image_size": 256, "image_scales": (1.0,)}
 
 # name: (type, smallest, largest, which of the bounds belong to the range)
 _NUMBERS = {
@@ -111,7 +113,6 @@ _NUMBERS = {
     "label_smoothing": (Real, 0, 1, "left"),
     "entropy_weight": (Real, 0, None, "neither"),
     "blur_sigma": (Real, 0, None, "left"),
-    "validation_fraction": (Real, 0, 1, "left"),
     "verbose": (Integral, 0, None, "left"),
 }
 # As above, or a word that lets the data decide.
@@ -123,6 +124,7 @@ _NUMBERS_OR_WORD = {
     "learning_rate": (("auto",), Real, 0, None, "neither"),
     "whitening_shrinkage": (("auto", "ledoit_wolf"), Real, 0, 1, "both"),
     "contamination": (("auto",), Real, 0, 0.5, "right"),
+    "validation_fraction": (("auto", "cross"), Real, 0, 1, "left"),
     "cache_budget": (("auto",), Integral, 0, None, "left"),
 }
 _CHOICES = {
@@ -155,7 +157,6 @@ def check_parameters(parameters):
     for name in ("class_covariance", "class_calibration", "fuse_stages"):
         if not isinstance(parameters[name], bool):
             raise TypeError(f"{name} must be True or False, got {parameters[name]!r}.")
-    _check_sequence("image_scales", parameters["image_scales"], Real, low=0)
     for name, check in _CHECKS.items():
         check(parameters[name])
 
@@ -219,6 +220,11 @@ def _check_out_indices(value):
             raise ValueError(f"out_indices must be a tuple of int or 'auto', got {value!r}.")
         return
     _check_sequence("out_indices", value, Integral)
+
+
+def _check_image_scales(value):
+    if not isinstance(value, str) or value != "auto":
+        _check_sequence("image_scales", value, Real, low=0)
 
 
 def _check_max_features(value):
@@ -329,6 +335,7 @@ def _check_number_or_word(name, value, words, kind, low, high, bounds):
 # Rules of single parameters that no table above expresses.
 _CHECKS = {
     "out_indices": _check_out_indices,
+    "image_scales": _check_image_scales,
     "max_features": _check_max_features,
     "mixed_precision": _check_mixed_precision,
     "pool_size": _check_pool_size,

@@ -21,6 +21,7 @@ from .projection import project, random_projection
 MIXED_PRECISION = {"cuda": torch.float16}
 # What pixels are normalised with, unless the backbone has a `pretrained_cfg` that says otherwise.
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+SCALES = (2 / 3, 1.0)  # of a backbone that takes any size, with image_scales="auto"
 _FOLDING = threading.Lock()
 
 
@@ -81,8 +82,9 @@ class FeatureExtractor(nn.Module):
         Stages of the backbone, fine to coarse; for a module, which of its maps. "auto": the stages
         (2, 3, 4); all maps of a module.
     image_size : tuple (height, width)
-    image_scales : tuple of float
-        The backbone sees the image at these multiples of `image_size`.
+    image_scales : tuple of float or "auto"
+        The backbone sees the image at these multiples of `image_size`. "auto": 2/3 and 1 for a
+        named backbone that takes images of any size, else 1 alone.
     pool_size : int, odd
         Each vector is the mean over this many positions a side.
     fuse : bool
@@ -117,7 +119,6 @@ class FeatureExtractor(nn.Module):
             "backbone": backbone if isinstance(backbone, str) else None,
             "out_indices": _indices(backbone, out_indices),
             "image_size": [int(side) for side in image_size],
-            "image_scales": [float(scale) for scale in image_scales],
             "pool_size": int(pool_size),
             "fuse": bool(fuse),
             "power": float(power),
@@ -127,6 +128,7 @@ class FeatureExtractor(nn.Module):
         else:
             self.backbone = copy.deepcopy(backbone)  # the caller keeps theirs as it was
         configuration = getattr(self.backbone, "pretrained_cfg", None) or {}
+        self.spec["image_scales"] = self._scales(image_scales, configuration)
         for name, default in IMAGENET.items():
             value = torch.tensor(configuration.get(name, default), dtype=torch.float32)
             self.register_buffer(name, value.view(1, 3, 1, 1))
@@ -209,6 +211,12 @@ class FeatureExtractor(nn.Module):
         if pool > 1:
             levels = [F.avg_pool2d(m, pool, 1, pool // 2, count_include_pad=False) for m in levels]
         return [signed_power(m, self.spec["power"]) for m in levels]
+
+    def _scales(self, image_scales, configuration):
+        if image_scales != "auto":
+            return [float(scale) for scale in image_scales]
+        takes_any_size = self.spec["backbone"] and not configuration.get("fixed_input_size")
+        return list(SCALES) if takes_any_size else [1.0]
 
     def fold(self, device):
         """Return the backbone with its batch normalisations folded, once for a device."""

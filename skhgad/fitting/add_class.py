@@ -12,10 +12,12 @@ from ..model.level import LevelModel
 from ..parameters import check_parameters, parameters_now
 from ..scoring.calibration import Calibration, threshold
 from ..validation import check_scored_X, check_y
+from .calibrate import calibrate_new_classes, evidence_of, judges
 from .class_covariances import fit_new_classes
 from .feature_cache import cached_features
-from .held_out import calibrate_new_classes, hold_out, warn_uncalibrated
+from .folds import spare
 from .samples import LabelledSamples
+from .warn import warn_uncalibrated
 
 
 def add_class(detector, X, y):
@@ -35,24 +37,33 @@ def add_class(detector, X, y):
     codes, labels = new_labels(y, fitted.classes, len(X))
     normal = np.flatnonzero(codes >= 0)
     codes = codes[normal]
-    fraction = parameters["validation_fraction"]
-    held_out = hold_out(codes, fraction, check_random_state(parameters["random_state"]))
-    if fraction > 0:
-        warn_uncalibrated(codes, labels, held_out, knows_others=True, stacklevel=4)
+    random_state = check_random_state(parameters["random_state"])
+    spared = spare(codes, parameters, is_cheap=True, random_state=random_state)
+    if parameters["validation_fraction"] != 0:
+        warn_uncalibrated(codes, labels, spared.any(axis=0), knows_others=True, stacklevel=4)
     classes, order = np.unique(np.concatenate([fitted.classes, labels]), return_index=True)
     known_places, new_places = np.split(np.argsort(order), [len(fitted.classes)])
     with cached_features(reader, X, normal, parameters["cache_budget"]) as cache:
-        samples = LabelledSamples(cache, np.flatnonzero(~held_out), codes, len(labels))
+        samples = LabelledSamples(cache, np.arange(len(normal)), codes, len(labels))
         known = copy.deepcopy(fitted.model).cpu()
         known.freeze()
         seed = int(check_random_state(parameters["random_state"]).randint(2**31 - 1))
-        model = extended_model(
-            known, samples, torch.from_numpy(order), parameters["n_components"], seed
-        ).to(reader.device)
-        model.freeze()
-        judged = samples.rows if fraction == 0 else np.flatnonzero(held_out)
-        judged = LabelledSamples(cache, judged, new_places[codes], len(classes))
-        added = calibrate_new_classes(model, judged, parameters, known, reader.device)
+
+        def extended(samples):
+            model = extended_model(
+                known, samples, torch.from_numpy(order), parameters["n_components"], seed
+            ).to(reader.device)
+            model.freeze()
+            return model
+
+        seen = samples if len(spared) != 1 else samples.chosen(np.flatnonzero(~spared[0]))
+        model = extended(seen)
+        judged = replace(samples, codes=new_places[codes], n_classes=len(classes))
+        evidence = []
+        if len(spared) or parameters["validation_fraction"] == 0:
+            for judge, rows in judges(extended, model, samples, spared):
+                evidence += evidence_of(judge, judged.chosen(rows), reader.device)
+        added = calibrate_new_classes(model, evidence, parameters, known, new_places)
     before = fitted.calibration
     before = before._replace(
         codes=known_places[before.codes], inferred=known_places[before.inferred]

@@ -1,6 +1,6 @@
 """The steps of `fit`, in order: read this first.
 
-Validate, extract features, find classes, hold samples out, start, train, freeze, calibrate.
+Validate, extract features, find classes, spare samples, fit a model, judge the spared, calibrate.
 """
 
 import numpy as np
@@ -11,24 +11,23 @@ from ..devices import keep_to_one_thread_if_forked
 from ..features.reader import FeatureReader
 from ..parameters import check_parameters, parameters_of_fit, plain_parameters
 from ..scoring.fitted import FittedModel
-from ..scoring.scoring_model import build_scoring_model
 from ..validation import check_X, check_y
-from .class_covariances import fit_covariances
+from .calibrate import calibrate, choose_offset, evidence_of, judges
 from .feature_cache import cached_features
-from .held_out import calibrate, choose_offset, hold_out, warn_uncalibrated
+from .folds import spare
 from .objective import check_trainable
 from .processes import Processes
+from .recipe import Recipe
 from .same_call import check_same_data, check_same_parameters
 from .samples import LabelledSamples
 from .schedule import training_plan
-from .start import build_level
-from .training import train_levels
 from .warn import (
     warn_of_enlarged_images,
-    warn_of_few_held_out,
+    warn_of_few_calibrating,
     warn_of_labels,
     warn_of_spreads,
     warn_of_unused_loss,
+    warn_uncalibrated,
 )
 
 
@@ -55,7 +54,6 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         processes.share_state(reader.extractor)
     random_state = processes.broadcast(random_state)
     seed = int(random_state.randint(2**31 - 1))
-    generator = torch.Generator().manual_seed(seed)
 
     normal = np.flatnonzero(codes >= 0)
     if processes.is_first:
@@ -73,31 +71,28 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
             everything, classes, parameters["n_classes"], random_state
         )
         codes = everything.codes
-        held_out = hold_out(codes, parameters["validation_fraction"], random_state)
-        if processes.is_first and parameters["validation_fraction"] > 0:
-            warn_uncalibrated(codes, classes, held_out, stacklevel=4)
-        training = everything.chosen(np.flatnonzero(~held_out))
-        judged = everything.chosen(np.flatnonzero(held_out)) if held_out.any() else everything
-
-        plan = training_plan(parameters, len(training), shapes, device)
+        plan = training_plan(parameters, len(everything), shapes, device)
         if processes.is_first:
             warn_of_unused_loss(parameters, plan.n_passes)
-        levels = build_levels(
-            parameters, training, shapes, reader.dtype, generator, is_trained=plan.n_passes > 0
-        )
-        history = train_levels(
-            levels, training, plan, generator, device,
-            verbose=parameters["verbose"], on_pass=on_pass,
-        )  # fmt: skip
-        model = freeze(parameters, levels, reader.extractor, training, seed).to(device)
-        model.freeze()
-        calibration = calibrate(model, judged, parameters, device)
+        recipe = Recipe(parameters, plan, shapes, reader.extractor, device, seed)
+        spared = spare(codes, parameters, is_cheap=not plan.n_passes, random_state=random_state)
+        if processes.is_first and parameters["validation_fraction"] != 0:
+            warn_uncalibrated(codes, classes, spared.any(axis=0), stacklevel=4)
+
+        training = everything
+        if len(spared) == 1:
+            training = everything.chosen(np.flatnonzero(~spared[0]))
+        model, history = recipe.fit(training, on_pass=on_pass, verbose=parameters["verbose"])
+        evidence = []
+        for judge, rows in judges(recipe.model, model, everything, spared):
+            evidence += evidence_of(judge, everything.chosen(rows), device)
+        calibration = calibrate(model, evidence, parameters)
         offset = choose_offset(model, everything, calibration, parameters["contamination"], device)
     processes.share_state(model)  # machines that differ round differently
     calibration, offset = processes.broadcast((calibration, offset))
     if processes.is_first:
-        n_held_out = np.bincount(codes[held_out], minlength=len(classes))
-        warn_of_few_held_out(n_held_out, classes, parameters)
+        n_spared = np.bincount(codes[spared.any(axis=0)], minlength=len(classes))
+        warn_of_few_calibrating(n_spared, classes, parameters)
     kept = parameters_of_fit(parameters)
     return {
         "model_": FittedModel(reader.extractor, model, calibration, classes, kept),
@@ -131,34 +126,3 @@ def find_classes(samples, classes, n_classes, random_state):
     codes = discover_classes(samples, n_classes, random_state)
     classes = np.arange(codes.max() + 1)
     return LabelledSamples(samples.cache, samples.rows, codes, len(classes)), classes
-
-
-def build_levels(parameters, samples, shapes, dtype, generator, *, is_trained=True):
-    """Create the untrained levels; `shapes` holds (n_features, height, width) of each."""
-    start_dtype = torch.float64 if dtype == np.float64 else torch.float32
-    return [
-        build_level(
-            parameters,
-            samples.level(index),
-            shape[1:],
-            start_dtype,
-            generator,
-            is_trained=is_trained,
-        )
-        for index, shape in enumerate(shapes)
-    ]
-
-
-def freeze(parameters, levels, extractor, samples, seed):
-    """Turn trained levels into a scoring model on the CPU, its constants not yet set.
-
-    It is float64 for vectors, float32 for images.
-    """
-    model = build_scoring_model(parameters, levels, extractor)
-    model.cpu().to(torch.float64 if extractor is None else torch.float32)
-    for level in levels:
-        level.drop_last_mix()
-    model.freeze()
-    if parameters["class_covariance"]:
-        fit_covariances(levels, samples, parameters["n_components"], seed)
-    return model

@@ -132,10 +132,30 @@ def warn_of_enlarged_images(source, rows, sizes, parameters):
     )
 
 
-def warn_of_few_held_out(n_held_out, classes, parameters):
-    """Warn where too few normals are held out to keep the promised rate of false alarms.
+def warn_uncalibrated(codes, classes, calibrates, *, knows_others=False, stacklevel=2):
+    """Warn of classes that are too small to spare samples from training.
 
-    `n_held_out`, an ndarray of int, counts the held-out normals of each of `classes`. Only
+    `classes` holds the labels by code. `calibrates` tells which samples are left out of a training.
+    `knows_others` tells that there are other, calibrated classes.
+    """
+    missing = np.setdiff1d(codes, codes[calibrates])
+    if not len(missing):
+        return
+    source = "training samples"
+    if calibrates.any() or knows_others:
+        source = "the other classes' held-out normals"
+    warnings.warn(
+        f"fewer than 5 normal samples of class {classes[missing].tolist()[:10]}: all were used "
+        f"for training, and scores, offset_ and p-values of these classes rest on {source}.",
+        UserWarning,
+        stacklevel=stacklevel,
+    )
+
+
+def warn_of_few_calibrating(counts, classes, parameters):
+    """Warn where too few normals calibrate the model to keep the promised rate of false alarms.
+
+    `counts`, an ndarray of int, tells how many do of each of `classes`. Only
     ``contamination="auto"`` promises a rate.
     """
     if parameters["contamination"] != "auto":
@@ -143,20 +163,24 @@ def warn_of_few_held_out(n_held_out, classes, parameters):
     needed, percent = samples_needed(FALSE_ALARM_RATE), f"{100 * FALSE_ALARM_RATE:g} %"
     names, where = [f"class {name!r}" for name in classes.tolist()], "in every class"
     if not parameters["class_calibration"]:  # one threshold, the rate is promised of all together
-        names, where, n_held_out = ["all classes"], "in all", n_held_out.sum(keepdims=True)
+        names, where, counts = ["all classes"], "in all", counts.sum(keepdims=True)
     few = [
         f"{name} has {n} ({_expected(n)})"
-        for name, n in zip(names, n_held_out.tolist(), strict=True)
+        for name, n in zip(names, counts.tolist(), strict=True)
         if n < needed
     ]
     if not few:
         return
     fraction = parameters["validation_fraction"]
-    enough = f"fit about {math.ceil(needed / fraction)} normals" if fraction else "fit more normals"
+    remedy = f"Give more normals {where}."
+    if isinstance(fraction, float) and fraction:
+        remedy = (
+            f"Give about {math.ceil(needed / fraction)} normals {where}, or let "
+            f"validation_fraction='cross' judge all of them in place of {fraction:g}."
+        )
     _warn(
         f"too few held-out normals to flag only about {percent} of the good samples, which takes "
-        f"{needed} {where}: {listed(few)}. Give {enough} {where}, or let a larger "
-        f"validation_fraction than {fraction:g} hold out more of them."
+        f"{needed} {where}: {listed(few)}. {remedy}"
     )
 
 
@@ -164,8 +188,7 @@ def warn_of_unused_loss(parameters, n_passes):
     """Warn where a loss of the user's was given and "auto" decided not to train."""
     if parameters["loss"] is not None and parameters["max_iter"] == "auto" and not n_passes:
         _warn(
-            "loss was not used: with fewer than 10 training vectors per feature, max_iter='auto' "
-            "does not train. Set max_iter to a number of passes, or give more samples."
+            "loss was not used: max_iter='auto' does not train. Set max_iter to a number of passes."
         )
 
 

@@ -36,10 +36,10 @@ class Explanation(NamedTuple):
         The connected parts above it, in pixels of the image, the largest peak first; empty for
         vectors. An image that is barely flagged may have none, see `find_regions`.
     level : int or None
-        Level of features, 0 the finest, whose likelihood contributes most at the peak; None with
-        ``criterion="entropy"``.
+        Level of features whose likelihood contributes most to the score; None with
+        ``criterion="entropy"``. Levels are counted from 0, by image scale, then stage.
     term : {"likelihood", "entropy"}
-        Which contributes more at the peak: that the sample is unlikely under its class, or that
+        Which contributes more to the score: that the sample is unlikely under its class, or that
         it lies between classes. Where they are multiplied (``map_normalization="exponential"``),
         the factor that is the larger share of its maximum.
     """
@@ -120,19 +120,17 @@ def locate(anomaly_map: NDArray[np.float32], threshold: float) -> Location:
 
 
 def _causes(model: ScoringModel, batch: ScoredBatch) -> list[tuple[int | None, str]]:
-    """Level and term that contribute most at the peak of each sample's grid."""
+    """Level and term whose own peaks contribute most to the score of each sample."""
     terms = model.terms(batch.evidence)
-    peaks = batch.maps.flatten(1).argmax(1)[:, None]
+    entropy = None if terms.entropy is None else terms.entropy.amax((1, 2))
     if terms.likelihood is None:
-        return [(None, "entropy")] * len(peaks)
-    # (n_levels, n) at the peaks
-    by_level = terms.likelihood.flatten(2).gather(2, peaks.expand(len(model.levels), -1, 1))
-    by_level = by_level[..., 0]
+        return [(None, "entropy")] * len(batch.codes)
+    by_level = terms.likelihood.amax((2, 3))  # (n_levels, n)
+    strongest = by_level.sum(0) if terms.is_product else by_level.amax(0)
     levels = by_level.argmax(0).tolist()
-    if terms.entropy is None:
+    if entropy is None:
         return [(level, "likelihood") for level in levels]
-    entropy = terms.entropy.flatten(1).gather(1, peaks)[:, 0]
-    is_unlikely = (by_level.sum(0) >= entropy).tolist()
+    is_unlikely = (strongest >= entropy).tolist()
     return [
         (level, "likelihood" if unlikely else "entropy")
         for level, unlikely in zip(levels, is_unlikely, strict=True)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from .maps import resize
+from .scoring_model import Terms
 
 if TYPE_CHECKING:
     from .fitted import FittedModel
@@ -25,8 +26,8 @@ class LevelMaps(NamedTuple):
     Attributes
     ----------
     likelihood : ndarray of shape (n_samples, n_levels, height, width), or None
-        How unlikely each position is under the class, by level, the finest first; None with
-        ``criterion="entropy"``.
+        How unlikely each position is under the class, by level; None with
+        ``criterion="entropy"``. Levels are ordered by image scale, then stage, the finest first.
     entropy : ndarray of shape (n_samples, height, width), or None
         How undecided the class posterior is; None with ``criterion="likelihood"``.
     location, scale : ndarray of shape (n_samples,)
@@ -47,16 +48,16 @@ class LevelMaps(NamedTuple):
     def combined(self) -> NDArray[np.floating]:
         """Return the anomaly maps on the grid, ndarray of shape (n_samples, height, width).
 
-        (likelihood summed over levels + entropy - location) / scale; or likelihood times entropy
-        in place of their sum, if `is_product`. `HGADDetector.anomaly_maps` are these maps, resized
+        (`skhgad.scoring.maps.added` of all parts - location) / scale: the sum of the parts, its
+        peak raised to the sum of the parts' own peaks. If `is_product`, likelihood summed over
+        levels, times entropy, in place of that. `HGADDetector.anomaly_maps` are these maps, resized
         bilinearly; `HGADDetector.score_samples` is minus their maximum.
         """
-        terms = []
-        if self.likelihood is not None:
-            terms.append(self.likelihood.sum(1))
-        if self.entropy is not None:
-            terms.append(self.entropy)
-        raw = np.prod(terms, axis=0) if self.is_product else np.sum(terms, axis=0)
+        parts = (None if p is None else torch.from_numpy(p) for p in (self.likelihood, self.entropy))
+        likelihood, entropy = parts
+        if likelihood is not None:
+            likelihood = likelihood.transpose(0, 1)
+        raw = Terms(likelihood, entropy, self.is_product).combined().numpy()
         return (raw - self.location[:, None, None]) / self.scale[:, None, None]
 
     def resized(self, size: tuple[int, int]) -> LevelMaps:

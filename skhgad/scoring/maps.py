@@ -1,4 +1,4 @@
-"""Operations on anomaly maps: blur and resizing."""
+"""Operations on anomaly maps: blur, resizing and sums."""
 
 import math
 
@@ -35,3 +35,27 @@ def resize(maps, size):
     if tuple(maps.shape[1:]) == tuple(size):
         return maps
     return F.interpolate(maps[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+
+def added(parts):
+    """Add the maps of several kinds of evidence; the peak is the sum of the parts' own peaks.
+
+    Kinds of evidence that are strongest at different places of an image count in full. What the
+    peak of the plain sum lacks is added to it, and to the other positions in proportion to how far
+    they rise above the mean of the sum.
+
+    Parameters
+    ----------
+    parts : Tensor of shape (n_parts, n, height, width)
+
+    Returns
+    -------
+    Tensor of shape (n, height, width)
+    """
+    if len(parts) == 1:
+        return parts[0]
+    total = parts.sum(0)
+    peak, mean = total.amax((1, 2), keepdim=True), total.mean((1, 2), keepdim=True)
+    lacking = parts.amax((2, 3)).sum(0)[:, None, None] - peak
+    height = ((total - mean) / (peak - mean)).clamp(0, 1)
+    return total + lacking * torch.where(total >= peak, torch.ones_like(total), height)

@@ -58,14 +58,19 @@ def score_batch(model, features, codes, sizes=None):
 def score_evidence(model, evidence, sizes=None):
     """Score a batch as `score_batch` does, from evidence."""
     maps = model.maps(evidence)
-    scores = _finite(-maps.amax((1, 2)))
+    scores = finite(-maps.amax((1, 2)))
     typicality = None
     if evidence.typicality is not None:
         is_vector = model.map_size == (1, 1)
-        typicality = scores if is_vector else _finite(evidence.typicality)
+        typicality = scores if is_vector else finite(evidence.typicality)
     return ScoredBatch(evidence.codes.cpu().numpy(), scores, typicality, maps, evidence, sizes)
 
 
-def _finite(values):
-    # Overflow gives nan, and `nan < offset_` is False: `predict` would say normal.
-    return np.nan_to_num(values.double().cpu().numpy(), nan=LOWEST, neginf=LOWEST)
+def finite(scores):
+    """Return scores as float64 ndarray, the lowest there is where they overflowed.
+
+    Overflow gives nan, and `nan < offset_` is False: `predict` would say normal.
+    """
+    if isinstance(scores, torch.Tensor):
+        scores = scores.double().cpu().numpy()
+    return np.nan_to_num(scores.astype(np.float64), nan=LOWEST, neginf=LOWEST)

@@ -3,10 +3,11 @@
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
-from .maps import gaussian_blur, resize
+from .maps import added, gaussian_blur, resize
 
 GRID_STRIDE = 4  # image pixels to one position of the map on which levels are summed
 # Entropy of the class posterior, in nats, below which differences are numerical noise.
@@ -31,6 +32,16 @@ class Terms(NamedTuple):
 
     likelihood: torch.Tensor | None  # (n_levels, n, height, width); None: criterion "entropy"
     entropy: torch.Tensor | None  # (n, height, width); None: criterion "likelihood"
+    is_product: bool = False  # whether they are factors
+
+    def combined(self):
+        """Return the maps, Tensor (n, height, width): see `maps.added`, or the product."""
+        entropy = () if self.entropy is None else (self.entropy,)
+        if self.is_product:
+            likelihood = () if self.likelihood is None else (self.likelihood.sum(0),)
+            return torch.stack((*likelihood, *entropy)).prod(0)
+        likelihood = () if self.likelihood is None else self.likelihood
+        return added(torch.stack((*likelihood, *entropy)))
 
 
 class ScoringModel(nn.Module):
@@ -47,12 +58,13 @@ class ScoringModel(nn.Module):
     normalization : {"standardized", "exponential"}
         "exponential": the published maps, exp(value - max), subtracted from their maximum and
         multiplied. "standardized": the negative log-likelihood of each level in standard
-        deviations from the mean over normal samples of the class at the position, plus the
-        log-entropy likewise, from the mean over all positions.
+        deviations from the mean over normal samples of the class at the position, and the
+        log-entropy likewise, from the mean over all positions. Each of these terms is brought to
+        one scale by the peaks that it reaches in normal samples of the class; see `maps.added`.
     blur_sigma : float
         In pixels of a map 256 pixels high.
     entropy_weight : float, default=1.0
-        Weight of the standardized log-entropy beside the likelihood.
+        Weight of the standardized log-entropy beside the likelihood of a level.
     """
 
     def __init__(self, levels, map_size, criterion, normalization, blur_sigma, entropy_weight=1.0):
@@ -75,7 +87,10 @@ class ScoringModel(nn.Module):
         self.register_buffer("entropy_location", torch.zeros(n_levels, n_classes))
         self.register_buffer("log_entropy_location", torch.zeros(n_classes))
         self.register_buffer("log_entropy_scale", torch.ones(n_classes))
-        # Affine map per class of image scores and maps: see `fitting.held_out.class_scales`.
+        # Affine maps per class: of the terms, the entropy's in the last row, and of their sum; see
+        # `fitting.class_scales`.
+        self.register_buffer("peak_location", torch.zeros(n_levels + 1, n_classes))
+        self.register_buffer("peak_scale", torch.ones(n_levels + 1, n_classes))
         self.register_buffer("score_location", torch.zeros(n_classes))
         self.register_buffer("score_scale", torch.ones(n_classes))
 
@@ -194,20 +209,29 @@ class ScoringModel(nn.Module):
 
     def raw_maps(self, evidence):
         """Anomaly maps before the classes are put on one scale, Tensor (n, height, width)."""
-        terms = []
-        if self.criterion != "entropy":
-            ratios = self.likelihood_ratios(evidence)
-            terms.append(sum(self._likelihood_terms(ratios, evidence.codes)))
-        if self.criterion != "likelihood":
-            terms.append(self._entropy_map(evidence.entropies, evidence.codes))
-        if self.normalization == "exponential":
-            return torch.stack([self._blur(term) for term in terms]).prod(0)
-        return self._blur(sum(terms))
+        return self.terms(evidence).combined()
 
     def terms(self, evidence):
         """Return the parts of the raw map.
 
-        "standardized": the summands. The levels' likelihoods and the entropy add up to the raw map.
+        "standardized": the likelihood of each level, and the weighted entropy, each in units of the
+        peaks that it has in normal samples. "exponential": see `raw_terms`.
+        """
+        raw, codes = self.raw_terms(evidence), evidence.codes
+        if raw.is_product:
+            return raw
+        location = self.peak_location[:, codes, None, None]
+        scale = self.peak_scale[:, codes, None, None]
+        likelihood = entropy = None
+        if raw.likelihood is not None:
+            likelihood = (raw.likelihood - location[:-1]) / scale[:-1]
+        if raw.entropy is not None:
+            entropy = self.entropy_weight * (raw.entropy - location[-1]) / scale[-1]
+        return Terms(likelihood, entropy)
+
+    def raw_terms(self, evidence):
+        """Return the terms before their peaks are put on one scale.
+
         "exponential": the two factors. That of the likelihood is the sum over levels of
         1 - normality, each in [0, 1]. That of the entropy is already such a sum.
         """
@@ -217,7 +241,32 @@ class ScoringModel(nn.Module):
             likelihood = torch.stack([self._blur(term) for term in terms])
         if self.criterion != "likelihood":
             entropy = self._blur(self._entropy_map(evidence.entropies, evidence.codes))
-        return Terms(likelihood, entropy)
+        return Terms(likelihood, entropy, self.normalization == "exponential")
+
+    @property
+    def term_weights(self):
+        """Weight of each term in the sum, ndarray (n_levels + 1,); None where they are factors."""
+        if self.normalization == "exponential":
+            return None
+        weights = np.full(len(self.levels) + 1, float(self.criterion != "entropy"))
+        weights[-1] = self.entropy_weight * (self.criterion != "likelihood")
+        return weights
+
+    def peaks(self, evidence):
+        """Return the largest value of each term in each image, Tensor (n, n_levels + 1).
+
+        Before they are put on one scale. The last column is the entropy's; what is no term has 0.
+        Factors have a single column, the peaks of their product.
+        """
+        terms = self.raw_terms(evidence)
+        if terms.is_product:
+            return terms.combined().amax((1, 2))[:, None]
+        peaks = self.peak_scale.new_zeros(len(evidence.codes), len(self.levels) + 1)
+        if terms.likelihood is not None:
+            peaks[:, :-1] = terms.likelihood.amax((2, 3)).T
+        if terms.entropy is not None:
+            peaks[:, -1] = terms.entropy.amax((1, 2))
+        return peaks
 
     def likelihood_ratios(self, evidence):
         """Log-likelihoods less what the background predicts of them, one Tensor a level.
@@ -255,8 +304,7 @@ class ScoringModel(nn.Module):
         if self.normalization == "exponential":
             return anomaly
         location = self.log_entropy_location[codes, None, None]
-        scale = self.log_entropy_scale[codes, None, None] / self.entropy_weight
-        return (self.log_entropy(anomaly) - location) / scale
+        return (self.log_entropy(anomaly) - location) / self.log_entropy_scale[codes, None, None]
 
     def entropy_anomaly(self, entropies, codes):
         """Sum the entropies as published, before the blur: number of levels less normality."""
@@ -297,7 +345,9 @@ def build_scoring_model(parameters, levels, extractor):
     if extractor is not None:
         map_size = [max(1, side // GRID_STRIDE) for side in extractor.spec["image_size"]]
     if criterion == "auto":
-        criterion = "likelihood" if extractor is None else "likelihood_entropy"
+        is_trained = parameters["max_iter"] not in ("auto", 0)
+        is_undecided = extractor is not None and is_trained
+        criterion = "likelihood_entropy" if is_undecided else "likelihood"
     return ScoringModel(
         levels,
         map_size,

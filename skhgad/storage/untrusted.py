@@ -14,7 +14,7 @@ from ..scoring.calibration import Calibration
 from ..validation import check_known_label, check_y
 
 LARGEST_IMAGE = 1 << 26  # pixels
-_POSITIVE = {"likelihood_scale", "log_entropy_scale", "score_scale", "std"}  # of model, extractor
+_POSITIVE = {"likelihood_scale", "log_entropy_scale", "peak_scale", "score_scale", "std"}  # of model, extractor
 LARGEST_TABLES = 1 << 30  # bytes; index tables and masks that a backbone makes for its image size
 
 
@@ -122,7 +122,8 @@ def _check_centers(parameters, tensors, index, sizes):
 def check_extractor(parameters, tensors):
     """Refuse an image size or a named backbone that takes more memory than what is stored."""
     pixels = math.prod(image_size(parameters["image_size"]))
-    if pixels * max(parameters["image_scales"]) ** 2 > LARGEST_IMAGE:
+    scales = parameters["image_scales"]
+    if pixels * (1 if scales == "auto" else max(scales)) ** 2 > LARGEST_IMAGE:
         raise ValueError(f"image_size={parameters['image_size']} is too large.")
     if isinstance(parameters["backbone"], str):
         _check_backbone(parameters, tensors)

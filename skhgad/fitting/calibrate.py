@@ -1,0 +1,126 @@
+"""What normal samples that a model did not see settle: constants, calibration and threshold."""
+
+import numpy as np
+import torch
+
+from ..scoring.calibration import Calibration, below_ties, threshold
+from ..scoring.scores import finite, score_batch
+from .class_scales import ClassScales, fit_class_scales, left_out_scores
+from .map_constants import fit_normalizers
+
+
+@torch.no_grad()
+def evidence_of(model, samples, device):
+    """Compute the evidence of cached samples, once for all constants and scores that rest on it.
+
+    Returns pairs of Evidence, one a block of samples of any process: under the class inferred, and
+    under that in `samples.codes`.
+    """
+    evidence = []
+    for features, codes in samples.blocks(device=device):
+        inferred = given = model.evidence(features)
+        if (inferred.codes != codes).any():
+            given = model.evidence(features, codes)
+        evidence.append((inferred, given))
+    return samples.cache.processes.gather(evidence, device)
+
+
+def judges(fit, model, samples, spared):
+    """Yield models, each with the rows of the samples that it calibrates.
+
+    Parameters
+    ----------
+    fit : callable
+        Turns LabelledSamples into a ScoringModel.
+    model : ScoringModel
+        Fitted to all samples, or without the only group of `spared`.
+    samples : LabelledSamples
+        All of a fit.
+    spared : ndarray of shape (n_groups, n_samples), bool
+        From `folds.spare`. One group: `model` has not seen it. Several: a model is fitted for each,
+        on all other samples. None: `model` judges the samples that it was fitted to.
+    """
+    if not len(spared):
+        yield model, samples.rows
+    elif len(spared) == 1:
+        yield model, np.flatnonzero(spared[0])
+    else:
+        for group in spared:
+            yield fit(samples.chosen(np.flatnonzero(~group))), np.flatnonzero(group)
+
+
+def calibrate(model, evidence, parameters):
+    """Freeze the constants of a model on `evidence_of` normal samples; return their Calibration.
+
+    The evidence may come from other models, fitted without the samples that each has judged.
+    """
+    fit_normalizers(model, [given for _, given in evidence], parameters["background_weight"])
+    every = np.arange(model.n_classes)
+    return _calibration(model, evidence, every, parameters["class_calibration"])
+
+
+def calibrate_new_classes(model, evidence, parameters, known, new):
+    """Freeze the constants of the classes `new` that join a fitted model; return the Calibration.
+
+    `known` is the model before. `evidence` is that of normal samples of the new classes, with codes
+    of the extended model. A class without any takes the constants of the known classes.
+    """
+    if evidence:
+        present = torch.cat([given.codes for _, given in evidence]).unique().cpu()
+        fit_normalizers(model, [given for _, given in evidence], chosen=present)
+    common = ClassScales.of_model(known).typical()
+    return _calibration(model, evidence, new, parameters["class_calibration"], common)
+
+
+def _calibration(model, evidence, chosen, class_calibration, common=None):
+    """Set the scales of the chosen classes, and score the samples of the evidence.
+
+    Each is scored by scales that the others of its class have settled.
+    """
+    ClassScales.identity(len(model.peak_scale), len(chosen)).write_to(model, chosen)
+    weights = model.term_weights
+    parts = [_peaks_of(model, *pair) for pair in evidence]
+    if not parts:
+        nothing, no_codes = np.empty(0), np.empty(0, dtype=np.int64)
+        if class_calibration:
+            ClassScales(*(np.repeat(v, len(chosen), -1) for v in common)).write_to(model, chosen)
+        return Calibration(nothing, no_codes, no_codes, nothing, nothing)
+    peaks, given_peaks, codes, inferred, typicality = map(np.concatenate, zip(*parts, strict=True))
+    if class_calibration:
+        scales = fit_class_scales(given_peaks, codes, model.n_classes, weights, common)
+        scales.of(chosen).write_to(model, chosen)
+        given_scores = left_out_scores(given_peaks, codes, weights, common)
+    scales = ClassScales.of_model(model)
+    if not class_calibration:
+        given_scores = scales.scores(given_peaks, codes, weights)
+    scores = np.where(inferred == codes, given_scores, scales.scores(peaks, inferred, weights))
+    # The dtype tells `tie_distance` how exact the scores are.
+    dtype = model.score_scale.cpu().numpy().dtype
+    scores, given_scores = (finite(-values.astype(dtype)) for values in (scores, given_scores))
+    is_vector = model.map_size == (1, 1)
+    return Calibration(scores, codes, inferred, given_scores, scores if is_vector else typicality)
+
+
+@torch.no_grad()
+def _peaks_of(model, inferred, given):
+    """Peaks of the terms under the class inferred and the given one, both codes, typicality."""
+    peaks = given_peaks = model.peaks(inferred)
+    if given is not inferred:
+        given_peaks = model.peaks(given)
+    return (
+        -finite(-peaks),
+        -finite(-given_peaks),
+        given.codes.cpu().numpy(),
+        inferred.codes.cpu().numpy(),
+        finite(inferred.typicality),
+    )
+
+
+@torch.no_grad()
+def choose_offset(model, samples, calibration, contamination, device):
+    """Return the threshold of the scores, from all normal samples, held out or not."""
+    if contamination == "auto":
+        return threshold(calibration.scores)
+    batches = (score_batch(model, features, None) for features, _ in samples.blocks(device=device))
+    scores = np.concatenate(samples.cache.processes.gather([batch.scores for batch in batches]))
+    return below_ties(np.percentile(scores, 100 * contamination), scores)

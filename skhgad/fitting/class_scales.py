@@ -1,0 +1,150 @@
+"""The scales on which the evidence of all classes is compared, from the peaks of normal samples."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+# A class counts as this many samples less of itself and as many of all classes together.
+_BORROWED_SAMPLES = 5
+# A larger class hardly notices whether one of its samples is left out.
+_MOST_LEFT_OUT = 200
+
+
+class ClassScales(NamedTuple):
+    """Affine maps that put the terms of classes, and then their sums, on one scale.
+
+    Attributes
+    ----------
+    peak_location, peak_scale : ndarray of shape (n_terms, n_classes)
+    score_location, score_scale : ndarray of shape (n_classes,)
+        Of the weighted sums of the terms.
+    """
+
+    peak_location: np.ndarray
+    peak_scale: np.ndarray
+    score_location: np.ndarray
+    score_scale: np.ndarray
+
+    @classmethod
+    def identity(cls, n_terms, n_classes):
+        """Return scales that change nothing."""
+        zeros, ones = np.zeros((n_terms, n_classes)), np.ones((n_terms, n_classes))
+        return cls(zeros, ones, zeros[0], ones[0])
+
+    @classmethod
+    def of_model(cls, model):
+        """Return the scales of a ScoringModel."""
+        return cls(*(getattr(model, name).double().cpu().numpy() for name in cls._fields))
+
+    def of(self, codes):
+        """Return the scales of some classes."""
+        return ClassScales(*(values[..., codes] for values in self))
+
+    def write_to(self, model, codes):
+        """Set the scales of some classes, all that are here, of a ScoringModel."""
+        for name, values in self._asdict().items():
+            constants = getattr(model, name)
+            constants[..., codes] = torch.from_numpy(values).to(constants)
+
+    def scores(self, peaks, codes, weights):
+        """Return the anomaly scores (n,) of samples, from the peaks (n, n_terms) of their terms.
+
+        `weights` as in `fit_class_scales`.
+        """
+        weights = np.ones(1) if weights is None else weights
+        terms = (peaks - self.peak_location[:, codes].T) / self.peak_scale[:, codes].T
+        return (terms @ weights - self.score_location[codes]) / self.score_scale[codes]
+
+    def typical(self):
+        """Return the medians over the classes, as scales of a single class."""
+        return ClassScales(*(np.median(values, axis=-1, keepdims=True) for values in self))
+
+
+def fit_class_scales(peaks, codes, n_classes, weights, common=None):
+    """Measure the scales of classes on normal samples.
+
+    The location of a term is the median of its peaks, the scale their mean excess above it; then
+    the same of the weighted sum. A class of few samples is drawn towards the median of all classes.
+
+    Parameters
+    ----------
+    peaks : ndarray of shape (n_samples, n_terms)
+    codes : ndarray of shape (n_samples,), int
+    n_classes : int
+    weights : ndarray of shape (n_terms,), or None
+        Of the terms in the sum. None: there is one term, which keeps its own scale.
+    common : ClassScales of one class, default=None
+        What classes are drawn to; None = the median of those here, if there are several.
+
+    Returns
+    -------
+    ClassScales
+    """
+    common = common or _common_scales(peaks, codes, weights)
+    found = [_scales(peaks[codes == code], weights, common) for code in range(n_classes)]
+    return ClassScales(*(np.concatenate(part, axis=-1) for part in zip(*found, strict=True)))
+
+
+def left_out_scores(peaks, codes, weights, common=None):
+    """Return the anomaly scores of normal samples by scales measured on the others of their class.
+
+    By scales that a sample helped to measure it would seem more usual than a fresh one. Parameters
+    as in `fit_class_scales`; ndarray of shape (n_samples,).
+    """
+    common = common or _common_scales(peaks, codes, weights)
+    scores, first = np.empty(len(peaks)), np.zeros(1, dtype=np.int64)
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        if len(rows) > _MOST_LEFT_OUT or (len(rows) == 1 and common is None):
+            scales = _scales(peaks[rows], weights, common)
+            scores[rows] = scales.scores(peaks[rows], np.zeros_like(rows), weights)
+            continue
+        for row in rows:
+            scales = _scales(peaks[rows[rows != row]], weights, common)
+            scores[row] = scales.scores(peaks[row][None], first, weights)[0]
+    return scores
+
+
+def _common_scales(peaks, codes, weights):
+    present = np.unique(codes)
+    if len(present) < 2:
+        return None
+    found = [_scales(peaks[codes == code], weights, None) for code in present]
+    parts = (np.concatenate(part, axis=-1) for part in zip(*found, strict=True))
+    return ClassScales(*parts).typical()
+
+
+def _scales(peaks, weights, common):
+    """Return the ClassScales of one class, drawn to `common` unless that is None."""
+    if not len(peaks):
+        return common
+    own = 1.0 if common is None else len(peaks) / (len(peaks) + _BORROWED_SAMPLES)
+    zero = np.zeros(len(peaks), dtype=np.int64)
+    terms = ClassScales.identity(peaks.shape[1], 1)
+    if weights is not None:
+        location, scale = _median_and_excess(peaks)
+        if common is not None:
+            location = own * location + (1 - own) * common.peak_location[:, 0]
+            scale = own * scale + (1 - own) * common.peak_scale[:, 0]
+        scale = _usable(scale, location)
+        terms = terms._replace(peak_location=location[:, None], peak_scale=scale[:, None])
+    location, scale = _median_and_excess(terms.scores(peaks, zero, weights))
+    if common is not None:
+        location = own * location + (1 - own) * common.score_location[0]
+        scale = own * scale + (1 - own) * common.score_scale[0]
+    return terms._replace(
+        score_location=np.array([location]), score_scale=np.array([_usable(scale, location)])
+    )
+
+
+def _median_and_excess(values):
+    """Median of the first axis, and the mean excess of the values above it, 0 if there is none."""
+    median = np.median(values, axis=0)
+    above = np.maximum(values - median, 0)
+    return median, above.sum(axis=0) / np.maximum((above > 0).sum(axis=0), 1)
+
+
+def _usable(scale, location):
+    """Replace the scale of a single sample, or of copies of one, by 1."""
+    return np.where(scale <= 1e-12 * np.maximum(1, np.abs(location)), 1.0, scale)

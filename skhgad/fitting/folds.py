@@ -1,0 +1,72 @@
+"""Which normal samples are spared from a training, to calibrate the model."""
+
+import numpy as np
+
+FEWEST = 5  # samples of a class of which some can be spared
+N_FOLDS = 5
+# Of a class with so many, a fifth says enough of its scores.
+_ENOUGH = 400
+_HELD_OUT = 0.2
+
+
+def spare(codes, parameters, *, is_cheap, random_state):
+    """Choose the groups of samples that calibrate a model, each judged by one that left it out.
+
+    A class of fewer than 5 samples spares none. Groups of other classes are drawn by chance, in
+    every class the same share.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,), int
+        Class of each sample.
+    parameters : dict
+        Of the estimator.
+    is_cheap : bool
+        Whether a model is fitted in closed form.
+    random_state : RandomState
+
+    Returns
+    -------
+    ndarray of shape (n_groups, n_samples), bool
+        One group: the held-out samples. Several: each sample is in one, for cross-fitting.
+        None: nothing is spared.
+    """
+    fraction = parameters["validation_fraction"]
+    counts = np.bincount(codes)
+    if fraction == "auto":
+        has_few = counts[counts >= FEWEST].min(initial=_ENOUGH) < _ENOUGH
+        fraction = "cross" if is_cheap and has_few else _HELD_OUT
+    if fraction == "cross":
+        groups = cross_folds(codes, N_FOLDS, random_state) == np.arange(N_FOLDS)[:, None]
+    else:
+        groups = hold_out(codes, fraction, random_state)[None]
+    return groups[groups.any(axis=1)]
+
+
+def hold_out(codes, fraction, random_state):
+    """Choose, in every class, the samples kept from training for calibration.
+
+    Returns a bool ndarray of the shape of `codes`, True = held out. `fraction` lies in [0, 1).
+    """
+    held_out = np.zeros(len(codes), dtype=bool)
+    for code in np.unique(codes):
+        rows = np.flatnonzero(codes == code)
+        n_held = round(fraction * len(rows)) if len(rows) >= FEWEST else 0
+        if fraction > 0 and len(rows) >= FEWEST:
+            n_held = max(1, n_held)
+        held_out[random_state.permutation(rows)[:n_held]] = True
+    return held_out
+
+
+def cross_folds(codes, n_folds, random_state):
+    """Divide the samples of every class evenly into folds.
+
+    Returns the fold of each sample, an int ndarray of the shape of `codes`; -1 for those of a class
+    that spares none.
+    """
+    folds = np.full(len(codes), -1)
+    for code in np.unique(codes):
+        rows = random_state.permutation(np.flatnonzero(codes == code))
+        if len(rows) >= FEWEST:
+            folds[rows] = np.arange(len(rows)) % n_folds
+    return folds
