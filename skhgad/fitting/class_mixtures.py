@@ -23,8 +23,9 @@ def fit_class_mixtures(level, samples, n_components, seed):
         Its start and flow lead to the latent space.
     samples : LevelSamples
         Raw features.
-    n_components : int or "auto"
-        Centers of each class; "auto": see `choose_mixture`.
+    n_components : int, "auto" or list
+        Centers of each class; "auto": see `choose_mixture`. A list names a candidate for each
+        class.
     seed : int
         Of k-means and of the order in which vectors are drawn.
     """
@@ -37,8 +38,11 @@ def fit_class_mixtures(level, samples, n_components, seed):
     ]
     heavy_tails = _has_heavy_tails(z, codes, modes)
     n_merged = level.start.n_merged
+    named = isinstance(n_components, list)
+    asked = n_components if named else [n_components] * samples.n_classes
     mixtures = [
-        _fit(z[rows], modes[rows], n_components, seed, heavy_tails, n_merged) for rows in by_class
+        _fit(z[rows], modes[rows], size, named, seed, heavy_tails, n_merged)
+        for rows, size in zip(by_class, asked, strict=True)
     ]
     by_class = [z[rows] for rows in by_class]
     locations = torch.stack(
@@ -63,9 +67,10 @@ def fit_class_mixtures(level, samples, n_components, seed):
     )
 
 
-def _fit(vectors, modes, n_components, seed, heavy_tails, n_merged):
-    if n_components == "auto":
-        return choose_mixture(vectors, modes, seed, heavy_tails, n_merged)
+def _fit(vectors, modes, n_components, named, seed, heavy_tails, n_merged):
+    if n_components == "auto" or named:
+        name = n_components if named else None
+        return choose_mixture(vectors, modes, seed, heavy_tails, n_merged, name)
     if n_components == 1 or not len(vectors):
         return fit_gaussian(vectors, heavy_tails, n_merged)
     return fit_mixture(vectors, n_components, torch.Generator().manual_seed(seed))

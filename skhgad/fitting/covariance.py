@@ -57,10 +57,7 @@ class ResidualMoments:
 
     def covariance(self):
         """Maximum-likelihood covariance in float64, zero where nothing varies but by rounding."""
-        # A sum of n values errs by up to n eps of float64, a flow by some 100 eps of its dtype.
-        # Without this, whitening would magnify the rounding errors of identical rows.
-        tolerance = self.n_samples * torch.finfo(torch.float64).eps + 100 * self._eps
-        if self.second.trace() <= tolerance**2 * self._size:
+        if _is_rounding(self.second.trace(), self.n_samples, self._size, self._eps):
             return torch.zeros_like(self.second)
         return self.second / self.n_samples
 
@@ -75,14 +72,44 @@ class ResidualMoments:
         # Relative moments: raw features of scale 1e-8 would underflow in the fourth power.
         if not mean_variance > 0:
             return 1.0
-        relative = covariance / mean_variance
-        spread = relative.square().sum()
+        spread = (covariance / mean_variance).square().sum()
         fourth = self.fourth / mean_variance / mean_variance / self.n_samples
-        error = (fourth - spread) / self.n_samples
-        distance = spread - n_features
-        if not distance > 0:
-            return 1.0
-        return float((error / distance).clamp(0, 1))
+        return _shrinkage(fourth, spread, self.n_samples, n_features)
+
+
+def gaussian_shrinkage(covariance, n_samples):
+    """Shrinkage of Ledoit and Wolf, the fourth moments taken to be those of a Gaussian.
+
+    The covariance alone tells them. `ResidualMoments.ledoit_wolf_shrinkage` measures them.
+    """
+    mean_variance = covariance.trace() / len(covariance)
+    if not mean_variance > 0:
+        return 1.0
+    spread = (covariance / mean_variance).square().sum()
+    return _shrinkage(len(covariance) ** 2 + 2 * spread, spread, n_samples, len(covariance))
+
+
+def _shrinkage(fourth, spread, n_samples, n_features):
+    """Shrinkage from moments of vectors whose mean variance is 1."""
+    distance = spread - n_features
+    if not distance > 0:
+        return 1.0
+    return float(((fourth - spread) / n_samples / distance).clamp(0, 1))
+
+
+def is_rounding(squares, n_samples, size, dtype):
+    """Whether a sum of squared residuals is no more than rounding of vectors of a dtype.
+
+    `size` is the sum of the squares of the vectors themselves, at least.
+    """
+    return _is_rounding(squares, n_samples, size, torch.finfo(dtype).eps)
+
+
+def _is_rounding(squares, n_samples, size, eps):
+    # A sum of n values errs by up to n eps of float64, a flow by some 100 eps of its dtype.
+    # Without this, whitening would magnify the rounding errors of identical rows.
+    tolerance = n_samples * torch.finfo(torch.float64).eps + 100 * eps
+    return bool(squares <= tolerance**2 * size)
 
 
 def shrink(covariance, shrinkage):

@@ -12,7 +12,7 @@ from ..features.reader import FeatureReader
 from ..parameters import check_parameters, parameters_of_fit, plain_parameters
 from ..scoring.fitted import FittedModel
 from ..validation import check_X, check_y
-from .calibrate import calibrate, choose_offset, evidence_of, judges
+from .calibrate import calibrate, choose_offset
 from .feature_cache import cached_features
 from .folds import spare
 from .objective import check_trainable
@@ -79,13 +79,9 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         if processes.is_first and parameters["validation_fraction"] != 0:
             warn_uncalibrated(codes, classes, spared.any(axis=0), stacklevel=4)
 
-        training = everything
-        if len(spared) == 1:
-            training = everything.chosen(np.flatnonzero(~spared[0]))
-        model, history = recipe.fit(training, on_pass=on_pass, verbose=parameters["verbose"])
-        evidence = []
-        for judge, rows in judges(recipe.model, model, everything, spared):
-            evidence += evidence_of(judge, everything.chosen(rows), device)
+        model, evidence, history = recipe.fit(
+            everything, spared, on_pass=on_pass, verbose=parameters["verbose"]
+        )
         calibration = calibrate(model, evidence, parameters)
         offset = choose_offset(model, everything, calibration, parameters["contamination"], device)
     processes.share_state(model)  # machines that differ round differently

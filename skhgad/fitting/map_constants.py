@@ -28,8 +28,10 @@ def _fit_maxima(model, evidence, codes, chosen):
     ratios = [model.likelihood_ratios(block) for block in evidence]
     for index in range(len(model.levels)):
         value = torch.cat([block[index] for block in ratios])
-        negative_entropy = -torch.cat([block.entropies[index] for block in evidence])
         model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.amax)
+        if evidence[0].entropies[index] is None:
+            continue
+        negative_entropy = -torch.cat([block.entropies[index] for block in evidence])
         model.entropy_location[index, chosen] = _per_class(
             chosen, codes, negative_entropy, torch.amax
         )
@@ -45,6 +47,8 @@ def _fit_moments(model, evidence, codes, chosen):
         value = value - profile.T[codes]
         model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.mean)
         model.likelihood_scale[index, chosen] = _per_class(chosen, codes, value, _spread)
+    if evidence[0].entropies[0] is None:
+        return
     log_entropies = (
         model.log_entropy(model.entropy_anomaly(block.entropies, block.codes)) for block in evidence
     )

@@ -46,7 +46,7 @@ def fit_gaussian(z, heavy_tails=False, n_merged=0):
     return GaussianMixture(mean[None], equal_log_weights(1), covariance[None], n_merged)
 
 
-def choose_mixture(z, modes, seed, heavy_tails=False, n_merged=0):
+def choose_mixture(z, modes, seed, heavy_tails=False, n_merged=0, name=None):
     """Choose and fit the mixture of a class by the likelihood of vectors left out.
 
     The candidates are one Gaussian; the modes, with one covariance; 2 to 16 Gaussians with
@@ -66,15 +66,44 @@ def choose_mixture(z, modes, seed, heavy_tails=False, n_merged=0):
         See `fit_gaussian`.
     n_merged : int
         See `GaussianMixture`.
+    name : int or str, default=None
+        The candidate to take, chosen before on more vectors of the class.
 
     Returns
     -------
     GaussianMixture
     """
     fits = candidates(z, modes, seed, heavy_tails, n_merged)
-    name = 1 if len(fits) == 1 else chosen_name(left_out_likelihoods(fits, z), z.shape[1])
+    if name is None:
+        name = 1 if len(fits) == 1 else chosen_name(left_out_likelihoods(fits, z), z.shape[1])
+    if name not in fits:
+        name = 1
     rows = slice(MOST_KERNELS if name == KERNELS else None)
     return fits[name](torch.arange(len(z))[rows])
+
+
+def names_of(densities, n_vectors):
+    """Tell which candidate became the mixture of each class.
+
+    Parameters
+    ----------
+    densities : ClassDensities
+    n_vectors : sequence of int
+        How many of each class the densities were fitted to.
+
+    Returns
+    -------
+    list of int or str
+    """
+    names, first = [], 0
+    for n_centers, n in zip(densities.center_counts.tolist(), n_vectors, strict=True):
+        whiteners = densities.center_whiteners[first : first + n_centers]
+        first += n_centers
+        name = n_centers
+        if n_centers > 1 and len(whiteners.unique()) == 1:
+            name = KERNELS if n_centers >= min(n, MOST_KERNELS) else MODES
+        names.append(name)
+    return names
 
 
 def candidates(z, modes, seed, heavy_tails, n_merged):

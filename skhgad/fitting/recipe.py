@@ -1,12 +1,16 @@
 """Fit one scoring model to some samples: start, training and densities."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from ..features.extractor import FeatureExtractor
-from ..scoring.scoring_model import build_scoring_model
+from ..scoring.scoring_model import Evidence, build_scoring_model
+from .calibrate import evidence_of, judges
 from .class_covariances import fit_covariances
+from .map_closed_form import fit_map_level, has_closed_form
+from .mixture_choice import names_of
 from .schedule import TrainingPlan
 from .start import build_level
 from .training import train_levels
@@ -36,24 +40,111 @@ class Recipe:
     device: torch.device
     seed: int
 
-    def fit(self, samples, *, on_pass=None, verbose=0):
-        """Return a ScoringModel whose constants are not set, and the history of its training.
+    def fit(self, samples, spared, *, on_pass=None, verbose=0):
+        """Fit a model, and judge normal samples by models that did not see them.
 
-        `samples` are LabelledSamples. on_pass(pass_number, levels) is called after each pass of the
-        training. `verbose` >= 1 shows its progress.
+        Parameters
+        ----------
+        samples : LabelledSamples
+        spared : ndarray of shape (n_groups, n_samples), bool
+            From `folds.spare`. The model is fitted without the samples of a single group, and to
+            all samples where there are several.
+        on_pass : callable, default=None
+            on_pass(pass_number, levels) is called after each pass of the training.
+        verbose : int, default=0
+            >= 1 shows the progress of the training.
+
+        Returns
+        -------
+        model : ScoringModel
+            Its constants are not set.
+        evidence : list
+            Of the spared samples, as from `evidence_of`.
+        history : list of dict
+            Of the training.
         """
+        if len(spared) > 1 and self._leaves_folds_out():
+            return *self._fit_and_leave_out(samples, spared), []
+        seen = samples.chosen(np.flatnonzero(~spared[0])) if len(spared) == 1 else samples
+        model, history = self._fit(seen, on_pass, verbose)
+        evidence = []
+        again = self._with_choices_of(model, seen)
+        for judge, rows in judges(lambda chosen: again._fit(chosen)[0], model, samples, spared):
+            evidence += evidence_of(judge, samples.chosen(rows), self.device)
+        return model, evidence, history
+
+    def _fit(self, samples, on_pass=None, verbose=0):
+        if has_closed_form(self.parameters, self.shapes):
+            nothing = np.full(len(samples), -1)
+            levels, _ = self._closed_form(samples, nothing)
+            return self._scoring_model(levels), []
         generator = torch.Generator().manual_seed(self.seed)
         levels = self._untrained_levels(samples, generator)
         history = train_levels(
             levels, samples, self.plan, generator, self.device, verbose=verbose, on_pass=on_pass
         )
-        model = self._freeze(levels, samples).to(self.device)
-        model.freeze()
+        model = self._scoring_model(levels, samples)
         return model, history
 
-    def model(self, samples):
-        """Return the ScoringModel alone; see `fit`."""
-        return self.fit(samples)[0]
+    def _with_choices_of(self, model, samples):
+        """Return a recipe that takes the kinds of mixtures that a model chose for its classes."""
+        densities = model.levels[0].densities
+        is_choice = self.extractor is None and self.parameters["n_components"] == "auto"
+        if densities is None or not is_choice:
+            return self
+        counts = np.bincount(samples.codes[samples.rows], minlength=samples.n_classes)
+        names = names_of(densities, counts.tolist())
+        return replace(self, parameters=self.parameters | {"n_components": names})
+
+    def _leaves_folds_out(self):
+        """Whether the closed form judges the samples of all folds at once, by likelihood alone."""
+        return (
+            has_closed_form(self.parameters, self.shapes)
+            and self.parameters["criterion"] in ("auto", "likelihood")
+            and self.parameters["map_normalization"] == "standardized"
+        )
+
+    def _fit_and_leave_out(self, samples, spared):
+        folds = np.where(spared.any(axis=0), spared.argmax(axis=0), -1)
+        levels, left_out = self._closed_form(samples, folds)
+        model = self._scoring_model(levels)
+        given = self._evidence(samples, left_out)
+        inferred = self._inferred_evidence(model, samples, left_out, given)
+        pairs = [(inferred, given)] if len(given.codes) else []
+        return model, samples.cache.processes.gather(pairs, self.device)
+
+    def _closed_form(self, samples, folds):
+        found = [
+            fit_map_level(self.parameters, shape, samples, index, folds)
+            for index, shape in enumerate(self.shapes)
+        ]
+        return zip(*found, strict=True)
+
+    def _evidence(self, samples, left_out):
+        return Evidence(
+            torch.from_numpy(samples.codes[left_out[0].rows]),
+            [level.likelihoods for level in left_out],
+            [level.backgrounds for level in left_out],
+            [None] * len(left_out),
+        )
+
+    def _inferred_evidence(self, model, samples, left_out, given):
+        """Return the evidence under the classes inferred; the full model judges where they differ.
+
+        The classes that are taken for a sample's own have not seen the sample.
+        """
+        codes = sum(level.class_likelihoods for level in left_out).argmax(1)
+        wrong = torch.nonzero(codes != given.codes)[:, 0]
+        likelihoods = [values.clone() for values in given.likelihoods]
+        backgrounds = given.backgrounds
+        for place in wrong.tolist():
+            rows = left_out[0].rows[[place]]
+            features = [samples.cache.read(level, rows) for level in range(len(left_out))]
+            found = model.cpu().evidence(features, codes[[place]])
+            for values, judged in zip(likelihoods, found.likelihoods, strict=True):
+                values[place] = judged[0]
+        inferred = Evidence(codes, likelihoods, backgrounds, given.entropies)
+        return inferred._replace(typicality=model.typicality(inferred))
 
     def _untrained_levels(self, samples, generator):
         return [
@@ -68,14 +159,16 @@ class Recipe:
             for index, (_, *map_shape) in enumerate(self.shapes)
         ]
 
-    def _freeze(self, levels, samples):
+    def _scoring_model(self, levels, samples=None):
+        """Assemble the levels; `samples`, if given, settle their densities."""
         model = build_scoring_model(self.parameters, levels, self.extractor)
         model.cpu().to(self._dtype)
         for level in levels:
             level.drop_last_mix()
         model.freeze()
-        if self.parameters["class_covariance"]:
+        if samples is not None and self.parameters["class_covariance"]:
             fit_covariances(levels, samples, self.parameters["n_components"], self.seed)
+        model.to(self.device).freeze()
         return model
 
     @property

@@ -22,7 +22,7 @@ from .gaussian_shrinkage import (
 )
 from .modes import find_modes, numbered
 
-_MAP_SHRINKAGE = 0.1
+MAP_SHRINKAGE = 0.1
 _HEAVY_TAILED_SHRINKAGE = 0.9
 _SHRINKAGES = (1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 0.6, 0.9)
 _MOST_VECTORS = 20_000  # that choose the shrinkage, or where centers are
@@ -131,7 +131,7 @@ def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=
         if is_vector:
             start = start_of_vectors(samples, shrinkage, generator.initial_seed())
         else:
-            start = whitened_start(samples, _MAP_SHRINKAGE if shrinkage == "auto" else shrinkage)
+            start = whitened_start(samples, MAP_SHRINKAGE if shrinkage == "auto" else shrinkage)
         shape = {"n_axes": start.n_axes, "n_blocks": None if is_trained else 0}
     level = empty_level(
         parameters, samples.n_features, map_shape, samples.n_classes, generator, **shape

@@ -71,12 +71,12 @@ class LevelModel(nn.Module):
         # Linear in z, so the mean position stands for all.
         return source.class_discriminants(z.mean(1)) * z.shape[1]
 
-    def evidence(self, z, log_det, codes):
+    def evidence(self, z, log_det, codes, *, with_entropy=True):
         """Judge every position, from the results of `latent` and the class of each image.
 
         Returns three Tensors (n_images, n_positions): log-likelihood under the class, per
         dimension, in nats, a / d - ln(2 pi) / 2; the same under the background, or None where none
-        was fitted; and `posterior_entropy`.
+        was fitted; and `posterior_entropy`, or None if not asked for.
         """
         likelihood = log_likelihood(self.log_density(z, codes), log_det, self.n_features)
         background = None
@@ -84,7 +84,8 @@ class LevelModel(nn.Module):
             background = log_likelihood(
                 self.densities.log_density_background(z), log_det, self.n_features
             )
-        return likelihood, background, self.posterior_entropy(z, codes)
+        entropy = self.posterior_entropy(z, codes) if with_entropy else None
+        return likelihood, background, entropy
 
     def posterior_entropy(self, z, codes):
         """Entropy of the class posterior; see `HierarchicalMixture.posterior_entropy`."""
@@ -136,7 +137,7 @@ def empty_level(
 def prior_components(parameters):
     """Centers of each class in the prior; one where those of the densities are found later."""
     n_components = parameters["n_components"]
-    return 1 if n_components == "auto" else n_components
+    return n_components if isinstance(n_components, int) else 1
 
 
 def room_for_densities(level, *, n_centers, n_whiteners, has_background):

@@ -21,7 +21,7 @@ class Evidence(NamedTuple):
     codes: torch.Tensor  # (n,), int64
     likelihoods: list
     backgrounds: list
-    entropies: list
+    entropies: list  # of None where likelihood is the only criterion
     # (n,): log-likelihood of the image under the inferred class, by the median position of each
     # level, which a local defect does not move; None where the class was given.
     typicality: torch.Tensor | None = None
@@ -160,11 +160,11 @@ class ScoringModel(nn.Module):
         if not given:
             codes = self.infer_codes([z for z, _ in latents])
         parts = [
-            level.evidence(*latent, codes)
+            level.evidence(*latent, codes, with_entropy=self.criterion != "likelihood")
             for level, latent in zip(self.levels, latents, strict=True)
         ]
         evidence = Evidence(codes, *map(list, zip(*parts, strict=True)))
-        return evidence if given else evidence._replace(typicality=self._typicality(evidence))
+        return evidence if given else evidence._replace(typicality=self.typicality(evidence))
 
     def infer_codes(self, latents):
         """Return the class under which each image is most likely, Tensor (n,), int64.
@@ -176,8 +176,8 @@ class ScoringModel(nn.Module):
         ]
         return sum(likelihoods).argmax(1)
 
-    def _typicality(self, evidence):
-        """Log-likelihood of whole images from median positions; see `Evidence`."""
+    def typicality(self, evidence):
+        """Log-likelihood of whole images from median positions, Tensor (n,); see `Evidence`."""
         medians = [
             values.median(1).values * values.shape[1] * level.n_features
             for level, values in zip(self.levels, evidence.likelihoods, strict=True)

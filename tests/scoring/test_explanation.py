@@ -8,6 +8,7 @@ from backbones import two_levels
 from skhgad import HGADDetector
 from skhgad.regions import find_regions
 from skhgad.scoring.fitted import FittedModel
+from skhgad.scoring.maps import added
 from skhgad.validation import check_scored_X
 
 
@@ -101,28 +102,46 @@ def test_a_threshold_that_is_no_number_is_refused_before_the_work(fitted, monkey
 
 
 @pytest.mark.parametrize("criterion", ["likelihood_entropy", "likelihood", "entropy"])
-def test_standardized_terms_sum_to_the_map(damaged, criterion):
+def test_standardized_terms_add_up_to_the_map(damaged, criterion):
     detector = fit(criterion=criterion, blur_sigma=8.0)
     (batch,) = scored_batches(detector, damaged[0])
     model, codes = detector.model_.model, batch.codes
-    likelihood, entropy = model.terms(batch.evidence)
-    total = 0
-    if likelihood is not None:
-        assert likelihood.shape == (2, 6, 16, 16)
-        total = total + likelihood.sum(0)
-    if entropy is not None:
-        total = total + entropy
-    scale = model.score_scale[codes][:, None, None]
-    location = model.score_location[codes][:, None, None]
-    torch.testing.assert_close((total - location) / scale, batch.maps, rtol=1e-4, atol=1e-4)
+    terms = model.terms(batch.evidence)
+    parts = []
+    if terms.likelihood is not None:
+        assert terms.likelihood.shape == (2, 6, 16, 16)
+        parts += list(terms.likelihood)
+    if terms.entropy is not None:
+        parts.append(terms.entropy)
+    raw = batch.maps * model.score_scale[codes][:, None, None]
+    raw = raw + model.score_location[codes][:, None, None]
+    total = sum(parts)
+    # The peaks of all terms count in full, wherever each lies; what is below the mean stays.
+    peaks = sum(part.amax((1, 2)) for part in parts)
+    torch.testing.assert_close(raw.amax((1, 2)), peaks, rtol=1e-4, atol=1e-4)
+    low = total < total.mean((1, 2), keepdim=True)
+    torch.testing.assert_close(raw[low], total[low], rtol=1e-4, atol=1e-4)
+    assert torch.all(raw >= total - 1e-4)
+    if len(parts) == 1:
+        torch.testing.assert_close(raw, total, rtol=1e-4, atol=1e-4)
+
+
+def test_the_peak_of_a_sum_counts_parts_that_peak_elsewhere():
+    parts = torch.zeros(2, 1, 4, 4)
+    parts[0, 0, 0, 0], parts[1, 0, 3, 3], parts[1, 0, 0, 0] = 5, 3, 1
+    found = added(parts)[0]
+    assert float(found[0, 0]) == pytest.approx(8) == float(found.max())
+    assert 3 < float(found[3, 3]) < 8
+    assert torch.all(found[1:3] == 0)
+    torch.testing.assert_close(added(torch.ones(3, 2, 4, 4)), torch.full((2, 4, 4), 3.0))
 
 
 def test_exponential_terms_are_the_factors_of_the_map(damaged):
-    detector = fit(map_normalization="exponential")
+    detector = fit(map_normalization="exponential", criterion="likelihood_entropy")
     (batch,) = scored_batches(detector, damaged[0])
-    likelihood, entropy = detector.model_.model.terms(batch.evidence)
+    terms = detector.model_.model.terms(batch.evidence)
     torch.testing.assert_close(
-        likelihood.sum(0) * entropy, detector.model_.model.raw_maps(batch.evidence)
+        terms.likelihood.sum(0) * terms.entropy, detector.model_.model.raw_maps(batch.evidence)
     )
     for explanation in detector.explain(damaged[0]):
         assert explanation.term in ("likelihood", "entropy")

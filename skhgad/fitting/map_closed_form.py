@@ -1,0 +1,323 @@
+"""The closed form of maps: one Gaussian a class and level, for all samples and for all but a fold.
+
+Every matrix of a model follows from counts, sums and second moments of raw features. They are
+gathered for each class and fold, so that leaving a fold out costs no second look at the others.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..model.class_densities import ClassDensities
+from ..model.flow import LinearStart
+from ..model.level import empty_level
+from ..model.mixture import log_likelihood
+from .class_mixtures import BACKGROUND_SHRINKAGE
+from .covariance import gaussian_shrinkage, is_rounding, shrink, whitening_matrix
+from .start import MAP_SHRINKAGE
+
+_FIRST_IMAGES = 16  # of each class; around their mean, moments are exact in float32
+_KEPT_BYTES = 1 << 29  # of second moments; more are gathered a second time
+
+
+class LeftOut(NamedTuple):
+    """How models without a fold judge the samples of this fold, on one level.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_samples,)
+        The samples of this process that are in a fold, sorted by class, then fold.
+    likelihoods, backgrounds : Tensor of shape (n_samples, n_positions)
+        As in `Evidence`, under the class given. `backgrounds` is None with a single class.
+    class_likelihoods : Tensor of shape (n_samples, n_classes)
+        As from `LevelModel.class_log_likelihood`.
+    """
+
+    rows: np.ndarray
+    likelihoods: torch.Tensor
+    backgrounds: torch.Tensor | None
+    class_likelihoods: torch.Tensor
+
+
+def has_closed_form(parameters, shapes):
+    """Whether all levels are maps that have one Gaussian a class and are not trained."""
+    return (
+        parameters["max_iter"] in ("auto", 0)
+        and all(height * width > 1 for _, height, width in shapes)
+        and parameters["n_components"] in ("auto", 1)
+        and parameters["start"] == "whitened"
+        and parameters["whitening_shrinkage"] != "ledoit_wolf"
+        and parameters["class_covariance"]
+    )
+
+
+@torch.no_grad()
+def fit_map_level(parameters, shape, samples, index, folds):
+    """Fit one level in closed form.
+
+    Parameters
+    ----------
+    parameters : dict
+        Of the estimator.
+    shape : tuple (n_features, height, width)
+    samples : LabelledSamples
+    index : int
+        Of the level.
+    folds : ndarray of shape (n_samples,), int
+        Fold of each of the samples, from 0; -1 for one that is in none.
+
+    Returns
+    -------
+    level : LevelModel
+        Fitted to all samples.
+    left_out : LeftOut or None
+        None without folds.
+    """
+    features = _Features(samples, index, folds)
+    moments = features.moments()
+    shrinkage = parameters["whitening_shrinkage"]
+    shrinkage = MAP_SHRINKAGE if shrinkage == "auto" else shrinkage
+    # The first sees all groups of samples, the others all but a fold.
+    frames = [_Frame(moments, seen, shrinkage) for seen in features.choices_of_groups()]
+    whiteners, judged = [], []
+    for code in range(samples.n_classes):
+        of_class = features.moments_of_class(code)
+        for model, frame in enumerate(frames):
+            covariance = frame.add_class(code, of_class)
+            if model == 0:
+                whiteners.append(whitening_matrix(covariance))
+            else:
+                judged += features.judged(code, model - 1, frame, covariance)
+    level = _level(parameters, shape, frames[0], whiteners)
+    return level, features.left_out(frames[1:], judged) if len(frames) > 1 else None
+
+
+class _Moments(NamedTuple):
+    """Counts, sums and second moments of vectors around origins, of each group of samples.
+
+    Of one class: shapes (n_groups,), (n_groups, d) and (n_groups, d, d). Of all classes the first
+    two have one more axis in front, the classes, and the third is summed over them.
+    """
+
+    counts: torch.Tensor
+    sums: torch.Tensor
+    seconds: torch.Tensor
+    origins: torch.Tensor | None = None
+    size: float = 0.0  # sum of all squares of the vectors themselves
+
+
+class _Features:
+    """The raw features of one level, read by class and by group: the folds, and what is in none."""
+
+    def __init__(self, samples, index, folds):
+        self.samples, self.index = samples, index
+        self.n_positions, self.n_features = samples.cache.shapes[index]
+        self.n_folds = int(folds.max(initial=-1)) + 1
+        groups = np.where(folds < 0, self.n_folds, folds)
+        codes = samples.codes[samples.rows]
+        self.rows = [
+            [samples.rows[(codes == code) & (groups == group)] for group in range(self.n_folds + 1)]
+            for code in range(samples.n_classes)
+        ]
+        self.origins = torch.stack([self._first_mean(np.concatenate(rows)) for rows in self.rows])
+        kept = samples.n_classes * (self.n_folds + 1) * self.n_features**2 * 8
+        self._kept = {} if kept <= _KEPT_BYTES else None
+
+    def choices_of_groups(self):
+        """Return which groups each model sees: all; for each fold, all others."""
+        every = torch.ones(self.n_folds + 1, dtype=torch.bool)
+        choices = [every]
+        for fold in range(self.n_folds):
+            choices.append(every.clone())
+            choices[-1][fold] = False
+        return choices
+
+    def moments(self):
+        """Return the moments of all classes."""
+        counts, sums, seconds, size = [], [], 0, 0.0
+        for code in range(len(self.rows)):
+            found = self._gather(code)
+            if self._kept is not None:
+                self._kept[code] = found
+            counts.append(found.counts)
+            sums.append(found.sums)
+            seconds = seconds + found.seconds
+            size += found.size
+        return _Moments(torch.stack(counts), torch.stack(sums), seconds, self.origins, size)
+
+    def moments_of_class(self, code):
+        """Return the moments of one class."""
+        return self._gather(code) if self._kept is None else self._kept[code]
+
+    def judged(self, code, fold, frame, covariance):
+        """Judge one class's samples of a fold by a model without them.
+
+        Returns a list of (rows, likelihoods, backgrounds, mean vectors), one a block.
+        """
+        mean, matrix = frame.means[code], frame.root @ _triangular_whitener(covariance)
+        gaussians = [_Gaussian(mean, matrix)]
+        if frame.background is not None:
+            gaussians.append(_Gaussian(*frame.background))
+        found = []
+        for rows, x in self._blocks(self.rows[code][fold]):
+            values = [gaussian.log_likelihood(x) for gaussian in gaussians]
+            found.append((rows, values[0], values[-1], x.double().mean(1)))
+        return found
+
+    def left_out(self, frames, judged):
+        """Join what `judged` returned, in the order of classes, then folds, to a LeftOut."""
+        frame_of = np.empty(int(self.samples.rows.max()) + 1, dtype=np.int64)
+        for rows in self.rows:
+            for fold in range(self.n_folds):
+                frame_of[rows[fold]] = fold
+        if not judged:  # another process has all
+            empty = torch.empty(0, self.n_positions)
+            return LeftOut(np.empty(0, int), empty, empty, torch.empty(0, len(self.rows)))
+        rows, likelihoods, backgrounds, vectors = zip(*judged, strict=True)
+        rows, vectors = np.concatenate(rows), torch.cat(vectors)
+        class_likelihoods = torch.empty(len(rows), len(self.rows), dtype=torch.float64)
+        for fold, frame in enumerate(frames):
+            chosen = torch.from_numpy(frame_of[rows] == fold)
+            class_likelihoods[chosen] = frame.discriminants(vectors[chosen]) * self.n_positions
+        has_background = frames[0].background is not None
+        return LeftOut(
+            rows,
+            torch.cat(likelihoods),
+            torch.cat(backgrounds) if has_background else None,
+            class_likelihoods,
+        )
+
+    def _gather(self, code):
+        n_groups, d = self.n_folds + 1, self.n_features
+        counts = torch.zeros(n_groups, dtype=torch.float64)
+        sums = torch.zeros(n_groups, d, dtype=torch.float64)
+        seconds = torch.zeros(n_groups, d, d, dtype=torch.float64)
+        size = torch.zeros((), dtype=torch.float64)
+        origin = self.origins[code]
+        for group, rows in enumerate(self.rows[code]):
+            for _, x in self._blocks(rows):
+                x = x.flatten(0, 1)
+                residuals = x - origin.to(x)
+                counts[group] += len(x)
+                sums[group] += residuals.sum(0, dtype=torch.float64)
+                seconds[group] += residuals.T @ residuals
+                size += x.square().sum(dtype=torch.float64)
+        counts, sums, seconds, size = map(self.samples.total, (counts, sums, seconds, size))
+        return _Moments(counts, sums, seconds, None, size)
+
+    def _first_mean(self, rows):
+        total, count = torch.zeros(self.n_features, dtype=torch.float64), 0
+        for _, x in self._blocks(rows[:_FIRST_IMAGES]):
+            total += x.sum((0, 1), dtype=torch.float64)
+            count += len(x)
+        total, count = self.samples.total(total), self.samples.total(count)
+        # Subtracted from float32, it must be a float32 number.
+        return (total / (count * self.n_positions)).float().double()
+
+    def _blocks(self, rows):
+        """Yield (rows, x) of the samples `rows` of this process."""
+        own, first = self.samples.cache.processes.own(rows), 0
+        for (x,), _ in self.samples.chosen(rows).blocks([self.index]):
+            yield own[first : first + len(x)], x
+            first += len(x)
+
+
+class _Gaussian:
+    """A Gaussian of raw vectors: `matrix` whitens what is left of them after `mean`."""
+
+    def __init__(self, mean, matrix):
+        self.mean, self.matrix = mean, matrix
+        self.log_det = torch.linalg.slogdet(matrix)[1]
+
+    def log_likelihood(self, x):
+        """Log-likelihood of x (n, n_positions, n_features) per dimension; float32."""
+        distances = ((x - self.mean.to(x)) @ self.matrix.to(x)).square().sum(-1)
+        return log_likelihood(-0.5 * distances, self.log_det.to(x), x.shape[-1])
+
+
+class _Frame:
+    """A model of some groups of the samples: means, latent space, background, shared covariance."""
+
+    def __init__(self, moments, seen, shrinkage):
+        self.seen, self.size = seen, moments.size
+        counts, sums = moments.counts[:, seen].sum(1), moments.sums[:, seen].sum(1)
+        second = moments.seconds[seen].sum(0)
+        n, origins = counts.sum(), moments.origins
+        self.means = origins + sums / counts[:, None]
+        weighted = sums / counts.sqrt()[:, None]
+        within = (second - weighted.T @ weighted) / n
+        if is_rounding(n * within.trace(), n, moments.size, torch.float32):
+            within.zero_()
+        self.root = whitening_matrix(shrink(within, shrinkage))
+        self.center = self.means.mean(0)
+        self.within = self.root @ within @ self.root
+        self.shared = torch.zeros_like(within)
+        self.background = None
+        if len(origins) > 1:
+            apart = origins - self.center
+            cross = sums.T @ apart
+            second = second + cross + cross.T + (counts[:, None] * apart).T @ apart
+            shift = (sums + counts[:, None] * apart).sum(0) / n
+            overall = self.root @ (second / n - torch.outer(shift, shift)) @ self.root
+            matrix = whitening_matrix(shrink(overall, BACKGROUND_SHRINKAGE))
+            self.background = self.center + shift, self.root @ matrix
+
+    def add_class(self, code, moments):
+        """Return the shrunk covariance of a class in the latent space; the shared one is summed."""
+        n, total = moments.counts[self.seen].sum(), moments.sums[self.seen].sum(0)
+        scatter = moments.seconds[self.seen].sum(0) - torch.outer(total, total) / n
+        covariance = self.root @ (scatter / n) @ self.root
+        if is_rounding(scatter.trace(), n, moments.size, torch.float32):
+            # A class whose vectors are all the same has no spread: it takes that of all classes.
+            covariance = self.within
+        covariance = shrink(covariance, gaussian_shrinkage(covariance, n))
+        self.shared += covariance / len(self.means)
+        return covariance
+
+    def latent_means(self):
+        """Return the means of the classes in the latent space."""
+        return (self.means - self.center) @ self.root
+
+    def precision(self):
+        """Return the inverse of the covariance that all classes share."""
+        root = whitening_matrix(self.shared)
+        return root @ root.T
+
+    def discriminants(self, x):
+        """Return what `ClassDensities.class_discriminants` gives for raw vectors (n, d)."""
+        means = self.latent_means()
+        directions = means @ self.precision()
+        z = (x - self.center) @ self.root
+        return z @ directions.T - 0.5 * (directions * means).sum(1)
+
+
+def _level(parameters, shape, frame, whiteners):
+    n_features, *map_shape = shape
+    level = empty_level(parameters, n_features, tuple(map_shape), len(whiteners), n_blocks=0)
+    level.start = LinearStart(frame.center, frame.root).float()
+    means = frame.latent_means().to(level.mixture.means)
+    level.mixture.means.data.copy_(means)
+    level.mixture.offsets.data.zero_()
+    background = None
+    if frame.background is not None:
+        mean, matrix = frame.background
+        mean = (mean - frame.center) @ frame.root
+        background = mean, torch.linalg.solve(frame.root, matrix)
+    no_weight = torch.zeros(1)
+    mixtures = [
+        (mean[None], no_weight, whitener[None])
+        for mean, whitener in zip(frame.latent_means(), whiteners, strict=True)
+    ]
+    level.densities = ClassDensities.of(mixtures, means, frame.precision(), background)
+    return level
+
+
+def _triangular_whitener(covariance):
+    """Inverse square root of a covariance, upper triangular: faster than `whitening_matrix`."""
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    if info:
+        return whitening_matrix(covariance)
+    identity = torch.eye(len(covariance), dtype=covariance.dtype)
+    return torch.linalg.solve_triangular(factor, identity, upper=False).T
