@@ -45,7 +45,8 @@ def find_modes(x, codes, n_classes, seed):
 
 def numbered(codes, modes):
     """Return numbers (n,), int64, from 0, of the modes of all classes together."""
-    return torch.unique(torch.stack((codes, modes)), dim=1, return_inverse=True)[1]
+    pairs = codes * (modes.max() + 1) + modes
+    return torch.unique(pairs, return_inverse=True)[1]
 
 
 def _modes_of(x, seed):
@@ -55,23 +56,33 @@ def _modes_of(x, seed):
     if len(x) < _SIZES[0] * _VECTORS_PER_MODE:
         return best
     spread = x.std(0, correction=0)
-    x = x[:, spread > 1e-10 * spread.max()]
-    if not x.shape[1]:
+    varies = spread > 1e-10 * spread.max()
+    if not varies.any():
         return best
-    x = (x - x.mean(0)) / x.std(0, correction=0)
-    step = -(-len(x) // _MOST_VECTORS)
-    likelihoods = _likelihoods(x[::step], best[::step])
+    spread = spread[varies]
+    mean = x[:, varies].mean(0)
+
+    def standardised(rows):
+        return (rows[:, varies] - mean) / spread
+
+    drawn = standardised(x[:: -(-len(x) // _MOST_VECTORS)])
+    likelihoods = _likelihoods(drawn, torch.zeros(len(drawn), dtype=torch.int64))
+    chosen = None
     for size in _SIZES:
-        if len(x[::step]) < size * _VECTORS_PER_MODE:
+        if len(drawn) < size * _VECTORS_PER_MODE:
             break
-        kmeans = KMeans(size, n_init=1, max_iter=50, random_state=seed).fit(x[::step].numpy())
-        labels = torch.from_numpy(kmeans.predict(x.numpy()).astype(np.int64))
-        labels = torch.unique(labels, return_inverse=True)[1]
-        found = _likelihoods(x[::step], labels[::step])
+        kmeans = KMeans(size, n_init=1, max_iter=50, random_state=seed).fit(drawn.numpy())
+        found = _likelihoods(drawn, _nearest(kmeans, drawn))
         if not is_clearly_better(found, likelihoods):
             break
-        best, likelihoods = labels, found
-    return best
+        chosen, likelihoods = kmeans, found
+    return best if chosen is None else _nearest(chosen, standardised(x))
+
+
+def _nearest(kmeans, x):
+    """Nearest center of each vector, numbered from 0 among those that are nearest to any."""
+    labels = torch.from_numpy(kmeans.predict(x.numpy()).astype(np.int64))
+    return torch.unique(labels, return_inverse=True)[1]
 
 
 def _likelihoods(x, modes):
