@@ -54,6 +54,9 @@ EXTRAS_REQUIRE = {
     ],
 }
 EXTRAS_REQUIRE["all"] = sorted({need for extra in EXTRAS_REQUIRE.values() for need in extra})
+# Peers for benchmarks.tables, from the repository; not of the package, so not in "all", and not
+# among the floors that the tests run on.
+EXTRAS_REQUIRE["benchmarks"] = ["pyod>=2.0.0"]
 
 setup(
     name="skhgad",

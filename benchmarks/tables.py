@@ -1,75 +1,42 @@
 """Tables of one class, beside the usual detectors: AUROC, rank and time.
 
-    python -m benchmarks.tables [--data DIR] [--only NAME ...] [--markdown FILE]
-    python -m benchmarks.tables --simulated [--markdown FILE]
+    python -m benchmarks.tables [--data DIR] [--only NAME ...] [--methods NAME ...]
+    python -m benchmarks.tables --simulated
+    python -m benchmarks.tables --rows 100000 1000000
 
 DIR holds NAME.npz with X (n, n_features) and y (0 normal, 1 anomaly). The first half of the normals
 in file order is fitted on, after StandardScaler; the rest and all anomalies are scored. No detector
 gets labels. --simulated makes the data: several modes, and relations between features.
+
+--methods names HGAD, the detectors of scikit-learn (these are the default) and those of PyOD, which
+keep PyOD's defaults; "pyod" stands for all of PyOD's. --json FILE keeps every run, and a run that
+it holds is not repeated: a long comparison can be made in parts.
+
+--rows measures instead the time and the memory of a fit on so many rows of 20 features, each in a
+process of its own.
 """
 
 import argparse
+import json
+import math
 import os
+import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import rankdata
-from sklearn.covariance import LedoitWolf
-from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
-from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from skhgad import HGADDetector
-
-from ._figures import write_markdown
+from ._figures import markdown, write_json, write_markdown
+from ._table_methods import METHODS, PYOD, SKLEARN, check_methods
 
 _MOST_KERNELS = 100  # centers of a class up to which the number is told
-
-
-def hgad(train, test):
-    """Return anomaly scores of the default detector, and its number of centers."""
-    detector = HGADDetector(random_state=0).fit(train)
-    return -detector.score_samples(test), int(detector.n_components_[0, 0])
-
-
-def nearest_neighbours(train, test):
-    """Distance to the fifth neighbour."""
-    found = NearestNeighbors(n_neighbors=min(5, len(train))).fit(train)
-    return found.kneighbors(test)[0][:, -1]
-
-
-def gaussian_mixture(train, test):
-    """Five Gaussians."""
-    model = GaussianMixture(min(5, len(train)), reg_covar=1e-3, random_state=0)
-    return -model.fit(train).score_samples(test)
-
-
-def local_outlier_factor(train, test):
-    """LOF with 20 neighbours."""
-    model = LocalOutlierFactor(n_neighbors=min(20, len(train) - 1), novelty=True)
-    return -model.fit(train).score_samples(test)
-
-
-def ledoit_wolf(train, test):
-    """Mahalanobis distance under the covariance of Ledoit and Wolf."""
-    return LedoitWolf().fit(train).mahalanobis(test)
-
-
-def isolation_forest(train, test):
-    """Isolation forest."""
-    return -IsolationForest(random_state=0).fit(train).score_samples(test)
-
-
-PEERS = {
-    "nearest neighbours": nearest_neighbours,
-    "GMM(5)": gaussian_mixture,
-    "LOF": local_outlier_factor,
-    "Ledoit-Wolf": ledoit_wolf,
-    "isolation forest": isolation_forest,
-}
+_N_FEATURES = 20  # of the tables of --rows
+_N_BLOBS = 5
 
 
 def load_table(path):
@@ -114,58 +81,191 @@ def simulated_tables():
         yield name, relations(n_features, 10 * n_features)
 
 
-def measure(table):
-    """Return the AUROC and the seconds of each detector, and the centers that HGAD chose."""
+def run_method(key, table):
+    """Return the record of one method on one table: auroc, seconds and, of HGAD, n_centers."""
     train, test, labels = table
-    auroc, seconds = {}, {}
-    for name, scores in {"HGAD": hgad, **PEERS}.items():
-        start = time.process_time()
-        found = scores(train, test)
-        seconds[name] = time.process_time() - start
-        if name == "HGAD":
-            found, n_centers = found
-        auroc[name] = roc_auc_score(labels, found)
-    return auroc, seconds, n_centers
+    method = METHODS[key][1]
+    start = time.process_time()
+    scores = method(train, test)
+    seconds = time.process_time() - start
+    record = {"auroc": float(roc_auc_score(labels, scores)), "seconds": seconds}
+    return record | ({"n_centers": method.n_centers} if key == "hgad" else {})
 
 
-def main(arguments=None):
-    """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def run_tables(tables, keys, path=None, most_seconds=math.inf):
+    """Run the methods `keys` on (name, table) pairs; yield each name with {key: record}.
+
+    `path` is a JSON file with records of earlier runs, {table: {key: record}}, which are not
+    repeated; new ones are added after each run. A method that has spent `most_seconds` of
+    processor time runs on no further table.
+    """
+    stored = json.loads(Path(path).read_text()) if path and Path(path).exists() else {}
+    spent = dict.fromkeys(keys, 0.0)
+    for name, table in tables:
+        records = stored.setdefault(name, {})
+        for key in keys:
+            if key not in records and spent[key] < most_seconds:
+                records[key] = run_method(key, table)
+                write_json(path, stored)
+            spent[key] += records.get(key, {}).get("seconds", 0.0)
+        yield name, {key: records[key] for key in keys if key in records}
+
+
+def row_of(name, records, keys):
+    """Cells of one table: its name, the number of centers of HGAD, and an AUROC a method."""
+    n_centers = records.get("hgad", {}).get("n_centers", "")
+    centers = "kernels" if n_centers and n_centers > _MOST_KERNELS else n_centers
+    return [name, centers, *(_cell(records.get(key, {}).get("auroc", math.nan)) for key in keys)]
+
+
+def summary_rows(results, keys):
+    """Cells of the mean, the mean rank and the seconds of each method, on the tables that it ran.
+
+    Where a method did not run on all tables, its number of tables is told, and the mean of the
+    first method on the same.
+    """
+    auroc, seconds = (
+        np.array([[found.get(key, {}).get(what, math.nan) for key in keys] for found in results])
+        for what in ("auroc", "seconds")
+    )
+    ran = ~np.isnan(auroc)
+    rows = [
+        ("mean", np.nanmean(auroc, axis=0), 3),
+        ("mean rank", np.nanmean(rankdata(-auroc, axis=1, nan_policy="omit"), axis=0), 2),
+        ("processor seconds", np.nansum(seconds, axis=0), 1),
+    ]
+    if not ran.all():
+        same = [auroc[chosen, 0].mean() for chosen in ran.T]
+        rows += [("tables", ran.sum(0), 0), (f"{METHODS[keys[0]][0]} on the same tables", same, 3)]
+    return [
+        [f"**{title}**", "", *(_cell(value, digits) for value in values)]
+        for title, values, digits in rows
+    ]
+
+
+def _cell(value, digits=3):
+    return "-" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def blobs_table(n_rows):
+    """Make a table of rows from five Gaussians, each with relations of its own."""
+    rng = np.random.default_rng(0)
+    X, blobs = np.empty((n_rows, _N_FEATURES)), rng.integers(0, _N_BLOBS, n_rows)
+    for blob in range(_N_BLOBS):
+        mixing = rng.normal(size=(_N_FEATURES, _N_FEATURES)) / _N_FEATURES**0.5
+        rows = np.flatnonzero(blobs == blob)
+        X[rows] = rng.normal(size=(len(rows), _N_FEATURES)) @ mixing
+        X[rows] += 2 * rng.normal(size=_N_FEATURES)
+    return X
+
+
+def measure_fit(n_rows):
+    """Fit the default detector on so many rows; what a fresh process does. Returns a dict."""
+    X = blobs_table(n_rows)
+    from skhgad import HGADDetector
+
+    detector = HGADDetector(random_state=0)  # imports torch
+    unit = 1 if sys.platform == "darwin" else 1024
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds, processor_seconds = time.perf_counter(), time.process_time()
+    detector.fit(X)
+    return {
+        "rows": n_rows,
+        "seconds": time.perf_counter() - seconds,
+        "processor_seconds": time.process_time() - processor_seconds,
+        "mib_before": before * unit / (1 << 20),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / (1 << 20),
+    }
+
+
+def fits_of_rows(sizes):
+    """Measure fits of `sizes` rows; return the lines of a Markdown table."""
+    header = ["rows", "s", "processor s", "MiB before fit", "peak MiB"]
+    rows = []
+    for n_rows in sizes:
+        command = [sys.executable, "-m", "benchmarks.tables", "--measure-fit", str(n_rows)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{n_rows} rows: {done.stderr.strip()[-2000:]}")
+        found = json.loads(done.stdout.splitlines()[-1])
+        seconds = [f"{found[key]:.1f}" for key in ("seconds", "processor_seconds")]
+        memory = [f"{found[key]:.0f}" for key in ("mib_before", "peak_mib")]
+        rows.append([f"{n_rows:,}", *seconds, *memory])
+        print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    return markdown(header, rows)
+
+
+def parse(arguments=None):
+    """Return the options, and the (name, table) pairs to run on; exit on wrong usage."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     bench = os.environ.get("SKHGAD_BENCH", "../shared/bench")
     parser.add_argument("--data", metavar="DIR", default=os.path.join(bench, "tables"))
     parser.add_argument("--only", nargs="+", metavar="NAME", help="tables to run")
     parser.add_argument("--simulated", action="store_true", help="make the tables")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=[*METHODS, "pyod"],
+        default=["hgad", *SKLEARN],
+        metavar="NAME",
+        help=f"of {', '.join(METHODS)}, or pyod (default: hgad {' '.join(SKLEARN)})",
+    )
+    parser.add_argument("--json", metavar="FILE", help="keep every run here; go on from it")
+    parser.add_argument(
+        "--most-seconds",
+        type=float,
+        default=math.inf,
+        metavar="S",
+        help="a method that has spent so much processor time runs on no further table",
+    )
     parser.add_argument("--markdown", metavar="FILE")
+    parser.add_argument("--rows", nargs="+", type=int, metavar="N", help="measure fits of N rows")
+    parser.add_argument("--measure-fit", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
+    if args.rows and min(args.rows) < 1:
+        parser.error(f"--rows must be at least 1, got {min(args.rows)}.")
+    wanted = {key for name in args.methods for key in (PYOD if name == "pyod" else [name])}
+    args.methods = [key for key in METHODS if key in wanted]
+    if args.rows or args.measure_fit:
+        return args, []
+    try:
+        check_methods(args.methods)
+    except ModuleNotFoundError as error:
+        parser.error(f"--methods {error}")
     if args.simulated:
-        tables = simulated_tables()
-    else:
-        paths = sorted(Path(args.data).glob("*.npz"))
-        if args.only:
-            paths = [path for path in paths if path.stem in args.only]
-        if not paths:
-            parser.error(f"--data {args.data!r} holds no such table (NAME.npz).")
-        tables = ((path.stem, load_table(path)) for path in paths)
-    names = ["HGAD", *PEERS]
-    lines = [f"| table | centers | {' | '.join(names)} |", "| --- " * (2 + len(names)) + "|"]
-    results = []
-    for name, table in tables:
-        auroc, seconds, n_centers = measure(table)
-        results.append(([auroc[key] for key in names], [seconds[key] for key in names]))
-        centers = "kernels" if n_centers > _MOST_KERNELS else n_centers
-        figures = " | ".join(f"{auroc[key]:.3f}" for key in names)
-        lines.append(f"| {name} | {centers} | {figures} |")
-        print(lines[-1], flush=True)
-    auroc, seconds = (np.array(part) for part in zip(*results, strict=True))
-    ranks = rankdata(-auroc, axis=1).mean(0)
-    for title, values, digits in (
-        ("mean", auroc.mean(0), 3),
-        ("mean rank", ranks, 2),
-        ("processor seconds", seconds.sum(0), 1),
-    ):
-        figures = " | ".join(f"{value:.{digits}f}" for value in values)
-        lines.append(f"| **{title}** |  | {figures} |")
-        print(lines[-1])
+        return args, simulated_tables()
+    # Small ones first: a method that --most-seconds stops has then run on most tables.
+    paths = sorted(Path(args.data).glob("*.npz"), key=lambda path: (path.stat().st_size, path))
+    if args.only:
+        paths = [path for path in paths if path.stem in args.only]
+    if not paths:
+        parser.error(f"--data {args.data!r} holds no such table (NAME.npz).")
+    return args, ((path.stem, load_table(path)) for path in paths)
+
+
+def main(arguments=None):
+    """Run the benchmark."""
+    args, tables = parse(arguments)
+    if args.measure_fit:
+        print(json.dumps(measure_fit(args.measure_fit)))
+        return
+    if args.rows:
+        lines = fits_of_rows(args.rows)
+        print("\n".join(lines))
+        write_markdown(args.markdown, [*lines, ""])
+        return
+    rows, results = [], []
+    for name, records in run_tables(tables, args.methods, args.json, args.most_seconds):
+        results.append(records)
+        rows.append(row_of(name, records, args.methods))
+        print(f"[{time.strftime('%H:%M:%S')}] {name}", file=sys.stderr, flush=True)
+    if not args.simulated:
+        rows.sort(key=lambda row: row[0])
+    rows += summary_rows(results, args.methods)
+    lines = markdown(["table", "centers", *(METHODS[key][0] for key in args.methods)], rows)
+    print("\n".join(lines))
     write_markdown(args.markdown, [*lines, ""])
 
 

@@ -1,12 +1,16 @@
 """Tables of one class beside other detectors."""
 
+import json
+import sys
+import types
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks import tables
+from benchmarks import _table_methods, tables
 
 
 @pytest.fixture
@@ -58,3 +62,88 @@ def test_simulated_anomalies_break_a_relation_alone():
     _, test, labels = tables.relations(5, 50)
     off = test[:, 0] - test[:, 1] - test[:, 4]
     assert np.abs(off[labels == 0]).max() < 0.06 < np.abs(off[labels == 1]).min()
+
+
+def test_methods_choose_the_columns(folder, capsys):
+    tables.main(["--data", str(folder), "--methods", "lof", "nn"])
+    header = capsys.readouterr().out.splitlines()[0]
+    assert header == "| table | centers | nearest neighbours | LOF |"
+
+
+def test_a_run_in_the_json_file_is_not_repeated(folder, capsys):
+    path = folder / "runs.json"
+    path.write_text(json.dumps({"toy": {"nn": {"auroc": 0.123, "seconds": 1.0}}}))
+    tables.main(["--data", str(folder), "--methods", "nn", "lof", "--json", str(path)])
+    assert "| toy |  | 0.123 |" in capsys.readouterr().out
+    stored = json.loads(path.read_text())["toy"]
+    assert stored["nn"]["auroc"] == 0.123
+    assert 0 < stored["lof"]["auroc"] <= 1
+
+
+def test_a_slow_method_stops_and_is_compared_on_the_tables_that_it_ran(folder, monkeypatch):
+    with np.load(folder / "toy.npz") as file:
+        np.savez(folder / "twice.npz", X=np.tile(file["X"], (2, 1)), y=np.tile(file["y"], 2))
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(tables.time, "process_time", lambda: next(clock))
+    args, found = tables.parse(["--data", str(folder), "--methods", "nn", "lof"])
+    small, large = tables.run_tables(found, args.methods, most_seconds=15)
+    assert small[0] == "toy" and list(small[1]) == ["nn", "lof"]
+    assert list(large[1]) == ["nn", "lof"]  # 10 seconds were spent
+    args, found = tables.parse(["--data", str(folder), "--methods", "nn", "lof"])
+    (_, first), (_, second) = tables.run_tables(found, args.methods, most_seconds=10)
+    assert not second
+    second = {"nn": {"auroc": 0.5, "seconds": 1}}
+    rows = tables.summary_rows([first, second], ["nn", "lof"])
+    by_title = {title: cells for title, _, *cells in rows}
+    assert by_title["**tables**"] == ["2", "1"]
+    same = by_title["**nearest neighbours on the same tables**"]
+    assert same[1] == f"{first['nn']['auroc']:.3f}"
+    assert by_title["**mean**"][1] == f"{first['lof']['auroc']:.3f}"
+
+
+def test_without_pyod_the_message_names_the_methods_and_the_package(folder, monkeypatch, capsys):
+    monkeypatch.setattr(_table_methods, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        tables.main(["--data", str(folder), "--methods", "nn", "pyod-knn", "pyod-vae"])
+    message = capsys.readouterr().err
+    assert "pyod-knn, pyod-vae: PyOD is not installed" in message
+    assert "skhgad[benchmarks]" in message
+
+
+def test_methods_of_pyod_keep_its_defaults_and_get_a_seed(monkeypatch):
+    class Detector:
+        def __init__(self, n_features, epochs=100, verbose=1, random_state=None):
+            self.given = n_features, epochs, verbose, random_state
+
+        def fit(self, X):
+            self.mean = X.mean(0)
+            return self
+
+        def decision_function(self, X):
+            assert self.given == (3, 100, 0, 0)
+            return ((X - self.mean) ** 2).sum(1)
+
+    module = types.SimpleNamespace(DeepSVDD=Detector)
+    monkeypatch.setitem(sys.modules, "pyod", types.ModuleType("pyod"))
+    monkeypatch.setitem(sys.modules, "pyod.models", types.ModuleType("pyod.models"))
+    monkeypatch.setitem(sys.modules, "pyod.models.deep_svdd", module)
+    train, test = np.random.default_rng(0).normal(size=(2, 20, 3))
+    scores = _table_methods.METHODS["pyod-deepsvdd"][1](train, test)
+    np.testing.assert_allclose(scores, ((test - train.mean(0)) ** 2).sum(1))
+
+
+def test_rows_measures_a_fit_in_a_process_of_its_own(capsys, tmp_path):
+    path = tmp_path / "rows.md"
+    tables.main(["--rows", "300", "--markdown", str(path)])
+    header, _, row = path.read_text(encoding="utf-8").splitlines()
+    found = dict(zip(header.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
+    assert found["rows"] == "300"
+    assert float(found["peak MiB"]) >= float(found["MiB before fit"]) > 100
+    assert row in capsys.readouterr().out
+
+
+def test_blobs_have_relations_of_their_own():
+    X = tables.blobs_table(2000)
+    assert X.shape == (2000, 20)
+    np.testing.assert_array_equal(X, tables.blobs_table(2000))
+    assert X.mean(0).std() > 0.3  # blobs apart
