@@ -5,7 +5,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..validation import check_anomaly_labels
 from .drawing import class_styles, drawing_library, new_axes
-from .latent_points import latent_centers, latent_points
+from .latent_points import class_gaussianity, latent_centers, latent_points
 
 _MOST_CENTERS = 64  # of a class, drawn
 
@@ -26,6 +26,9 @@ class LatentSpaceDisplay:
     centers : list of ndarray of shape (n_centers, 2)
         Of the density of each class; none where it has a single one, or more than 64: kernels.
     explained_variance_ratio : ndarray of shape (2,)
+    gaussianity : dict, default=None
+        From class to :class:`~skhgad.metrics.Gaussianity` of its normal samples, or None. The
+        legend shows the standardised statistics.
 
     Attributes
     ----------
@@ -36,7 +39,7 @@ class LatentSpaceDisplay:
 
     def __init__(
         self, *, points, class_labels, is_anomaly, classes, means, centers,
-        explained_variance_ratio,
+        explained_variance_ratio, gaussianity=None,
     ):  # fmt: skip
         self.points = points
         self.class_labels = class_labels
@@ -45,6 +48,7 @@ class LatentSpaceDisplay:
         self.means = means
         self.centers = centers
         self.explained_variance_ratio = explained_variance_ratio
+        self.gaussianity = gaussianity
 
     @classmethod
     def from_estimator(
@@ -61,6 +65,12 @@ class LatentSpaceDisplay:
         **kwargs,
     ):
         """Map samples to the latent space of one level and draw them; return the display.
+
+        How Gaussian each class is, is told by :func:`~skhgad.metrics.mardia` in the legend and in
+        the attribute `gaussianity`: normal samples are whitened as the model claims, each vector by
+        a center drawn from its posterior, at 16 random positions of each image. Positions of an
+        image depend on each other, so that the standardised statistics of images are too large:
+        compare classes and models by them. Use samples that were not fitted on.
 
         Parameters
         ----------
@@ -95,17 +105,18 @@ class LatentSpaceDisplay:
             is_anomaly, n_samples = check_anomaly_labels(y), latent.samples[-1] + 1
             if len(is_anomaly) != n_samples:
                 raise ValueError(f"y has {len(is_anomaly)} labels, X {n_samples} samples.")
-            is_anomaly = is_anomaly[latent.samples]
+        gaussianity = class_gaussianity(latent, detector.classes_, is_anomaly)
         display = cls(
             points=_two_columns(plane.transform(latent.vectors)),
             class_labels=detector.classes_[latent.codes],
-            is_anomaly=is_anomaly,
+            is_anomaly=None if is_anomaly is None else is_anomaly[latent.samples],
             classes=detector.classes_,
             means=_two_columns(plane.transform(means)),
             centers=[
                 _two_columns(plane.transform(c)) if len(c) else np.empty((0, 2)) for c in centers
             ],
             explained_variance_ratio=_two_columns(plane.explained_variance_ratio_[None])[0],
+            gaussianity=gaussianity,
         )
         return display.plot(ax, **kwargs)
 
@@ -159,11 +170,17 @@ class LatentSpaceDisplay:
             self.points_.items(), class_styles(len(self.classes)), strict=True
         ):
             handles.append(Line2D([], [], linestyle="none", **style))
-            labels.append(str(label))
+            labels.append(f"{label}{self._statistics(label)}")
+        title = "z: skewness, kurtosis" if any((self.gaussianity or {}).values()) else None
         return ax.legend(
             handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False,
-            borderaxespad=0, ncols=1 + len(labels) // 25,
+            borderaxespad=0, ncols=1 + len(labels) // 25, title=title, title_fontsize="small",
         )  # fmt: skip
+
+    def _statistics(self, label):
+        """Return what the legend says of how Gaussian a class is."""
+        found = (self.gaussianity or {}).get(label)
+        return "" if found is None else f" (z {found.skewness_z:.1f}, {found.kurtosis_z:.1f})"
 
 
 def _two_columns(values):

@@ -6,8 +6,12 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
+from ..metrics.gaussianity import FEWEST_VECTORS, mardia
 from ..scoring.latents import latent_batches
 from ..validation import check_class_labels, check_level, check_scored_X
+
+_POSITIONS = 16  # of each sample, that show how Gaussian its class is
+_MOST_JUDGED = 5000  # vectors of a class
 
 
 class LatentPoints(NamedTuple):
@@ -17,11 +21,17 @@ class LatentPoints(NamedTuple):
     ----------
     vectors : ndarray of shape (n_points, n_features), float64
     codes, samples : ndarray of shape (n_points,), int64
+    standardised : ndarray of shape (n_judged, n_features), float64
+        Vectors at 16 random positions of each sample, as `LevelModel.standardised` makes them.
+    standardised_samples : ndarray of shape (n_judged,), int64
+        Their samples.
     """
 
     vectors: np.ndarray
     codes: np.ndarray
     samples: np.ndarray
+    standardised: np.ndarray
+    standardised_samples: np.ndarray
 
 
 def latent_points(detector, X, class_labels, level, n_positions, random_state):
@@ -33,21 +43,86 @@ def latent_points(detector, X, class_labels, level, n_positions, random_state):
     if class_labels is not None:
         given = check_class_labels(class_labels, detector.classes_, len(X))
     random_state = check_random_state(random_state)
-    vectors, codes, samples, n_seen = [], [], [], 0
+    judging = np.random.RandomState(0)  # of its own, so that the points do not depend on it
+    level_model = fitted.model.levels[level]
+    parts, n_seen = [], 0
     for latents, batch_codes in latent_batches(fitted, reader, X, given):
         z = latents[level].cpu().double().numpy()
         rows = np.arange(n_seen, n_seen + len(z))
         n_seen += len(z)
+        judged = _drawn_positions(z, _POSITIONS, judging)
+        standardised = _standardised(level_model, judged, batch_codes, judging)
         if n_positions is None:
             z = z.mean(1, keepdims=True)
-        elif n_positions < z.shape[1]:
-            keys = random_state.random_sample(z.shape[:2])
-            chosen = keys.argsort(1)[:, :n_positions, None]
-            z = np.take_along_axis(z, chosen, axis=1)
-        vectors.append(z.reshape(-1, z.shape[2]))
-        codes.append(batch_codes.repeat(z.shape[1]))
-        samples.append(rows.repeat(z.shape[1]))
-    return LatentPoints(np.concatenate(vectors), np.concatenate(codes), np.concatenate(samples))
+        else:
+            z = _drawn_positions(z, n_positions, random_state)
+        parts.append(
+            (
+                z.reshape(-1, z.shape[2]),
+                batch_codes.repeat(z.shape[1]),
+                rows.repeat(z.shape[1]),
+                standardised.reshape(-1, standardised.shape[2]),
+                rows.repeat(standardised.shape[1]),
+            )
+        )
+    return LatentPoints(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _drawn_positions(z, n_positions, random_state):
+    """Choose random positions of each sample of z (n, positions, n_features)."""
+    if n_positions >= z.shape[1]:
+        return z
+    keys = random_state.random_sample(z.shape[:2])
+    chosen = keys.argsort(1)[:, :n_positions, None]
+    return np.take_along_axis(z, chosen, axis=1)
+
+
+@torch.inference_mode()
+def _standardised(level, z, codes, random_state):
+    """Standardise vectors (n, positions, n_features) under the class of each sample."""
+    draws = random_state.random_sample(z.shape[:2])
+    result, source = None, level.start.mean
+    for code in np.unique(codes).tolist():
+        own = codes == code
+        vectors = level.standardised(
+            torch.from_numpy(z[own].reshape(-1, z.shape[2])).to(source),
+            code,
+            torch.from_numpy(draws[own].ravel()).to(source),
+        )
+        if result is None:
+            result = np.empty((*z.shape[:2], vectors.shape[1]))
+        result[own] = vectors.cpu().double().numpy().reshape(-1, *result.shape[1:])
+    return result
+
+
+def class_gaussianity(points, classes, is_anomaly=None):
+    """Measure how Gaussian the normal samples of each class are in latent space.
+
+    Parameters
+    ----------
+    points : LatentPoints
+    classes : ndarray of shape (n_classes,)
+    is_anomaly : ndarray of shape (n_samples,), bool, default=None
+        Samples to leave out.
+
+    Returns
+    -------
+    dict
+        From class label to Gaussianity, to None for a class of fewer than 20 vectors.
+    """
+    code_of_sample = np.empty(points.samples[-1] + 1, dtype=np.int64)
+    code_of_sample[points.samples] = points.codes
+    codes = code_of_sample[points.standardised_samples]
+    if is_anomaly is not None:
+        codes = np.where(is_anomaly[points.standardised_samples], -1, codes)
+    found = {}
+    for code, label in enumerate(classes.tolist()):
+        rows = np.flatnonzero(codes == code)
+        rows = rows[:: -(-len(rows) // _MOST_JUDGED)] if len(rows) else rows
+        vectors = points.standardised[rows]
+        is_enough = len(rows) >= FEWEST_VECTORS and np.ptp(vectors, axis=0).any()
+        found[label] = mardia(vectors) if is_enough else None
+    return found
 
 
 def latent_centers(detector, level):

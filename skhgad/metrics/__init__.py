@@ -8,18 +8,23 @@ A sample is an anomaly where `y` is -1 (or "-1"). Any other label, +1 or a class
 anomalous. The anomaly is the positive class of AP and F1. A figure that its data cannot give (one
 kind of label only, no mask) is nan, and so are the means over it; a warning names the class, except
 in `miss_rates`.
+
+`mardia` is about vectors, not about detections: it tells how Gaussian they are.
 """
 
+from .gaussianity import Gaussianity, mardia
 from .per_image import image_metrics, miss_rates, unified_roc_auc
 from .per_pixel import PixelMetrics, pixel_metrics
 from .saturated import SproMetrics
 from .segmentation_f1 import SegF1Metrics
 
 __all__ = [
+    "Gaussianity",
     "PixelMetrics",
     "SegF1Metrics",
     "SproMetrics",
     "image_metrics",
+    "mardia",
     "miss_rates",
     "pixel_metrics",
     "unified_roc_auc",

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from .mixture import squared_distances
+from .mixture import drawn_centers, squared_distances
 
 _PER_CLASS = ("origins", "locations", "discriminants")
 _BLOCK_ENTRIES = 1 << 22  # of a matrix of distances, vectors by centers
@@ -192,6 +192,26 @@ class ClassDensities(nn.Module):
         parts = [self._log_density(block, code, places, names) for block in blocks]
         return torch.cat(parts).reshape(z.shape[:-1])
 
+    def standardised(self, z, code, draws):
+        """Whiten vectors (n, n_features) of a class by one of its centers each.
+
+        The center is drawn from its posterior at the vector: if vectors have the density of the
+        class, the results are standard Gaussian, however much the centers overlap. `draws` (n,)
+        holds uniform numbers in [0, 1).
+        """
+        places, names, whitened = self._class_parts(code)
+        parts = []
+        blocks = zip(_blocks(z, places), _blocks(draws, places), strict=True)
+        for block, numbers in blocks:
+            moved = block - self.origins[code]
+            chosen = drawn_centers(self._center_logits(moved, places, names), numbers)
+            result = torch.empty_like(moved)
+            for name in names[chosen].unique().tolist():
+                own = names[chosen] == name
+                result[own] = moved[own] @ self.whiteners[name] - whitened[chosen[own]]
+            parts.append(result)
+        return torch.cat(parts)
+
     def _class_parts(self, code):
         first = int(self.center_counts[:code].sum())
         places = slice(first, first + int(self.center_counts[code]))
@@ -199,14 +219,17 @@ class ClassDensities(nn.Module):
 
     def _log_density(self, z, code, places, names):
         # The origin is subtracted before the product: distances stay exact far from zero.
-        moved, logits = z - self.origins[code], []
+        return torch.logsumexp(self._center_logits(z - self.origins[code], places, names), dim=-1)
+
+    def _center_logits(self, moved, places, names):
+        """Log of weight times density of each center of a class, for vectors less its origin."""
+        logits = []
         distinct, counts = names.unique_consecutive(return_counts=True)
         centers = self.whitened_centers[places].split(counts.tolist())
         for name, group in zip(distinct.tolist(), centers, strict=True):
             distances = squared_distances(moved @ self.whiteners[name], group)
             logits.append(self.log_dets[name] - 0.5 * distances)
-        logits = torch.cat(logits, dim=-1) + self.center_log_weights[places]
-        return torch.logsumexp(logits, dim=-1)
+        return torch.cat(logits, dim=-1) + self.center_log_weights[places]
 
     def log_density_background(self, z):
         """Log-density of the background, with shapes and constant of `log_density_of`."""

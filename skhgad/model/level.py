@@ -91,6 +91,15 @@ class LevelModel(nn.Module):
         """Entropy of the class posterior; see `HierarchicalMixture.posterior_entropy`."""
         return self.mixture.posterior_entropy(z, codes)
 
+    def standardised(self, z, code, draws):
+        """Latent vectors (n, n_features) of one class as what they should be: standard Gaussian.
+
+        See `ClassDensities.standardised`. An axis that holds a length is left out.
+        """
+        source = self.mixture if self.densities is None else self.densities
+        vectors = source.standardised(z, code, draws)
+        return vectors[:, :-1] if self.start.has_rest else vectors
+
     def log_density(self, z, codes):
         """Log-density of each position under the class of its image; shapes as in `evidence`."""
         source = self.mixture if self.densities is None else self.densities

@@ -131,6 +131,12 @@ class HierarchicalMixture(nn.Module):
         log_weights = self.center_logits[code].log_softmax(0)
         return torch.logsumexp(log_weights - 0.5 * distances, dim=-1)
 
+    def standardised(self, z, code, draws):
+        """Subtract one of the centers of a class; see `ClassDensities.standardised`."""
+        centers = self.centers()[code]
+        logits = self.center_logits[code].log_softmax(0) - 0.5 * squared_distances(z, centers)
+        return z - centers[drawn_centers(logits, draws)]
+
     def expected_center(self, z, codes):
         """Mean of the centers of each image's class, weighted by their posterior at each position.
 
@@ -153,6 +159,15 @@ class HierarchicalMixture(nn.Module):
         squares = z.square().sum(-1, keepdim=True) + centers.square().sum(-1)[:, None]
         distances = (squares - 2 * z @ centers.transpose(1, 2)).clamp_min(0)
         return self.center_logits.log_softmax(1)[codes][:, None] - 0.5 * distances
+
+
+def drawn_centers(logits, draws):
+    """Draw a center for each vector from softmax(logits), by uniform numbers in [0, 1).
+
+    `logits` has shape (n, n_centers), `draws` and the result, int64, (n,).
+    """
+    below = logits.softmax(-1).cumsum(-1) <= draws[:, None]
+    return below.sum(-1).clamp_max(logits.shape[-1] - 1)
 
 
 def entropy(logits):

@@ -298,7 +298,12 @@ def test_latent_display_puts_classes_at_their_means(fitted):
         places = display.points_[label].get_offsets()
         np.testing.assert_array_equal(places, display.points[labels == label])
     names = [text.get_text() for text in display.legend_.get_texts()]
-    assert names == ["class mean", "center", *fitted.classes_]
+    assert [name.partition(" (z ")[0] for name in names] == [
+        "class mean", "center", *fitted.classes_,
+    ]  # fmt: skip
+    for label, name in zip(fitted.classes_.tolist(), names[2:], strict=True):
+        found = display.gaussianity[label]
+        assert name.endswith(f" (z {found.skewness_z:.1f}, {found.kurtosis_z:.1f})")
 
 
 def test_anomalies_are_hollow(fitted):
@@ -308,6 +313,52 @@ def test_anomalies_are_hollow(fitted):
     faces = display.points_["bolt"].get_facecolors()
     assert faces[:, 3].tolist() == [0, 0, 0.5, 0.5]
     assert "anomaly (hollow)" in [text.get_text() for text in display.legend_.get_texts()]
+
+
+def skewed_and_heavy(n, rng):
+    """Three classes of 4 features: Gaussian, skewed (exponential), heavy-tailed (Student's t)."""
+    kinds = np.stack(
+        [rng.normal(size=(n, 4)), rng.exponential(size=(n, 4)), rng.standard_t(4, (n, 4))]
+    )
+    X = kinds + 30 * np.eye(3, 4)[:, None]
+    return X.reshape(-1, 4), np.repeat(["gaussian", "skewed", "heavy"], n)
+
+
+def test_a_skewed_and_a_heavy_tailed_class_are_told_from_a_gaussian_one():
+    detector = HGADDetector(n_components=1, random_state=0)
+    detector.fit(*skewed_and_heavy(200, np.random.default_rng(0)))
+    X, labels = skewed_and_heavy(200, np.random.default_rng(1))
+    found = LatentSpaceDisplay.from_estimator(detector, X).gaussianity
+    assert abs(found["gaussian"].skewness_z) < 3 and abs(found["gaussian"].kurtosis_z) < 3
+    assert found["skewed"].skewness_z > 10
+    assert found["heavy"].kurtosis_z > 10 and found["heavy"].kurtosis_ratio > 1.2
+    assert found["skewed"].n_vectors == 200
+
+
+def test_anomalies_say_nothing_of_how_gaussian_a_class_is():
+    rng = np.random.default_rng(0)
+    detector = HGADDetector(n_components=1, random_state=0).fit(rng.normal(size=(200, 3)))
+    X = np.concatenate([rng.normal(size=(200, 3)), 30 * rng.normal(size=(20, 3))])
+    y = np.repeat([1, -1], [200, 20])
+    told, untold = (LatentSpaceDisplay.from_estimator(detector, X, y_) for y_ in (y, None))
+    assert abs(told.gaussianity[0].kurtosis_z) < 3 < untold.gaussianity[0].kurtosis_z
+    assert told.gaussianity[0].n_vectors == 200
+
+
+def test_the_centers_of_a_mixture_are_no_contradiction():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(800, 2)) + np.array([[0, 0], [3, 0]])[np.arange(800) % 2]
+    detector = HGADDetector(n_components=2, random_state=0).fit(X[:400])
+    found = LatentSpaceDisplay.from_estimator(detector, X[400:]).gaussianity[0]
+    # Of vectors given to their nearest center, the boundary would cut the tails off.
+    assert abs(found.skewness_z) < 3 and abs(found.kurtosis_z) < 3
+
+
+def test_few_vectors_are_not_judged(fitted):
+    X, _ = vectors(12, np.random.default_rng(4))
+    display = LatentSpaceDisplay.from_estimator(fitted, X)
+    assert set(display.gaussianity.values()) == {None}
+    assert "bolt" in [text.get_text() for text in display.legend_.get_texts()]
 
 
 def test_as_many_labels_as_samples(fitted):
@@ -321,6 +372,8 @@ def test_latent_positions_of_images(images, image_detector):
     assert whole.points.shape == (5, 2)
     display = LatentSpaceDisplay.from_estimator(image_detector, images[:5], n_positions=3, level=0)
     assert display.points.shape == (15, 2)
+    judged = [found for found in display.gaussianity.values() if found is not None]
+    assert judged and sum(found.n_vectors for found in judged) <= 5 * 16
     again = LatentSpaceDisplay.from_estimator(image_detector, images[:5], n_positions=3, level=0)
     np.testing.assert_array_equal(display.points, again.points)
     with pytest.raises(ValueError, match="level=7: the detector has the levels 0 to 1"):

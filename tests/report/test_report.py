@@ -18,10 +18,10 @@ from PIL import Image
 from skhgad import HGADDetector
 from skhgad.command_line.main import main
 from skhgad.datasets import load_folder
-from skhgad.metrics import image_metrics, miss_rates, pixel_metrics
+from skhgad.metrics import image_metrics, mardia, miss_rates, pixel_metrics
 from skhgad.regions import find_regions
 from skhgad.report.clearest import Clearest
-from skhgad.report.contents import Row
+from skhgad.report.contents import Row, gaussianity_table
 from skhgad.report.evaluation import figures_text
 from skhgad.report.page import render_page
 
@@ -388,6 +388,19 @@ def test_thumbnails_are_small_and_pictures_are_all_there(html):
     assert len(kinds["png"]) == n_cards + 3  # scores, latent space, training
     for title in ("Scores", "Latent space", "Training", "The clearest images of every product"):
         assert f"<h2>{title}</h2>" in html
+
+
+def test_the_page_says_how_gaussian_each_class_is(html):
+    text = re.sub(r"<[^>]+>", " ", html)  # 3 normal images a product, of 4 positions each
+    header = r"class\s+vectors\s+axes\s+kurtosis / Gaussian\s+kurtosis, z\s+skewness, z\s+"
+    assert re.search(header + r"checker\s+too few[\s–]+stripe\s+too few", text)
+
+
+def test_figures_of_gaussianity_are_those_of_the_display():
+    found = mardia(np.random.default_rng(0).exponential(size=(100, 3)))
+    rows = gaussianity_table({"bolt": found, 7: None}).rows
+    ratio, *z = (f"{value:.3g}" for value in (found.kurtosis_ratio, *found[:3:-1]))
+    assert rows == [["bolt", "100", "3", ratio, *z], ["7", "too few", "–", "–", "–", "–"]]
 
 
 def test_plain_folders_and_a_model_without_training(detector, tmp_path, capsys):
