@@ -1,31 +1,35 @@
-"""Few samples, anomalies among the normals, and no labels: HGAD beside peers that know the class.
+"""Few samples, a long tail, anomalies among the normals, no labels: HGAD beside peers.
 
-    python -m benchmarks.robustness --data DIR [--only few contamination discovery] [--json FILE]
+    python -m benchmarks.robustness --data DIR [--only few tail contamination discovery]
 
 Peers are fitted class by class and told the class of each test sample; HGAD is told neither.
 docs/benchmarks.rst says what is measured.
 """
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
+import torch
+from sklearn.covariance import LedoitWolf
 
 from skhgad import HGADDetector
 
 from ._features import extract
 from ._figures import cell, markdown, values, write_json, write_markdown
-from ._methods import TITLES, Bench, applicable, run_hgad, run_peer
+from ._methods import TITLES, Bench, applicable, run_hgad, run_peer, score_with_grids
 from ._options import (
     benchmark_parser,
     describe_run,
     memory_folder,
     read_parameters,
     read_parts,
+    say,
     say_run,
 )
 
-STUDIES = ("few", "contamination", "discovery")
+STUDIES = ("few", "tail", "contamination", "discovery")
 PEERS = ("mahalanobis", "nn", "padim")
 FIGURES = {
     "mean": ("image", "mean", "auroc"),
@@ -33,6 +37,7 @@ FIGURES = {
     "pixel": ("pixel", "mean", "auroc"),
 }
 _LABELLED = "labels given"
+_TAIL, _EQUAL, _ALONE = "long tail", "equal numbers", "each alone"
 
 
 def few_normals(part, n, rng):
@@ -72,6 +77,51 @@ def contaminate(part, share, rng):
         class_train=np.concatenate((part.class_train, part.class_test[taken])),
     )
     return clean, contaminated
+
+
+def long_tail(part, n_long, few, rng):
+    """Give one class many normals to fit on, the others few.
+
+    Parameters
+    ----------
+    part : Part
+    n_long : int
+        Normals of the class that has most. Where a table has fewer, more are drawn from the
+        Ledoit-Wolf Gaussian of the class; images are as many as there are.
+    few : (int, int)
+        Normals of the others: from the first number to the second, evenly spaced, in random order.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    tail, equal : Part
+        `equal` has the same normals, but of the long class as many as the others have in the
+        median. The long class takes no part in the test.
+    """
+    labels, counts = np.unique(part.class_train, return_counts=True)
+    long = labels[counts.argmax()]
+    small = rng.permutation(labels[labels != long])
+    numbers = np.linspace(*few, len(small)).round().astype(int)
+    chosen = np.zeros(len(part.X_train), dtype=bool)
+    for label, n in zip(small, numbers, strict=True):
+        chosen[rng.permutation(np.flatnonzero(part.class_train == label))[:n]] = True
+    rows = rng.permutation(np.flatnonzero(part.class_train == long))
+    tested = part.class_test != long
+    parts = []
+    for n in (n_long, int(np.median(numbers))):
+        taken = chosen.copy()
+        taken[rows[:n]] = True
+        parts.append(part.taking(taken, tested))
+    n_missing = n_long - len(rows)
+    if n_missing > 0 and not part.is_images:
+        gaussian = LedoitWolf().fit(part.X_train[rows])
+        drawn = rng.multivariate_normal(gaussian.location_, gaussian.covariance_, n_missing)
+        parts[0] = replace(
+            parts[0],
+            X_train=np.concatenate((parts[0].X_train, drawn.astype(part.X_train.dtype))),
+            class_train=np.concatenate((parts[0].class_train, np.repeat(long, n_missing))),
+        )
+    return tuple(parts)
 
 
 class Study:
@@ -126,6 +176,28 @@ class Study:
         ):
             self.add(setting, TITLES["hgad"], bench.fit_and_score(seed, **changes))
 
+    def run_tail(self, tail, equal, seed):
+        """Fit HGAD on the parts of `long_tail`, and on each class of the tail by itself."""
+        for setting, part in ((_EQUAL, equal), (_TAIL, tail)):
+            bench = Bench(part, None, None, self.parameters, pixel_size=self.pixel_size)
+            self.add(setting, TITLES["hgad"], bench.fit_and_score(seed))
+        self.add(_ALONE, TITLES["hgad"], self._fitted_alone(tail, seed))
+
+    def _fitted_alone(self, part, seed):
+        """Return the record of a detector for each class, told the class of each test sample."""
+        scores, maps, seconds = np.empty(len(part.X_test)), [None] * len(part.X_test), 0.0
+        for label in np.unique(part.class_test):
+            own, tested = part.class_train == label, np.flatnonzero(part.class_test == label)
+            detector = HGADDetector(**self.parameters, random_state=seed)
+            start = time.perf_counter()
+            detector.fit(part.X_train[own])
+            seconds += time.perf_counter() - start
+            _, scores[tested], grids = score_with_grids(detector, part.X_test[tested])
+            for row, grid in zip(tested, grids, strict=True):
+                maps[row] = grid
+        bench = Bench(part, None, None, self.parameters, pixel_size=self.pixel_size)
+        return bench.record(seed, scores, torch.stack(maps), fit_seconds=seconds)
+
     def add(self, setting, title, record):
         """Keep a record."""
         self.records.setdefault(setting, {}).setdefault(title, []).append(record)
@@ -157,6 +229,9 @@ def run_part(part, args, parameters, progress):
         progress({name: study.records for name, study in studies.items()})
 
     for name in args.only:
+        if name == "tail" and len(part.classes) < 2:
+            say(f"{part.name}, tail: left out, it takes two classes")
+            continue
         title = f"{part.name}, {name}"
         studies[name] = Study(title, args.methods, parameters, pixel_size, report)
     for seed in range(args.seeds):
@@ -165,6 +240,8 @@ def run_part(part, args, parameters, progress):
             if name == "few":
                 for n in args.few:
                     study.run(f"{n} normals", few_normals(part, n, rng), seed)
+            elif name == "tail":
+                study.run_tail(*long_tail(part, args.tail, args.tail_few, rng), seed)
             elif name == "contamination":
                 clean, contaminated = contaminate(part, args.share, rng)
                 study.run("clean", clean, seed)
@@ -199,7 +276,7 @@ def tables(part_name, studies):
                 for runs in methods.values()
             )
         }
-        render = _discovery_table if name == "discovery" else _methods_table
+        render = {"discovery": _discovery_table, "tail": _tail_table}.get(name, _methods_table)
         lines = render(settings, figures, with_losses=name == "contamination")
         blocks.append("\n".join([f"### {part_name}, {name}", "", *lines, ""]))
     return "\n".join(blocks)
@@ -241,6 +318,18 @@ def _discovery_table(settings, figures, with_losses):
     return markdown(header, rows)
 
 
+def _tail_table(settings, figures, with_losses):
+    """Lines of a table: a row a setting, with what the long tail gains over it."""
+    header = ["HGAD, small classes", *figures, *(f"long tail gains: {key}" for key in figures)]
+    by_setting = {setting: methods[TITLES["hgad"]] for setting, methods in settings.items()}
+    rows = []
+    for setting, runs in by_setting.items():
+        row = [setting, *(cell(values(runs, path), 3) for path in figures.values())]
+        gains = (losses(by_setting[_TAIL], runs, path) for path in figures.values())
+        rows.append(row + ["" if setting == _TAIL else cell(gain, 3) for gain in gains])
+    return markdown(header, rows)
+
+
 def parse_arguments(arguments=None):
     """Return the options, the parts and the detector's parameters; exit on wrong usage."""
     parser = benchmark_parser("robustness", __doc__, pixels=True)
@@ -260,7 +349,23 @@ def parse_arguments(arguments=None):
     parser.add_argument(
         "--share", type=float, default=0.05, help="of anomalies among the normals (default: 0.05)"
     )
+    parser.add_argument(
+        "--tail", type=int, default=500, metavar="N", help="normals of the long class"
+    )
+    parser.add_argument(
+        "--tail-few",
+        nargs=2,
+        type=int,
+        default=[10, 50],
+        metavar=("LOW", "HIGH"),
+        help="normals of the others (default: 10 50)",
+    )
     args = parser.parse_args(arguments)
+    if not 1 <= args.tail_few[0] <= args.tail_few[1] <= args.tail:
+        parser.error(
+            "--tail-few and --tail: 1 <= LOW <= HIGH <= N is needed, got "
+            f"{args.tail_few[0]}, {args.tail_few[1]} and {args.tail}."
+        )
     if min(args.few) < 1:
         parser.error(f"--few must be at least 1, got {min(args.few)}.")
     if not 0 < args.share <= 0.5:

@@ -640,6 +640,43 @@ class TestRobustness:
         _, half = robustness.contaminate(part, 0.5, rng)
         assert len(half.X_train) == 80 + 2 * 4  # never more than half of a class's anomalies
 
+    def test_the_long_class_has_many_normals_and_is_not_tested(self, part, rng):
+        part = part.taking(part.class_train != "", part.class_test != "")
+        more = part.class_train == "bolt"
+        part.X_train = np.concatenate((part.X_train, part.X_train[more][:1]))
+        part.class_train = np.append(part.class_train, "bolt")  # now the longest
+        tail, equal = robustness.long_tail(part, 100, (6, 6), rng)
+        assert (tail.class_train == "bolt").sum() == 100
+        assert (equal.class_train == "bolt").sum() == 6
+        small = [one.X_train[one.class_train == "nut"] for one in (tail, equal)]
+        assert len(small[0]) == 6
+        np.testing.assert_array_equal(*small)
+        assert set(tail.class_test) == set(equal.class_test) == {"nut"}
+        real = {tuple(row) for row in part.X_train}
+        bolts = tail.X_train[tail.class_train == "bolt"]
+        drawn = np.array([row for row in bolts if tuple(row) not in real])
+        assert len(drawn) == 100 - 41
+        spread = part.X_train[part.class_train == "bolt"].std(0).mean()
+        assert abs(drawn.mean() - bolts.mean()) < spread
+        fewer, _ = robustness.long_tail(part, 20, (6, 6), rng)
+        assert {tuple(row) for row in fewer.X_train} <= real
+
+    def test_gains_of_the_long_tail_are_over_each_setting(self):
+        def setting(*values):
+            return {
+                "HGAD, class inferred": [{"image": {"mean": {"auroc": value}}} for value in values]
+            }
+
+        settings = {
+            "equal numbers": setting(0.8), "long tail": setting(0.85), "each alone": setting(0.6)
+        }  # fmt: skip
+        figures = {"mean": robustness.FIGURES["mean"]}
+        lines = robustness._tail_table(settings, figures, with_losses=False)
+        assert lines[2:] == [
+            "| equal numbers | 0.800 | 0.050 |", "| long tail | 0.850 |  |",
+            "| each alone | 0.600 | 0.250 |",
+        ]  # fmt: skip
+
     def test_losses_and_margins_are_differences_seed_by_seed(self):
         def runs(*values):
             return [{"image": {"mean": {"auroc": value}}} for value in values]
@@ -664,7 +701,10 @@ class TestRobustness:
         text = capsys.readouterr().out
         assert (tmp_path / "r.md").read_text(encoding="utf-8") == text.rstrip("\n") + "\n"
         studies = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["parts"]["toy"]
-        assert list(studies) == ["few", "contamination", "discovery"]
+        assert list(studies) == ["few", "tail", "contamination", "discovery"]
+        assert list(studies["tail"]) == ["equal numbers", "long tail", "each alone"]
+        (alone,) = studies["tail"]["each alone"].values()
+        assert [list(run["image"]["per_class"]) for run in alone] == [["nut"], ["nut"]]
         assert list(studies["few"]) == ["6 normals", "20 normals"]
         assert list(studies["contamination"]) == ["clean", "contaminated"]
         assert list(studies["discovery"]) == ["labels given", "number given", "discovered"]
