@@ -23,6 +23,7 @@ TITLES = {
     "nn": "PatchCore",
     "padim": "PaDiM",
     "mahalanobis": "Mahalanobis",
+    "reconstruction": "reconstruction",
     "flow": "flow, one Gaussian",
     "iforest": "isolation forest",
     "lof": "local outlier factor",
@@ -30,7 +31,7 @@ TITLES = {
     "gmm": "Gaussian mixture",
 }
 ON_REQUEST = ("hgad-given", "hgad-unlabelled")
-IMAGES_ONLY = ("padim",)
+IMAGES_ONLY = ("padim", "reconstruction")
 TABLES_ONLY = ("iforest", "lof", "ocsvm", "gmm")
 FORMS = ("no labels", "class given")
 # One class, one center at its mean, unit covariance: an ordinary conditional flow.

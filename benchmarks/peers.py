@@ -14,6 +14,8 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
+from torch import nn
+from torch.nn import functional as F
 
 from skhgad.fitting.covariance import ResidualMoments, shrink, whitening_matrix
 
@@ -50,6 +52,13 @@ def greedy_coreset(vectors, n_chosen, generator):
     return chosen
 
 
+def drawn_vectors(joined, per_sample, generator):
+    """Draw at most so many vectors of each sample of joined (n, positions, d); (n_drawn, d)."""
+    keys = torch.rand(joined.shape[:2], generator=generator)
+    drawn = keys.argsort(1)[:, :per_sample, None].to(joined.device)
+    return joined.gather(1, drawn.expand(-1, -1, joined.shape[2])).flatten(0, 1)
+
+
 class NearestNeighbours:
     """PatchCore: distance to the nearest of a coreset of training vectors.
 
@@ -78,9 +87,7 @@ class NearestNeighbours:
         candidates = []
         for _, levels in features.blocks(rows):
             joined = self._joined(features, levels)
-            keys = torch.rand(joined.shape[:2], generator=generator)
-            drawn = keys.argsort(1)[:, :per_sample, None].to(joined.device)
-            candidates.append(joined.gather(1, drawn.expand(-1, -1, joined.shape[2])).flatten(0, 1))
+            candidates.append(drawn_vectors(joined, per_sample, generator))
         candidates = torch.cat(candidates)
         n_kept = math.ceil(self.coreset * len(rows) * n_positions)
         n_kept = min(n_kept, self.max_bank, len(candidates))
@@ -220,6 +227,96 @@ class Mahalanobis:
         ]
 
 
+class Reconstruction:
+    """Features reconstructed through a narrow bottleneck with dropout, after Dinomaly.
+
+    At each position, the levels are joined on the finest grid, each channel divided by its spread
+    over the training vectors. An MLP with dropout narrows them to a fourth, a light decoder (one
+    hidden layer) reconstructs them. It learns, and scores, the cosine distance between a level and
+    its reconstruction, averaged over the levels. Dinomaly's transformer over the whole image, its
+    grouping of layers and its hard mining are left out. `max_candidates` vectors are drawn for
+    training, equally many from each sample. Images only.
+
+    References
+    ----------
+    .. [1] Guo et al., "Dinomaly: The Less Is More Philosophy in Multi-Class Unsupervised Anomaly
+       Detection", CVPR 2025.
+    """
+
+    def __init__(
+        self, *, dropout=0.3, n_steps=600, batch_size=2048, learning_rate=2e-3,
+        max_candidates=100_000,
+    ):  # fmt: skip
+        self.dropout = dropout
+        self.n_steps = n_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.max_candidates = max_candidates
+
+    def fit(self, features, rows, seed):
+        """Train the network on drawn vectors of `rows`."""
+        generator = torch.Generator().manual_seed(seed)
+        self.lengths = [d for d, _, _ in features.shapes]
+        per_sample = math.ceil(self.max_candidates / len(rows))
+        joined = (
+            features.joined([x.float() for x in levels]) for _, levels in features.blocks(rows)
+        )
+        vectors = torch.cat([drawn_vectors(x, per_sample, generator) for x in joined])
+        self.mean, self.spread = vectors.mean(0), vectors.std(0).clamp_min(1e-6)
+        vectors = (vectors - self.mean) / self.spread
+        # Dropout and the first weights draw from the global generator.
+        with torch.random.fork_rng(), torch.enable_grad():
+            torch.manual_seed(seed)
+            self.network = self._network(vectors.shape[1]).to(vectors.device)
+            self._train(vectors, generator)
+        self.network.eval()
+        return self
+
+    def _network(self, n_features):
+        narrow = max(1, n_features // 4)
+        return nn.Sequential(
+            nn.Dropout(self.dropout),
+            nn.Linear(n_features, 2 * narrow),
+            nn.GELU(),
+            nn.Dropout(self.dropout),
+            nn.Linear(2 * narrow, narrow),
+            nn.Dropout(self.dropout),
+            nn.Linear(narrow, 2 * narrow),
+            nn.GELU(),
+            nn.Linear(2 * narrow, n_features),
+        )
+
+    def _train(self, vectors, generator):
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.n_steps)
+        for _ in range(self.n_steps):
+            drawn = torch.randint(len(vectors), (self.batch_size,), generator=generator)
+            loss = self._distances(vectors[drawn.to(vectors.device)]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+
+    def _distances(self, vectors):
+        """Cosine distance of each vector (..., d) to its reconstruction, mean over the levels."""
+        pairs = zip(
+            vectors.split(self.lengths, -1),
+            self.network(vectors).split(self.lengths, -1),
+            strict=True,
+        )
+        return sum(1 - F.cosine_similarity(x, y, dim=-1) for x, y in pairs) / len(self.lengths)
+
+    @torch.no_grad()
+    def maps(self, features, rows):
+        """Cosine distances, Tensor (n, height, width)."""
+        maps = []
+        for _, levels in features.blocks(rows):
+            joined = features.joined([x.float() for x in levels])
+            distances = self._distances((joined - self.mean) / self.spread)
+            maps.append(features.on_grid(distances, features.fine_shape))
+        return torch.cat(maps)
+
+
 class VectorDetector:
     """An outlier detector of scikit-learn on a table; `make` builds one from a seed."""
 
@@ -268,9 +365,10 @@ def make_peer(key, is_images, n_classes):
 
     Parameters
     ----------
-    key : {"nn", "padim", "mahalanobis", "iforest", "lof", "ocsvm", "gmm"}
+    key : {"nn", "padim", "mahalanobis", "reconstruction", "iforest", "lof", "ocsvm", "gmm"}
     is_images : bool
-        Tables keep all vectors (up to 10,000) as neighbours, and know no PaDiM.
+        Tables keep all vectors (up to 10,000) as neighbours, and know neither PaDiM nor the
+        reconstruction.
     n_classes : int
         Classes that this one model will see.
     """
@@ -278,6 +376,7 @@ def make_peer(key, is_images, n_classes):
         "nn": lambda: NearestNeighbours(0.01 if is_images else 1.0),
         "padim": PaDiM,
         "mahalanobis": Mahalanobis,
+        "reconstruction": Reconstruction,
         "iforest": lambda: VectorDetector(lambda seed: IsolationForest(random_state=seed)),
         "lof": lambda: VectorDetector(lambda seed: LocalOutlierFactor(novelty=True)),
         "ocsvm": lambda: VectorDetector(

@@ -183,6 +183,27 @@ class TestPeers:
         ]
         torch.testing.assert_close(maps[0], maps[1] + maps[2])
 
+    def test_reconstruction_finds_what_breaks_a_relation(self, rng):
+        angle = rng.uniform(0, 2 * np.pi, (40, 4, 4, 1))
+        circle = np.concatenate([np.cos(angle), np.sin(angle)], axis=3)
+        one, two = circle @ rng.normal(size=(2, 24)), circle @ rng.normal(size=(2, 16))
+        one[-1, 1, 2] = rng.normal(size=24)  # as long, but off the plane of the others
+        arrays = [x.astype(np.float32) for x in (one, two)]
+        features = features_of(*arrays, map_size=(4, 4))
+        train, test = np.arange(36), np.arange(36, 40)
+        state = torch.get_rng_state()
+        peer = peers.Reconstruction(n_steps=150, batch_size=64).fit(features, train, 0)
+        assert torch.equal(state, torch.get_rng_state())
+        maps = peer.maps(features, test)
+        assert maps.shape == (4, 4, 4) and maps.argmax() == 3 * 16 + 1 * 4 + 2
+        again = peers.Reconstruction(n_steps=150, batch_size=64).fit(features, train, 0)
+        torch.testing.assert_close(again.maps(features, test), maps)
+        other = peers.Reconstruction(n_steps=150, batch_size=64).fit(features, train, 1)
+        assert not torch.equal(other.maps(features, test), maps)
+        scaled = features_of(arrays[0] * 100, arrays[1], map_size=(4, 4))  # units say nothing
+        own = peers.Reconstruction(n_steps=150, batch_size=64).fit(scaled, train, 0)
+        torch.testing.assert_close(own.maps(scaled, test), maps, rtol=1e-2, atol=1e-3)
+
     def test_scores_are_minus_the_maximum_of_the_blurred_map(self, rng):
         features = features_of(
             rng.normal(size=(6, 4, 4, 3)).astype(np.float32), map_size=(8, 8), blur_sigma=1.0
