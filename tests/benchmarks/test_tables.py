@@ -132,6 +132,16 @@ def test_methods_of_pyod_keep_its_defaults_and_get_a_seed(monkeypatch):
     np.testing.assert_allclose(scores, ((test - train.mean(0)) ** 2).sum(1))
 
 
+def test_diffusion_time_is_longer_for_what_is_far_from_normal_samples():
+    rng = np.random.default_rng(0)
+    train, normal = 0.1 * rng.normal(size=(2, 300, 3))
+    method = _table_methods.DiffusionTime(n_steps=200)
+    scores, far = method(train, normal), method(train, normal + 1)
+    assert roc_auc_score(np.repeat([0, 1], 300), np.concatenate([scores, far])) > 0.95
+    assert 0 <= scores.min() and far.max() <= 6
+    np.testing.assert_array_equal(scores, method(train, normal))
+
+
 def test_rows_measures_a_fit_in_a_process_of_its_own(capsys, tmp_path):
     path = tmp_path / "rows.md"
     tables.main(["--rows", "300", "--markdown", str(path)])
