@@ -104,7 +104,7 @@ class DiffusionTime:
 
     Normal samples get the noise of a random time, and a network tells to which of seven spans the
     time belongs. The score is the span expected of a sample as it is. Three hidden layers, schedule
-    and spans are those of the categorical model of [1]_; 2,000 steps of 128 samples with a larger
+    and spans are those of the categorical model of [1]_; 1,000 steps of 256 samples with a larger
     rate stand for its 400 epochs.
 
     References
@@ -114,7 +114,7 @@ class DiffusionTime:
 
     n_times, n_spans = 400, 7
 
-    def __init__(self, *, n_steps=2000, batch_size=128, learning_rate=1e-3):
+    def __init__(self, *, n_steps=1000, batch_size=256, learning_rate=1e-3):
         self.n_steps = n_steps
         self.batch_size = batch_size
         self.learning_rate = learning_rate
