@@ -21,6 +21,7 @@ from benchmarks import (
     add_class,
     cold_start,
     defect_groups,
+    gaussianity,
     peers,
     pixel_memory,
     robustness,
@@ -755,6 +756,34 @@ class TestRobustness:
         with pytest.raises(SystemExit):
             robustness.main(f"--data {table_file} {option}".split())
         assert message in capsys.readouterr().err
+
+
+class TestGaussianity:
+    def test_figures_are_of_the_normals_of_each_class(self, table_file):
+        (part,) = _data.load_parts([str(table_file)])
+        detector = HGADDetector(n_components=1, random_state=0).fit(part.X_train, part.class_train)
+        part.X_test = np.concatenate([part.X_train, part.X_test[part.y == -1]])
+        part.class_test = np.concatenate([part.class_train, part.class_test[part.y == -1]])
+        part.y = np.repeat([1, -1], [80, 16])
+        bolt, nut = gaussianity.measure(part, detector)
+        assert bolt[:2] == (0, "bolt") and nut[:2] == (0, "nut")
+        assert bolt[2].n_vectors == 40 and bolt[2].n_axes == 4
+        assert abs(bolt[2].kurtosis_z) < 3  # anomalies would make it far larger
+        lines = gaussianity.table([bolt, nut])
+        figures = bolt[2]
+        assert lines[2] == (
+            f"| 0 | bolt | 40 | 4 | {figures.kurtosis_ratio:.2f} | {figures.kurtosis_z:.2f} | "
+            f"{figures.skewness_z:.2f} |"
+        )
+        median = (figures.kurtosis_ratio + nut[2].kurtosis_ratio) / 2
+        assert lines[4].startswith(f"| 0 | **median** |  |  | {median:.2f} |")
+
+    def test_few_normals_are_told(self, table_file, tmp_path, capsys):
+        path = tmp_path / "g.json"
+        gaussianity.main(f"--data {table_file} --json {path}".split())
+        assert "| 0 | nut | too few | - | - | - | - |" in capsys.readouterr().out
+        records = json.loads(path.read_text(encoding="utf-8"))["parts"]["toy"]
+        assert records == [{"level": 0, "class": "bolt"}, {"level": 0, "class": "nut"}]
 
 
 class TestPixelMemory:
