@@ -97,8 +97,9 @@ def _calibration(model, evidence, chosen, class_calibration, common=None):
     # The dtype tells `tie_distance` how exact the scores are.
     dtype = model.score_scale.cpu().numpy().dtype
     scores, given_scores = (finite(-values.astype(dtype)) for values in (scores, given_scores))
-    is_vector = model.map_size == (1, 1)
-    return Calibration(scores, codes, inferred, given_scores, scores if is_vector else typicality)
+    if model.map_size == (1, 1):  # a vector has no parts
+        typicality = scores.copy()
+    return Calibration(scores, codes, inferred, given_scores, typicality)
 
 
 @torch.no_grad()

@@ -52,9 +52,11 @@ class ClassScales(NamedTuple):
 
         `weights` as in `fit_class_scales`.
         """
-        weights = np.ones(1) if weights is None else weights
-        terms = (peaks - self.peak_location[:, codes].T) / self.peak_scale[:, codes].T
-        return (terms @ weights - self.score_location[codes]) / self.score_scale[codes]
+        sums = peaks[:, 0]
+        if weights is not None:
+            terms = (peaks - self.peak_location[:, codes].T) / self.peak_scale[:, codes].T
+            sums = terms @ weights
+        return (sums - self.score_location[codes]) / self.score_scale[codes]
 
     def typical(self):
         """Return the medians over the classes, as scales of a single class."""

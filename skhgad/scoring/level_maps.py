@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from .maps import resize
-from .scoring_model import Terms
 
 if TYPE_CHECKING:
     from .fitted import FittedModel
@@ -30,6 +29,9 @@ class LevelMaps(NamedTuple):
         ``criterion="entropy"``. Levels are ordered by image scale, then stage, the finest first.
     entropy : ndarray of shape (n_samples, height, width), or None
         How undecided the class posterior is; None with ``criterion="likelihood"``.
+    lift : ndarray of shape (n_samples, height, width), or None
+        What raises the peak of the sum of the others to the sum of their own peaks, which may lie
+        apart; see `skhgad.scoring.maps.added`. None if `is_product`.
     location, scale : ndarray of shape (n_samples,)
         Constants of the class of each sample, which put the scores of all classes on one scale.
     is_product : bool
@@ -40,6 +42,7 @@ class LevelMaps(NamedTuple):
 
     likelihood: NDArray[np.floating] | None
     entropy: NDArray[np.floating] | None
+    lift: NDArray[np.floating] | None
     location: NDArray[np.floating]
     scale: NDArray[np.floating]
     is_product: bool
@@ -48,16 +51,13 @@ class LevelMaps(NamedTuple):
     def combined(self) -> NDArray[np.floating]:
         """Return the anomaly maps on the grid, ndarray of shape (n_samples, height, width).
 
-        (`skhgad.scoring.maps.added` of all parts - location) / scale: the sum of the parts, its
-        peak raised to the sum of the parts' own peaks. If `is_product`, likelihood summed over
-        levels, times entropy, in place of that. `HGADDetector.anomaly_maps` are these maps, resized
-        bilinearly; `HGADDetector.score_samples` is minus their maximum.
+        (likelihood summed over levels + entropy + lift - location) / scale; or likelihood times
+        entropy in place of the sum, if `is_product`. `HGADDetector.anomaly_maps` are these maps,
+        resized bilinearly; `HGADDetector.score_samples` is minus their maximum.
         """
-        parts = (None if p is None else torch.from_numpy(p) for p in (self.likelihood, self.entropy))
-        likelihood, entropy = parts
-        if likelihood is not None:
-            likelihood = likelihood.transpose(0, 1)
-        raw = Terms(likelihood, entropy, self.is_product).combined().numpy()
+        terms = [] if self.likelihood is None else [self.likelihood.sum(1)]
+        terms += [term for term in (self.entropy, self.lift) if term is not None]
+        raw = np.prod(terms, axis=0) if self.is_product else np.sum(terms, axis=0)
         return (raw - self.location[:, None, None]) / self.scale[:, None, None]
 
     def resized(self, size: tuple[int, int]) -> LevelMaps:
@@ -71,10 +71,12 @@ class LevelMaps(NamedTuple):
             flat = torch.from_numpy(maps).flatten(0, -3)
             return resize(flat, size).numpy().reshape(*maps.shape[:-2], *size)
 
-        return self._replace(
-            likelihood=None if self.likelihood is None else resized(self.likelihood),
-            entropy=None if self.entropy is None else resized(self.entropy),
-        )
+        parts = {
+            name: None if maps is None else resized(maps)
+            for name, maps in self._asdict().items()
+            if name in ("likelihood", "entropy", "lift")
+        }
+        return self._replace(**parts)
 
 
 @torch.inference_mode()
@@ -86,12 +88,12 @@ def level_maps(fitted: FittedModel, batches: Iterable[ScoredBatch]) -> LevelMaps
         terms, codes = model.terms(batch.evidence), batch.evidence.codes
         likelihood = None if terms.likelihood is None else terms.likelihood.transpose(0, 1)
         constants = model.score_location[codes], model.score_scale[codes]
-        values = (likelihood, terms.entropy, *constants)
+        values = (likelihood, terms.entropy, terms.lift(), *constants)
         parts.append(tuple(None if v is None else v.cpu().numpy() for v in values) + (batch.codes,))
     columns: list[Any] = [
         None if values[0] is None else np.concatenate(values) for values in zip(*parts, strict=True)
     ]
-    likelihood, entropy, location, scale, codes = columns
+    likelihood, entropy, lift, location, scale, codes = columns
     is_product = model.normalization == "exponential"
     labels = fitted.classes[codes]
-    return LevelMaps(likelihood, entropy, location, scale, is_product, labels)
+    return LevelMaps(likelihood, entropy, lift, location, scale, is_product, labels)

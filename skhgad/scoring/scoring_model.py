@@ -36,12 +36,19 @@ class Terms(NamedTuple):
 
     def combined(self):
         """Return the maps, Tensor (n, height, width): see `maps.added`, or the product."""
-        entropy = () if self.entropy is None else (self.entropy,)
-        if self.is_product:
-            likelihood = () if self.likelihood is None else (self.likelihood.sum(0),)
-            return torch.stack((*likelihood, *entropy)).prod(0)
+        if not self.is_product:
+            return added(self._summands())
+        factors = [] if self.likelihood is None else [self.likelihood.sum(0)]
+        factors += [] if self.entropy is None else [self.entropy]
+        return torch.stack(factors).prod(0)
+
+    def lift(self):
+        """Return what the maps have beyond the sum of the terms; None for factors."""
+        return None if self.is_product else self.combined() - self._summands().sum(0)
+
+    def _summands(self):
         likelihood = () if self.likelihood is None else self.likelihood
-        return added(torch.stack((*likelihood, *entropy)))
+        return torch.stack((*likelihood, *(() if self.entropy is None else (self.entropy,))))
 
 
 class ScoringModel(nn.Module):

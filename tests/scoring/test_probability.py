@@ -82,7 +82,7 @@ def test_the_unit_is_that_of_the_held_out_normals(fitted, samples):
 def test_normal_samples_of_every_class_get_small_values(fitted):
     X, labels = products(500, seed=2)
     medians = [np.median(fitted.anomaly_probability(X[labels == k])) for k in ("bolt", "nut")]
-    assert max(medians) < 0.05
+    assert max(medians) < 0.1
 
 
 def test_a_loaded_detector_says_the_same(fitted, samples, tmp_path):
