@@ -178,8 +178,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Put the scores of all classes on one scale, measured on held-out normals, so that one
         threshold serves all products.
     validation_fraction : float in [0, 1), "cross" or "auto", default="auto"
-        Which normals calibrate scores, `offset_` and p-values. "cross": all of them. Five models,
-        each fitted without a fifth of every class, judge what they did not see; the model that
+        Which normals calibrate scores, `offset_` and p-values. "cross": all of them. Ten models,
+        each fitted without a tenth of every class, judge what they did not see; the model that
         scores is fitted to all. A float: this share of each class is kept from training. 0: the
         training samples, which promises nothing. "auto": "cross" for a closed form where a class
         has fewer than 400 normals, else 0.2. A class of fewer than 5 samples trains on all of them

@@ -346,7 +346,7 @@ def test_an_interrupt_leaves_the_detector_as_it_was(two_products, monkeypatch, r
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("skhgad.fitting.fit.fit_covariances", interrupt)
+        patched.setattr("skhgad.fitting.recipe.fit_covariances", interrupt)
         with pytest.raises(KeyboardInterrupt):
             detector.fit(X, labels)
     if refit:

@@ -245,7 +245,7 @@ def test_spilled_features_give_nearly_the_same_model_and_are_removed(tmp_path, m
     correlation = np.corrcoef(spilled.score_samples(images), held.score_samples(images))[0, 1]
     assert correlation > 0.99
     monkeypatch.setattr(
-        "skhgad.fitting.fit.train_levels",
+        "skhgad.fitting.recipe.build_scoring_model",
         lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt),
     )
     with pytest.raises(KeyboardInterrupt):

@@ -177,12 +177,12 @@ def interrupt_call(monkeypatch, place, number=1, with_signal=signal.SIGINT):
         ("skhgad.features.extractor.FeatureExtractor.forward", 1),
         ("skhgad.fitting.feature_cache._reserve", 2),
         ("skhgad.fitting.feature_cache.FeatureCache.write", 1),
-        ("skhgad.fitting.fit.build_level", 2),
+        ("skhgad.fitting.recipe.build_level", 2),
         ("skhgad.fitting.training.level_loss", 3),
-        ("skhgad.fitting.fit.fit_covariances", 1),
-        ("skhgad.fitting.held_out.fit_normalizers", 1),
-        ("skhgad.fitting.held_out.class_scales", 1),
-        ("skhgad.fitting.held_out.threshold", 1),
+        ("skhgad.fitting.recipe.fit_covariances", 1),
+        ("skhgad.fitting.calibrate.fit_normalizers", 1),
+        ("skhgad.fitting.calibrate.fit_class_scales", 1),
+        ("skhgad.fitting.calibrate.threshold", 1),
     ],
 )
 def test_ctrl_c_in_fit_keeps_the_earlier_fit(tmp_path, monkeypatch, place, number, n_jobs):

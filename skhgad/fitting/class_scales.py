@@ -63,6 +63,14 @@ class ClassScales(NamedTuple):
         return ClassScales(*(np.median(values, axis=-1, keepdims=True) for values in self))
 
 
+def _without_terms(scales):
+    """Return scales of sums alone."""
+    identity = ClassScales.identity(1, len(scales.score_scale))
+    return scales._replace(
+        peak_location=identity.peak_location, peak_scale=identity.peak_scale
+    )
+
+
 def fit_class_scales(peaks, codes, n_classes, weights, common=None):
     """Measure the scales of classes on normal samples.
 
@@ -83,8 +91,13 @@ def fit_class_scales(peaks, codes, n_classes, weights, common=None):
     -------
     ClassScales
     """
-    common = common or _common_scales(peaks, codes, weights)
-    found = [_scales(peaks[codes == code], weights, common) for code in range(n_classes)]
+    common = _common_scales(peaks, codes, weights) if common is None else common
+    if common is not None and weights is None:
+        common = _without_terms(common)
+    # What a class without samples gets.
+    usual = _scales(peaks, weights, None) if common is None else common
+    by_class = [peaks[codes == code] for code in range(n_classes)]
+    found = [_scales(own, weights, common) if len(own) else usual for own in by_class]
     return ClassScales(*(np.concatenate(part, axis=-1) for part in zip(*found, strict=True)))
 
 
@@ -94,7 +107,7 @@ def left_out_scores(peaks, codes, weights, common=None):
     By scales that a sample helped to measure it would seem more usual than a fresh one. Parameters
     as in `fit_class_scales`; ndarray of shape (n_samples,).
     """
-    common = common or _common_scales(peaks, codes, weights)
+    common = _common_scales(peaks, codes, weights) if common is None else common
     scores, first = np.empty(len(peaks)), np.zeros(1, dtype=np.int64)
     for code in np.unique(codes):
         rows = np.flatnonzero(codes == code)
@@ -119,7 +132,7 @@ def _common_scales(peaks, codes, weights):
 
 def _scales(peaks, weights, common):
     """Return the ClassScales of one class, drawn to `common` unless that is None."""
-    if not len(peaks):
+    if not len(peaks):  # all others are left out
         return common
     own = 1.0 if common is None else len(peaks) / (len(peaks) + _BORROWED_SAMPLES)
     zero = np.zeros(len(peaks), dtype=np.int64)

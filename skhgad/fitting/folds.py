@@ -3,7 +3,7 @@
 import numpy as np
 
 FEWEST = 5  # samples of a class of which some can be spared
-N_FOLDS = 5
+N_FOLDS = 10
 # Of a class with so many, a fifth says enough of its scores.
 _ENOUGH = 400
 _HELD_OUT = 0.2

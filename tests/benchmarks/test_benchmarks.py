@@ -469,7 +469,7 @@ class TestRuns:
         for name in ("PatchCore, class given", "PaDiM, class given", "Mahalanobis, class given"):
             (run,) = rows[name]
             assert run["image"]["mean"]["auroc"] == 1.0, name
-            assert run["pixel"]["mean"]["auroc"] > 0.8, name
+            assert run["pixel"]["mean"]["auroc"] > 0.75, name
         assert set(rows["HGAD, class inferred"][0]["pixel"]["per_class"]) == {"dark", "light"}
 
     @pytest.mark.filterwarnings("ignore:class 'bolt'")

@@ -189,7 +189,7 @@ def test_ctrl_c_leaves_nothing(products, tmp_path, capsys, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skhgad.fitting.fit.train_levels", interrupt)
+    monkeypatch.setattr("skhgad.fitting.recipe.build_scoring_model", interrupt)
     assert main(["fit", str(products), "--out", str(tmp_path / "model"), *SMALL]) == 130
     assert capsys.readouterr().err == "skhgad: interrupted\n"
     assert not list(tmp_path.iterdir())

@@ -376,7 +376,7 @@ def test_latent_positions_of_images(images, image_detector):
     assert judged and sum(found.n_vectors for found in judged) <= 5 * 16
     again = LatentSpaceDisplay.from_estimator(image_detector, images[:5], n_positions=3, level=0)
     np.testing.assert_array_equal(display.points, again.points)
-    with pytest.raises(ValueError, match="level=7: the detector has the levels 0 to 1"):
+    with pytest.raises(ValueError, match="level=7: the detector has the levels 0 to 3"):
         LatentSpaceDisplay.from_estimator(image_detector, images[:5], level=7)
     with pytest.raises(ValueError, match="X holds feature vectors, but .* fitted on images"):
         LatentSpaceDisplay.from_estimator(image_detector, np.zeros((3, 5)))

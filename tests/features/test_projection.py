@@ -53,7 +53,9 @@ def test_features_are_those_of_the_wide_level_projected(narrow):
 
 def test_no_level_of_the_default_backbone_is_projected():
     detector = HGADDetector(image_size=64, max_iter=0, n_blocks=0).fit(images(6))
-    assert detector.model_.extractor.levels == [(192, 4, 4), (624, 2, 2)]
+    assert detector.model_.extractor.levels == [
+        (192, 3, 3), (624, 2, 2), (192, 4, 4), (624, 2, 2),
+    ]  # fmt: skip
     assert not any("projection" in name for name in detector.model_.extractor.state_dict())
 
 

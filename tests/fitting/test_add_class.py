@@ -172,9 +172,9 @@ def test_the_threshold_that_fit_chose_is_derived_anew_and_another_one_stays(fitt
 def test_p_values_of_a_new_class_come_from_its_own_held_out_samples(fitted):
     detector = extended(fitted, vectors)
     smallest = detector.p_values([[99.0] * 6], class_labels="clip")
-    assert smallest == pytest.approx(1 / 13)  # 12 of 60 held out
+    assert smallest == pytest.approx(1 / 61)  # all are judged, by models without them
     codes, counts = np.unique(detector.model_.calibration.codes, return_counts=True)
-    assert (codes.tolist(), counts.tolist()) == ([0, 1, 2], [12, 12, 12])
+    assert (codes.tolist(), counts.tolist()) == ([0, 1, 2], [12, 60, 12])
 
 
 def test_a_class_too_small_to_hold_samples_out_borrows_the_scale(fitted):
@@ -242,7 +242,7 @@ def test_an_error_half_way_leaves_the_detector_as_it_was(fitted, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skhgad.fitting.held_out.calibration_of", interrupted)
+    monkeypatch.setattr("skhgad.fitting.add_class.calibrate_new_classes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         detector.add_class(*vectors(["clip"]))
     assert vars(detector) == state

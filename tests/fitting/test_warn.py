@@ -163,11 +163,19 @@ def test_images_that_are_small_one_way_only_pass():
 def test_classes_with_too_few_held_out_normals_are_named():
     y = np.repeat(["cap", "lid", "nut"], [10, 40, 95])
     with pytest.warns(UserWarning, match=FEW) as caught:
-        HGADDetector(max_iter=0, random_state=0).fit(vectors(145), y)
+        HGADDetector(max_iter=0, validation_fraction=0.2, random_state=0).fit(vectors(145), y)
     (text,) = [str(w.message) for w in caught]
     assert "class 'cap' has 2 (expect about 33 % to be flagged)" in text
     assert "class 'lid' has 8 (expect about 11 % to be flagged)" in text
     assert "'nut'" not in text and "takes 19 in every class" in text and "about 95 normals" in text
+    assert "validation_fraction='cross'" in text
+
+
+def test_cross_fitting_takes_no_more_normals_than_the_rate_needs():
+    y = np.repeat(["cap", "nut"], [18, 19])
+    (text,) = fit_warnings(vectors(37), y)
+    assert "class 'cap' has 18 (expect about 5 % to be flagged)" in text
+    assert "'nut'" not in text and text.endswith("Give more normals in every class.")
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
@@ -184,12 +192,14 @@ def test_nothing_held_out_on_request():
 
 def test_no_promise_no_warning():
     assert fit_warnings(vectors(20), contamination=0.1) == []
-    assert fit_warnings(vectors(95)) == []
+    assert fit_warnings(vectors(19)) == []
+    assert fit_warnings(vectors(95), validation_fraction=0.2) == []
     assert fit_warnings(vectors(38), validation_fraction=0.5) == []
 
 
 def test_without_class_calibration_all_classes_count_together():
     y = np.repeat(["cap", "lid"], 50)
-    assert fit_warnings(vectors(100), y, class_calibration=False) == []
-    (text,) = fit_warnings(vectors(100)[:80], y[10:90], class_calibration=False)
+    held_out = {"class_calibration": False, "validation_fraction": 0.2}
+    assert fit_warnings(vectors(100), y, **held_out) == []
+    (text,) = fit_warnings(vectors(100)[:80], y[10:90], **held_out)
     assert "all classes has 16" in text and "takes 19 in all" in text

@@ -177,7 +177,7 @@ def test_the_figures_are_those_of_evaluate(html, products, detector):
         values = rf"{figure.auroc:.3f}\s+{figure.ap:.3f}\s+{figure.f1_max:.3f}"
         assert re.search(rf"{name}\s+{values}", text)
     assert "pixel AUROC, pooled" in text and "AUPRO" in text
-    assert re.search(r"image_size\s+64\s+default 256", text)
+    assert re.search(r"image_size\s+64\s+default 384", text)
     assert re.search(rf"torch\s+{re.escape(torch.__version__.split('+')[0])}", text)
 
 

@@ -323,14 +323,14 @@ def swap_names(header):
     [
         replace_text(b'\\"n_components\\": 2', b'\\"n_components\\": 3'),
         replace_text(b'\\"n_iter\\": 0', b'\\"n_iter\\": 7'),
-        replace_text(b'\\"version\\": 5', b' \\"version\\":5'),
+        replace_text(b'\\"version\\": 6', b' \\"version\\":6'),
         lambda f: edit_header(f, swap_names),
         lambda f: edit_header(f, lambda h: h["calibration.codes"].update(dtype="F64")),
-        lambda f: edit_header(f, lambda h: h["calibration.codes"].update(shape=[2, 2])),
+        lambda f: edit_header(f, lambda h: h["calibration.codes"].update(shape=[4, 5])),
     ],
 )
 def test_the_hash_covers_description_names_dtypes_and_shapes(model_folder, change):
-    assert split(model_folder)[0]["calibration.codes"]["shape"] == [4]
+    assert split(model_folder)[0]["calibration.codes"]["shape"] == [20]
     change(model_folder)
     with pytest.raises(ValueError, match="does not match the hash"):
         HGADDetector.load(model_folder)
@@ -362,11 +362,11 @@ def test_the_hash_is_the_one_that_is_documented():
 def test_the_description_tells_what_the_model_is(detector, model_folder, monkeypatch):
     assert os.listdir(model_folder) == [FILE]
     description = split(model_folder)[1]
-    assert (description["format"], description["version"]) == ("skhgad-model", 5)
+    assert (description["format"], description["version"]) == ("skhgad-model", 6)
     assert description["skhgad"] == version("skhgad") == skhgad.__version__
     age = datetime.now(timezone.utc) - datetime.fromisoformat(description["saved"])
     assert timedelta(seconds=-1) < age < timedelta(minutes=10)
-    assert (description["n_classes"], description["n_calibration_samples"]) == (1, 4)
+    assert (description["n_classes"], description["n_calibration_samples"]) == (1, 20)
 
     def not_installed(name):
         raise PackageNotFoundError(name)
@@ -393,7 +393,7 @@ def make_old(folder, version=3):
 
 def test_a_model_of_the_older_format_is_refused_by_name(detector, model_folder, tmp_path):
     make_old(model_folder)
-    message = "version 3, .* of an older skhgad; .* reads version 5. Fit and save again, or install"
+    message = "version 3, .* of an older skhgad; .* reads version 6. Fit and save again, or install"
     with pytest.raises(ValueError, match=message) as caught:
         HGADDetector.load(model_folder)
     assert str(model_folder) in str(caught.value)
