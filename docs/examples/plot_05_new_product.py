@@ -141,7 +141,8 @@ report({"grass": test_grass, "gravel": test_gravel, "brick": test_brick})
 # ---------------------------
 #
 # The new product is inspected like the others. We paint spots on bricks that the detector has not
-# learned from.
+# learned from. A spot is found, but a large part of these small bricks has changed: many of them
+# count as an unknown product, too.
 
 found = detector.inspect(spotted(test_brick), maps=True)
 report({"brick with a spot": spotted(test_brick)})
