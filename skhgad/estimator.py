@@ -45,7 +45,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     all of them. Features are the maps that a frozen backbone makes of an image, or the vectors
     given. They pass through a normalizing flow into a latent space with one Gaussian component per
     class and several centers inside each class. A sample is anomalous where the likelihood under
-    its class is low and where the class posterior is undecided.
+    its class is low and, after a training on images, where the class posterior is undecided. An
+    image's score is the sum of the peaks of its levels, calibrated class by class.
 
     The parameters stand in groups: images, features, start and flow, classes and mixture, training,
     losses, scores and maps, thresholds, running.
@@ -211,7 +212,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     n_jobs : int, default=None
         Threads that decode images. None = one, or several where a GPU would wait for them.
     random_state : int, RandomState or None, default=None
-        Source of the held-out samples, the starting weights and the order of training.
+        Source of the held-out samples and folds, the starting weights and the order of training.
     verbose : int, default=0
         >= 1 shows progress bars.
 
@@ -398,8 +399,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
 
         Notes
         -----
-        Scoring stays honest: classes are inferred, and every constant is frozen at fit on training
-        normals. The authors' evaluation is told the classes and takes maxima over test sets.
+        Scoring stays honest: classes are inferred, and every constant is frozen at fit on a fifth
+        of the normals, which no training sees. The authors' evaluation is told the classes and
+        takes maxima over test sets.
         """
         return cls(**{**PUBLISHED, **overrides})
 
@@ -450,7 +452,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         UserWarning
             If y holds exactly 0 and 1, or names classes like defects ("bad", "NG", "defective");
             if features have very different spreads; if images are enlarged more than four times;
-            if a class has too few normals to hold out for the rate that ``contamination="auto"``
+            if too few normals of a class are held out for the rate that ``contamination="auto"``
             promises. Each names what was found and what to do.
 
         Notes
@@ -504,9 +506,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Notes
         -----
         Backbone, start, flow and background stay. A new class becomes one Gaussian with its own
-        covariance; all its centers lie at its latent mean. A share `validation_fraction` of its
-        samples puts its scores on the common scale. With `class_labels` given, samples of the
-        classes known before score exactly as before; without, they may be taken for the new class.
+        covariance; all its centers lie at its latent mean. Its held-out normals, chosen as
+        `validation_fraction` says, put its scores on the common scale. With `class_labels` given,
+        samples of the classes known before score exactly as before; without, they may be taken for
+        the new class.
         With ``contamination="auto"``, and unless it was changed after `fit`, `offset_` is computed
         again from the calibration samples of all classes; `class_offsets_` stays.
         """
@@ -686,10 +689,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -------
         LevelMaps
             Named tuple of `likelihood`, ndarray of shape (n_samples, n_levels, height, width), or
-            None; `entropy`, ndarray of shape (n_samples, height, width), or None; `location`,
-            `scale`, `is_product` and `class_label`. They are on the grid on which the detector
-            adds them, a quarter of `image_size` a side. ``combined()`` is the anomaly map on that
-            grid, ``resized((height, width))`` lays the parts over images.
+            None; `entropy` and `lift`, ndarrays of shape (n_samples, height, width), or None;
+            `location`, `scale`, `is_product` and `class_label`. They are on the grid on which the
+            detector adds them, a quarter of `image_size` a side. ``combined()`` is the anomaly map
+            on that grid, ``resized((height, width))`` lays the parts over images.
         """
         batches = self._scored_batches(X, class_labels)
         return level_maps(self.model_, batches)
@@ -706,13 +709,14 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -------
         Latents
             Named tuple of `vectors`, a list of ndarray of shape (n_samples, n_positions,
-            n_features), one a level, the finest first; `map_shapes`, the (height, width) of each
-            level's positions; and `class_label`, ndarray of shape (n_samples,), inferred or given.
+            n_features), one a level, in the order of `image_scales`, then stages; `map_shapes`, the
+            (height, width) of each level's positions; and `class_label`, ndarray of shape
+            (n_samples,), inferred or given.
 
         Notes
         -----
-        All vectors are held in memory, once: an image of 256 pixels takes about
-        a megabyte with the default backbone. Pass fewer samples at a time where that is too much.
+        All vectors are held in memory, once: by default an image takes about 1.2 MB. Pass fewer
+        samples at a time where that is too much.
         """
         check_is_fitted(self)
         X, codes = self._checked(X, class_labels)
@@ -730,7 +734,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), in (0, 1]
             Class-conditional conformal p-values from the held-out normals of the class: given to
-            fit, if `class_labels` are given, else inferred like that of the sample.
+            fit, if `class_labels` are given, else inferred like that of the sample. Which normals
+            are held out, `validation_fraction` says.
         """
         return self.inspect(X, class_labels=class_labels).p_value
 
@@ -795,9 +800,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
 
         Notes
         -----
-        The calibration samples are the held-out normals, `validation_fraction` of those given to
-        fit. Without any they are the training samples, on which the rate is optimistic. Those of
-        a class are the ones of which this class is inferred, as for `p_values`.
+        The calibration samples are the held-out normals: by cross-fitting all of those given to
+        fit, else a share of them, see `validation_fraction`. With 0 they are the training samples,
+        on which the rate is optimistic. Those of a class are the ones of which this class is
+        inferred, as for `p_values`.
 
         Examples
         --------

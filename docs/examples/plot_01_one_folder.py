@@ -46,7 +46,7 @@ for name, chosen in {"good": good[:150], "new": new}.items():
 # -------------
 #
 # This is all you need for a folder of your own. ``image_size=128`` shows the backbone smaller
-# pictures than the default of 256 does. That is faster, and small defects get harder to see.
+# pictures than the default of 384 does. That is faster, and small defects get harder to see.
 
 from skhgad import HGADDetector
 
@@ -65,8 +65,9 @@ for path, score, p_value, is_anomaly in zip(
 # %%
 # The *score* is higher the more normal a cell looks; good cells lie around 0. The *verdict* is
 # "anomaly" where the score is below ``offset_``, a threshold that the fit chose so that about 5 %
-# of good cells are flagged. The *p-value* is the chance that a good cell scores this low. The fit
-# kept 30 of the 150 good cells aside to measure this, so no p-value can be smaller than 1 / 31.
+# of good cells are flagged. The *p-value* is the chance that a good cell scores this low. Each of
+# the 150 good cells was judged by a model fitted without it to measure this, so no p-value can be
+# smaller than 1 / 151.
 
 print(f"threshold offset_: {detector.offset_:.2f}")
 print(f"smallest p-value: {found.p_value.min():.3f} = 1 / {1 / found.p_value.min():.0f}")

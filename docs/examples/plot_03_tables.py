@@ -97,8 +97,8 @@ plt.show()
 # --------------------------------
 #
 # The fitted search is a detector. ``offset_``, its threshold, was set without any anomaly. It rests
-# on the few normal rows that the fit kept aside, so it is uncertain; the example on thresholds
-# shows how uncertain.
+# on few normal rows, each judged by a model that did not see it, so it is uncertain; the example on
+# thresholds shows how uncertain.
 
 from skhgad.display import ScoreDistributionDisplay
 

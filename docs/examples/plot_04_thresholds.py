@@ -39,9 +39,10 @@ fresh_scores, mixed_scores = detector.score_samples(fresh), detector.score_sampl
 # The threshold
 # -------------
 #
-# The fit keeps a fifth of the good samples aside (``validation_fraction``). It does not learn from
-# them; it chooses ``offset_`` so that about 5 % of samples like them are flagged. Choosing it from
-# the samples learned from would be too optimistic, because a model fits those better than others.
+# Five models, each fitted without a fifth of the good samples, judge the samples that they have not
+# seen (``validation_fraction``). ``offset_`` is chosen so that about 5 % of samples like them are
+# flagged. Scores under a model that learned from the very samples would be too optimistic, because
+# a model fits those better than others.
 
 print(f"offset_ = {detector.offset_:.2f}")
 print(f"fresh digits flagged: {np.mean(fresh_scores < detector.offset_):.1%}")
@@ -97,30 +98,35 @@ plt.show()
 # Too few good samples limit the promise
 # --------------------------------------
 #
-# The p-values compare a sample with the good samples of its class that were kept aside. With n of
-# them the smallest p-value is 1 / (n + 1). The threshold pools all classes, yet it is limited as
-# well: to promise a rate r it needs at least 1 / r - 1 of them. Ask for less and it warns.
+# The p-values compare a sample with the good samples of its class, each judged by a model that did
+# not learn from it. With n of them the smallest p-value is 1 / (n + 1). The threshold pools all
+# classes, yet it is limited as well: to promise a rate r it needs at least 1 / r - 1 of them. Ask
+# for less and it warns.
 
 import warnings
 
 print(f"smallest p-value here: {p_mixed.min():.3f} = 1 / {1 / p_mixed.min():.0f}")
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    detector.set_threshold(false_alarm_rate=0.001)
+    detector.set_threshold(false_alarm_rate=0.0005)
 print(caught[0].message)
 
 # %%
 # Few good samples also make the rate uncertain: 5 % is the average over all the samples that could
-# have been kept aside, and a single threshold has more or less. To see how much, we fit many
-# detectors. Fresh samples must not run out, so these are drawn from a normal distribution. Every
-# point below is one detector, and its rate is measured on 20,000 fresh samples.
+# have judged it, and a single threshold has more or less. To see how much, we fit many detectors,
+# here with a fifth of the samples kept aside in place of five models. Fresh samples must not run
+# out, so these are drawn from a normal distribution. Every point below is one detector, and its
+# rate is measured on 20,000 fresh samples.
 
 rng = np.random.default_rng(0)
 fresh = rng.normal(size=(20_000, 5))
 kept_aside, flagged = [20, 50, 100, 200, 500], []
 for n in kept_aside:
     detectors = [
-        HGADDetector(max_iter=0, random_state=i).fit(rng.normal(size=(5 * n, 5))) for i in range(30)
+        HGADDetector(max_iter=0, validation_fraction=0.2, random_state=i).fit(
+            rng.normal(size=(5 * n, 5))
+        )
+        for i in range(30)
     ]
     flagged.append([np.mean(detector.predict(fresh) == -1) for detector in detectors])
     low, high = np.percentile(flagged[-1], [5, 95])

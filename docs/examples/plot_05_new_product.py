@@ -54,7 +54,6 @@ test_known, test_labels = (
 )
 print(f"{len(grass)} squares of each product to learn from, {len(test_grass)} to test")
 
-# fit warns: it holds 14 squares of each product back, too few to promise 5 % false alarms.
 detector = HGADDetector(image_size=160, random_state=0).fit(known, labels)
 
 # %%
@@ -64,7 +63,7 @@ detector = HGADDetector(image_size=160, random_state=0).fit(known, labels)
 # A square of brick is neither normal grass nor normal gravel, so the detector flags it. But it has
 # no defect. With ``unknown_rate=0.1``, ``predict_class`` and ``inspect`` answer "unknown" where a
 # picture as a whole fits its product worse than all but 10 % of good pictures do. This needs at
-# least 1 / 0.1 - 1 = 9 good pictures of each product among those that the fit kept aside.
+# least 1 / 0.1 - 1 = 9 good pictures of each product that a model without them has judged.
 #
 # A local defect should not make a picture unknown. To see this we paint a spot on squares of
 # gravel.
@@ -142,7 +141,8 @@ report({"grass": test_grass, "gravel": test_gravel, "brick": test_brick})
 # ---------------------------
 #
 # The new product is inspected like the others. We paint spots on bricks that the detector has not
-# learned from.
+# learned from. A spot is found, but a large part of these small bricks has changed: many of them
+# count as an unknown product, too.
 
 found = detector.inspect(spotted(test_brick), maps=True)
 report({"brick with a spot": spotted(test_brick)})

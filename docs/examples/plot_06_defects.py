@@ -52,7 +52,6 @@ learn, good = chessboard(data.gravel())
 kinds = rng.permutation(np.resize(["scratch", "paint", "hole"], len(good)))
 images = np.stack([damaged(image, kind, rng) for image, kind in zip(good, kinds, strict=True)])
 
-# fit warns: it holds 14 squares of the 72 back, too few to promise 5 % false alarms.
 detector = HGADDetector(image_size=128, random_state=0).fit(learn)
 print(f"good squares flagged: {np.mean(detector.predict(good) == -1):.0%}")
 print(f"damaged squares flagged: {np.mean(detector.predict(images) == -1):.0%}")
@@ -62,8 +61,9 @@ print(f"damaged squares flagged: {np.mean(detector.predict(images) == -1):.0%}")
 # -------------
 #
 # ``explain`` says for each picture where the anomaly map peaks and which regions lie above the
-# threshold. It also names the evidence at the peak. *Level* 0 is the finest level of the network's
-# features, with higher levels seeing more of the surroundings. *Term* says whether the features are
+# threshold. It also names the evidence. *Level* is the level of the network's features whose own
+# peak counts most: 0 and 1 see the picture at 85 pixels, 2 and 3 at 128, the second of each with
+# more of the surroundings. *Term* says whether the features are
 # unlikely for the product, or undecided between products; with one product it is the first.
 
 explanations = detector.explain(images)

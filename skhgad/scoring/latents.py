@@ -21,8 +21,8 @@ class Latents(NamedTuple):
     Attributes
     ----------
     vectors : list of ndarray of shape (n_samples, n_positions, n_features)
-        One a level of features, the finest first; float32 for images, float64 for feature vectors,
-        which have one level of one position. Positions go row by row.
+        One a level of features, ordered by image scale, then stage; float32 for images, float64
+        for feature vectors, which have one level of one position. Positions go row by row.
     map_shapes : list of tuple (height, width)
         Of the positions of each level: ``vectors[i].reshape(n_samples, height, width, -1)``.
     class_label : ndarray of shape (n_samples,)

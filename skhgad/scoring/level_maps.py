@@ -26,7 +26,8 @@ class LevelMaps(NamedTuple):
     ----------
     likelihood : ndarray of shape (n_samples, n_levels, height, width), or None
         How unlikely each position is under the class, by level; None with
-        ``criterion="entropy"``. Levels are ordered by image scale, then stage, the finest first.
+        ``criterion="entropy"``. Levels are ordered as in `image_scales`, then by stage, the finest
+        first.
     entropy : ndarray of shape (n_samples, height, width), or None
         How undecided the class posterior is; None with ``criterion="likelihood"``.
     lift : ndarray of shape (n_samples, height, width), or None
