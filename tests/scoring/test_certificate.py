@@ -156,6 +156,12 @@ def test_training_samples_certify_nothing(n, fraction):
 
 
 @pytest.mark.filterwarnings("ignore:too few held-out normals")
+def test_the_smallest_classes_that_are_cross_fitted_certify_a_little():
+    detector = HGADDetector(n_components=1, random_state=0).fit(*normals(5, seed=0))
+    assert [found.n_normals for found in detector.certificate()] == [5, 5]
+
+
+@pytest.mark.filterwarnings("ignore:too few held-out normals")
 def test_fewer_held_out_normals_than_cross_fitting_leaves_certify_a_little():
     detector = HGADDetector(n_components=1, random_state=0, validation_fraction=0.2)
     before = detector.fit(*normals(20, seed=0)).certificate()
