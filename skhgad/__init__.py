@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .estimator import HGADDetector
     from .fitting.objective import TrainingStep, hgad_loss
+    from .scoring.certificate import ClassCertificate
     from .scoring.explanation import Explanation
     from .scoring.inspection import Inspection
     from .scoring.latents import Latents
     from .scoring.level_maps import LevelMaps
 
 __all__ = [
+    "ClassCertificate",
     "Explanation",
     "HGADDetector",
     "Inspection",
@@ -24,6 +26,7 @@ __all__ = [
 
 # Imported at first use: torch takes seconds, in which the command line must hear Ctrl-C.
 _HOMES = {
+    "ClassCertificate": "scoring.certificate",
     "Explanation": "scoring.explanation",
     "HGADDetector": "estimator",
     "Inspection": "scoring.inspection",

@@ -17,6 +17,7 @@ from .fitting.fit import fit_detector
 from .parameters import FAST, PUBLISHED
 from .regions import check_threshold
 from .scoring.calibration import promised_threshold
+from .scoring.certificate import ClassCertificate, certify
 from .scoring.explanation import Explanation, explain
 from .scoring.inspection import Inspection, Judge, stacked_maps
 from .scoring.latents import Latents, all_latents
@@ -827,6 +828,71 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.offset_ = promised_threshold(self.model_.calibration.scores, false_alarm_rate)
         self.class_offsets_ = {}
         return self
+
+    def certificate(self, confidence: float = 0.95) -> list[ClassCertificate]:
+        """Say which false-alarm rate the present threshold does not exceed, class by class.
+
+        The threshold of a class is `offset_`, or its own in `class_offsets_`.
+
+        Parameters
+        ----------
+        confidence : float in (0, 1), default=0.95
+
+        Returns
+        -------
+        list of ClassCertificate
+            Named tuples of `class_label`, `n_normals`, `n_flagged`, `rate` and `bound`, in the
+            order of `classes_`. Of the `n_normals` calibration samples of a class `n_flagged` score
+            below its threshold; `rate` is their share. `bound` is the upper Clopper-Pearson bound
+            of the rate among fresh normals [1]_. It is 1 where all are flagged or there are none.
+
+        Raises
+        ------
+        NotFittedError
+        ValueError, TypeError
+            If `confidence` does not lie strictly between 0 and 1.
+
+        Notes
+        -----
+        What the bound says: of many detectors, each calibrated on other normals, at most the share
+        ``1 - confidence`` has a higher false-alarm rate in this class than its bound. That is so
+        for a threshold fixed in advance, and for one that `fit` or `set_threshold` took from the
+        calibration samples.
+
+        What it does not say:
+
+        - Few normals give a wide bound. With 19 normals and none flagged it is 14.6 % at 95 %
+          confidence; below 5 % takes 59.
+        - It holds for each class by itself. Of 20 classes about one may exceed its bound at 95 %;
+          for all K classes together, ask for the confidence ``1 - 0.05 / K``.
+        - It is exact for normals that settled nothing but the threshold. It is close to that where
+          they were held out, because they also settle the scales of the scores, and where they were
+          cross-fitted, because the model that scores has seen a fifth more.
+        - It speaks of fresh normals like those given to fit, of which the class is inferred, and
+          of no anomaly.
+        - Where ``contamination`` is a float, the threshold comes from the training samples; the
+          bound is still that of the calibration samples. With ``validation_fraction=0`` there are
+          no normals to certify anything.
+        - It does not hold for the best of several thresholds chosen by their certificates.
+
+        References
+        ----------
+        .. [1] C. J. Clopper, E. S. Pearson, "The use of confidence or fiducial limits illustrated
+           in the case of the binomial", Biometrika 26, 1934. As the coverage of an order
+           statistic: V. Vovk, "Conditional validity of inductive conformal predictors", ACML 2012.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skhgad import HGADDetector
+        >>> X = np.random.default_rng(0).normal(size=(100, 4))
+        >>> detector = HGADDetector(random_state=0).fit(X, ["bolt"] * 100)
+        >>> (bolt,) = detector.certificate()
+        >>> bolt.n_flagged, bolt.n_normals, round(bolt.bound, 3)
+        (4, 100, 0.089)
+        """
+        check_is_fitted(self)
+        return certify(self.model_, self._offsets(), confidence)
 
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the fitted detector to a folder, as one safetensors file without pickle.

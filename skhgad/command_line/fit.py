@@ -66,6 +66,7 @@ def _fit(args, processes):
     from ..datasets.loaders import load_folder
     from ..estimator import HGADDetector
     from ..report.findings import naming_files
+    from ..scoring.certificate import CONFIDENCE, certificate_text
     from ..scoring.thresholds import thresholds_text
     from ..storage.model_folder import check_model_place
 
@@ -89,6 +90,7 @@ def _fit(args, processes):
     print(
         f"fitted in {time.perf_counter() - start:.0f} s, {detector.n_iter_} passes; "
         f"anomaly = score below {thresholds_text(detector.offset_, detector.class_offsets_)}\n"
+        f"{certificate_text(detector.certificate(CONFIDENCE), CONFIDENCE)}\n"
         f"model: {printable(Path(args.out).resolve())}"
     )
 

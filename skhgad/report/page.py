@@ -18,6 +18,7 @@ from jinja2 import Environment, StrictUndefined
 
 from ..estimator import HGADDetector
 from ..parameters import parameters_now
+from ..scoring.certificate import CONFIDENCE, bound_text
 from ..scoring.thresholds import thresholds_text
 from .evaluation import format_figure, results_table
 
@@ -53,6 +54,7 @@ def render_page(detector, rows, *, source, model, figures, groups, pictures):
         facts=_facts(detector, rows, figures),
         classes=_class_table(rows) if figures is None else _results(figures),
         notes=[] if figures is None else figures["notes"],
+        certificate=_certificate(detector),
         warnings=[] if figures is None else [found["text"] for found in figures["warnings"]],
         products=[(name, list(of_it)) for name, of_it in groupby(groups, lambda g: g.product)],
         pictures=pictures,
@@ -133,6 +135,15 @@ def _class_table(rows):
         median = np.median([row.score for row in members])
         texts.append([name, str(len(members)), str(n_flagged), f"{median:.3g}"])
     return Table(["class found", "images", "flagged", "median score"], texts)
+
+
+def _certificate(detector):
+    rows = [
+        [str(found.class_label), str(found.n_normals), str(found.n_flagged), bound_text(found)]
+        for found in detector.certificate(CONFIDENCE)
+    ]
+    bound = f"false alarms ({100 * CONFIDENCE:g} % confidence)"
+    return Table(["class of the model", "calibrating normals", "of these flagged", bound], rows)
 
 
 def _parameters(detector):

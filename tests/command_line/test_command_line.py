@@ -29,6 +29,7 @@ from skhgad.display.heat_maps import HeatScale, overlay
 from skhgad.metrics import image_metrics, pixel_metrics
 from skhgad.report import findings
 from skhgad.report.evaluation import Measurement, figures_text
+from skhgad.scoring.certificate import certificate_text
 from skhgad.storage.files import whole_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -535,6 +536,7 @@ def test_fit_saves_the_rates(products, detector, tmp_path, capsys):
     assert found.class_offsets_ == pytest.approx(expected.class_offsets_, rel=1e-4)
     own = found.class_offsets_["stripe"]
     assert f"anomaly = score below {found.offset_:.4g} (stripe: {own:.4g})" in said
+    assert f"\n{certificate_text(found.certificate(0.95), 0.95)}\n" in said
 
 
 def test_rates_of_a_run_leave_the_model_alone(products, model, detector, tmp_path, capsys):

@@ -181,6 +181,18 @@ def test_the_figures_are_those_of_evaluate(html, products, detector):
     assert re.search(rf"torch\s+{re.escape(torch.__version__.split('+')[0])}", text)
 
 
+def test_the_page_certifies_every_class(html, detector):
+    section = re.search(r'<section id="certificate">.*?</section>', html, re.DOTALL).group()
+    header, *rows = re.findall(r"<tr>(.*?)</tr>", section)
+    assert header.endswith(">false alarms (95 % confidence)</th>")
+    certificates = detector.certificate(0.95)
+    assert [found.class_label for found in certificates] == ["checker", "stripe"]
+    for row, found in zip(rows, certificates, strict=True):
+        counts = [str(found.n_normals), str(found.n_flagged)]
+        bound = f"at most {100 * found.bound:.3g} %"
+        assert re.findall("<td>(.*?)</td>", row) == [found.class_label, *counts, bound]
+
+
 def test_products_called_mean_and_pooled_have_rows_of_their_own(detector):
     rng = np.random.default_rng(0)
     names = np.repeat(["mean", "pooled"], [40, 60])
@@ -220,7 +232,7 @@ def test_products_called_mean_and_pooled_have_rows_of_their_own(detector):
         detector, [row], source="in", model="model", figures=figures, groups=[], pictures=[]
     )
     assert "#clearest" not in Page(html).links()
-    section = html[html.index('<section id="classes">') : html.index('<div id="pictures">')]
+    section = html[html.index('<section id="classes">') : html.index('<section id="certificate">')]
     cells = [re.findall(r"<td>(.*?)</td>", line) for line in section.split("</tr>")]
     assert [[text for text in line if text != "–"] for line in cells if line] == expected
 
