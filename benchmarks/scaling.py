@@ -89,7 +89,7 @@ def measure(point):
     if point["threads"]:
         torch.set_num_threads(point["threads"])
     paths = sorted(Path(point["folder"]).glob("*.jpg"))[: point["n_images"]]
-    detector = HGADDetector(
+    detector = HGADDetector.fast(
         image_size=point["image_size"],
         max_iter=point["max_iter"],
         cache_budget=point["budget_mib"] * _MIB,

@@ -57,7 +57,7 @@ def make_detector(options, configuration, **overrides):
         random_state=0,
     )
     if configuration == "default":
-        return HGADDetector(**settings | overrides)
+        return HGADDetector.fast(**settings | overrides)
     settings |= {"out_indices": PUBLISHED_STAGE, "image_scales": PUBLISHED_SCALES}
     return HGADDetector.paper(**settings | {"n_blocks": options.n_blocks} | overrides)
 

@@ -867,7 +867,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
           for all K classes together, ask for the confidence ``1 - 0.05 / K``.
         - It is exact for normals that settled nothing but the threshold. It is close to that where
           they were held out, because they also settle the scales of the scores, and where they were
-          cross-fitted, because the model that scores has seen a fifth more.
+          cross-fitted, because the model that scores has seen a tenth more.
         - It speaks of fresh normals like those given to fit, of which the class is inferred, and
           of no anomaly.
         - Where ``contamination`` is a float, the threshold comes from the training samples; the

@@ -85,7 +85,7 @@ def test_n_components_tells_what_was_chosen(mixed):
     assert detector.n_components_.shape == (1, 3)
     assert detector.n_components_.dtype == np.int64
     ring_centers, blob_centers, plain_centers = detector.n_components_[0]
-    assert ring_centers == 80  # kernels: as many as vectors that are not held out
+    assert ring_centers == 100  # kernels: as many as vectors
     assert blob_centers == 2
     assert plain_centers == 1
     two = HGADDetector(n_components=2, random_state=0).fit(*three_classes())
@@ -154,7 +154,10 @@ def test_a_wide_table_scores_the_same_in_any_rotation():
     fresh[::2] += np.random.default_rng(2).normal(0, 0.3, (20, 200))
     rotation = ortho_group.rvs(200, random_state=0)
     # The length of what no axis holds is a difference of squares: training rows have 1e-5 for 0.
-    plain, rotated = (HGADDetector(random_state=0).fit(x) for x in (X, X @ rotation))
+    # One model: whether a tenth model of 27 rows finds modes may hang on rounding.
+    plain, rotated = (
+        HGADDetector(validation_fraction=0.2, random_state=0).fit(x) for x in (X, X @ rotation)
+    )
     scores = plain.score_samples(fresh)
     np.testing.assert_allclose(rotated.score_samples(fresh @ rotation), scores, rtol=1e-3)
     # What lies in no direction of the training rows counts, too.

@@ -107,8 +107,7 @@ def explanation_text(path, explanation, threshold):
 def _reason(level, term):
     if term == "entropy":
         return "it is unclear which product this is"
-    which = "the finest features" if level == 0 else f"features of level {level} (0 is the finest)"
-    return f"{which} are unlikely for this product"
+    return f"features of level {level} are unlikely for this product"
 
 
 def _region_lines(explanation):

@@ -66,9 +66,7 @@ class ClassScales(NamedTuple):
 def _without_terms(scales):
     """Return scales of sums alone."""
     identity = ClassScales.identity(1, len(scales.score_scale))
-    return scales._replace(
-        peak_location=identity.peak_location, peak_scale=identity.peak_scale
-    )
+    return scales._replace(peak_location=identity.peak_location, peak_scale=identity.peak_scale)
 
 
 def fit_class_scales(peaks, codes, n_classes, weights, common=None):

@@ -4,7 +4,6 @@ Validate, extract features, find classes, spare samples, fit a model, judge the 
 """
 
 import numpy as np
-import torch
 from sklearn.utils import check_random_state
 
 from ..devices import keep_to_one_thread_if_forked

@@ -4,7 +4,6 @@ Every matrix of a model follows from counts, sums and second moments of raw feat
 gathered for each class and fold, so that leaving a fold out costs no second look at the others.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np

@@ -72,12 +72,11 @@ class LevelMaps(NamedTuple):
             flat = torch.from_numpy(maps).flatten(0, -3)
             return resize(flat, size).numpy().reshape(*maps.shape[:-2], *size)
 
-        parts = {
-            name: None if maps is None else resized(maps)
-            for name, maps in self._asdict().items()
-            if name in ("likelihood", "entropy", "lift")
-        }
-        return self._replace(**parts)
+        return self._replace(
+            likelihood=None if self.likelihood is None else resized(self.likelihood),
+            entropy=None if self.entropy is None else resized(self.entropy),
+            lift=None if self.lift is None else resized(self.lift),
+        )
 
 
 @torch.inference_mode()

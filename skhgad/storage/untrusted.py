@@ -14,7 +14,8 @@ from ..scoring.calibration import Calibration
 from ..validation import check_known_label, check_y
 
 LARGEST_IMAGE = 1 << 26  # pixels
-_POSITIVE = {"likelihood_scale", "log_entropy_scale", "peak_scale", "score_scale", "std"}  # of model, extractor
+# Of model and extractor.
+_POSITIVE = {"likelihood_scale", "log_entropy_scale", "peak_scale", "score_scale", "std"}
 LARGEST_TABLES = 1 << 30  # bytes; index tables and masks that a backbone makes for its image size
 
 

@@ -14,9 +14,7 @@ from skhgad.fitting.mixture_choice import names_of
 
 def spared(codes, fraction, *, is_cheap=True, seed=0):
     parameters = {"validation_fraction": fraction}
-    return spare(
-        codes, parameters, is_cheap=is_cheap, random_state=np.random.RandomState(seed)
-    )
+    return spare(codes, parameters, is_cheap=is_cheap, random_state=np.random.RandomState(seed))
 
 
 def test_every_sample_of_a_class_is_in_one_fold_and_each_fold_has_its_share():
