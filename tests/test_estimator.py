@@ -123,6 +123,7 @@ def test_discovers_classes(two_products):
         fast(n_classes=2).fit(np.ones((9, 3)))
 
 
+@pytest.mark.once
 def test_discovers_how_many_classes_there_are(two_products):
     X, _ = two_products
     counted = fast(n_classes="discover").fit(X)
@@ -235,6 +236,7 @@ def test_works_in_a_pipeline_with_scaling(two_products):
     assert pipeline.predict([[2.5e6] * 6, [5e6] * 6]).tolist() == [-1, 1]
 
 
+@pytest.mark.once
 def test_grid_search_over_mixture_sizes_with_plus_minus_one():
     digits = load_digits()
     normal = np.isin(digits.target, [0, 1])

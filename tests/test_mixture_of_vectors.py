@@ -49,6 +49,7 @@ def test_between_two_far_blobs_lie_anomalies(n, n_draws, n_features):
     assert np.mean(values) >= 0.99
 
 
+@pytest.mark.once
 def test_a_grid_search_finds_that_one_center_is_too_few():
     normal, anomalies = two_blobs(80, 8), np.full((20, 8), 3.0)
     X, y = np.concatenate([normal, anomalies]), np.repeat([1, -1], [80, 20])

@@ -39,6 +39,10 @@ class LeftOut(NamedTuple):
     backgrounds: torch.Tensor | None
     class_likelihoods: torch.Tensor
 
+    def part(self, places):
+        """Return what it says of some of the samples."""
+        return LeftOut(*(None if values is None else values[places] for values in self))
+
 
 def has_closed_form(parameters, shapes):
     """Whether all levels are maps that have one Gaussian a class and are not trained."""

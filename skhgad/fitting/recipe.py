@@ -15,6 +15,8 @@ from .schedule import TrainingPlan
 from .start import build_level
 from .training import train_levels
 
+_BLOCK = 32  # samples whose maps are judged at once
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -104,13 +106,18 @@ class Recipe:
             and self.parameters["map_normalization"] == "standardized"
         )
 
+    @torch.no_grad()
     def _fit_and_leave_out(self, samples, spared):
         folds = np.where(spared.any(axis=0), spared.argmax(axis=0), -1)
         levels, left_out = self._closed_form(samples, folds)
         model = self._scoring_model(levels)
-        given = self._evidence(samples, left_out)
-        inferred = self._inferred_evidence(model, samples, left_out, given)
-        pairs = [(inferred, given)] if len(given.codes) else []
+        pairs = [
+            self._judged(model, samples, [level.part(rows) for level in left_out])
+            for rows in np.split(
+                np.arange(len(left_out[0].rows)), range(_BLOCK, len(left_out[0].rows), _BLOCK)
+            )
+            if len(rows)
+        ]
         return model, samples.cache.processes.gather(pairs, self.device)
 
     def _closed_form(self, samples, folds):
@@ -120,31 +127,33 @@ class Recipe:
         ]
         return zip(*found, strict=True)
 
-    def _evidence(self, samples, left_out):
-        return Evidence(
-            torch.from_numpy(samples.codes[left_out[0].rows]),
+    def _judged(self, model, samples, left_out):
+        """Turn what models without a fold say of its samples into Evidence, as `evidence_of` does.
+
+        The class that a sample is taken for, if it is not its own, has not seen the sample: there
+        the full model judges.
+        """
+        rows = left_out[0].rows
+        given = Evidence(
+            torch.from_numpy(samples.codes[rows]),
             [level.likelihoods for level in left_out],
             [level.backgrounds for level in left_out],
             [None] * len(left_out),
         )
-
-    def _inferred_evidence(self, model, samples, left_out, given):
-        """Return the evidence under the classes inferred; the full model judges where they differ.
-
-        The classes that are taken for a sample's own have not seen the sample.
-        """
         codes = sum(level.class_likelihoods for level in left_out).argmax(1)
-        wrong = torch.nonzero(codes != given.codes)[:, 0]
         likelihoods = [values.clone() for values in given.likelihoods]
-        backgrounds = given.backgrounds
+        wrong = torch.nonzero(codes != given.codes)[:, 0]
         for place in wrong.tolist():
-            rows = left_out[0].rows[[place]]
-            features = [samples.cache.read(level, rows) for level in range(len(left_out))]
-            found = model.cpu().evidence(features, codes[[place]])
-            for values, judged in zip(likelihoods, found.likelihoods, strict=True):
-                values[place] = judged[0]
-        inferred = Evidence(codes, likelihoods, backgrounds, given.entropies)
-        return inferred._replace(typicality=model.typicality(inferred))
+            features = [
+                samples.cache.read(index, rows[[place]]).to(self.device)
+                for index in range(len(left_out))
+            ]
+            judged = model.evidence(features, codes[[place]].to(self.device))
+            for values, own in zip(likelihoods, judged.likelihoods, strict=True):
+                values[place] = own[0]
+        inferred = Evidence(codes, likelihoods, given.backgrounds, given.entropies)
+        inferred = inferred._replace(typicality=model.typicality(inferred))
+        return inferred, given if len(wrong) else inferred
 
     def _untrained_levels(self, samples, generator):
         return [

@@ -131,6 +131,7 @@ def test_scales_are_medians_and_excesses_of_peaks_and_of_their_weighted_sum():
 
 
 @pytest.mark.parametrize(("n", "low", "high"), [(10, 0, 0.1), (20, 0.02, 0.08), (40, 0.03, 0.065)])
+@pytest.mark.once
 def test_the_default_threshold_keeps_its_rate_with_few_normals(n, low, high):
     """Four products of n vectors, mean over draws."""
     flagged = []

@@ -324,6 +324,7 @@ def test_parameters_are_compared_by_what_they_mean():
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs POSIX signals")
 @pytest.mark.parametrize("end", ["kill", "stop"])
+@pytest.mark.once
 def test_a_lost_process_is_an_error_in_the_others(tmp_path, end):
     first, second = workers = started(tmp_path, end)
     try:

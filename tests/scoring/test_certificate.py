@@ -65,6 +65,7 @@ def test_the_threshold_may_come_from_the_same_scores(n_others):
         assert exceeded / n_draws > 0.05 - noise
 
 
+@pytest.mark.once
 def test_detectors_exceed_their_bounds_rarely():
     fresh, labels = normals(4000, seed=99, n_classes=3)
     exceeded, rates = [], []

@@ -297,6 +297,7 @@ class TestCalibration:
 
     # well apart; few samples mistaken; many
     @pytest.mark.parametrize("distance", [12, 2, 1])
+    @pytest.mark.once
     def test_false_alarms_are_what_the_guide_promises_in_every_class(self, distance):
         found = self.excess_of_false_alarms(distance, n_components=1)
         assert len(found) == 18
@@ -306,6 +307,7 @@ class TestCalibration:
             else:
                 assert abs(mean) < 4 * error, key
 
+    @pytest.mark.once
     def test_the_false_discovery_rate_of_a_batch_is_kept(self):
         """As the guide does it, over batches of 120 that hold 18 anomalies."""
         stats = pytest.importorskip("scipy", minversion="1.11").stats
@@ -326,6 +328,7 @@ class TestCalibration:
         assert np.mean(found) > 0.95
         assert np.mean(false) < 0.2 + 3 * np.std(false) / np.sqrt(len(false))
 
+    @pytest.mark.once
     def test_pooled_scores_separate_no_worse_than_without_a_common_scale(self):
         pooled = {True: [], False: []}
         for seed in range(10):
