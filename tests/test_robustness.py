@@ -358,7 +358,7 @@ def test_a_signal_at_the_command_line(products, tmp_path, number, ends):
         said = process.communicate(timeout=TIMEOUT)[1]
     finally:
         process.kill()
-    # Python itself ends by the signal, 130 to a shell, where it hit an exec() of text, as imports do.
+    # Python ends by the signal itself, 130 to a shell, where it hit an exec() of text.
     status = 130 if process.returncode == -signal.SIGINT else process.returncode
     assert (status, said) == ends
     assert os.listdir(tmp_path) == ["tmp"] and os.listdir(tmp_path / "tmp") == []
