@@ -183,9 +183,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Which normals calibrate scores, `offset_` and p-values. "cross": all of them. Ten models,
         each fitted without a tenth of every class, judge what they did not see; the model that
         scores is fitted to all. A float: this share of each class is kept from training. 0: the
-        training samples, which promises nothing. "auto": "cross" for a closed form where a class
-        has fewer than 400 normals, else 0.2. A class of fewer than 5 samples trains on all of them
-        and takes the calibration of the other classes.
+        training samples, which promises nothing. "auto": "cross" for a closed form where
+        half of the classes have fewer than 400 images or 95 vectors, else 0.2. A class of fewer
+        than 5 samples trains on all of them and takes the calibration of the other classes.
     contamination : float in (0, 0.5] or "auto", default="auto"
         A float puts `offset_` so that this share of the training normals is flagged. "auto" aims
         at flagging 5 % of fresh normals, all classes together, which takes 19 calibrating normals;

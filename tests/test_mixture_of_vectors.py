@@ -86,7 +86,7 @@ def test_n_components_tells_what_was_chosen(mixed):
     assert detector.n_components_.shape == (1, 3)
     assert detector.n_components_.dtype == np.int64
     ring_centers, blob_centers, plain_centers = detector.n_components_[0]
-    assert ring_centers == 100  # kernels: as many as vectors
+    assert ring_centers == 80  # kernels: as many as vectors that are not held out
     assert blob_centers == 2
     assert plain_centers == 1
     two = HGADDetector(n_components=2, random_state=0).fit(*three_classes())

@@ -15,7 +15,7 @@ from ..validation import check_scored_X, check_y
 from .calibrate import calibrate_new_classes, evidence_of, judges
 from .class_covariances import fit_new_classes
 from .feature_cache import cached_features
-from .folds import spare
+from .folds import enough_to_hold_out, spare
 from .samples import LabelledSamples
 from .warn import warn_uncalibrated
 
@@ -38,8 +38,11 @@ def add_class(detector, X, y):
     normal = np.flatnonzero(codes >= 0)
     codes = codes[normal]
     random_state = check_random_state(parameters["random_state"])
-    spared = spare(codes, parameters, is_cheap=True, random_state=random_state)
-    if parameters["validation_fraction"] != 0:
+    fraction = parameters["validation_fraction"]
+    # Whatever was trained stays: the new classes alone are fitted.
+    enough = enough_to_hold_out({"max_iter": 0}, takes_images=fitted.takes_images)
+    spared = spare(codes, fraction, enough=enough, random_state=random_state)
+    if fraction != 0:
         warn_uncalibrated(codes, labels, spared.any(axis=0), knows_others=True, stacklevel=4)
     classes, order = np.unique(np.concatenate([fitted.classes, labels]), return_index=True)
     known_places, new_places = np.split(np.argsort(order), [len(fitted.classes)])
@@ -60,7 +63,7 @@ def add_class(detector, X, y):
         model = extended(seen)
         judged = replace(samples, codes=new_places[codes], n_classes=len(classes))
         evidence = []
-        if len(spared) or parameters["validation_fraction"] == 0:
+        if len(spared) or fraction == 0:
             for judge, rows in judges(extended, model, samples, spared):
                 evidence += evidence_of(judge, judged.chosen(rows), reader.device)
         added = calibrate_new_classes(model, evidence, parameters, known, new_places)

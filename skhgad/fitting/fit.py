@@ -13,7 +13,7 @@ from ..scoring.fitted import FittedModel
 from ..validation import check_X, check_y
 from .calibrate import calibrate, choose_offset
 from .feature_cache import cached_features
-from .folds import spare
+from .folds import enough_to_hold_out, spare
 from .objective import check_trainable
 from .processes import Processes
 from .recipe import Recipe
@@ -74,8 +74,10 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         if processes.is_first:
             warn_of_unused_loss(parameters, plan.n_passes)
         recipe = Recipe(parameters, plan, shapes, reader.extractor, device, seed)
-        spared = spare(codes, parameters, is_cheap=not plan.n_passes, random_state=random_state)
-        if processes.is_first and parameters["validation_fraction"] != 0:
+        enough = enough_to_hold_out(parameters, takes_images=reader.extractor is not None)
+        fraction = parameters["validation_fraction"]
+        spared = spare(codes, fraction, enough=enough, random_state=random_state)
+        if processes.is_first and fraction != 0:
             warn_uncalibrated(codes, classes, spared.any(axis=0), stacklevel=4)
 
         model, evidence, history = recipe.fit(

@@ -4,12 +4,20 @@ import numpy as np
 
 FEWEST = 5  # samples of a class of which some can be spared
 N_FOLDS = 10
-# Of a class with so many, a fifth says enough of its scores.
-_ENOUGH = 400
 _HELD_OUT = 0.2
+# Of a class with so many samples, a fifth says enough of its scores: of maps, whose folds cost
+# little, and of vectors, of which a fifth must be 19 to keep 5 %.
+_ENOUGH_MAPS, _ENOUGH_VECTORS = 400, 95
 
 
-def spare(codes, parameters, *, is_cheap, random_state):
+def enough_to_hold_out(parameters, *, takes_images):
+    """Return from how many samples of a class "auto" holds some out, and does not cross-fit."""
+    if parameters["max_iter"] not in ("auto", 0):
+        return 0  # ten trainings more
+    return _ENOUGH_MAPS if takes_images else _ENOUGH_VECTORS
+
+
+def spare(codes, fraction, *, enough, random_state):
     """Choose the groups of samples that calibrate a model, each judged by one that left it out.
 
     A class of fewer than 5 samples spares none. Groups of other classes are drawn by chance, in
@@ -19,10 +27,10 @@ def spare(codes, parameters, *, is_cheap, random_state):
     ----------
     codes : ndarray of shape (n_samples,), int
         Class of each sample.
-    parameters : dict
-        Of the estimator.
-    is_cheap : bool
-        Whether a model is fitted in closed form.
+    fraction : float, "cross" or "auto"
+        `validation_fraction` of the estimator.
+    enough : int
+        "auto" is "cross" where half of the classes have fewer samples; see `enough_to_hold_out`.
     random_state : RandomState
 
     Returns
@@ -31,11 +39,11 @@ def spare(codes, parameters, *, is_cheap, random_state):
         One group: the held-out samples. Several: each sample is in one, for cross-fitting.
         None: nothing is spared.
     """
-    fraction = parameters["validation_fraction"]
-    counts = np.bincount(codes)
     if fraction == "auto":
-        has_few = counts[counts >= FEWEST].min(initial=_ENOUGH) < _ENOUGH
-        fraction = "cross" if is_cheap and has_few else _HELD_OUT
+        counts = np.bincount(codes)
+        counts = counts[counts >= FEWEST]
+        has_few = len(counts) and np.median(counts) < enough
+        fraction = "cross" if has_few else _HELD_OUT
     if fraction == "cross":
         groups = cross_folds(codes, N_FOLDS, random_state) == np.arange(N_FOLDS)[:, None]
     else:

@@ -8,13 +8,12 @@ from backbones import two_levels
 from skhgad import HGADDetector
 from skhgad.fitting import recipe as recipes
 from skhgad.fitting.class_scales import fit_class_scales, left_out_scores
-from skhgad.fitting.folds import N_FOLDS, spare
+from skhgad.fitting.folds import N_FOLDS, enough_to_hold_out, spare
 from skhgad.fitting.mixture_choice import names_of
 
 
-def spared(codes, fraction, *, is_cheap=True, seed=0):
-    parameters = {"validation_fraction": fraction}
-    return spare(codes, parameters, is_cheap=is_cheap, random_state=np.random.RandomState(seed))
+def spared(codes, fraction, *, enough=95, seed=0):
+    return spare(codes, fraction, enough=enough, random_state=np.random.RandomState(seed))
 
 
 def test_every_sample_of_a_class_is_in_one_fold_and_each_fold_has_its_share():
@@ -28,21 +27,22 @@ def test_every_sample_of_a_class_is_in_one_fold_and_each_fold_has_its_share():
 
 
 @pytest.mark.parametrize(
-    ("counts", "is_cheap", "n_groups"),
-    [
-        ([399, 1000], True, N_FOLDS),
-        ([400, 1000], True, 1),
-        ([4, 1000], True, 1),
-        ([40, 40], False, 1),
-    ],
+    ("counts", "enough", "n_groups"),
+    [([94, 94, 900], 95, N_FOLDS), ([4, 20, 95], 95, N_FOLDS), ([95, 10, 95], 95, 1), ([9], 0, 1)],
 )
-def test_auto_crosses_where_a_class_has_few_and_a_fit_is_cheap(counts, is_cheap, n_groups):
+def test_auto_crosses_where_half_of_the_classes_have_few(counts, enough, n_groups):
     codes = np.repeat(np.arange(len(counts)), counts)
-    groups = spared(codes, "auto", is_cheap=is_cheap)
+    groups = spared(codes, "auto", enough=enough)
     assert len(groups) == n_groups
     if n_groups == 1:
-        shares = np.bincount(codes[groups[0]], minlength=2) / counts
-        assert shares.tolist() == [0.2 * (n >= 5) for n in counts]
+        shares = np.bincount(codes[groups[0]], minlength=len(counts)) / counts
+        np.testing.assert_allclose(shares, 0.2, atol=0.03)
+
+
+def test_what_is_enough_depends_on_the_cost_of_a_fold():
+    assert enough_to_hold_out({"max_iter": "auto"}, takes_images=True) == 400
+    assert enough_to_hold_out({"max_iter": 0}, takes_images=False) == 95
+    assert enough_to_hold_out({"max_iter": 1}, takes_images=True) == 0
 
 
 @pytest.fixture(scope="module")
