@@ -152,8 +152,8 @@ class Recipe:
             for values, own in zip(likelihoods, judged.likelihoods, strict=True):
                 values[place] = own[0]
         inferred = Evidence(codes, likelihoods, given.backgrounds, given.entropies)
-        inferred = inferred._replace(typicality=model.typicality(inferred))
-        return inferred, given if len(wrong) else inferred
+        inferred = inferred._replace(typicality=model.typicality(inferred)).to(self.device)
+        return inferred, given.to(self.device) if len(wrong) else inferred
 
     def _untrained_levels(self, samples, generator):
         return [

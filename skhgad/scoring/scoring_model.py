@@ -26,6 +26,16 @@ class Evidence(NamedTuple):
     # level, which a local defect does not move; None where the class was given.
     typicality: torch.Tensor | None = None
 
+    def to(self, device):
+        """Return the same on a device."""
+        return Evidence(*(_moved(values, device) for values in self))
+
+
+def _moved(values, device):
+    if isinstance(values, list):
+        return [_moved(value, device) for value in values]
+    return values if values is None else values.to(device)
+
 
 class Terms(NamedTuple):
     """Summands or factors of the anomaly maps of a batch, on the model's grid, blurred."""
