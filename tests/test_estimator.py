@@ -56,6 +56,7 @@ def test_every_scikit_learn_check_passes():
     ],
     ids=repr,
 )
+@pytest.mark.once
 def test_checks_that_compare_scores_pass_for_other_parameters(detector):
     """The same samples in other batches and orders, and how many of them are flagged."""
     name = type(detector).__name__

@@ -129,6 +129,7 @@ def test_onnx_scores_the_same(mixed, tmp_path):
 
 
 @pytest.mark.parametrize("new", [["plain"], ["a ring", "blobs"]])
+@pytest.mark.once
 def test_new_classes_take_mixtures_and_leave_the_known_ones_alone(mixed, new):
     X, y = three_classes()
     is_new = np.isin(y, new)

@@ -121,6 +121,7 @@ def result_of_worker(start_method, work, *arguments):
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
+@pytest.mark.once
 def test_workers_score_the_same(of_vectors, of_images, start_method, two_threads):
     jobs = (of_vectors, VECTORS), (of_images, IMAGES)  # images are read with threads
     # By now OpenMP has its threads, which a fork loses.
@@ -335,6 +336,7 @@ def test_ctrl_c_in_saving_a_fit_leaves_nothing(products, tmp_path, monkeypatch, 
     ("number", "ends"),
     [(signal.SIGINT, (130, "skhgad: interrupted\n")), (signal.SIGTERM, (143, ""))],
 )
+@pytest.mark.once
 def test_a_signal_at_the_command_line(products, tmp_path, number, ends):
     (tmp_path / "tmp").mkdir()
     argv = ["fit", products, "--out", tmp_path / "model", "--n-jobs", 2, "--image-size", 32]

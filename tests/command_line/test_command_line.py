@@ -539,6 +539,7 @@ def test_fit_saves_the_rates(products, detector, tmp_path, capsys):
     assert f"\n{certificate_text(found.certificate(0.95), 0.95)}\n" in said
 
 
+@pytest.mark.once
 def test_rates_of_a_run_leave_the_model_alone(products, model, detector, tmp_path, capsys):
     before = (model / "model.safetensors").read_bytes()
     expected = copy.deepcopy(detector).set_threshold(false_alarm_rate=0.4)
@@ -620,6 +621,7 @@ def test_explain_in_words_and_as_json(products, model, detector, tmp_path, capsy
     assert record["score"] == pytest.approx(expected.score, rel=1e-4)
 
 
+@pytest.mark.once
 def test_add_class_is_the_estimator_s(products, model, detector, tmp_path, capsys):
     rng = np.random.default_rng(5)
     folder, copied = tmp_path / "lids", tmp_path / "model"

@@ -63,6 +63,7 @@ def extended(detector, make, names=("clip",)):
 
 @pytest.mark.parametrize("criterion", ["likelihood", "likelihood_entropy", "entropy"])
 @pytest.mark.parametrize("normalization", ["standardized", "exponential"])
+@pytest.mark.once
 def test_known_classes_score_exactly_as_before(criterion, normalization):
     detector = fit_vectors(criterion=criterion, map_normalization=normalization)
     X, labels = vectors(["bolt", "nut"], seed=1)
@@ -126,6 +127,7 @@ def test_a_new_product_is_recognized_and_its_defects_are_found(fitted_images):
 
 
 @pytest.mark.parametrize("make", [vectors, plates])
+@pytest.mark.once
 def test_saved_and_pickled_models_are_extended_alike(make, fitted, fitted_images, tmp_path):
     first = fitted if make is vectors else fitted_images
     backbone = {} if make is vectors else {"backbone": two_levels()}

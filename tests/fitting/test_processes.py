@@ -29,6 +29,7 @@ from skhgad.fitting.fit import fit_detector
 from skhgad.fitting.processes import ALONE, Processes, launched, leave_group
 from skhgad.fitting.same_call import comparable
 
+pytestmark = pytest.mark.once
 SIZE = 2
 TIMEOUT = 280  # seconds
 SHORT_TIMEOUT = 15  # of a group that loses a process
@@ -324,7 +325,6 @@ def test_parameters_are_compared_by_what_they_mean():
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs POSIX signals")
 @pytest.mark.parametrize("end", ["kill", "stop"])
-@pytest.mark.once
 def test_a_lost_process_is_an_error_in_the_others(tmp_path, end):
     first, second = workers = started(tmp_path, end)
     try:

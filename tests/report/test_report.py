@@ -415,6 +415,7 @@ def test_figures_of_gaussianity_are_those_of_the_display():
     assert rows == [["bolt", "100", "3", ratio, *z], ["7", "too few", "–", "–", "–", "–"]]
 
 
+@pytest.mark.once
 def test_plain_folders_and_a_model_without_training(detector, tmp_path, capsys):
     rng = np.random.default_rng(2)
     for i in range(3):
