@@ -39,10 +39,10 @@ fresh_scores, mixed_scores = detector.score_samples(fresh), detector.score_sampl
 # The threshold
 # -------------
 #
-# Five models, each fitted without a fifth of the good samples, judge the samples that they have not
-# seen (``validation_fraction``). ``offset_`` is chosen so that about 5 % of samples like them are
-# flagged. Scores under a model that learned from the very samples would be too optimistic, because
-# a model fits those better than others.
+# The model is not fitted to a fifth of the good samples, which it judges (``validation_fraction``;
+# of smaller products every sample is judged by a model that has not seen it). ``offset_`` is chosen
+# so that about 5 % of samples like them are flagged. Scores under a model that learned from the
+# very samples would be too optimistic, because a model fits those better than others.
 
 print(f"offset_ = {detector.offset_:.2f}")
 print(f"fresh digits flagged: {np.mean(fresh_scores < detector.offset_):.1%}")
