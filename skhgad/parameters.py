@@ -197,6 +197,11 @@ def parameters_of_fit(parameters):
     return kept
 
 
+def asks_for_training(parameters):
+    """Whether a fit trains the flow; else it is the closed form alone."""
+    return parameters["max_iter"] not in ("auto", 0)
+
+
 def name_of(function):
     """Return module and qualified name of a function, or of the class of another callable."""
     if function is None or isinstance(function, str):

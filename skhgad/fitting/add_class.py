@@ -40,7 +40,7 @@ def add_class(detector, X, y):
     random_state = check_random_state(parameters["random_state"])
     fraction = parameters["validation_fraction"]
     # Whatever was trained stays: the new classes alone are fitted.
-    enough = enough_to_hold_out({"max_iter": 0}, takes_images=fitted.takes_images)
+    enough = enough_to_hold_out(is_trained=False, takes_images=fitted.takes_images)
     spared = spare(codes, fraction, enough=enough, random_state=random_state)
     if fraction != 0:
         warn_uncalibrated(codes, labels, spared.any(axis=0), knows_others=True, stacklevel=4)

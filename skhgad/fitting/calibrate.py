@@ -89,9 +89,10 @@ def _calibration(model, evidence, chosen, class_calibration, common=None):
     if class_calibration:
         scales = fit_class_scales(given_peaks, codes, model.n_classes, weights, common)
         scales.of(chosen).write_to(model, chosen)
-        given_scores = left_out_scores(given_peaks, codes, weights, common)
     scales = ClassScales.of_model(model)
-    if not class_calibration:
+    if class_calibration:
+        given_scores = left_out_scores(given_peaks, codes, weights, common)
+    else:
         given_scores = scales.scores(given_peaks, codes, weights)
     scores = np.where(inferred == codes, given_scores, scales.scores(peaks, inferred, weights))
     # The dtype tells `tie_distance` how exact the scores are.

@@ -74,7 +74,9 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         if processes.is_first:
             warn_of_unused_loss(parameters, plan.n_passes)
         recipe = Recipe(parameters, plan, shapes, reader.extractor, device, seed)
-        enough = enough_to_hold_out(parameters, takes_images=reader.extractor is not None)
+        enough = enough_to_hold_out(
+            is_trained=plan.n_passes > 0, takes_images=reader.extractor is not None
+        )
         fraction = parameters["validation_fraction"]
         spared = spare(codes, fraction, enough=enough, random_state=random_state)
         if processes.is_first and fraction != 0:

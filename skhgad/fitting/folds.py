@@ -10,10 +10,10 @@ _HELD_OUT = 0.2
 _ENOUGH_MAPS, _ENOUGH_VECTORS = 400, 95
 
 
-def enough_to_hold_out(parameters, *, takes_images):
+def enough_to_hold_out(*, is_trained, takes_images):
     """Return from how many samples of a class "auto" holds some out, and does not cross-fit."""
-    if parameters["max_iter"] not in ("auto", 0):
-        return 0  # ten trainings more
+    if is_trained:
+        return 0  # else there would be ten trainings more
     return _ENOUGH_MAPS if takes_images else _ENOUGH_VECTORS
 
 

@@ -13,6 +13,7 @@ from ..model.class_densities import ClassDensities
 from ..model.flow import LinearStart
 from ..model.level import empty_level
 from ..model.mixture import log_likelihood
+from ..parameters import asks_for_training
 from .class_mixtures import BACKGROUND_SHRINKAGE
 from .covariance import gaussian_shrinkage, is_rounding, shrink, whitening_matrix
 from .start import MAP_SHRINKAGE
@@ -47,7 +48,7 @@ class LeftOut(NamedTuple):
 def has_closed_form(parameters, shapes):
     """Whether all levels are maps that have one Gaussian a class and are not trained."""
     return (
-        parameters["max_iter"] in ("auto", 0)
+        not asks_for_training(parameters)
         and all(height * width > 1 for _, height, width in shapes)
         and parameters["n_components"] in ("auto", 1)
         and parameters["start"] == "whitened"
@@ -157,32 +158,29 @@ class _Features:
     def judged(self, code, fold, frame, covariance):
         """Judge one class's samples of a fold by a model without them.
 
-        Returns a list of (rows, likelihoods, backgrounds, mean vectors), one a block.
+        Returns a list of (rows, their fold, likelihoods, backgrounds, mean vectors), one a block.
         """
-        mean, matrix = frame.means[code], frame.root @ _triangular_whitener(covariance)
-        gaussians = [_Gaussian(mean, matrix)]
-        if frame.background is not None:
-            gaussians.append(_Gaussian(*frame.background))
+        own = _Gaussian(frame.means[code], frame.root @ _triangular_whitener(covariance))
         found = []
         for rows, x in self._blocks(self.rows[code][fold]):
-            values = [gaussian.log_likelihood(x) for gaussian in gaussians]
-            found.append((rows, values[0], values[-1], x.double().mean(1)))
+            likelihoods = own.log_likelihood(x)
+            backgrounds = likelihoods  # of a single class, which has none, they are not read
+            if frame.background is not None:
+                backgrounds = frame.background.log_likelihood(x)
+            folds = np.full(len(rows), fold)
+            found.append((rows, folds, likelihoods, backgrounds, x.double().mean(1)))
         return found
 
     def left_out(self, frames, judged):
         """Join what `judged` returned, in the order of classes, then folds, to a LeftOut."""
-        frame_of = np.empty(int(self.samples.rows.max()) + 1, dtype=np.int64)
-        for rows in self.rows:
-            for fold in range(self.n_folds):
-                frame_of[rows[fold]] = fold
         if not judged:  # another process has all
             empty = torch.empty(0, self.n_positions)
             return LeftOut(np.empty(0, int), empty, empty, torch.empty(0, len(self.rows)))
-        rows, likelihoods, backgrounds, vectors = zip(*judged, strict=True)
-        rows, vectors = np.concatenate(rows), torch.cat(vectors)
+        rows, folds, likelihoods, backgrounds, vectors = zip(*judged, strict=True)
+        rows, folds, vectors = np.concatenate(rows), np.concatenate(folds), torch.cat(vectors)
         class_likelihoods = torch.empty(len(rows), len(self.rows), dtype=torch.float64)
         for fold, frame in enumerate(frames):
-            chosen = torch.from_numpy(frame_of[rows] == fold)
+            chosen = torch.from_numpy(folds == fold)
             class_likelihoods[chosen] = frame.discriminants(vectors[chosen]) * self.n_positions
         has_background = frames[0].background is not None
         return LeftOut(
@@ -232,12 +230,14 @@ class _Gaussian:
 
     def __init__(self, mean, matrix):
         self.mean, self.matrix = mean, matrix
-        self.log_det = torch.linalg.slogdet(matrix)[1]
+        parts = mean, matrix, torch.linalg.slogdet(matrix)[1]
+        self._single = tuple(part.float() for part in parts)
 
     def log_likelihood(self, x):
         """Log-likelihood of x (n, n_positions, n_features) per dimension; float32."""
-        distances = ((x - self.mean.to(x)) @ self.matrix.to(x)).square().sum(-1)
-        return log_likelihood(-0.5 * distances, self.log_det.to(x), x.shape[-1])
+        mean, matrix, log_det = self._single
+        distances = ((x - mean) @ matrix).square().sum(-1)
+        return log_likelihood(-0.5 * distances, log_det, x.shape[-1])
 
 
 class _Frame:
@@ -265,7 +265,7 @@ class _Frame:
             shift = (sums + counts[:, None] * apart).sum(0) / n
             overall = self.root @ (second / n - torch.outer(shift, shift)) @ self.root
             matrix = whitening_matrix(shrink(overall, BACKGROUND_SHRINKAGE))
-            self.background = self.center + shift, self.root @ matrix
+            self.background = _Gaussian(self.center + shift, self.root @ matrix)
 
     def add_class(self, code, moments):
         """Return the shrunk covariance of a class in the latent space; the shared one is summed."""
@@ -305,9 +305,8 @@ def _level(parameters, shape, frame, whiteners):
     level.mixture.offsets.data.zero_()
     background = None
     if frame.background is not None:
-        mean, matrix = frame.background
-        mean = (mean - frame.center) @ frame.root
-        background = mean, torch.linalg.solve(frame.root, matrix)
+        mean = (frame.background.mean - frame.center) @ frame.root
+        background = mean, torch.linalg.solve(frame.root, frame.background.matrix)
     no_weight = torch.zeros(1)
     mixtures = [
         (mean[None], no_weight, whitener[None])

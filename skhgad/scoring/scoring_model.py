@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..parameters import asks_for_training
 from .maps import added, gaussian_blur, resize
 
 GRID_STRIDE = 4  # image pixels to one position of the map on which levels are summed
@@ -362,8 +363,7 @@ def build_scoring_model(parameters, levels, extractor):
     if extractor is not None:
         map_size = [max(1, side // GRID_STRIDE) for side in extractor.spec["image_size"]]
     if criterion == "auto":
-        is_trained = parameters["max_iter"] not in ("auto", 0)
-        is_undecided = extractor is not None and is_trained
+        is_undecided = extractor is not None and asks_for_training(parameters)
         criterion = "likelihood_entropy" if is_undecided else "likelihood"
     return ScoringModel(
         levels,

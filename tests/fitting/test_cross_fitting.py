@@ -40,9 +40,9 @@ def test_auto_crosses_where_half_of_the_classes_have_few(counts, enough, n_group
 
 
 def test_what_is_enough_depends_on_the_cost_of_a_fold():
-    assert enough_to_hold_out({"max_iter": "auto"}, takes_images=True) == 400
-    assert enough_to_hold_out({"max_iter": 0}, takes_images=False) == 95
-    assert enough_to_hold_out({"max_iter": 1}, takes_images=True) == 0
+    assert enough_to_hold_out(is_trained=False, takes_images=True) == 400
+    assert enough_to_hold_out(is_trained=False, takes_images=False) == 95
+    assert enough_to_hold_out(is_trained=True, takes_images=True) == 0
 
 
 @pytest.fixture(scope="module")
