@@ -274,6 +274,7 @@ def test_constant_images_train_to_finite_scores():
     )
 
 
+@pytest.mark.slow
 def test_discovers_image_classes():
     images, labels = product_images(40)
     detector = HGADDetector(n_classes=2, image_size=64, max_iter=1, n_blocks=1, random_state=0)
@@ -281,6 +282,7 @@ def test_discovers_image_classes():
     assert len(set(zip(found.tolist(), labels.tolist(), strict=True))) == 2
 
 
+@pytest.mark.slow
 def test_embedded_weights_know_a_cat():
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     model.load_state_dict(checkpoints.embedded_state_dict())
@@ -331,6 +333,7 @@ def test_the_spread_of_smooth_regions_is_no_rounding_noise():
     assert fuse_stages([flat, torch.zeros(1, 1, 2, 2)])[0][0, 1].max() < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "out_indices"),
     [
@@ -373,6 +376,7 @@ def test_local_checkpoints_are_read_without_pickle(tmp_path):
         checkpoints.read_checkpoint(path)
 
 
+@pytest.mark.slow
 def test_saved_detector_scores_the_same_with_no_weights_at_hand(tmp_path, monkeypatch):
     images, labels = product_images(16)
     detector = HGADDetector(image_size=64, max_iter=1, n_blocks=1, random_state=0)

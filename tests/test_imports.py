@@ -29,6 +29,7 @@ def imported(code, names, folder):
     return done.stdout.splitlines()[-1].removeprefix("imported ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["datasets", "images", "metrics", "regions"])
 def test_modules_that_need_no_torch_do_not_import_it(module, tmp_path):
     assert imported(f"import skhgad.{module}", ("torch", "timm"), tmp_path) == "[]"
@@ -39,6 +40,7 @@ def test_the_package_alone_imports_nothing_slow(tmp_path):
     assert imported("import skhgad", names, tmp_path) == "[]"
 
 
+@pytest.mark.slow
 def test_the_detector_imports_only_what_it_needs(tmp_path):
     assert imported("from skhgad import HGADDetector", UNNEEDED, tmp_path) == "[]"
 
@@ -48,6 +50,7 @@ def images():
     return np.random.default_rng(0).integers(0, 255, (6, 64, 64, 3), dtype=np.uint8)
 
 
+@pytest.mark.slow
 def test_fit_with_the_default_backbone_imports_only_what_it_needs(tmp_path, images):
     np.save(tmp_path / "images.npy", images)
     code = (
@@ -57,6 +60,7 @@ def test_fit_with_the_default_backbone_imports_only_what_it_needs(tmp_path, imag
     assert imported(code, ("timm", "torchvision"), tmp_path) == "[]"
 
 
+@pytest.mark.slow
 def test_scoring_from_the_command_line_imports_only_what_it_needs(tmp_path, images):
     HGADDetector(image_size=64, max_iter=0, n_blocks=0).fit(images).save(tmp_path / "model")
     Image.fromarray(images[0]).save(tmp_path / "image.png")

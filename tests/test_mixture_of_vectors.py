@@ -38,6 +38,7 @@ def auroc(detector, normal, anomalies):
     return roc_auc_score(labels, -detector.score_samples(np.concatenate([normal, anomalies])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "n_draws"), [(30, 5), (300, 1)])
 @pytest.mark.parametrize("n_features", [2, 8, 64])
 def test_between_two_far_blobs_lie_anomalies(n, n_draws, n_features):

@@ -131,6 +131,7 @@ def test_workers_score_the_same(of_vectors, of_images, start_method, two_threads
     np.testing.assert_allclose(found[len(VECTORS) :], expected[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_forked_workers_fit(of_vectors, two_threads):
     of_vectors.score_samples(VECTORS)
     assert result_of_worker("fork", fit_in_worker, small(), VECTORS)
@@ -170,6 +171,7 @@ def interrupt_call(monkeypatch, place, number=1, with_signal=signal.SIGINT):
     monkeypatch.setattr(owner, name, interrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 3])
 @pytest.mark.parametrize(
     ("place", "number"),
@@ -295,6 +297,7 @@ def test_ctrl_c_in_score_leaves_whole_files_only(
             image.load()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "number"),
     [("skhgad.images.ImageSource.read", 5), ("skhgad.storage.files.os.replace", 1)],

@@ -171,6 +171,7 @@ def fitted():
     return HGADDetector(max_iter=1, n_blocks=2, random_state=0).fit(X, np.repeat(["a", "b"], 40))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # sums of huge numbers
 @quick
 @given(X=hnp.arrays(np.float64, (4, 3), elements=st.floats(width=64)))

@@ -115,15 +115,16 @@ print(caught[0].message)
 # Few good samples also make the rate uncertain: 5 % is the average over all the samples that could
 # have judged it, and a single threshold has more or less. To see how much, we fit many detectors,
 # here with a fifth of the samples kept aside in place of five models. Fresh samples must not run
-# out, so these are drawn from a normal distribution. Every point below is one detector, and its
-# rate is measured on 20,000 fresh samples.
+# out, so these are drawn from a normal distribution, for which one Gaussian is the right model
+# (``n_components=1``). Every point below is one detector, and its rate is measured on 20,000 fresh
+# samples.
 
 rng = np.random.default_rng(0)
 fresh = rng.normal(size=(20_000, 5))
 kept_aside, flagged = [20, 50, 100, 200, 500], []
 for n in kept_aside:
     detectors = [
-        HGADDetector(max_iter=0, validation_fraction=0.2, random_state=i).fit(
+        HGADDetector(n_components=1, validation_fraction=0.2, random_state=i).fit(
             rng.normal(size=(5 * n, 5))
         )
         for i in range(30)

@@ -9,8 +9,10 @@ from ..features.extractor import FeatureExtractor
 from ..scoring.scoring_model import Evidence, build_scoring_model
 from .calibrate import evidence_of, judges
 from .class_covariances import fit_covariances
+from .flow_choice import flow_pays
 from .map_closed_form import fit_map_level, has_closed_form
 from .mixture_choice import names_of
+from .objective import hgad_loss
 from .schedule import TrainingPlan
 from .start import build_level
 from .training import train_levels
@@ -67,10 +69,16 @@ class Recipe:
         """
         if len(spared) > 1 and self._leaves_folds_out():
             return *self._fit_and_leave_out(samples, spared), []
+        recipe, model, history = self, None, []
+        if len(spared) and self._may_drop_flow():
+            told = {} if len(spared) > 1 else {"on_pass": on_pass, "verbose": verbose}
+            recipe, model, history = self._without_useless_flow(samples, spared[0], **told)
         seen = samples.chosen(np.flatnonzero(~spared[0])) if len(spared) == 1 else samples
-        model, history = self._fit(seen, on_pass, verbose)
+        if model is None or len(spared) > 1:
+            model, again = recipe._fit(seen, on_pass, verbose)
+            history = again or history
         evidence = []
-        again = self._with_choices_of(model, seen)
+        again = recipe._with_choices_of(model, seen)
         for judge, rows in judges(lambda chosen: again._fit(chosen)[0], model, samples, spared):
             evidence += evidence_of(judge, samples.chosen(rows), self.device)
         return model, evidence, history
@@ -87,6 +95,39 @@ class Recipe:
         )
         model = self._scoring_model(levels, samples)
         return model, history
+
+    def _may_drop_flow(self):
+        """Whether a flow is trained that a mixture found without it may replace.
+
+        That of feature vectors, by the published objective, from the whitened start, where the
+        likelihood alone scores.
+        """
+        return (
+            self.plan.n_passes > 0
+            and self.extractor is None
+            and self.plan.loss in (None, hgad_loss)
+            and self.parameters["start"] == "whitened"
+            and self.parameters["class_covariance"]
+            and self.parameters["criterion"] in ("auto", "likelihood")
+        )
+
+    def _without_useless_flow(self, samples, left_out, on_pass=None, verbose=0):
+        """Fit with a flow and without to all but the samples left out, which choose.
+
+        Returns the recipe of the better model, this model, and the history of the training.
+        """
+        seen = samples.chosen(np.flatnonzero(~left_out))
+        judging = samples.chosen(np.flatnonzero(left_out))
+        trained, history = self._fit(seen, on_pass, verbose)
+        plain = replace(
+            self,
+            parameters=self.parameters | {"max_iter": 0},
+            plan=replace(self.plan, n_passes=0),
+        )
+        untrained, _ = plain._fit(seen)
+        if flow_pays(trained, untrained, judging, self.device):
+            return self, trained, history
+        return plain, untrained, history
 
     def _with_choices_of(self, model, samples):
         """Return a recipe that takes the kinds of mixtures that a model chose for its classes."""

@@ -754,6 +754,7 @@ def test_ctrl_c_while_torch_is_imported(tmp_path):
     assert done.returncode == 2 and "--out" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_is_public_is_there_without_a_further_import():
     """And only that: a name that does not exist is an AttributeError."""
     code = (

@@ -78,6 +78,7 @@ def test_nearest_neighbours_by_brute_force(cells):
     assert scores[split.test_y == -1].max() < scores[split.test_y == 1].min()
 
 
+@pytest.mark.slow
 def test_the_demo_from_end_to_end(cells, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo_data, "load_cells", lambda: cells)
     monkeypatch.setattr(

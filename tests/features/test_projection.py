@@ -51,6 +51,7 @@ def test_features_are_those_of_the_wide_level_projected(narrow):
     torch.testing.assert_close(found, expected @ random_projection(40, 10).T)
 
 
+@pytest.mark.slow
 def test_no_level_of_the_default_backbone_is_projected():
     detector = HGADDetector(image_size=64, max_iter=0, n_blocks=0).fit(images(6))
     assert detector.model_.extractor.levels == [

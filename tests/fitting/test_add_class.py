@@ -95,6 +95,7 @@ def test_a_new_class_is_recognized_and_its_defects_are_found(fitted):
     assert np.mean(detector.predict(own + [0, 0, 0, 6, 0, 0]) == -1) > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_new", [1, 2])
 def test_known_classes_are_told_from_their_anomalies_as_well_as_before(fitted, n_new):
     """Class inferred: some of their samples are now compared with the new classes, too."""
@@ -147,6 +148,7 @@ def test_saved_and_pickled_models_are_extended_alike(make, fitted, fitted_images
     assert pickle.loads(pickle.dumps(again)).predict_class(X[-1:]).tolist() == ["clip"]
 
 
+@pytest.mark.slow
 def test_classes_are_added_one_after_the_other_and_to_a_single_class(tmp_path):
     detector = HGADDetector(max_iter=0, random_state=0, criterion="likelihood_entropy")
     detector.fit(*vectors(["nut"]))
@@ -159,6 +161,7 @@ def test_classes_are_added_one_after_the_other_and_to_a_single_class(tmp_path):
     np.testing.assert_array_equal(again.score_samples(X), detector.score_samples(X))
 
 
+@pytest.mark.slow
 def test_the_threshold_that_fit_chose_is_derived_anew_and_another_one_stays(fitted):
     detector = extended(fitted, vectors)
     scores = np.sort(detector.model_.calibration.scores)
@@ -195,6 +198,7 @@ def test_without_a_validation_fraction_training_samples_calibrate():
     assert (detector.model_.calibration.codes == 1).sum() == 60
 
 
+@pytest.mark.slow
 def test_known_anomalies_are_left_out(fitted):
     X, labels = vectors(["clip"], seed=5)
     spoilt = np.concatenate([X, np.full((5, 6), 40.0)])

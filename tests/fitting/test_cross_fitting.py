@@ -148,6 +148,7 @@ def test_the_default_threshold_keeps_its_rate_with_few_normals(n, low, high):
     assert low <= np.mean(flagged) <= high
 
 
+@pytest.mark.slow
 def test_choices_are_told_from_the_densities():
     rng = np.random.default_rng(0)
     blobs = rng.normal(size=(90, 2)) * 0.1 + rng.integers(0, 2, (90, 1)) * 8

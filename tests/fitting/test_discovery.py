@@ -35,6 +35,7 @@ def products(n_classes, n_each, n_features=16, seed=0):
     return centers[y] + spread * rng.normal(size=(len(y), n_features)), y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_classes", [2, 3, 7, 15, 30])
 def test_finds_the_number_and_the_classes(n_classes):
     X, y = products(n_classes, 30)

@@ -33,6 +33,7 @@ def chosen(z):
     return choose_mixture(z, modes, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [5, 30, 300])
 @pytest.mark.parametrize("n_features", [2, 8, 64])
 def test_a_gaussian_takes_one_center(n, n_features):

@@ -252,6 +252,7 @@ def together(tmp_path_factory):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_two_processes_learn_what_one_learns(together, name):
     folder, (found, _) = together
@@ -323,6 +324,7 @@ def test_parameters_are_compared_by_what_they_mean():
     assert comparable("weights", Path("/here/a")) == comparable("weights", "/there/a")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs POSIX signals")
 @pytest.mark.parametrize("end", ["kill", "stop"])
 def test_a_lost_process_is_an_error_in_the_others(tmp_path, end):

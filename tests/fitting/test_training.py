@@ -344,6 +344,7 @@ def test_training_beats_the_untrained_start(
         assert torch.equal(value, before[name]) == rests, name
 
 
+@pytest.mark.slow
 def test_trained_level_tells_the_classes_and_the_anomalies():
     """Two classes far apart: own class most likely, low entropy, a point between them unlikely."""
     x, codes = make_data(n_positions=1, n_images=60)
@@ -413,6 +414,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixed_precision", [False, True])
 @pytest.mark.parametrize("position_fraction", [1.0, 0.5])
 def test_no_step_waits_for_its_result(position_fraction, mixed_precision):
@@ -443,6 +445,7 @@ def test_mixed_precision_rounds_the_gradients_and_no_more():
     assert 1e-5 < error < 0.02  # bfloat16 keeps 8 bits
 
 
+@pytest.mark.slow
 def test_scores_do_not_move_with_mixed_precision():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(300, 12)) + 4 * np.repeat(np.eye(3, 12), 100, axis=0)

@@ -30,6 +30,7 @@ def vectors(n=100, n_features=4, seed=0):
 # Labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [int, float, np.uint8, str])
 def test_zero_and_one_are_taken_for_products_and_named_so(kind):
     y = [kind(value) for value in np.arange(200) % 2]
@@ -42,12 +43,14 @@ def test_zero_and_one_are_taken_for_products_and_named_so(kind):
     assert fit_warnings(vectors(200), mended) == []
 
 
+@pytest.mark.slow
 def test_zero_and_one_beside_known_anomalies_are_products():
     assert fit_warnings(vectors(220), np.repeat([0, 1, -1], [100, 100, 20])) == []
     assert fit_warnings(vectors(200), np.repeat([1, 2], 100)) == []
     assert fit_warnings(vectors(100), np.zeros(100, dtype=int)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "good, bad",
     [("good", "bad"), ("OK", "NG"), ("normal", "Anomalous"), ("pass", "Not OK"), ("a", "faulty")],

@@ -104,6 +104,7 @@ def test_resizing_is_pillows_without_rounding_to_8_bits(size):
     assert not np.allclose(found * 255, np.rint(found * 255), atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(4_000_000, 1), (1, 4_000_000)])
 def test_thin_pictures_take_little_memory(tmp_path, shape):
     """8 KB on disk; as wide as `size` and as long as the file, it would take 4 GB."""

@@ -258,6 +258,7 @@ def test_scorer_chooses_the_better_model_in_grid_search(as_int, routing):
     assert search.best_score_ > 0.9 > 0.1 > min(search.cv_results_["mean_test_score"])
 
 
+@pytest.mark.slow
 def test_scorer_in_parallel_pickled_and_on_a_pipeline():
     X, y = search_data(False)
     model = make_pipeline(StandardScaler(), IsolationForest(n_estimators=5, random_state=0))
@@ -403,6 +404,7 @@ def test_compress_bounds_size_and_keeps_mass_order_and_heavy_values(n_bins):
         assert np.all(np.abs(moved).max(axis=1) < 2 * 4 / n_bins * exact.weights.sum(axis=1))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_maps(monkeypatch):
     monkeypatch.setattr(per_pixel, "_PENDING_PER_CLASS", 40_000)
     monkeypatch.setattr(per_pixel, "_PENDING", 80_000)

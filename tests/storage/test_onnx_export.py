@@ -121,6 +121,7 @@ def test_deep_images_go_in_raw(tmp_path):
         compare(session, detector, raw.astype(np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parameters",
     [
@@ -168,6 +169,7 @@ def test_vectors(tmp_path, paper):
     assert np.isfinite(score) and score < -1e300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "backbone", ["tf_efficientnet_lite0", "resnet18", "vit_tiny_patch16_224", "convnext_atto"]
 )
@@ -207,6 +209,7 @@ def test_export_leaves_the_detector_alone(fitted, tmp_path):
     np.testing.assert_array_equal(loaded.score_samples(images), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()])
 def test_a_failed_export_leaves_the_old_file(fitted, tmp_path, monkeypatch, error):
     path = tmp_path / "modèle 1.onnx"
