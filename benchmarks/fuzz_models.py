@@ -94,7 +94,9 @@ def hostile_value(rng):
 
 def change_parameter(rng, description, tensors):
     """Write another value of a parameter."""
-    parameters = description["parameters"]
+    parameters = description.get("parameters")
+    if not isinstance(parameters, dict):  # another change has replaced it
+        return
     names = sorted(parameters)
     favourites = ["image_size", "image_scales", "out_indices", "blur_sigma", "value_range"]
     pool = favourites if rng.random() < 0.25 else names
@@ -103,7 +105,9 @@ def change_parameter(rng, description, tensors):
 
 def change_fitted(rng, description, tensors):
     """Write another value of what fit found."""
-    fitted = description["fitted"]
+    fitted = description.get("fitted")
+    if not isinstance(fitted, dict):
+        return
     names = sorted(fitted)
     fitted[names[rng.integers(len(names))]] = hostile_value(rng)
 

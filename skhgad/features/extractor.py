@@ -159,7 +159,7 @@ class FeatureExtractor(nn.Module):
                         f"{name} has shape {tuple(state[name].shape)}, but its level has "
                         f"{n_features} features."
                     )
-                self.register_buffer(name, torch.zeros_like(state[name]))
+                self.register_buffer(name, torch.zeros(state[name].shape))
 
     def forward(self, pixels):
         """Extract all levels, float32 Tensors (n, n_positions, n_features).

@@ -39,6 +39,7 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
     """
     keep_to_one_thread_if_forked()
     processes = Processes.current()
+    processes.meet()
     parameters = detector.get_params(deep=False)
     with processes.agree():
         check_parameters(parameters)

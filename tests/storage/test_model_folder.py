@@ -94,6 +94,9 @@ def set_fitted(**fitted):
     return lambda folder: edit(folder, lambda m: m["fitted"].update(fitted))
 
 
+as_images = set_fitted(images=True, n_features_in=None)
+
+
 def set_tensors(**tensors):
     """Change tensors and write the hash that goes with them."""
 
@@ -218,16 +221,16 @@ def test_damaged_models_are_refused(model_folder, damage, message):
         ),
         lambda f: (
             set_parameters(image_size=10**7)(f),
-            set_fitted(images=True, n_features_in=None)(f),
+            as_images(f),
         ),
         lambda f: (
             set_parameters(image_scales=[1e9])(f),
-            set_fitted(images=True, n_features_in=None)(f),
+            as_images(f),
         ),
         # 350 million weights, of which none is stored
         lambda f: (
             set_parameters(backbone="convnext_xlarge")(f),
-            set_fitted(images=True, n_features_in=None)(f),
+            as_images(f),
         ),
     ],
 )
