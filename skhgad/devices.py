@@ -9,6 +9,21 @@ _process = os.getpid()
 _moving = threading.Lock()
 
 
+def check_device(device):
+    """Raise ValueError unless the parameter `device` is "auto" or names a device with values."""
+    if isinstance(device, str) and device == "auto":
+        return
+    try:
+        if torch.device(device).type == "meta":
+            raise ValueError("tensors on 'meta' have no values")
+    except Exception as error:
+        raise _unusable(device, error) from error
+
+
+def _unusable(device, error):
+    return ValueError(f"device={device!r:.80} cannot be used here: {error}. Pass 'auto' or 'cpu'.")
+
+
 def resolve_device(device):
     """Turn the parameter `device` into a torch.device; ValueError if it is unknown or not there.
 
@@ -20,13 +35,12 @@ def resolve_device(device):
         if "LOCAL_RANK" not in os.environ:
             return torch.device("cuda")
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    check_device(device)
     try:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
     except Exception as error:
-        raise ValueError(
-            f"device={device!r} cannot be used here: {error}. Pass 'auto' or 'cpu'."
-        ) from error
+        raise _unusable(device, error) from error
     return resolved
 
 

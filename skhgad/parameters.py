@@ -7,6 +7,9 @@ import numpy as np
 from sklearn.utils import check_random_state, check_scalar
 from torch import nn
 
+from .budget import LONGEST_SIDE, MOST_CLASSES, check_pixels
+from .devices import check_device
+from .images.source import check_value_range
 from .validation import check_rate
 
 # In the order of the signature of `HGADDetector`; each parameter is in one group.
@@ -40,6 +43,9 @@ PARAMETER_GROUPS = {
 
 # A fitted detector reads these as they are now, and all others as they were at its fit.
 SETTABLE_AFTER_FIT = ("unknown_rate", "cache_budget", "device", "memory", "n_jobs", "verbose")
+
+MOST_THREADS = 512
+SCALES = (2 / 3, 1.0)  # with image_scales="auto", of a backbone that takes any size
 
 STARTS = ("whitened", "published")
 CRITERIA = ("likelihood_entropy", "likelihood", "entropy")
@@ -89,43 +95,50 @@ PUBLISHED = {
 # One scale of the default's two: `HGADDetector.fast`.
 FAST = {"image_size": 256, "image_scales": (1.0,)}
 
+# Every number has a smallest and a largest value: a model file of a stranger may hold any.
 # name: (type, smallest, largest, which of the bounds belong to the range)
 _NUMBERS = {
-    "pool_size": (Integral, 1, None, "left"),
-    "feature_power": (Real, 0, None, "neither"),
-    "n_blocks": (Integral, 0, None, "left"),
-    "hidden_ratio": (Real, 0, None, "neither"),
-    "clamp": (Real, 0, None, "neither"),
-    "position_channels": (Integral, 0, None, "left"),
-    "class_separation": (Real, 0, None, "neither"),
-    "center_scale": (Real, 0, None, "left"),
+    "pool_size": (Integral, 1, 255, "both"),
+    "feature_power": (Real, 0, 4, "right"),
+    "n_blocks": (Integral, 0, 128, "both"),
+    "hidden_ratio": (Real, 0, 8, "right"),
+    "clamp": (Real, 0, 10, "right"),
+    "position_channels": (Integral, 0, 1024, "both"),
+    "class_separation": (Real, 0, 1e3, "right"),
+    "center_scale": (Real, 0, 1e3, "both"),
     "background_weight": (Real, 0, 1, "both"),
     "position_fraction": (Real, 0, 1, "right"),
-    "center_lr_factor": (Real, 0, None, "left"),
-    "weight_decay": (Real, 0, None, "left"),
+    "center_lr_factor": (Real, 0, 1e4, "both"),
+    "weight_decay": (Real, 0, 1e2, "both"),
     "warmup_fraction": (Real, 0, 1, "left"),
     "final_lr_fraction": (Real, 0, 1, "both"),
     "first_stage_fraction": (Real, 0, 1, "both"),
-    "lambda_inter": (Real, 0, None, "left"),
-    "lambda_mi": (Real, 0, None, "left"),
-    "lambda_entropy": (Real, 0, None, "left"),
-    "lambda_intra": (Real, 0, None, "left"),
+    "lambda_inter": (Real, 0, 1e6, "both"),
+    "lambda_mi": (Real, 0, 1e6, "both"),
+    "lambda_entropy": (Real, 0, 1e6, "both"),
+    "lambda_intra": (Real, 0, 1e6, "both"),
     "label_smoothing": (Real, 0, 1, "left"),
-    "entropy_weight": (Real, 0, None, "neither"),
-    "blur_sigma": (Real, 0, None, "left"),
-    "verbose": (Integral, 0, None, "left"),
+    "entropy_weight": (Real, 0, 1e3, "right"),
+    "blur_sigma": (Real, 0, 64, "both"),
+    "verbose": (Integral, 0, 10**6, "both"),
 }
 # As above, or a word that lets the data decide.
 _NUMBERS_OR_WORD = {
-    "n_classes": (("auto", "discover"), Integral, 1, None, "left"),
-    "n_components": (("auto",), Integral, 1, None, "left"),
-    "max_iter": (("auto",), Integral, 0, None, "left"),
-    "batch_size": (("auto",), Integral, 1, None, "left"),
-    "learning_rate": (("auto",), Real, 0, None, "neither"),
+    "n_classes": (("auto", "discover"), Integral, 1, MOST_CLASSES, "both"),
+    "n_components": (("auto",), Integral, 1, 10**4, "both"),
+    "max_iter": (("auto",), Integral, 0, 10**6, "both"),
+    "batch_size": (("auto",), Integral, 1, 10**7, "both"),
+    "learning_rate": (("auto",), Real, 0, 10, "right"),
     "whitening_shrinkage": (("auto", "ledoit_wolf"), Real, 0, 1, "both"),
     "contamination": (("auto",), Real, 0, 0.5, "right"),
     "validation_fraction": (("auto", "cross"), Real, 0, 1, "left"),
-    "cache_budget": (("auto",), Integral, 0, None, "left"),
+    "cache_budget": (("auto",), Integral, 0, 1 << 60, "both"),
+}
+_SWITCHES = ("class_covariance", "class_calibration", "fuse_stages")
+# name: (type, smallest, largest, which bounds belong to the range, most entries)
+_SEQUENCES = {
+    "out_indices": (Integral, -64, 64, "both", 64),
+    "image_scales": (Real, 0, 8, "right", 16),
 }
 _CHOICES = {
     "start": STARTS,
@@ -154,11 +167,26 @@ def check_parameters(parameters):
     for name, choices in _CHOICES.items():
         if not isinstance(parameters[name], str) or parameters[name] not in choices:
             raise ValueError(f"{name} must be one of {choices}, got {parameters[name]!r}.")
-    for name in ("class_covariance", "class_calibration", "fuse_stages"):
+    for name, limits in _SEQUENCES.items():
+        _check_sequence(name, parameters[name], *limits)
+    for name in _SWITCHES:
         if not isinstance(parameters[name], bool):
             raise TypeError(f"{name} must be True or False, got {parameters[name]!r}.")
     for name, check in _CHECKS.items():
         check(parameters[name])
+    check_image_budget(parameters)
+
+
+def checked_names():
+    """Return the names of the parameters that `check_parameters` knows."""
+    tables = (_NUMBERS, _NUMBERS_OR_WORD, _CHOICES, _SWITCHES, _SEQUENCES, _CHECKS)
+    return {name for table in tables for name in table}
+
+
+def check_image_budget(parameters):
+    """Raise ValueError if one image takes more pixels than `budget.MOST_PIXELS`."""
+    scales = parameters["image_scales"]
+    check_pixels(image_size(parameters["image_size"]), SCALES if scales == "auto" else scales)
 
 
 def plain_parameters(parameters):
@@ -219,22 +247,23 @@ def parameters_now(detector):
     return {**detector.get_params(deep=False), **detector.model_.parameters}
 
 
-def _check_out_indices(value):
-    if isinstance(value, str):
-        if value != "auto":
-            raise ValueError(f"out_indices must be a tuple of int or 'auto', got {value!r}.")
-        return
-    _check_sequence("out_indices", value, Integral)
+def memory_folder(memory):
+    """Turn None, a folder or a `joblib.Memory` into a folder, or None where nothing is kept.
 
-
-def _check_image_scales(value):
-    if not isinstance(value, str) or value != "auto":
-        _check_sequence("image_scales", value, Real, low=0)
+    Of a Memory only its location is used. Raises TypeError for anything else.
+    """
+    if hasattr(memory, "cache") and hasattr(memory, "location"):
+        memory = memory.location
+    if memory is None or isinstance(memory, str | os.PathLike):
+        return memory
+    raise TypeError(
+        f"memory must be None, a folder or a joblib.Memory, got {type(memory).__name__}."
+    )
 
 
 def _check_max_features(value):
     if value is not None:
-        _check_number("max_features", value, Integral, 1, None, "left")
+        _check_number("max_features", value, Integral, 1, 1 << 16, "both")
 
 
 def _check_mixed_precision(value):
@@ -273,6 +302,8 @@ def _check_n_jobs(value):
         raise TypeError(f"n_jobs must be None or an int, got {value!r}.")
     if value == 0:
         raise ValueError("n_jobs must be None, a number of threads or -1 for all cores, got 0.")
+    if value is not None:
+        _check_number("n_jobs", value, Integral, -MOST_THREADS, MOST_THREADS, "both")
 
 
 def _check_random_state(value):
@@ -310,7 +341,7 @@ def image_size(value):
     if not isinstance(sides, tuple | list) or len(sides) != 2:
         raise ValueError(f"image_size must be an int or (height, width), got {value!r}.")
     for side in sides:
-        _check_number("image_size", side, Integral, 1, None, "left")
+        _check_number("image_size", side, Integral, 1, LONGEST_SIDE, "both")
     return int(sides[0]), int(sides[1])
 
 
@@ -322,11 +353,17 @@ def _check_number(name, value, kind, low, high, bounds):
         raise ValueError(f"{name} must be a number, got nan.")
 
 
-def _check_sequence(name, values, kind, low=None):
+def _check_sequence(name, values, kind, low, high, bounds, most):
+    if isinstance(values, str):
+        if values != "auto":
+            raise ValueError(f"{name} must be a tuple of numbers or 'auto', got {values!r}.")
+        return
     if not isinstance(values, tuple | list) or not values:
         raise ValueError(f"{name} must be a tuple with at least one entry, got {values!r}.")
+    if len(values) > most:
+        raise ValueError(f"{name} may have {most} entries, has {len(values)}.")
     for value in values:
-        _check_number(name, value, kind, low, None, "neither")
+        _check_number(name, value, kind, low, high, bounds)
 
 
 def _check_number_or_word(name, value, words, kind, low, high, bounds):
@@ -339,8 +376,6 @@ def _check_number_or_word(name, value, words, kind, low, high, bounds):
 
 # Rules of single parameters that no table above expresses.
 _CHECKS = {
-    "out_indices": _check_out_indices,
-    "image_scales": _check_image_scales,
     "max_features": _check_max_features,
     "mixed_precision": _check_mixed_precision,
     "pool_size": _check_pool_size,
@@ -353,4 +388,7 @@ _CHECKS = {
     "image_size": image_size,
     "backbone": _check_backbone,
     "weights": _check_weights,
+    "value_range": check_value_range,
+    "device": check_device,
+    "memory": memory_folder,
 }

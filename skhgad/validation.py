@@ -18,6 +18,7 @@ from scipy import sparse
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.validation import check_array, validate_data
 
+from .budget import MOST_CLASSES
 from .images.source import ImageSource
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
 
 _ANOMALY = (-1, "-1")
 _MAX_LISTED = 20
+_SMALLEST_RATE = 1e-9  # the samples that promise less cannot be counted
 _MISSING = ("NAType", "NaTType")  # of pandas, which is no dependency
 _KINDS_OF_X = (
     "feature vectors (n_samples, n_features); images as an array (n, height, width) or "
@@ -255,6 +257,11 @@ def check_y(y, n_samples):
             "[str(label) for label in y]."
         )
     classes, kept_codes = np.unique(kept, return_inverse=True)
+    if len(classes) > MOST_CLASSES:
+        raise ValueError(
+            f"y names {len(classes):,} classes, at most {MOST_CLASSES:,} are allowed: pass the "
+            "product of each sample, not the sample's own name."
+        )
     codes = np.full(n_samples, -1, dtype=np.int64)
     codes[normal] = kept_codes
     return codes, classes
@@ -310,6 +317,8 @@ def check_rate(rate, name):
         raise TypeError(f"{name} must be a number between 0 and 1, got {rate!r}.")
     if not 0 < rate < 1:
         raise ValueError(f"{name} must lie strictly between 0 and 1, got {rate!r}.")
+    if rate < _SMALLEST_RATE:
+        raise ValueError(f"{name} must be at least {_SMALLEST_RATE:g}, got {rate!r}.")
 
 
 def listed(texts):

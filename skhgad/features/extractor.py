@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..parameters import image_size
+from ..parameters import SCALES, image_size
 from .backbones import create_backbone, resolve_stages
 from .folding import fold_batch_norm
 from .module_outputs import as_map, output_items, select_items
@@ -21,7 +21,6 @@ from .projection import project, random_projection
 MIXED_PRECISION = {"cuda": torch.float16}
 # What pixels are normalised with, unless the backbone has a `pretrained_cfg` that says otherwise.
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-SCALES = (2 / 3, 1.0)  # of a backbone that takes any size, with image_scales="auto"
 _FOLDING = threading.Lock()
 
 
@@ -160,7 +159,7 @@ class FeatureExtractor(nn.Module):
                         f"{name} has shape {tuple(state[name].shape)}, but its level has "
                         f"{n_features} features."
                     )
-                self.register_buffer(name, torch.zeros_like(state[name]))
+                self.register_buffer(name, torch.zeros(state[name].shape))
 
     def forward(self, pixels):
         """Extract all levels, float32 Tensors (n, n_positions, n_features).

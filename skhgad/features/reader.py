@@ -1,7 +1,6 @@
 """The one way from X to features, for vectors and images."""
 
 import hashlib
-import os
 from contextlib import closing
 
 import numpy as np
@@ -9,13 +8,15 @@ import torch
 from joblib import cpu_count, effective_n_jobs
 from tqdm import tqdm
 
+from ..budget import images_per_batch
 from ..devices import keep_to_one_thread_if_forked, move_to, resolve_device, to_device
 from ..images import ImageSource, iter_batches
+from ..parameters import memory_folder
 from .extractor import build_extractor
 from .store import FeatureStore
 
 _MOST_THREADS = 8  # that decode images for a GPU unless n_jobs says otherwise
-_VECTOR_BATCH, _IMAGE_BATCH = 1024, 32
+_VECTOR_BATCH = 1024
 
 
 class FeatureReader:
@@ -75,12 +76,12 @@ class FeatureReader:
 
     def _image_batches(self, source, rows):
         """Decode images and extract their features; remembered images skip the backbone."""
-        size, n_jobs = tuple(self.extractor.spec["image_size"]), self.n_jobs
+        spec, n_jobs = self.extractor.spec, self.n_jobs
+        size = tuple(spec["image_size"])
         if n_jobs is None and self.device.type != "cpu" and effective_n_jobs(None) == 1:
             n_jobs = min(_MOST_THREADS, cpu_count())
-        batches = iter_batches(
-            source, size=size, batch_size=_IMAGE_BATCH, n_jobs=n_jobs, indices=rows
-        )
+        n_images = images_per_batch(size, spec["image_scales"], self.extractor.levels)
+        batches = iter_batches(source, size=size, batch_size=n_images, n_jobs=n_jobs, indices=rows)
         extract = self._extract
         if self.folder is not None:
             shapes = [(height * width, n) for n, height, width in self.extractor.levels]
@@ -119,17 +120,3 @@ def vector_batches(X, rows=None, batch_size=_VECTOR_BATCH):
     for first in range(0, len(rows), batch_size):
         block = X[rows[first : first + batch_size]]
         yield [torch.from_numpy(block)[:, None]], [(1, 1)] * len(block)
-
-
-def memory_folder(memory):
-    """Turn None, a folder or a `joblib.Memory` into a folder, or None where nothing is kept.
-
-    Of a Memory only its location is used. Raises TypeError for anything else.
-    """
-    if hasattr(memory, "cache") and hasattr(memory, "location"):
-        memory = memory.location
-    if memory is None or isinstance(memory, str | os.PathLike):
-        return memory
-    raise TypeError(
-        f"memory must be None, a folder or a joblib.Memory, got {type(memory).__name__}."
-    )

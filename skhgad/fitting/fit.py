@@ -10,6 +10,7 @@ from ..devices import keep_to_one_thread_if_forked
 from ..features.reader import FeatureReader
 from ..parameters import check_parameters, parameters_of_fit, plain_parameters
 from ..scoring.fitted import FittedModel
+from ..scoring.scoring_model import check_levels_of_images
 from ..validation import check_X, check_y
 from .calibrate import calibrate, choose_offset
 from .feature_cache import cached_features
@@ -38,6 +39,7 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
     """
     keep_to_one_thread_if_forked()
     processes = Processes.current()
+    processes.meet()
     parameters = detector.get_params(deep=False)
     with processes.agree():
         check_parameters(parameters)
@@ -61,6 +63,8 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
             names = getattr(detector, "feature_names_in_", None)
             warn_of_spreads(X[normal], codes[normal], names)
     shapes, device = reader.level_shapes(X), reader.device
+    if reader.extractor is not None:
+        check_levels_of_images(parameters, shapes)
     with cached_features(reader, X, normal, parameters["cache_budget"], processes) as cache:
         sizes = processes.gather_rows(cache.sizes, np.arange(len(normal)))
         if processes.is_first and reader.extractor is not None:

@@ -7,11 +7,13 @@ belongs to process i modulo their number, which extracts, stores and visits it.
 import io
 import operator
 import os
+import platform
 import sys
 import time
 from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,6 +34,11 @@ class Processes:
     def __init__(self, rank=0, size=1):
         self.rank = rank
         self.size = size
+        self._places = []  # (machine, process id) of each process; see `meet`
+
+    def meet(self):
+        """Exchange where each process runs, so that an error can say which of them is lost."""
+        self._places = self.gather([(platform.node(), os.getpid())])
 
     @classmethod
     def current(cls):
@@ -119,9 +126,20 @@ class Processes:
             yield
         except RuntimeError as error:
             raise RuntimeError(
-                f"process {self.rank} of {self.size} lost another one, which was killed, or let "
+                f"process {self.rank} of {self.size} lost {self._lost()}, which was killed, or let "
                 f"it wait longer than the timeout of the group: {error}"
             ) from error
+
+    def _lost(self):
+        """Name the processes that have ended or are stopped, as far as this machine can tell."""
+        here = [
+            (rank, pid)
+            for rank, (machine, pid) in enumerate(self._places)
+            if machine == platform.node() and rank != self.rank
+        ]
+        states = [(rank, pid, _state(pid)) for rank, pid in here]
+        named = [f"process {rank} ({state}, id {pid})" for rank, pid, state in states if state]
+        return " and ".join(named) or "another one"
 
     @contextmanager
     def agree(self):
@@ -143,6 +161,20 @@ class Processes:
         for rank, failure in enumerate(failures):
             if failure is not None:
                 raise RuntimeError(f"process {rank} of {self.size} failed with {failure}")
+
+
+def _state(pid):
+    """Return "ended" or "stopped" of a process of this machine that does not go on, else ""."""
+    if os.name != "posix":
+        return ""
+    try:
+        os.kill(pid, 0)
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return "ended"
+    except OSError:  # of another user, or no /proc
+        return ""
+    return {"Z": "ended", "X": "ended", "T": "stopped", "t": "stopped"}.get(status, "")
 
 
 ALONE = Processes()

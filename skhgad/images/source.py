@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import stat
 import threading
@@ -25,6 +24,7 @@ from .decoding import (
 
 __all__ = ["ImageSource"]
 
+LARGEST_VALUE = 1e30  # of `value_range`
 # Two threads must not load one lazily opened PIL image at once.
 _SHARED_IMAGE_LOCK = threading.Lock()
 
@@ -78,7 +78,7 @@ class ImageSource:
         *,
         value_range: tuple[float, float] | None = None,
     ) -> None:
-        self.value_range = _check_value_range(value_range)
+        self.value_range = check_value_range(value_range)
         items: Any = images
         if not isinstance(items, (list, tuple)):
             items = _as_array(items, "X")
@@ -156,7 +156,11 @@ class ImageSource:
         return True
 
 
-def _check_value_range(value_range: Any) -> tuple[float, float] | None:
+def check_value_range(value_range: Any) -> tuple[float, float] | None:
+    """Return the pixel values of black and white as two floats, or None.
+
+    Raises TypeError or ValueError unless they are None, or two finite numbers, the lower first.
+    """
     if value_range is None:
         return None
     try:
@@ -167,8 +171,8 @@ def _check_value_range(value_range: Any) -> tuple[float, float] | None:
         raise TypeError(
             f"value_range must be None or two numbers (low, high), got {value_range!r}."
         )
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"value_range must be finite with low < high, got {value_range!r}.")
+    if not (abs(low) <= LARGEST_VALUE and abs(high) <= LARGEST_VALUE and low < high):
+        raise ValueError(f"value_range must be finite with low < high, got {value_range!r:.80}.")
     return float(low), float(high)
 
 

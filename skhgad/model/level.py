@@ -114,12 +114,21 @@ class LevelModel(nn.Module):
 
 
 def empty_level(
-    parameters, n_features, map_shape, n_classes, generator=None, *, n_blocks=None, n_axes=None
+    parameters,
+    n_features,
+    map_shape,
+    n_classes,
+    generator=None,
+    *,
+    n_blocks=None,
+    n_axes=None,
+    has_means=True,
 ):
     """Create an untrained level from its shapes alone; its start is the identity.
 
     `map_shape` is (height, width). `n_blocks` None = that of the parameters. `n_axes` is the number
-    of latent features, None = `n_features`; see `LinearStart`.
+    of latent features, None = `n_features`; see `LinearStart`. `has_means` False: the class means
+    are zero, because stored ones take their place.
     """
     generator = torch.Generator() if generator is None else generator
     n_axes = n_features if n_axes is None else n_axes
@@ -134,8 +143,11 @@ def empty_level(
         identity_start=parameters["start"] == "whitened",
         generator=generator,
     )
+    means = torch.zeros(n_classes, n_axes)
+    if has_means:
+        means = class_means(n_classes, n_axes, parameters["class_separation"])
     mixture = HierarchicalMixture(
-        class_means(n_classes, n_axes, parameters["class_separation"]),
+        means,
         prior_components(parameters),
         offset_scale=parameters["center_scale"],
         generator=generator,

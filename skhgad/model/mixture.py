@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_BLOCK = 512  # points whose distances from all others are computed at once
+_EXACT = "donot_use_mm_for_euclid_dist"
 
 
 def class_means(n_classes, n_features, separation):
@@ -30,7 +32,18 @@ def class_means(n_classes, n_features, separation):
         return steps[:, None] * separation
     # The Sobol points are distinct, so the smallest distance is positive.
     points = torch.quasirandom.SobolEngine(n_features).draw(n_classes) - 0.5
-    return points * (separation / torch.pdist(points).min())
+    return points * (separation / _smallest_distance(points))
+
+
+def _smallest_distance(points):
+    """Smallest distance between two of the points (n, d), in memory for a block of rows."""
+    nearest = []
+    for first in range(0, len(points) - 1, _BLOCK):
+        block = points[first : first + _BLOCK]
+        distances = torch.cdist(block, points[first:], compute_mode=_EXACT)
+        distances.diagonal().fill_(torch.inf)
+        nearest.append(distances.min())
+    return torch.stack(nearest).min()
 
 
 def squared_distances(z, centers):

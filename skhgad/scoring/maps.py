@@ -19,15 +19,26 @@ def gaussian_blur(maps, sigma):
     -------
     Tensor of shape (n, height, width)
     """
-    radius = math.ceil(4 * sigma)
-    if not radius or maps.shape[-1] * maps.shape[-2] == 1:
+    if not sigma or maps.shape[-1] * maps.shape[-2] == 1:
         return maps
-    offsets = torch.arange(-radius, radius + 1, dtype=maps.dtype, device=maps.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    maps = _blur_rows(maps[:, None], sigma)
+    return _blur_rows(maps.transpose(2, 3), sigma).transpose(2, 3)[:, 0]
+
+
+def _blur_rows(maps, sigma):
+    """Blur along the last axis. Takes at most three times the memory of the maps."""
+    offsets = torch.arange(-math.ceil(4 * sigma), math.ceil(4 * sigma) + 1)
+    kernel = torch.exp(-0.5 * (offsets.to(maps) / sigma) ** 2)
     kernel = kernel / kernel.sum()
-    maps = F.pad(maps[:, None], (radius,) * 4, mode="replicate")
-    maps = F.conv2d(F.conv2d(maps, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-    return maps[:, 0]
+    # All weights that lie beyond the edge from every position go to the same edge value.
+    beyond = len(kernel) // 2 - maps.shape[-1]
+    if beyond > 0:
+        inner = kernel[beyond:-beyond].clone()
+        inner[0] += kernel[:beyond].sum()
+        inner[-1] += kernel[-beyond:].sum()
+        kernel = inner
+    maps = F.pad(maps, (len(kernel) // 2,) * 2 + (0, 0), mode="replicate")
+    return F.conv2d(maps, kernel.view(1, 1, 1, -1))
 
 
 def resize(maps, size):

@@ -63,7 +63,14 @@ def score_evidence(model, evidence, sizes=None):
     if evidence.typicality is not None:
         is_vector = model.map_size == (1, 1)
         typicality = scores if is_vector else finite(evidence.typicality)
-    return ScoredBatch(evidence.codes.cpu().numpy(), scores, typicality, maps, evidence, sizes)
+    codes, maps = evidence.codes.cpu().numpy(), finite_maps(maps)
+    return ScoredBatch(codes, scores, typicality, maps, evidence, sizes)
+
+
+def finite_maps(maps):
+    """Return anomaly maps in which what overflowed is the largest number: most anomalous."""
+    largest = torch.finfo(maps.dtype).max / 2
+    return torch.nan_to_num(maps, nan=largest, posinf=largest, neginf=-largest)
 
 
 def finite(scores):

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..parameters import asks_for_training
+from ..budget import check_levels
+from ..parameters import asks_for_training, image_size
 from .maps import added, gaussian_blur, resize
 
 GRID_STRIDE = 4  # image pixels to one position of the map on which levels are summed
@@ -344,6 +345,20 @@ class ScoringModel(nn.Module):
         return gaussian_blur(maps, self.blur_sigma * self.map_size[0] / BLUR_REFERENCE)
 
 
+def grid_size(image_size):
+    """Height and width of the grid on which the levels of images of this size are summed."""
+    return tuple(max(1, side // GRID_STRIDE) for side in image_size)
+
+
+def check_levels_of_images(parameters, shapes):
+    """Raise ValueError if the levels (n_features, height, width) are beyond `budget.check_levels`.
+
+    `parameters` are those of the estimator.
+    """
+    grid = grid_size(image_size(parameters["image_size"]))
+    check_levels(shapes, grid, parameters["hidden_ratio"] if parameters["n_blocks"] else 0)
+
+
 def build_scoring_model(parameters, levels, extractor):
     """Assemble the levels of a detector.
 
@@ -361,7 +376,7 @@ def build_scoring_model(parameters, levels, extractor):
     """
     map_size, criterion = (1, 1), parameters["criterion"]
     if extractor is not None:
-        map_size = [max(1, side // GRID_STRIDE) for side in extractor.spec["image_size"]]
+        map_size = grid_size(extractor.spec["image_size"])
     if criterion == "auto":
         is_undecided = extractor is not None and asks_for_training(parameters)
         criterion = "likelihood_entropy" if is_undecided else "likelihood"

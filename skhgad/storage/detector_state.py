@@ -15,16 +15,19 @@ from ..parameters import (
 )
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
+from .finite_scores import check_constants, check_dtypes, check_scores
 from .untrusted import (
-    check_constants,
+    check_device_of_file,
     check_extractor,
     check_names,
     level_sizes,
     read_calibration,
     read_class_offsets,
     read_classes,
+    read_images,
     read_levels,
     read_offset,
+    read_training,
 )
 
 
@@ -68,6 +71,7 @@ def unpack(cls, tensors, description, backbone):
     or RuntimeError if the parts do not fit each other.
     """
     attributes, parts = description["fitted"], _by_part(tensors)
+    takes_images = read_images(attributes)
     detector = _new_detector(cls, description["parameters"], backbone)
     parameters = detector.get_params(deep=False)
     classes = read_classes(attributes["classes"])
@@ -79,13 +83,16 @@ def unpack(cls, tensors, description, backbone):
     check_constants(parts["model"])
     check_constants(parts["extractor"])
     extractor = None
-    if attributes["images"]:
+    if takes_images:
         check_extractor(parameters, parts["extractor"])
         extractor = build_extractor(parameters, weights=None, levels=level_shapes)
         extractor.room_for_projections(parts["extractor"])
+        check_dtypes(extractor, parts["extractor"])
         extractor.load_state_dict(parts["extractor"])
     model = _empty_model(parameters, level_shapes, len(classes), extractor, parts["model"])
+    check_dtypes(model, parts["model"])
     model.load_state_dict(parts["model"])
+    check_scores(model)
     kept = parameters_of_fit(parameters)
     detector.model_ = FittedModel(extractor, model, calibration, classes, kept)
     detector.classes_ = classes
@@ -116,6 +123,7 @@ def _new_detector(cls, parameters, backbone):
                 "load(folder, backbone=module)."
             )
         parameters["backbone"] = backbone
+    check_device_of_file(parameters["device"])
     detector = cls(**parameters)
     check_parameters(detector.get_params(deep=False))
     return detector
@@ -127,7 +135,7 @@ def _empty_model(parameters, level_shapes, n_classes, extractor, stored):
         sizes = level_sizes(stored, index)
         level = empty_level(
             parameters, n_features, tuple(shape), n_classes,
-            n_blocks=sizes.n_blocks, n_axes=sizes.n_axes,
+            n_blocks=sizes.n_blocks, n_axes=sizes.n_axes, has_means=False,
         )  # fmt: skip
         if parameters["class_covariance"]:
             room_for_densities(
@@ -147,13 +155,9 @@ def _set_attributes(detector, attributes):
     detector.class_offsets_ = read_class_offsets(
         attributes.get("class_offsets", []), detector.classes_
     )
-    detector.n_iter_ = int(attributes["n_iter"])
-    detector.history_ = [
-        {name: float("nan") if value is None else value for name, value in record.items()}
-        for record in attributes["history"]
-    ]
+    detector.n_iter_, detector.history_ = read_training(attributes)
     if attributes["n_features_in"] is not None:
-        detector.n_features_in_ = int(attributes["n_features_in"])
+        detector.n_features_in_ = attributes["n_features_in"]
     if attributes["feature_names_in"] is not None:
         detector.feature_names_in_ = np.array(attributes["feature_names_in"], dtype=object)
 

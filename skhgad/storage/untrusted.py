@@ -11,12 +11,12 @@ from ..features.outline import outline
 from ..model.level import prior_components
 from ..parameters import image_size
 from ..scoring.calibration import Calibration
+from ..scoring.scoring_model import check_levels_of_images
 from ..validation import check_known_label, check_y
 
-LARGEST_IMAGE = 1 << 26  # pixels
-# Of model and extractor.
-_POSITIVE = {"likelihood_scale", "log_entropy_scale", "peak_scale", "score_scale", "std"}
 LARGEST_TABLES = 1 << 30  # bytes; index tables and masks that a backbone makes for its image size
+_MOST_PASSES = 10**9
+_LARGEST_NUMBER = 1e308  # of thresholds, scores and losses
 
 
 def check_names(parameters, expected):
@@ -28,21 +28,9 @@ def check_names(parameters, expected):
 
 def read_offset(offset):
     """Return `offset_`, which must be a finite number."""
-    if type(offset) not in (int, float) or not math.isfinite(offset):
+    if not _is_number(offset):
         raise ValueError(f"offset must be a finite number, is {offset!r:.80}.")
     return float(offset)
-
-
-def check_constants(tensors):
-    """Refuse what makes scores nan: nan anywhere, and scales of scores that are not positive."""
-    for name, tensor in tensors.items():
-        if torch.isnan(tensor).any():
-            raise ValueError(f"{name} holds nan.")
-        is_constant = "." not in name and name != "background_floor"  # -inf: there is none
-        if is_constant and not torch.isfinite(tensor).all():
-            raise ValueError(f"{name} is not finite.")
-        if name in _POSITIVE and not (tensor > 0).all():
-            raise ValueError(f"{name} must be positive, is {float(tensor.min()):g} somewhere.")
 
 
 def read_classes(classes):
@@ -53,11 +41,57 @@ def read_classes(classes):
     return found
 
 
+def read_images(fitted):
+    """Return whether the model takes images; refuse counts and names that do not fit that."""
+    images, n_features = fitted["images"], fitted["n_features_in"]
+    names = fitted["feature_names_in"]
+    if type(images) is not bool or images is not (n_features is None):
+        raise ValueError(f"images is {images!r:.80} and n_features_in is {n_features!r:.80}.")
+    if not images and not (type(n_features) is int and n_features > 0):
+        raise ValueError(f"n_features_in is {n_features!r:.80}.")
+    if names is not None:
+        is_text = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if images or not is_text or len(names) != n_features:
+            raise ValueError(f"feature_names_in {names!r:.80} are not {n_features} names.")
+    return images
+
+
+def read_training(fitted):
+    """Return `n_iter_` and `history_` from their JSON values; null stands for nan."""
+    n_iter, history = fitted["n_iter"], fitted["history"]
+    if type(n_iter) is not int or not 0 <= n_iter <= _MOST_PASSES:
+        raise ValueError(f"n_iter is {n_iter!r:.80}.")
+    if not isinstance(history, list) or not all(_is_record(record, history) for record in history):
+        raise ValueError(f"history {history!r:.80} is no list of passes.")
+    return n_iter, [
+        {name: math.nan if value is None else float(value) for name, value in record.items()}
+        for record in history
+    ]
+
+
+def _is_record(record, history):
+    return (
+        isinstance(record, dict)
+        and record.keys() == history[0].keys()
+        and all(value is None or _is_number(value) for value in record.values())
+    )
+
+
+def _is_number(value):
+    return type(value) in (int, float) and abs(value) < _LARGEST_NUMBER
+
+
+def check_device_of_file(device):
+    """Refuse a device that `save` does not write: which one it is depends on this machine."""
+    if device not in ("auto", "cpu"):
+        raise ValueError(f"device is {device!r:.80}, expected 'auto' or 'cpu'.")
+
+
 def read_class_offsets(pairs, classes):
     """Return `class_offsets_` from its JSON list of pairs (label, offset)."""
     found = {}
     for label, offset in pairs:
-        if label in found or type(offset) is not float or not math.isfinite(offset):
+        if label in found or type(offset) is not float or not _is_number(offset):
             raise ValueError(f"class_offsets {pairs!r:.80} are no thresholds.")
         found[check_known_label(label, classes, "class_offsets")] = offset
     return found
@@ -66,8 +100,10 @@ def read_class_offsets(pairs, classes):
 def read_levels(fitted, parameters, tensors, n_classes):
     """Return (n_features, height, width) of each level, as the stored tensors must have."""
     shapes = [_read_level(shape) for shape in fitted["levels"]]
-    if fitted["images"] is not True and shapes != [(fitted["n_features_in"], 1, 1)]:
+    if not fitted["images"] and shapes != [(fitted["n_features_in"], 1, 1)]:
         raise ValueError(f"levels {shapes!r:.80} are not those of feature vectors.")
+    if fitted["images"]:
+        check_levels_of_images(parameters, shapes)
     for index, shape in enumerate(shapes):
         sizes = level_sizes(tensors, index)
         _check_centers(parameters, tensors, index, sizes)
@@ -121,11 +157,7 @@ def _check_centers(parameters, tensors, index, sizes):
 
 
 def check_extractor(parameters, tensors):
-    """Refuse an image size or a named backbone that takes more memory than what is stored."""
-    pixels = math.prod(image_size(parameters["image_size"]))
-    scales = parameters["image_scales"]
-    if pixels * (1 if scales == "auto" else max(scales)) ** 2 > LARGEST_IMAGE:
-        raise ValueError(f"image_size={parameters['image_size']} is too large.")
+    """Refuse a named backbone that takes more memory than what is stored."""
     if isinstance(parameters["backbone"], str):
         _check_backbone(parameters, tensors)
 
@@ -166,9 +198,13 @@ def _tensor_shapes(parameters, shape, n_classes, sizes):
     shapes = {
         "flow.blocks.hidden_weight": (sizes.n_blocks, n_hidden, n_passive),
         "start.matrix": (n_features, n_axes - has_rest),
+        "mixture.means": (n_classes, n_axes),
+        "mixture.center_logits": (n_classes, prior_components(parameters)),
         "mixture.offsets": (n_classes, prior_components(parameters) - 1, n_axes),
     }
     if parameters["class_covariance"]:
+        for name in ("origins", "locations", "discriminants"):
+            shapes[f"densities.{name}"] = (n_classes, n_axes)
         shapes["densities.whiteners"] = (sizes.n_whiteners, n_axes, n_axes)
         shapes["densities.whitened_centers"] = (sizes.n_centers, n_axes)
         shapes["densities.shared_centers"] = (sizes.n_centers, n_axes)

@@ -337,7 +337,11 @@ def test_a_lost_process_is_an_error_in_the_others(tmp_path, end):
             worker.communicate()
     assert (tmp_path / "error").exists(), said
     message = (tmp_path / "error").read_text()
-    assert message.startswith("process 0 of 2 lost another one, which was killed, or let it wait")
+    lost = "another one"
+    if sys.platform == "linux":
+        state = {"kill": "ended", "stop": "stopped"}[end]
+        lost = f"process 1 ({state}, id {second.pid})"
+    assert message.startswith(f"process 0 of 2 lost {lost}, which was killed, or let it wait")
 
 
 def test_processes_of_torchrun_wait_as_long_as_documented(monkeypatch):

@@ -94,6 +94,9 @@ def set_fitted(**fitted):
     return lambda folder: edit(folder, lambda m: m["fitted"].update(fitted))
 
 
+as_images = set_fitted(images=True, n_features_in=None)
+
+
 def set_tensors(**tensors):
     """Change tensors and write the hash that goes with them."""
 
@@ -169,7 +172,7 @@ def replace_description(text):
         (set_fitted(offset="nan"), "offset must be a finite number, is 'nan'"),
         (set_fitted(offset="inf"), "offset must be a finite number"),
         (set_fitted(offset=True), "offset must be a finite number"),
-        (set_fitted(offset=10**400), "inconsistent model"),
+        (set_fitted(offset=10**400), "offset must be a finite number"),
         (lambda f: edit(f, lambda m: m["parameters"].pop("clamp")), "lacks the parameters clamp"),
         (lambda f: edit(f, lambda m: m["parameters"].clear()), "lacks .* backbone, .* weights"),
         (set_tensors(model__score_scale=torch.zeros(1)), "score_scale must be positive, is 0"),
@@ -181,9 +184,9 @@ def replace_description(text):
         (set_tensors(calibration__scores=torch.full((20,), torch.nan).double()), "is not finite"),
         (set_tensors(calibration__typicality=torch.full((20,), -torch.inf).double()), "not finite"),
         (replace_description('{"offset": -1e999}'), "-1e999 is not finite"),
-        (set_fitted(history=[3]), "inconsistent model"),
+        (set_fitted(history=[3]), "is no list of passes"),
         (set_tensors(model__score_scale=None), "inconsistent model"),
-        (set_tensors(model__score_scale=torch.ones(7)), "inconsistent model"),
+        (set_tensors(model__score_scale=torch.ones(7).double()), "inconsistent model"),
         (set_tensors(model__likelihood_profile_0=torch.ones(7)), "likelihood_profile_0 has shape"),
         (set_tensors(stranger=torch.ones(7)), "inconsistent model"),
         (set_tensors(calibration__codes=torch.full((4,), 5)), "calibration"),
@@ -216,10 +219,19 @@ def test_damaged_models_are_refused(model_folder, damage, message):
             set_parameters(n_blocks=10**9)(f),
             set_tensors(model__levels__0__flow__blocks__hidden_weight=torch.empty(10**9, 0, 2))(f),
         ),
-        lambda f: (set_parameters(image_size=10**7)(f), set_fitted(images=True)(f)),
-        lambda f: (set_parameters(image_scales=[1e9])(f), set_fitted(images=True)(f)),
+        lambda f: (
+            set_parameters(image_size=10**7)(f),
+            as_images(f),
+        ),
+        lambda f: (
+            set_parameters(image_scales=[1e9])(f),
+            as_images(f),
+        ),
         # 350 million weights, of which none is stored
-        lambda f: (set_parameters(backbone="convnext_xlarge")(f), set_fitted(images=True)(f)),
+        lambda f: (
+            set_parameters(backbone="convnext_xlarge")(f),
+            as_images(f),
+        ),
     ],
 )
 def test_sizes_that_are_only_declared_take_no_memory(model_folder, damage):
@@ -462,7 +474,7 @@ def test_a_pipe_is_no_model(model_folder):
 )
 def test_a_backbone_is_a_name_and_no_place(model_folder, backbone):
     set_parameters(backbone=backbone)(model_folder)
-    set_fitted(images=True)(model_folder)
+    set_fitted(images=True, n_features_in=None)(model_folder)
     with pytest.raises(ValueError, match="not a timm model"):
         HGADDetector.load(model_folder)
 
