@@ -741,7 +741,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         return self.inspect(X, class_labels=class_labels).p_value
 
     def explain(
-        self, X: Any, *, class_labels: ArrayLike | None = None, threshold: float | None = None
+        self,
+        X: Any,
+        *,
+        class_labels: ArrayLike | None = None,
+        threshold: float | None = None,
+        maps: bool = False,
     ) -> list[Explanation]:
         """Say of each sample where it is anomalous, how much, and by which evidence.
 
@@ -752,24 +757,30 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         threshold : float, default=None
             Pixels whose anomaly map lies above it make regions; None = ``-offset_``, from which
             an image is flagged, or that of its class in `class_offsets_`.
+        maps : bool, default=False
+            Whether to return anomaly maps, each of its own image's size.
 
         Returns
         -------
         list of Explanation
             Named tuples of `class_label`, `score`, `p_value`, `is_anomaly`, `peak`,
-            `peak_position`, `area`, `regions`, `level` and `term`. Vectors have no place: `peak`,
-            `peak_position` and `area` are None and `regions` is empty.
+            `peak_position`, `area`, `regions`, `level`, `term` and `anomaly_map`. Vectors have no
+            place: `peak`, `peak_position` and `area` are None and `regions` is empty.
 
         Raises
         ------
         ValueError
-            If the threshold is no finite number.
+            If the threshold is no finite number, or maps are asked for after a fit on feature
+            vectors.
         """
         check_is_fitted(self)
+        if maps:
+            self.model_.require_images("maps=True")
         if threshold is not None:
             check_threshold(threshold)  # before the work
         batches = self._scored_batches(X, class_labels)
-        return explain(self._judge(), batches, threshold, given=class_labels is not None)
+        given = class_labels is not None
+        return explain(self._judge(), batches, threshold, given=given, maps=maps)
 
     def set_threshold(self, *, false_alarm_rate: float | Mapping[str | int, float]) -> HGADDetector:
         """Move `offset_` so that about this share of fresh normal samples is flagged; no refit.

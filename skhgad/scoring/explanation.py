@@ -42,6 +42,8 @@ class Explanation(NamedTuple):
         Which contributes more to the score: that the sample is unlikely under its class, or that
         it lies between classes. Where they are multiplied (``map_normalization="exponential"``),
         the factor that is the larger share of its maximum.
+    anomaly_map : ndarray of shape (height, width), float32, or None
+        Of the image's own size; None where not asked for.
     """
 
     class_label: str | int
@@ -54,6 +56,7 @@ class Explanation(NamedTuple):
     regions: list[Region]
     level: int | None
     term: str
+    anomaly_map: NDArray[np.float32] | None = None
 
 
 class Location(NamedTuple):
@@ -66,7 +69,12 @@ class Location(NamedTuple):
 
 
 def explain(
-    judge: Judge, batches: Iterable[ScoredBatch], threshold: float | None, *, given: bool = False
+    judge: Judge,
+    batches: Iterable[ScoredBatch],
+    threshold: float | None,
+    *,
+    given: bool = False,
+    maps: bool = False,
 ) -> list[Explanation]:
     """Explain samples; see `HGADDetector.explain`.
 
@@ -78,6 +86,8 @@ def explain(
         Pixels above it make regions; None = minus the threshold of the sample's class.
     given : bool, default=False
         Whether the classes were given, not inferred.
+    maps : bool, default=False
+        Whether to keep the anomaly maps.
 
     Returns
     -------
@@ -90,11 +100,14 @@ def explain(
         if not fitted.takes_images:
             return [(None, None, None, [], *cause) for cause in causes]
         thresholds = (-judge.thresholds(batch.codes)).tolist()
-        locations = (
-            locate(anomaly_map, own if threshold is None else threshold)
-            for anomaly_map, own in zip(image_maps(batch), thresholds, strict=True)
-        )
-        return [(*location, *cause) for location, cause in zip(locations, causes, strict=True)]
+        return [
+            (
+                *locate(found, own if threshold is None else threshold),
+                *cause,
+                found if maps else None,
+            )
+            for found, own, cause in zip(image_maps(batch), thresholds, causes, strict=True)
+        ]
 
     verdicts, details = judge.judge(batches, details_of, given=given)
     columns = [values.tolist() for values in verdicts]
