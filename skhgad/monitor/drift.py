@@ -1,4 +1,4 @@
-"""DriftMonitor: do the pictures of today look like those of the fit?"""
+"""DriftMonitor: whether the samples of today score like those of the fit."""
 
 from __future__ import annotations
 

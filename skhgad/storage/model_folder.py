@@ -32,7 +32,7 @@ except ImportError:  # Windows
 
 FORMAT = "skhgad-model"
 VERSION = 6
-_FILE = "model.safetensors"
+MODEL_FILE = "model.safetensors"
 _OLD_DESCRIPTION = "model.json"  # the description up to version 3
 _CLUTTER = {".ds_store", "desktop.ini", "thumbs.db"}  # left by file managers
 # Bytes. Parsed JSON takes some 25 times its size, and 500 classes with long names have 1 MiB.
@@ -56,7 +56,7 @@ def save_state(folder, tensors, description):
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _saving(folder), replacement(folder / _FILE, durable=True) as part:
+        with _saving(folder), replacement(folder / MODEL_FILE, durable=True) as part:
             with open(part, "xb") as file:
                 file.write(content)
         (folder / _OLD_DESCRIPTION).unlink(missing_ok=True)
@@ -79,11 +79,11 @@ def load_state(folder):
     a damaged file, OSError if it cannot be read.
     """
     folder = Path(folder)
-    path = folder / _FILE
+    path = folder / MODEL_FILE
     if not folder.exists():
         raise FileNotFoundError(f"no model folder at {str(folder)!r}.")
     if not path.is_file():
-        raise ValueError(f"{str(folder)!r} is no skhgad model: {_FILE} is missing.")
+        raise ValueError(f"{str(folder)!r} is no skhgad model: {MODEL_FILE} is missing.")
     _check_inside(path)
     with open(path, "rb") as file:
         with _refusing(path):
@@ -104,9 +104,9 @@ def check_place(folder):
     folder = _real(folder)
     if not folder.exists():
         return
-    path = folder / _FILE
+    path = folder / MODEL_FILE
     names = os.listdir(folder) if folder.is_dir() else [folder.name]
-    names = {name for name in names if not is_part(name, _FILE)}
+    names = {name for name in names if not is_part(name, MODEL_FILE)}
     if not names:
         return
     if not path.is_file():
@@ -115,7 +115,7 @@ def check_place(folder):
         raise ValueError(
             f"{str(path)!r} is damaged, or no skhgad model: remove it, or choose another folder."
         )
-    names -= {name for name in (_FILE, _OLD_DESCRIPTION) if (folder / name).is_file()}
+    names -= {name for name in (MODEL_FILE, _OLD_DESCRIPTION) if (folder / name).is_file()}
     others = sorted(name for name in names if name.lower() not in _CLUTTER)
     if others:
         raise ValueError(
@@ -164,13 +164,13 @@ def _saving(folder):
     systems), it removes those of a day ago.
     """
     if fcntl is None:
-        remove_leftovers(folder / _FILE)
+        remove_leftovers(folder / MODEL_FILE)
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         is_alone = _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove_leftovers(folder / _FILE, of_today=is_alone)
+        remove_leftovers(folder / MODEL_FILE, of_today=is_alone)
         _lock(handle, fcntl.LOCK_SH)  # waits while another process is cleaning
         yield
     finally:
@@ -277,7 +277,7 @@ def _refuse_without_description(folder):
         if path.is_file() and path.stat().st_size <= _LARGEST_HEADER:
             old = _parse(path.read_bytes())
     if not isinstance(old, dict) or old.get("format") != FORMAT:
-        raise ValueError(f"{str(folder)!r} is no skhgad model: {_FILE} has no description.")
+        raise ValueError(f"{str(folder)!r} is no skhgad model: {MODEL_FILE} has no description.")
     raise ValueError(
         f"{str(folder)!r} has format version {old.get('version')!r:.80}, which is that of an older "
         f"skhgad; this skhgad reads version {VERSION}. Fit and save again, or install the older "
