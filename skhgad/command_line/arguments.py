@@ -87,6 +87,13 @@ def parse_seconds(text):
     return number
 
 
+def parse_natural(text):
+    """Parse a whole number, at least 0."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
 def parse_rate(text):
     """Parse "0.05" to (None, 0.05), "bolt=0.01" to ("bolt", 0.01)."""
     name, equals, number = text.rpartition("=")

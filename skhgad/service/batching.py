@@ -142,8 +142,11 @@ class Batcher:
                 for one, found in zip(batch, explanations, strict=True)
             ]
         except Exception as error:  # the thread must live on
-            for one in batch:
-                one.future.set_exception(error)
+            if len(batch) > 1:  # whose fault is it?
+                for one in batch:
+                    self._score([one], given)
+            else:
+                batch[0].future.set_exception(error)
             return
         if not given:
             self.monitor.update_scores(

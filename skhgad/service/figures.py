@@ -56,7 +56,9 @@ class Figures:
                     ({"product": product, "verdict": verdict}, n)
                     for (product, verdict), n in sorted(self._verdicts.items())
                 ]),
-                *_lines("skhgad_batches_total", "counter", "Batches scored.", [({}, self._n_batches)]),
+                *_lines("skhgad_batches_total", "counter", "Batches scored.", [
+                    ({}, self._n_batches)
+                ]),
                 *_lines("skhgad_scoring_seconds_total", "counter", "Time spent scoring.", [
                     ({}, self._scoring_seconds)
                 ]),
