@@ -90,7 +90,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     packages=find_packages(include=["skhgad*"]),
-    package_data={"skhgad": ["py.typed"], "skhgad.report": ["page.css", "page.html", "page.js"]},
+    package_data={"skhgad": ["py.typed"], "skhgad.report": ["*.css", "*.html", "*.js"]},
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -39,6 +39,13 @@ def add_options(commands):
         help="say what is understood of FOLDER, and fit nothing",
     )
     add_class_options(command)
+    command.add_argument(
+        "--decisions",
+        nargs="+",
+        metavar="FILE",
+        help="CSV files that the page of review saved: more normal images, and known defects; they "
+        "count where FOLDER says otherwise",
+    )
     command.add_argument("--backbone", metavar="NAME", help="timm model")
     command.add_argument("--n-components", type=int, metavar="N", help="centers inside a class")
     command.add_argument(
@@ -71,6 +78,7 @@ def run(args):
 def _fit(args, processes):
     import numpy as np
 
+    from ..datasets.decisions import load_decisions, with_decisions
     from ..datasets.loaders import load_folder
     from ..estimator import HGADDetector
     from ..report.findings import naming_files
@@ -82,6 +90,8 @@ def _fit(args, processes):
     if args.out is not None:
         check_model_place(args.out, "--out")
     data = load_folder(args.folder, classes=args.classes, split="train")
+    if args.decisions is not None:
+        data = with_decisions(data, load_decisions(args.decisions))
     check_rated_products(rates, np.unique(data.class_label[data.y == 1]).tolist())
     print(understood(data))
     if args.dry_run:

@@ -14,8 +14,11 @@ from contextlib import contextmanager
 
 from ..text import printable_lines
 from ..version import installed_version
-from . import add_class, demo, evaluate, explain, export, fit, report, score, serve, watch
+from . import add_class, demo, evaluate, explain, export, fit, report, review, score, serve, watch
 
+_COMMANDS = (
+    demo, fit, score, watch, serve, review, evaluate, report, explain, add_class, export,
+)  # fmt: skip
 # Wrong parameters, images and folders raise these.
 _INPUT_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
@@ -90,7 +93,19 @@ def build_parser():
         "--traceback", action="store_true", help="show where in the code an error arose"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, fit, score, watch, serve, evaluate, report, explain, add_class, export):
+    for command in (
+        demo,
+        fit,
+        score,
+        watch,
+        serve,
+        review,
+        evaluate,
+        report,
+        explain,
+        add_class,
+        export,
+    ):
         command.add_options(commands)
     return parser
 

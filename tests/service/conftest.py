@@ -1,25 +1,17 @@
-"""A small model of two drawn products, which the tests of this folder share."""
+"""The small model, by short names."""
 
 import numpy as np
 import pytest
-from small_pictures import SIDE, draw
-
-from skhgad import HGADDetector
 
 
-@pytest.fixture(scope="session")
-def detector():
-    rng = np.random.default_rng(0)
-    labels = ["checker", "stripe"] * 12
-    images = [draw(rng, label) for label in labels]
-    return HGADDetector(image_size=SIDE, image_scales=(1,), random_state=0).fit(images, labels)
+@pytest.fixture
+def detector(small_detector):
+    return small_detector
 
 
 @pytest.fixture(scope="session")
-def model(detector, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "model"
-    detector.save(folder)
-    return folder
+def model(small_model):
+    return small_model
 
 
 @pytest.fixture
