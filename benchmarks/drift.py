@@ -91,8 +91,15 @@ def run_pictures(args):
     chosen, held_out = _halves(part, args.train, rng)
     detector = HGADDetector.fast(random_state=0).fit(part.X_train[chosen], part.class_train[chosen])
     paths = np.concatenate([part.X_train[held_out], part.X_test[part.y == 1]])
-    found = {name: _scores(detector, paths, change) for name, change in CHANGES.items()}
-    defects = detector.inspect(part.X_test[part.y == -1])
+    classes = np.concatenate([part.class_train[held_out], part.class_test[part.y == 1]])
+    paths = np.concatenate(
+        [rng.permutation(paths[classes == k])[: args.stream] for k in part.classes]
+    )
+    found = {}
+    for name, change in CHANGES.items():
+        found[name] = _scores(detector, paths, change)
+        print(f"{name}: mean score {found[name][0].mean():.2f}", flush=True)
+    defects = detector.inspect(rng.permutation(part.X_test[part.y == -1])[: args.stream])
     rows = []
     for name in CHANGES:
         delays = [_delay(detector, found, name, np.random.default_rng(i)) for i in range(args.runs)]
@@ -156,7 +163,7 @@ def _new_lot(part, lots, args):
     rows = rng.permutation(of_first)
     detector = HGADDetector.fast(random_state=0).fit(part.X_train[rows[: args.train]])
     none = CHANGES["none"]
-    found = _scores(detector, part.X_train[rows[args.train :]], none)
+    found = _scores(detector, part.X_train[rows[args.train :][: args.stream]], none)
     other = _scores(detector, part.X_train[part.class_train == lots[1]][: len(found[0])], none)
     both = {"none": found, "lot": other}
     delays = [_delay(detector, both, "lot", np.random.default_rng(i)) for i in range(args.runs)]
@@ -182,6 +189,7 @@ def main(argv=None):
     parser.add_argument("--length", type=int, default=5000)
     parser.add_argument("--data", nargs="+", metavar="DIR")
     parser.add_argument("--train", type=int, default=100, help="pictures of each class to fit on")
+    parser.add_argument("--stream", type=int, default=100, help="pictures of each class after it")
     parser.add_argument("--runs", type=int, default=20, help="orders of the stream")
     args = parser.parse_args(argv)
     (run_simulation if args.part == "simulation" else run_pictures)(args)

@@ -25,6 +25,7 @@ from .scoring.level_maps import LevelMaps, level_maps
 from .scoring.probability import anomaly_probability
 from .scoring.thresholds import class_thresholds, offsets_by_code
 from .storage.detector_state import pack, unpack
+from .storage.model_card import model_card
 from .storage.model_folder import load_state, save_state
 from .storage.onnx_export import write_onnx
 from .validation import check_class_labels, check_scored_X, check_y
@@ -215,7 +216,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     random_state : int, RandomState or None, default=None
         Source of the held-out samples and folds, the starting weights and the order of training.
     verbose : int, default=0
-        >= 1 shows progress bars.
+        >= 1 shows progress bars, and says what `fit` decided: the sizes of the classes, whether a
+        flow is trained and why, the centers chosen, and what was held out.
 
     Attributes
     ----------
@@ -908,6 +910,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the fitted detector to a folder, as one safetensors file without pickle.
 
+        Beside it stands ``MODEL_CARD.md``: products, thresholds, certificate, settings, limits,
+        versions and licences, for whoever takes the model over. Loading does not read it.
+
         Parameters
         ----------
         folder : str or path
@@ -922,7 +927,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             If it cannot be written.
         """
         check_is_fitted(self)
-        save_state(folder, *pack(self))
+        save_state(folder, *pack(self), model_card(self))
 
     @classmethod
     def load(
@@ -1015,6 +1020,21 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
+
+    def _repr_html_inner(self) -> str:
+        """Return what notebooks show; of a fitted detector also products and certificate."""
+        html: str = super()._repr_html_inner()
+        if "model_" not in self.__dict__:
+            return html
+        from .display.notebook import fitted_html
+
+        return html + fitted_html(self)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)
+        if "text/html" in bundle:
+            bundle["text/html"] = self._repr_html_inner()
+        return bundle
 
     def _scored_batches(
         self, X: Any, class_labels: ArrayLike | None = None

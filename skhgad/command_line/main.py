@@ -14,10 +14,23 @@ from contextlib import contextmanager
 
 from ..text import printable_lines
 from ..version import installed_version
-from . import add_class, demo, evaluate, explain, export, fit, report, review, score, serve, watch
+from . import (
+    add_class,
+    demo,
+    evaluate,
+    explain,
+    export,
+    fit,
+    report,
+    review,
+    score,
+    serve,
+    validate,
+    watch,
+)
 
 _COMMANDS = (
-    demo, fit, score, watch, serve, review, evaluate, report, explain, add_class, export,
+    demo, fit, score, watch, serve, review, evaluate, report, explain, add_class, export, validate,
 )  # fmt: skip
 # Wrong parameters, images and folders raise these.
 _INPUT_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
