@@ -18,7 +18,8 @@ from .parameters import FAST, PUBLISHED
 from .regions import check_threshold
 from .scoring.calibration import promised_threshold
 from .scoring.certificate import ClassCertificate, certify
-from .scoring.explanation import Explanation, explain
+from .scoring.explanation import Explanation, explain, with_contributions
+from .scoring.feature_shares import feature_shares
 from .scoring.inspection import Inspection, Judge, stacked_maps
 from .scoring.latents import Latents, all_latents
 from .scoring.level_maps import LevelMaps, level_maps
@@ -766,8 +767,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -------
         list of Explanation
             Named tuples of `class_label`, `score`, `p_value`, `is_anomaly`, `peak`,
-            `peak_position`, `area`, `regions`, `level`, `term` and `anomaly_map`. Vectors have no
-            place: `peak`, `peak_position` and `area` are None and `regions` is empty.
+            `peak_position`, `area`, `regions`, `level`, `term`, `anomaly_map`, `contributions` and
+            `base_score`. Vectors have no place: `peak`, `peak_position` and `area` are None and
+            `regions` is empty. They have `contributions` instead: what each feature adds to the
+            anomaly score.
 
         Raises
         ------
@@ -780,9 +783,22 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             self.model_.require_images("maps=True")
         if threshold is not None:
             check_threshold(threshold)  # before the work
-        batches = self._scored_batches(X, class_labels)
-        given = class_labels is not None
-        return explain(self._judge(), batches, threshold, given=given, maps=maps)
+        X, codes = self._checked(X, class_labels)
+        reader = self.feature_reader()
+        found = explain(
+            self._judge(),
+            self.model_.scored_batches(reader, X, codes),
+            threshold,
+            given=codes is not None,
+            maps=maps,
+        )
+        if self.model_.takes_images:
+            return found
+        names = getattr(self, "feature_names_in_", None)
+        if codes is None:
+            codes = self.model_.inferred_codes(reader, X)
+        shares = feature_shares(self.model_, X, codes, reader.device)
+        return with_contributions(found, *shares, None if names is None else names.tolist())
 
     def set_threshold(self, *, false_alarm_rate: float | Mapping[str | int, float]) -> HGADDetector:
         """Move `offset_` so that about this share of fresh normal samples is flagged; no refit.
