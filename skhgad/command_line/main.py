@@ -106,19 +106,7 @@ def build_parser():
         "--traceback", action="store_true", help="show where in the code an error arose"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (
-        demo,
-        fit,
-        score,
-        watch,
-        serve,
-        review,
-        evaluate,
-        report,
-        explain,
-        add_class,
-        export,
-    ):
+    for command in _COMMANDS:
         command.add_options(commands)
     return parser
 
