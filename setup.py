@@ -24,6 +24,7 @@ INSTALL_REQUIRES = [
 
 ELPV = "elpv-dataset>=1.0.0"
 MATPLOTLIB = "matplotlib>=3.7.0"
+SERVE = ["fastapi>=0.115.0", "python-multipart>=0.0.13", "uvicorn>=0.30.0"]
 ONNX = ["onnx>=1.17.0", "onnxruntime>=1.20.0"]
 SCIKIT_IMAGE = "scikit-image>=0.22.0"
 
@@ -31,9 +32,12 @@ EXTRAS_REQUIRE = {
     "display": [MATPLOTLIB],
     "demo": [ELPV, MATPLOTLIB],
     "onnx": ONNX,
+    "serve": SERVE,
     "test": [
         *ONNX,
+        *SERVE,
         "FrEIA>=0.2",
+        "httpx>=0.27.0",  # fastapi.testclient
         "hypothesis>=6.100.0",
         MATPLOTLIB,
         "pandas>=2.0.0",
@@ -86,7 +90,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     packages=find_packages(include=["skhgad*"]),
-    package_data={"skhgad": ["py.typed"], "skhgad.report": ["page.css", "page.html", "page.js"]},
+    package_data={"skhgad": ["py.typed"], "skhgad.report": ["*.css", "*.html", "*.js"]},
     python_requires=">=3.10",
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -35,7 +35,7 @@ _HOMES = {
     "TrainingStep": "fitting.objective",
     "hgad_loss": "fitting.objective",
 }
-_MODULES = ("datasets", "display", "estimator", "images", "metrics", "regions")
+_MODULES = ("datasets", "display", "estimator", "images", "metrics", "monitor", "regions")
 
 
 def __getattr__(name: str) -> Any:

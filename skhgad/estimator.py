@@ -18,13 +18,15 @@ from .parameters import FAST, PUBLISHED
 from .regions import check_threshold
 from .scoring.calibration import promised_threshold
 from .scoring.certificate import ClassCertificate, certify
-from .scoring.explanation import Explanation, explain
+from .scoring.explanation import Explanation, explain, with_contributions
+from .scoring.feature_shares import feature_shares
 from .scoring.inspection import Inspection, Judge, stacked_maps
 from .scoring.latents import Latents, all_latents
 from .scoring.level_maps import LevelMaps, level_maps
 from .scoring.probability import anomaly_probability
 from .scoring.thresholds import class_thresholds, offsets_by_code
 from .storage.detector_state import pack, unpack
+from .storage.model_card import model_card
 from .storage.model_folder import load_state, save_state
 from .storage.onnx_export import write_onnx
 from .validation import check_class_labels, check_scored_X, check_y
@@ -219,7 +221,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     random_state : int, RandomState or None, default=None
         Source of the held-out samples and folds, the starting weights and the order of training.
     verbose : int, default=0
-        >= 1 shows progress bars.
+        >= 1 shows progress bars, and says what `fit` decided: the sizes of the classes, whether a
+        flow is trained and why, the centers chosen, and what was held out.
 
     Attributes
     ----------
@@ -745,7 +748,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         return self.inspect(X, class_labels=class_labels).p_value
 
     def explain(
-        self, X: Any, *, class_labels: ArrayLike | None = None, threshold: float | None = None
+        self,
+        X: Any,
+        *,
+        class_labels: ArrayLike | None = None,
+        threshold: float | None = None,
+        maps: bool = False,
     ) -> list[Explanation]:
         """Say of each sample where it is anomalous, how much, and by which evidence.
 
@@ -756,24 +764,45 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         threshold : float, default=None
             Pixels whose anomaly map lies above it make regions; None = ``-offset_``, from which
             an image is flagged, or that of its class in `class_offsets_`.
+        maps : bool, default=False
+            Whether to return anomaly maps, each of its own image's size.
 
         Returns
         -------
         list of Explanation
             Named tuples of `class_label`, `score`, `p_value`, `is_anomaly`, `peak`,
-            `peak_position`, `area`, `regions`, `level` and `term`. Vectors have no place: `peak`,
-            `peak_position` and `area` are None and `regions` is empty.
+            `peak_position`, `area`, `regions`, `level`, `term`, `anomaly_map`, `contributions` and
+            `base_score`. Vectors have no place: `peak`, `peak_position` and `area` are None and
+            `regions` is empty. They have `contributions` instead: what each feature adds to the
+            anomaly score.
 
         Raises
         ------
         ValueError
-            If the threshold is no finite number.
+            If the threshold is no finite number, or maps are asked for after a fit on feature
+            vectors.
         """
         check_is_fitted(self)
+        if maps:
+            self.model_.require_images("maps=True")
         if threshold is not None:
             check_threshold(threshold)  # before the work
-        batches = self._scored_batches(X, class_labels)
-        return explain(self._judge(), batches, threshold, given=class_labels is not None)
+        X, codes = self._checked(X, class_labels)
+        reader = self.feature_reader()
+        found = explain(
+            self._judge(),
+            self.model_.scored_batches(reader, X, codes),
+            threshold,
+            given=codes is not None,
+            maps=maps,
+        )
+        if self.model_.takes_images:
+            return found
+        names = getattr(self, "feature_names_in_", None)
+        if codes is None:
+            codes = self.model_.inferred_codes(reader, X)
+        shares = feature_shares(self.model_, X, codes, reader.device)
+        return with_contributions(found, *shares, None if names is None else names.tolist())
 
     def set_threshold(self, *, false_alarm_rate: float | Mapping[str | int, float]) -> HGADDetector:
         """Move `offset_` so that about this share of fresh normal samples is flagged; no refit.
@@ -901,6 +930,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the fitted detector to a folder, as one safetensors file without pickle.
 
+        Beside it stands ``MODEL_CARD.md``: products, thresholds, certificate, settings, limits,
+        versions and licences, for whoever takes the model over. Loading does not read it.
+
         Parameters
         ----------
         folder : str or path
@@ -915,7 +947,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             If it cannot be written.
         """
         check_is_fitted(self)
-        save_state(folder, *pack(self))
+        save_state(folder, *pack(self), model_card(self))
 
     @classmethod
     def load(
@@ -1008,6 +1040,21 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             n_jobs=self.n_jobs,
             verbose=self.verbose,
         )
+
+    def _repr_html_inner(self) -> str:
+        """Return what notebooks show; of a fitted detector also products and certificate."""
+        html: str = super()._repr_html_inner()
+        if "model_" not in self.__dict__:
+            return html
+        from .display.notebook import fitted_html
+
+        return html + fitted_html(self)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        bundle: dict[str, str] = super()._repr_mimebundle_(**kwargs)
+        if "text/html" in bundle:
+            bundle["text/html"] = self._repr_html_inner()
+        return bundle
 
     def _scored_batches(
         self, X: Any, class_labels: ArrayLike | None = None

@@ -4,8 +4,10 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from small_pictures import SIDE, draw
 
 
 def _load_benchmarks():
@@ -31,3 +33,22 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def small_detector():
+    """A detector of two drawn products, 12 small pictures each."""
+    from skhgad import HGADDetector
+
+    rng = np.random.default_rng(0)
+    labels = ["checker", "stripe"] * 12
+    images = [draw(rng, label) for label in labels]
+    return HGADDetector(image_size=SIDE, image_scales=(1,), random_state=0).fit(images, labels)
+
+
+@pytest.fixture(scope="session")
+def small_model(small_detector, tmp_path_factory):
+    """The folder of that detector."""
+    folder = tmp_path_factory.mktemp("models") / "model"
+    small_detector.save(folder)
+    return folder

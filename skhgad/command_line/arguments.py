@@ -54,6 +54,46 @@ def add_threshold_option(command, effect):
     )
 
 
+def add_drift_options(command):
+    """Add ``--drift-probability``."""
+    command.add_argument(
+        "--drift-probability",
+        type=parse_probability,
+        default=0.01,
+        metavar="P",
+        help="of ever warning of drift where there is none (default: %(default)g)",
+    )
+
+
+def parse_probability(text):
+    """Parse a number strictly between 0 and 1."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number between 0 and 1")
+    return number
+
+
+def parse_seconds(text):
+    """Parse a number of seconds, at least 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return number
+
+
+def parse_natural(text):
+    """Parse a whole number, at least 0."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
 def parse_rate(text):
     """Parse "0.05" to (None, 0.05), "bolt=0.01" to ("bolt", 0.01)."""
     name, equals, number = text.rpartition("=")

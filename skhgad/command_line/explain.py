@@ -13,7 +13,6 @@ from .arguments import (
     product_of,
 )
 
-_CHUNK = 64  # images that are explained at once
 _MOST_REGIONS = 5  # that the text lists
 
 
@@ -35,7 +34,8 @@ def add_options(commands):
 
 def run(args):
     """Explain pictures, print the text and write the file."""
-    from ..scoring.thresholds import offset_of
+    from ..report.findings import inspect_files
+    from ..report.verdicts import verdict_record
     from ..storage.files import check_file_place, whole_file
 
     if args.json not in (None, "-"):
@@ -43,11 +43,10 @@ def run(args):
     paths, _ = image_paths(args.images)
     detector, _ = load_detector(args)
     records = []
-    for path, explanation in explanations(detector, paths, product_of(detector, args)):
-        threshold = offset_of(detector, explanation.class_label)
-        records.append(explanation_record(path, explanation, threshold))
+    for finding in inspect_files(detector, paths, product_of(detector, args), reasons=True):
+        records.append(verdict_record(finding, detector))
         if args.json != "-":
-            print(explanation_text(path, explanation, threshold))
+            print(explanation_text(finding.path, finding.explanation, records[-1]["threshold"]))
     if args.json is None:
         return
     text = json.dumps(records, indent=1)
@@ -58,38 +57,10 @@ def run(args):
         part.write_text(text + "\n", encoding="utf-8")
 
 
-def explanations(detector, paths, label=None):
-    """Yield each path and its Explanation; `label` is the class of all, None = inferred."""
-    from ..report.findings import naming_files
-
-    for first in range(0, len(paths), _CHUNK):
-        chunk = paths[first : first + _CHUNK]
-        labels = None if label is None else [label] * len(chunk)
-        with naming_files(chunk):
-            found = detector.explain(chunk, class_labels=labels)
-        yield from zip(chunk, found, strict=True)
-
-
-def explanation_record(path, explanation, threshold):
-    """Return what is known of a picture as a dict for JSON."""
-    return {
-        "path": path,
-        "class": explanation.class_label,
-        "score": explanation.score,
-        "threshold": threshold,
-        "p_value": explanation.p_value,
-        "verdict": "anomaly" if explanation.is_anomaly else "normal",
-        "peak": explanation.peak,
-        "peak_position": explanation.peak_position,
-        "area": explanation.area,
-        "regions": [region.to_dict() for region in explanation.regions],
-        "level": explanation.level,
-        "term": explanation.term,
-    }
-
-
 def explanation_text(path, explanation, threshold):
     """Write an Explanation in plain words."""
+    from ..report.verdicts import cause
+
     verdict = "an anomaly" if explanation.is_anomaly else "normal"
     side = "below" if explanation.is_anomaly else "not below"
     row, column = explanation.peak_position
@@ -97,17 +68,10 @@ def explanation_text(path, explanation, threshold):
         f"{printable(path)}: {verdict}, taken for the product {printable(explanation.class_label)}",
         f"  Its score {explanation.score:.4g} is {side} the threshold {threshold:.4g}. About "
         f"{100 * explanation.p_value:.3g} % of normal pictures of this product score as low.",
-        f"  It is most unusual at row {row}, column {column}, where "
-        f"{_reason(explanation.level, explanation.term)}.",
+        f"  It is most unusual at row {row}, column {column}, where {cause(explanation)}.",
         *_region_lines(explanation),
     ]
     return "\n".join(lines)
-
-
-def _reason(level, term):
-    if term == "entropy":
-        return "it is unclear which product this is"
-    return f"features of level {level} are unlikely for this product"
 
 
 def _region_lines(explanation):

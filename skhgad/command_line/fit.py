@@ -29,10 +29,23 @@ def add_options(commands):
         "folder",
         metavar="FOLDER",
         help="holds <class>/train/good/<image>, as MVTec AD; or, all of them normal, "
-        "<class>/<image>; or images of one class; or a published data set that load_folder reads",
+        "<class>/<image>; or images of one class; or a published data set that load_folder reads. "
+        "A folder bad beside the images of a class holds known defects",
     )
-    command.add_argument("--out", metavar="MODEL", required=True, help="folder of the new model")
+    command.add_argument("--out", metavar="MODEL", help="folder of the new model")
+    command.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what is understood of FOLDER, and fit nothing",
+    )
     add_class_options(command)
+    command.add_argument(
+        "--decisions",
+        nargs="+",
+        metavar="FILE",
+        help="CSV files that the page of review saved: more normal images, and known defects; they "
+        "count where FOLDER says otherwise",
+    )
     command.add_argument("--backbone", metavar="NAME", help="timm model")
     command.add_argument("--n-components", type=int, metavar="N", help="centers inside a class")
     command.add_argument(
@@ -54,6 +67,8 @@ def add_options(commands):
 
 def run(args):
     """Fit and save; under torchrun, with all processes together."""
+    if args.out is None and not args.dry_run:
+        raise ValueError("--out is missing: name the folder of the new model, or give --dry-run.")
     from ..fitting.processes import launched
 
     with launched() as processes:
@@ -63,6 +78,7 @@ def run(args):
 def _fit(args, processes):
     import numpy as np
 
+    from ..datasets.decisions import load_decisions, with_decisions
     from ..datasets.loaders import load_folder
     from ..estimator import HGADDetector
     from ..report.findings import naming_files
@@ -71,15 +87,15 @@ def _fit(args, processes):
     from ..storage.model_folder import check_model_place
 
     parameters, rates = chosen_parameters(args), chosen_rates(args)
-    check_model_place(args.out, "--out")
+    if args.out is not None:
+        check_model_place(args.out, "--out")
     data = load_folder(args.folder, classes=args.classes, split="train")
-    counts = ", ".join(
-        f"{printable(name)} {np.sum(data.target == name)}" for name in np.unique(data.class_label)
-    )
+    if args.decisions is not None:
+        data = with_decisions(data, load_decisions(args.decisions))
     check_rated_products(rates, np.unique(data.class_label[data.y == 1]).tolist())
-    print(f"{np.sum(data.y == 1)} normal images: {counts}")
-    if np.any(data.y == -1):
-        print(f"{np.sum(data.y == -1)} images of train/ are known anomalies, left out")
+    print(understood(data))
+    if args.dry_run:
+        return
     start = time.perf_counter()
     detector = HGADDetector(**{"verbose": int(sys.stderr.isatty()), **parameters})
     with naming_files(data.images):
@@ -93,6 +109,20 @@ def _fit(args, processes):
         f"{certificate_text(detector.certificate(CONFIDENCE), CONFIDENCE)}\n"
         f"model: {printable(Path(args.out).resolve())}"
     )
+
+
+def understood(data):
+    """Say what a loader's Bunch holds, such as "312 normal images of 4 products: ..."."""
+    normal = data.class_label[data.y == 1].tolist()
+    names = sorted(set(data.class_label.tolist()))
+    counts = ", ".join(f"{printable(name)} {normal.count(name)}" for name in names)
+    products = "1 product" if len(names) == 1 else f"{len(names)} products"
+    lines = [f"{len(normal)} normal images of {products}: {counts}"]
+    n_defects = int((data.y == -1).sum())
+    if n_defects:
+        kinds = ", ".join(sorted({printable(kind) for kind in data.defect[data.y == -1]}))
+        lines.append(f"{n_defects} images of known defects ({kinds}), left out of the normal ones")
+    return "\n".join(lines)
 
 
 def check_rated_products(rates, products):

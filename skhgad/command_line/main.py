@@ -14,8 +14,24 @@ from contextlib import contextmanager
 
 from ..text import printable_lines
 from ..version import installed_version
-from . import add_class, demo, evaluate, explain, export, fit, report, score
+from . import (
+    add_class,
+    demo,
+    evaluate,
+    explain,
+    export,
+    fit,
+    report,
+    review,
+    score,
+    serve,
+    validate,
+    watch,
+)
 
+_COMMANDS = (
+    demo, fit, score, watch, serve, review, evaluate, report, explain, add_class, export, validate,
+)  # fmt: skip
 # Wrong parameters, images and folders raise these.
 _INPUT_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
@@ -23,8 +39,9 @@ _INPUT_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, ImportError
 def main(argv=None):
     """Run a command and return its exit status; `argv` is a list of str, None = `sys.argv`.
 
-    0 done; 1 the work failed; 2 unusable input; 3 some images could not be read, the others were;
-    130 interrupted; 141 nobody reads the output.
+    0 done; 1 the work failed, or anomalies were found and ``--fail-on-anomaly`` was given; 2
+    unusable input; 3 some images could not be read, the others were; 130 interrupted; 141 nobody
+    reads the output.
     SIGTERM and SIGHUP raise SystemExit with 128 and their number, once what is half written is
     removed. Argparse raises it, too: 0 after ``--help`` and ``--version``, 2 for wrong usage.
     """
@@ -79,8 +96,9 @@ def build_parser():
     parser = _Parser(
         prog="skhgad",
         description="Find anomalies in images of many product classes with one model.",
-        epilog="Exit status: 0 done (also when anomalies are found); 1 the work failed; 2 wrong "
-        "usage or unusable input; 3 some images could not be read (score); 130 interrupted; "
+        epilog="Exit status: 0 done (also when anomalies are found); 1 the work failed, or "
+        "anomalies were found (score --fail-on-anomaly); 2 wrong usage or unusable input; 3 some "
+        "images could not be read (score); 130 interrupted; "
         "143 and 129 ended by SIGTERM and SIGHUP.",
     )
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="show the version")
@@ -88,7 +106,7 @@ def build_parser():
         "--traceback", action="store_true", help="show where in the code an error arose"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (demo, fit, score, evaluate, report, explain, add_class, export):
+    for command in _COMMANDS:
         command.add_options(commands)
     return parser
 

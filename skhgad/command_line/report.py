@@ -52,12 +52,12 @@ def run(args):
     from ..display.drawing import drawing_library
     from ..report.contents import collect, draw_groups, draw_pictures
     from ..report.evaluation import Measurement, figures_text, labelled_images
-    from ..report.page import render_page
+    from ..report.page import MARK, render_page
     from ..scoring.thresholds import thresholds_text
     from ..storage.files import whole_file
 
     drawing_library("the report")
-    check_report_place(args.out, args.folder)
+    check_report_place(args.out, args.folder, _NAME, MARK)
     detector, _ = load_detector(args)
     if is_labelled(args.folder):
         data = labelled_images(detector, args.folder, args.classes)
@@ -93,9 +93,11 @@ def run(args):
     )
 
 
-def check_report_place(out, folder):
-    """Raise ValueError if the page would lie among the images or replace a foreign file."""
-    from ..report.page import MARK
+def check_report_place(out, folder, name, mark):
+    """Raise ValueError if the page `name` would lie among the images or replace a foreign file.
+
+    `mark` is what the pages of skhgad of that name begin with.
+    """
     from ..storage.files import check_folder_place
 
     check_folder_place(out, "--out")
@@ -105,13 +107,13 @@ def check_report_place(out, folder):
             f"--out {str(place)!r} lies in the folder of images {str(images)!r}: choose a place "
             "outside."
         )
-    page = place / _NAME
+    page = place / name
     if page.exists():
         with open(page, "rb") as file:
-            if file.read(len(MARK)) != MARK.encode():
+            if file.read(len(mark)) != mark.encode():
                 raise ValueError(
-                    f"--out: {str(page)!r} exists and is no report of skhgad, so it will not be "
-                    "replaced: choose another folder."
+                    f"--out: {str(page)!r} exists and is no {page.stem} of skhgad, so it will "
+                    "not be replaced: choose another folder."
                 )
 
 

@@ -20,6 +20,7 @@ from .arguments import (
 )
 
 UNREADABLE = 3  # exit status: some images could not be read
+ANOMALIES = 1  # exit status with --fail-on-anomaly: some images are anomalies
 _COLUMNS = ("path", "class", "score", "p_value", "verdict")
 
 
@@ -35,13 +36,33 @@ def add_options(commands):
         "all images share: blue below the threshold, yellow from there on, red far above",
     )
     command.add_argument(
+        "--masks",
+        metavar="DIR",
+        help="write a mask of every image, as PNG, white where its anomaly map is above the "
+        "threshold, named as the maps are",
+    )
+    command.add_argument(
+        "--sheet",
+        metavar="FILE",
+        help="write the flagged images as one picture (.png, .jpg or .webp), the most anomalous "
+        "first, at most 200",
+    )
+    command.add_argument(
         "--csv",
         metavar="FILE",
         help="write what is printed, in full precision; text that a spreadsheet would run, such as "
         "a path that begins with = or -, has an apostrophe in front",
     )
     command.add_argument(
-        "--jsonl", metavar="FILE", help="write the same as JSON, one object a line, paths as given"
+        "--jsonl",
+        metavar="FILE",
+        help="write more as JSON, one object a line: also the threshold, the reason in a sentence, "
+        "and the boxes and areas of the regions above the threshold; paths as given",
+    )
+    command.add_argument(
+        "--fail-on-anomaly",
+        action="store_true",
+        help=f"exit status {ANOMALIES} if an image is an anomaly (default: 0)",
     )
     command.add_argument(
         "--strict",
@@ -59,53 +80,111 @@ def add_options(commands):
 def run(args):
     """Score images, print the table and write files; return the exit status."""
     from ..report.findings import inspect_files
-    from ..scoring.thresholds import thresholds_text
 
     paths, folders = image_paths(args.images)
     check_places(args)
-    targets = [None] * len(paths)
-    if args.maps is not None:
-        targets = map_places(args.maps, paths, folders)
+    maps = places_of(args.maps, "--maps", ".png", paths, folders)
+    masks = places_of(args.masks, "--masks", "_mask.png", paths, folders)
     detector, _ = load_detector(args)
-    label, records = product_of(detector, args), []
+    outputs = Outputs(args, detector)
     findings = inspect_files(
-        detector, paths, label, maps=args.maps is not None, skip_unreadable=not args.strict
+        detector,
+        paths,
+        product_of(detector, args),
+        maps=args.maps is not None or args.masks is not None,
+        reasons=outputs.need_reasons,
+        skip_unreadable=not args.strict,
     )
     print(*_COLUMNS, sep="\t")
-    for finding, target in zip(findings, targets, strict=True):
-        record = record_of(finding, target)
-        show(record)
-        if target is not None and record["error"] is None:
-            write_map(target, finding, detector)
-        records.append(record)
-    if args.csv is not None:
-        write_csv(args.csv, records[0], [record.values() for record in records])
-    if args.jsonl is not None:
-        write_jsonl(args.jsonl, records)
-    verdicts = [record["verdict"] for record in records]
-    n_unreadable = verdicts.count("error")
-    print(
-        f"{verdicts.count('anomaly')} of {len(records) - n_unreadable} images are anomalies (score "
-        f"below {thresholds_text(detector.offset_, detector.class_offsets_)})",
-        file=sys.stderr,
-    )
-    if n_unreadable:
-        print(f"{n_unreadable} of {len(records)} images could not be read", file=sys.stderr)
-        return UNREADABLE
-    return 0
+    for finding, map_place, mask_place in zip(findings, maps, masks, strict=True):
+        outputs.add(finding, map_place, mask_place)
+    outputs.write()
+    return outputs.status()
+
+
+class Outputs:
+    """What a run writes: the table, heat maps and masks at once, files at its end."""
+
+    def __init__(self, args, detector):
+        from ..report.sheet import ContactSheet
+
+        self.args = args
+        self.detector = detector
+        self.rows = []  # of the CSV file
+        self.records = []  # of the JSON file
+        self.sheet = None
+        if args.sheet is not None:
+            self.sheet = ContactSheet(detector.model_.value_range)
+
+    @property
+    def need_reasons(self):
+        """Whether findings need an explanation."""
+        return self.args.jsonl is not None or self.sheet is not None
+
+    def add(self, finding, map_place, mask_place):
+        """Print the row of a finding, write its pictures and keep the rest."""
+        row = record_of(finding, map_place, mask_place)
+        show(row)
+        self.rows.append(row)
+        is_readable = row["error"] is None
+        if map_place is not None and is_readable:
+            write_map(map_place, finding, self.detector)
+        if mask_place is not None and is_readable:
+            write_mask(mask_place, finding, self.detector)
+        if self.need_reasons:
+            from ..report.verdicts import verdict_record
+
+            record = verdict_record(finding, self.detector)
+            record.update((name, row[name]) for name in ("map", "mask") if name in row)
+            self.records.append(record)
+            if self.sheet is not None:
+                self.sheet.offer(record)
+
+    def write(self):
+        """Write the files that were asked for, and a summary to stderr."""
+        from ..scoring.thresholds import thresholds_text
+
+        if self.args.csv is not None:
+            write_csv(self.args.csv, self.rows[0], [row.values() for row in self.rows])
+        if self.args.jsonl is not None:
+            write_jsonl(self.args.jsonl, self.records)
+        n_unreadable, offset = self._count("error"), self.detector.offset_
+        print(
+            f"{self._count('anomaly')} of {len(self.rows) - n_unreadable} images are anomalies "
+            f"(score below {thresholds_text(offset, self.detector.class_offsets_)})",
+            file=sys.stderr,
+        )
+        if self.sheet is not None:
+            n_shown = self.sheet.write(self.args.sheet)
+            of_all = "" if n_shown == self.sheet.n_flagged else f" of {self.sheet.n_flagged}"
+            print(f"sheet: {n_shown}{of_all} flagged images", file=sys.stderr)
+        if n_unreadable:
+            print(f"{n_unreadable} of {len(self.rows)} images could not be read", file=sys.stderr)
+
+    def status(self):
+        """Return the exit status; an anomaly goes before an image that could not be read."""
+        if self.args.fail_on_anomaly and self._count("anomaly"):
+            return ANOMALIES
+        return UNREADABLE if self._count("error") else 0
+
+    def _count(self, verdict):
+        return sum(row["verdict"] == verdict for row in self.rows)
 
 
 def check_places(args):
     """Raise ValueError if a file that options name cannot be written."""
+    from ..report.sheet import check_sheet_name
     from ..storage.files import check_file_place
 
-    for option in ("csv", "jsonl"):
+    for option in ("csv", "jsonl", "sheet"):
         if getattr(args, option) is not None:
             check_file_place(getattr(args, option), f"--{option}")
+    if args.sheet is not None:
+        check_sheet_name(args.sheet, "--sheet")
 
 
-def record_of(finding, target):
-    """Return a row of the files as dict; `target` is the heat map's place, None = no maps."""
+def record_of(finding, map_place=None, mask_place=None):
+    """Return a row of the table as dict; the places of heat map and mask are None without them."""
     from ..report.findings import Unreadable
 
     values = dict.fromkeys(_COLUMNS)
@@ -114,8 +193,9 @@ def record_of(finding, target):
         values.update(path=finding.path, verdict="error", error=finding.error)
     else:
         values.update(zip(_COLUMNS, (*finding[:4], finding.verdict), strict=True))
-    if target is not None:
-        values["map"] = None if values["error"] else str(target)
+    for name, place in (("map", map_place), ("mask", mask_place)):
+        if place is not None:
+            values[name] = None if values["error"] else str(place)
     return values
 
 
@@ -141,29 +221,47 @@ def write_map(target, finding, detector):
     )
 
 
-def map_places(folder, paths, image_folders):
-    """Return the Path of each heat map: the image's path below the common folder + .png.
+def write_mask(target, finding, detector):
+    """Write where the map of a Finding is above the threshold, as a white-on-black PNG."""
+    import numpy as np
+    from PIL import Image
 
-    The image's own ending is kept, so that images of one name have different maps. ValueError is
-    raised if a map would replace an image, or be taken for one in `image_folders`.
+    from ..scoring.thresholds import offset_of
+    from ..storage.files import whole_file
+
+    mask = finding.anomaly_map > -offset_of(detector, finding.class_label)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(target) as part:
+        Image.fromarray(np.uint8(255) * mask).save(part, format="PNG")
+
+
+def places_of(folder, option, ending, paths, image_folders):
+    """Return the Path of the heat map or mask of each image; None of each if `folder` is None.
+
+    It is the image's path below the common folder + `ending`. The image's own ending is kept, so
+    that images of one name have different maps. ValueError, which names the option, is raised if a
+    map would replace an image, or be taken for one in `image_folders`.
     """
     from ..storage.files import check_folder_place
 
-    check_folder_place(folder, "--maps")
+    if folder is None:
+        return [None] * len(paths)
+    check_folder_place(folder, option)
+    what = {"--maps": "heat map", "--masks": "mask"}[option]
     folder = Path(folder).resolve()
     for images in image_folders:
         if folder.is_relative_to(images.resolve()):
             raise ValueError(
-                f"--maps {str(folder)!r} lies in the folder of images {str(images)!r}, whose next "
-                "scoring would take the maps for images: choose a place outside."
+                f"{option} {str(folder)!r} lies in the folder of images {str(images)!r}, whose "
+                f"next scoring would take each {what} for an image: choose a place outside."
             )
     absolute = [Path(path).absolute() for path in paths]
     common = os.path.commonpath([path.parent for path in absolute])
-    places = [folder / f"{path.relative_to(common)}.png" for path in absolute]
+    places = [folder / f"{path.relative_to(common)}{ending}" for path in absolute]
     overwritten = {path.resolve() for path in absolute}.intersection(places)
     if overwritten:
         raise ValueError(
-            f"--maps {str(folder)!r}: a heat map would replace the image "
+            f"{option} {str(folder)!r}: a {what} would replace the image "
             f"{str(min(overwritten))!r}; choose another folder."
         )
     return places

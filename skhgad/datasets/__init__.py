@@ -4,6 +4,7 @@ Nothing is downloaded and no image is decoded. Every loader returns the same kin
 `load_mvtec_ad` describes. `load_union` joins several.
 """
 
+from .decisions import load_decisions
 from .kolektorsdd2 import load_kolektorsdd2
 from .loaders import (
     load_btad,
@@ -22,6 +23,7 @@ from .visa import load_visa
 
 __all__ = [
     "load_btad",
+    "load_decisions",
     "load_folder",
     "load_kolektorsdd2",
     "load_mask",

@@ -178,9 +178,10 @@ def _is_document(name: str) -> bool:
     return stem in _DOCUMENTS and ending not in IMAGE_ENDINGS
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return the images of `folder`, sorted; warn of other entries."""
+def image_files(folder: Path, expected: Collection[str] = ()) -> list[Path]:
+    """Return the images of `folder`, sorted; warn of other entries but the folders `expected`."""
     folders, files = entries(folder)
+    folders = [entry for entry in folders if entry.name not in expected]
     images = [f for f in files if f.suffix.lower() in IMAGE_ENDINGS]
     others = [f for f in files if f.suffix.lower() not in IMAGE_ENDINGS]
     warn_unread(folder, folders + others, "only image files belong there")

@@ -225,7 +225,9 @@ def load_folder(
 
     Where neither the folder nor those in it have ``train`` or ``test``, all images are normal ones
     of the split "train": those of ``<class>/<image>``, or those in the folder itself, which are one
-    class with the folder's name (for ``<class>/train/good``, with that of the class).
+    class with the folder's name (for ``<class>/train/good``, with that of the class). Beside the
+    images of a class may lie a folder ``bad`` of known defects, which get the label "-1"; the
+    normal images then may lie in a folder ``good`` beside it.
 
     A folder of BTAD, KolektorSDD2, MVTec 3D-AD, MVTec AD 2, MVTec LOCO AD, Real-IAD or VisA is read
     by the loader of that data set; of BTAD and those of MVTec, also the folder of one class. Of

@@ -1,9 +1,10 @@
-"""Read folders without splits: all their images are normal."""
+"""Read folders without splits: their images are normal, except for those in a folder `bad`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from sklearn.utils import Bunch
 
@@ -19,17 +20,26 @@ from .folders import (
 )
 from .layouts import FOLDER, layout_error
 
-__all__ = ["is_plain", "load_plain"]
+__all__ = ["DEFECTS", "is_plain", "load_plain"]
+
+DEFECTS = "bad"  # the folder of known defects
+
+
+class _Product(NamedTuple):
+    """Where the images of a product lie."""
+
+    normal: Path
+    defects: Path | None
 
 
 def is_plain(root: Path) -> bool:
     """Tell whether images lie in `root` or in its folders, and no train/ or test/ is there."""
     if not root.is_dir():
         return False
-    folders, files = entries(root)
+    folders, _ = entries(root)
     if any(holds_a_split(folder) for folder in (root, *folders)):
         return False
-    return _has_images(files) or any(_has_images(entries(folder)[1]) for folder in folders)
+    return any(_product_of(folder) is not None for folder in (root, *folders))
 
 
 def load_plain(root: Path, classes: Sequence[str] | None, split: str) -> Bunch:
@@ -41,38 +51,70 @@ def load_plain(root: Path, classes: Sequence[str] | None, split: str) -> Bunch:
             f"root={str(root)!r} has neither train/ nor test/: all its images are normal ones, of "
             f"the split 'train', and none is of the split {split!r}.",
         )
-    folders = _class_folders(root)
+    products = _products(root)
     for name in wanted or ():
-        if name not in folders:
-            raise ValueError(f"classes names {name!r}; {root} holds {sorted(folders)}.")
-    samples = [
-        Sample(image, name, "good", None, "train")
-        for name in sorted(wanted or folders)
-        for image in image_files(folders[name])
-    ]
+        if name not in products:
+            raise ValueError(f"classes names {name!r}; {root} holds {sorted(products)}.")
+    samples = []
+    for name in sorted(wanted or products):
+        normal, defects = products[name]
+        expected = () if defects is None else (DEFECTS,)
+        samples += [
+            Sample(image, name, "good", None, "train") for image in image_files(normal, expected)
+        ]
+        if defects is not None:
+            samples += [
+                Sample(image, name, DEFECTS, None, "train") for image in image_files(defects)
+            ]
     return make_bunch(samples, root, FOLDER.name, FOLDER.source)
 
 
-def _class_folders(root: Path) -> dict[str, Path]:
-    """Return {class name: folder of its images}."""
+def _products(root: Path) -> dict[str, _Product]:
+    """Return {name of a product: where its images lie}."""
     folders, files = entries(root)
-    by_name = {folder.name: folder for folder in folders if _has_images(entries(folder)[1])}
+    found = {folder.name: _product_of(folder) for folder in folders}
+    products = {name: product for name, product in found.items() if product is not None}
+    others = sorted(set(products) - {DEFECTS})
+    whole = _product_of(root)
+    if whole is not None and others == ([] if whole.normal == root else [FOLDER.normal]):
+        if whole.normal != root:
+            unread = [folder for folder in folders if folder.name not in products]
+            warn_unread(root, unread + files, "only the folders good and bad belong there")
+        return {_class_name(root): whole}
     if _has_images(files):
-        if by_name:
-            raise ValueError(
-                f"root={str(root)!r} holds images and folders of images ({sorted(by_name)}), so "
-                "the products are not clear: give the images a folder of their own."
-            )
-        return {_class_name(root): root}
-    if FOLDER.normal in by_name:
+        raise ValueError(
+            f"root={str(root)!r} holds images and folders of images ({others}), so "
+            "the products are not clear: give the images a folder of their own."
+        )
+    if FOLDER.normal in products:
         raise layout_error(
             FOLDER,
             f"root={str(root)!r} holds a folder {FOLDER.normal!r}, as train/ and test/ do, so its "
-            f"folders are no products. Pass the folder above, and call this one train or test.",
+            f"folders are no products. Pass the folder above, and call this one train or test; or "
+            f"keep only {FOLDER.normal!r} and {DEFECTS!r}, for known defects, in a product.",
         )
-    others = [folder for folder in folders if folder.name not in by_name]
-    warn_unread(root, others + files, "only folders of images belong there")
-    return by_name
+    if DEFECTS in products:
+        raise ValueError(
+            f"root={str(root)!r} holds a folder {DEFECTS!r}, which means known defects, and it is "
+            f"not clear of which product (there are {others}): move it to <product>/{DEFECTS}."
+        )
+    warn_unread(
+        root,
+        [folder for folder in folders if folder.name not in products] + files,
+        "only folders of images belong there",
+    )
+    return products
+
+
+def _product_of(folder: Path) -> _Product | None:
+    """Return where the images lie in the folder of one product; None if there are none."""
+    folders, files = entries(folder)
+    by_name = {entry.name: entry for entry in folders if _has_images(entries(entry)[1])}
+    defects = by_name.get(DEFECTS)
+    if _has_images(files):
+        return _Product(folder, defects)
+    normal = by_name.get(FOLDER.normal)
+    return None if normal is None else _Product(normal, defects)
 
 
 def _class_name(root: Path) -> str:
@@ -80,6 +122,8 @@ def _class_name(root: Path) -> str:
     root = root.resolve()
     if root.name == FOLDER.normal and root.parent.name in FOLDER.splits:
         root = root.parent.parent
+    elif root.name in FOLDER.splits:
+        root = root.parent
     return root.name
 
 

@@ -5,6 +5,7 @@ colours as arrays. The displays need matplotlib: ``pip install
 ".[display]"`` in a clone of skhgad.
 """
 
+from .drift import DriftDisplay
 from .heat_maps import HeatScale, overlay
 from .latent import LatentSpaceDisplay
 from .maps import AnomalyMapDisplay
@@ -13,6 +14,7 @@ from .training import TrainingCurveDisplay
 
 __all__ = [
     "AnomalyMapDisplay",
+    "DriftDisplay",
     "HeatScale",
     "LatentSpaceDisplay",
     "ScoreDistributionDisplay",

@@ -21,6 +21,7 @@ from .recipe import Recipe
 from .same_call import check_same_data, check_same_parameters
 from .samples import LabelledSamples
 from .schedule import training_plan
+from .tell import decisions_text
 from .warn import (
     warn_of_enlarged_images,
     warn_of_few_calibrating,
@@ -96,6 +97,12 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
     if processes.is_first:
         n_spared = np.bincount(codes[spared.any(axis=0)], minlength=len(classes))
         warn_of_few_calibrating(n_spared, classes, parameters)
+        if parameters["verbose"] >= 1:
+            n_centers = np.stack([level.n_centers.cpu().numpy() for level in model.levels])
+            print(
+                decisions_text(parameters, codes, classes, spared, plan.n_passes, n_centers),
+                flush=True,
+            )
     kept = parameters_of_fit(parameters)
     return {
         "model_": FittedModel(reader.extractor, model, calibration, classes, kept),

@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..images.source import ImageSource
+from ..scoring.explanation import Explanation
 from ..text import printable
 
 _CHUNK = 64  # images whose maps are in memory at once
@@ -17,6 +18,7 @@ class Finding(NamedTuple):
     """What a detector says of one image.
 
     `anomaly_map` is None or an ndarray of shape (height, width), float32, of the image's size.
+    `explanation` is None where no reasons were asked for.
     """
 
     path: str
@@ -25,6 +27,7 @@ class Finding(NamedTuple):
     p_value: float
     is_anomaly: bool
     anomaly_map: np.ndarray | None
+    explanation: Explanation | None = None
 
     @property
     def verdict(self):
@@ -39,8 +42,12 @@ class Unreadable(NamedTuple):
     error: str
 
 
-def inspect_files(detector, paths, class_label=None, *, maps=False, skip_unreadable=False):
+def inspect_files(
+    detector, paths, class_label=None, *, maps=False, reasons=False, skip_unreadable=False
+):
     """Yield a Finding for every image, in order; with `maps`, with its anomaly map.
+
+    With `reasons`, also with its explanation.
 
     `class_label` is the class of all images; None = inferred. An image that cannot be read raises
     ValueError or FileNotFoundError; with `skip_unreadable` it yields an Unreadable.
@@ -52,29 +59,35 @@ def inspect_files(detector, paths, class_label=None, *, maps=False, skip_unreada
     with tqdm(total=len(paths), desc="images", unit="image", disable=quiet) as bar:
         for first in range(0, len(paths), _CHUNK):
             chunk = paths[first : first + _CHUNK]
-            inspect = _inspect_readable if skip_unreadable else _inspect
-            for found in inspect(detector, chunk, class_label, maps):
+            find = findings_of if skip_unreadable else _inspect
+            for found in find(detector, chunk, class_label, maps=maps, reasons=reasons):
                 yield found
                 bar.update()
 
 
-def _inspect(detector, paths, class_label, maps):
+def _inspect(detector, paths, class_label, *, maps, reasons):
     """Return a Finding of each image."""
     labels = None if class_label is None else [class_label] * len(paths)
     with naming_files(paths):
+        if reasons:
+            explanations = detector.explain(paths, class_labels=labels, maps=maps)
+            return [
+                Finding(path, *found[:4], found.anomaly_map, found)
+                for path, found in zip(paths, explanations, strict=True)
+            ]
         inspection = detector.inspect(paths, class_labels=labels, maps=maps)
     columns = [values.tolist() for values in inspection[:4]]
     anomaly_maps = inspection.maps or [None] * len(paths)
     return [Finding(*fields) for fields in zip(paths, *columns, anomaly_maps, strict=True)]
 
 
-def _inspect_readable(detector, paths, class_label, maps):
+def findings_of(detector, paths, class_label=None, *, maps=False, reasons=False):
     """Return a Finding of each image that can be read, an Unreadable of the others, in order."""
     unreadable = {}
     while len(unreadable) < len(paths):
         readable = [path for path in paths if path not in unreadable]
         try:
-            findings = iter(_inspect(detector, readable, class_label, maps))
+            findings = iter(_inspect(detector, readable, class_label, maps=maps, reasons=reasons))
         except (ValueError, FileNotFoundError):
             broken = _unreadable_among(readable, detector.model_.value_range)
             if not broken:  # something else is wrong

@@ -41,12 +41,12 @@ def render_page(detector, rows, *, source, model, figures, groups, pictures):
     `source` and `model` are folders; `figures` are as from `Measurement.figures`, None without
     labels; `groups` as from `draw_groups`.
     """
-    style, script = _read("page.css"), _read("page.js")
+    style, script = read_part("page.css"), read_part("page.js")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return MARK + environment.from_string(_read("page.html")).render(
-        policy=_policy(style, script),
+    return MARK + environment.from_string(read_part("page.html")).render(
+        policy=page_policy(style, script),
         style=style,
         script=script,
         source=source,
@@ -83,11 +83,13 @@ def _choices(rows, class_filter):
     return {name: sorted(values) for name, values in choices.items() if values}
 
 
-def _read(name):
+def read_part(name):
+    """Return the text of a file of this folder."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _policy(style, script):
+def page_policy(style, script):
+    """Return the content security policy that allows this style and this script alone."""
     style, script = (
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         for text in (style, script)

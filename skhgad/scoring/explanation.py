@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,14 @@ class Explanation(NamedTuple):
         Which contributes more to the score: that the sample is unlikely under its class, or that
         it lies between classes. Where they are multiplied (``map_normalization="exponential"``),
         the factor that is the larger share of its maximum.
+    anomaly_map : ndarray of shape (height, width), float32, or None
+        Of the image's own size; None where not asked for.
+    contributions : dict of str or int to float, or None
+        What each feature of a vector adds to its anomaly score, by name where the fit saw names,
+        else by number, the largest first; None for images. They add up to ``base_score - score``,
+        exactly where the class is one Gaussian and no flow was trained. A feature may take away.
+    base_score : float or None
+        Score of the center of the class from which the contributions are counted; None for images.
     """
 
     class_label: str | int
@@ -54,6 +62,9 @@ class Explanation(NamedTuple):
     regions: list[Region]
     level: int | None
     term: str
+    anomaly_map: NDArray[np.float32] | None = None
+    contributions: dict[str | int, float] | None = None
+    base_score: float | None = None
 
 
 class Location(NamedTuple):
@@ -66,7 +77,12 @@ class Location(NamedTuple):
 
 
 def explain(
-    judge: Judge, batches: Iterable[ScoredBatch], threshold: float | None, *, given: bool = False
+    judge: Judge,
+    batches: Iterable[ScoredBatch],
+    threshold: float | None,
+    *,
+    given: bool = False,
+    maps: bool = False,
 ) -> list[Explanation]:
     """Explain samples; see `HGADDetector.explain`.
 
@@ -78,6 +94,8 @@ def explain(
         Pixels above it make regions; None = minus the threshold of the sample's class.
     given : bool, default=False
         Whether the classes were given, not inferred.
+    maps : bool, default=False
+        Whether to keep the anomaly maps.
 
     Returns
     -------
@@ -90,15 +108,38 @@ def explain(
         if not fitted.takes_images:
             return [(None, None, None, [], *cause) for cause in causes]
         thresholds = (-judge.thresholds(batch.codes)).tolist()
-        locations = (
-            locate(anomaly_map, own if threshold is None else threshold)
-            for anomaly_map, own in zip(image_maps(batch), thresholds, strict=True)
-        )
-        return [(*location, *cause) for location, cause in zip(locations, causes, strict=True)]
+        return [
+            (
+                *locate(found, own if threshold is None else threshold),
+                *cause,
+                found if maps else None,
+            )
+            for found, own, cause in zip(image_maps(batch), thresholds, causes, strict=True)
+        ]
 
     verdicts, details = judge.judge(batches, details_of, given=given)
     columns = [values.tolist() for values in verdicts]
     return [Explanation(*row[:-1], *row[-1]) for row in zip(*columns, details, strict=True)]
+
+
+def with_contributions(
+    explanations: list[Explanation],
+    shares: NDArray[np.float64],
+    base_scores: NDArray[np.float64],
+    names: Sequence[str] | None,
+) -> list[Explanation]:
+    """Return the explanations of vectors with what `feature_shares` found.
+
+    `names` are those of the features; None = numbers.
+    """
+    keys: Sequence[str | int] = range(shares.shape[1]) if names is None else names
+    return [
+        explanation._replace(
+            contributions={keys[i]: float(own[i]) for i in np.argsort(-own, kind="stable")},
+            base_score=float(base),
+        )
+        for explanation, own, base in zip(explanations, shares, base_scores, strict=True)
+    ]
 
 
 def locate(anomaly_map: NDArray[np.float32], threshold: float) -> Location:

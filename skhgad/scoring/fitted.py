@@ -87,6 +87,10 @@ class FittedModel:
             yield score_batch(model, features, given, sizes)
             n_seen += len(sizes)
 
+    def inferred_codes(self, reader, X):
+        """Infer the class of each sample, ndarray of shape (n_samples,); as `scored_batches`."""
+        return np.concatenate([batch.codes for batch in self.scored_batches(reader, X)])
+
     def require_images(self, purpose):
         """Raise ValueError, naming the purpose, after a fit on feature vectors."""
         if not self.takes_images:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from .files import (
     remove_leftovers,
     replacement,
 )
+from .model_card import CARD_MARK
 
 try:
     import fcntl
@@ -32,7 +33,8 @@ except ImportError:  # Windows
 
 FORMAT = "skhgad-model"
 VERSION = 6
-_FILE = "model.safetensors"
+MODEL_FILE = "model.safetensors"
+CARD_FILE = "MODEL_CARD.md"
 _OLD_DESCRIPTION = "model.json"  # the description up to version 3
 _CLUTTER = {".ds_store", "desktop.ini", "thumbs.db"}  # left by file managers
 # Bytes. Parsed JSON takes some 25 times its size, and 500 classes with long names have 1 MiB.
@@ -43,8 +45,11 @@ _BROKEN = (
 )  # fmt: skip
 
 
-def save_state(folder, tensors, description):
+def save_state(folder, tensors, description, card=None):
     """Write a model to a folder in one step; the last of several processes wins.
+
+    `card` takes the hash of the model and returns the text of the model card, which is written
+    beside it; None = no card. After a crash between the two, the hash tells that the card is older.
 
     A link is followed. Raises ValueError if `check_place` refuses the folder or the description is
     too long, OSError if the file cannot be written; the older model is then still whole. Windows
@@ -52,11 +57,15 @@ def save_state(folder, tensors, description):
     """
     folder = _real(folder)
     check_place(folder)
-    content = _encode(tensors, description)
+    content, sha256 = _encode(tensors, description)
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _saving(folder), replacement(folder / _FILE, durable=True) as part:
+        with _saving(folder), ExitStack() as files:
+            if card is not None:  # written first, because the disk may be full; renamed last
+                card_part = files.enter_context(replacement(folder / CARD_FILE))
+                card_part.write_text(card(sha256), encoding="utf-8")
+            part = files.enter_context(replacement(folder / MODEL_FILE, durable=True))
             with open(part, "xb") as file:
                 file.write(content)
         (folder / _OLD_DESCRIPTION).unlink(missing_ok=True)
@@ -79,11 +88,11 @@ def load_state(folder):
     a damaged file, OSError if it cannot be read.
     """
     folder = Path(folder)
-    path = folder / _FILE
+    path = folder / MODEL_FILE
     if not folder.exists():
         raise FileNotFoundError(f"no model folder at {str(folder)!r}.")
     if not path.is_file():
-        raise ValueError(f"{str(folder)!r} is no skhgad model: {_FILE} is missing.")
+        raise ValueError(f"{str(folder)!r} is no skhgad model: {MODEL_FILE} is missing.")
     _check_inside(path)
     with open(path, "rb") as file:
         with _refusing(path):
@@ -104,9 +113,10 @@ def check_place(folder):
     folder = _real(folder)
     if not folder.exists():
         return
-    path = folder / _FILE
+    path = folder / MODEL_FILE
     names = os.listdir(folder) if folder.is_dir() else [folder.name]
-    names = {name for name in names if not is_part(name, _FILE)}
+    finals = (MODEL_FILE, CARD_FILE)
+    names = {name for name in names if not any(is_part(name, final) for final in finals)}
     if not names:
         return
     if not path.is_file():
@@ -115,7 +125,9 @@ def check_place(folder):
         raise ValueError(
             f"{str(path)!r} is damaged, or no skhgad model: remove it, or choose another folder."
         )
-    names -= {name for name in (_FILE, _OLD_DESCRIPTION) if (folder / name).is_file()}
+    names -= {name for name in (MODEL_FILE, _OLD_DESCRIPTION) if (folder / name).is_file()}
+    if _is_our_card(folder / CARD_FILE):
+        names.discard(CARD_FILE)
     others = sorted(name for name in names if name.lower() not in _CLUTTER)
     if others:
         raise ValueError(
@@ -147,12 +159,13 @@ def _encode(tensors, description):
     }
     text = json.dumps({**about, **description}, allow_nan=False)
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    content = save(tensors, {"description": text, "sha256": model_hash(text, tensors)})
+    sha256 = model_hash(text, tensors)
+    content = save(tensors, {"description": text, "sha256": sha256})
     if int.from_bytes(content[:8], "little") > _LARGEST_HEADER:
         raise ValueError(
             f"the model's description has {len(text)} characters, too many to be loaded again."
         )
-    return content
+    return content, sha256
 
 
 @contextmanager
@@ -164,17 +177,22 @@ def _saving(folder):
     systems), it removes those of a day ago.
     """
     if fcntl is None:
-        remove_leftovers(folder / _FILE)
+        _clean(folder)
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
         is_alone = _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove_leftovers(folder / _FILE, of_today=is_alone)
+        _clean(folder, of_today=is_alone)
         _lock(handle, fcntl.LOCK_SH)  # waits while another process is cleaning
         yield
     finally:
         os.close(handle)
+
+
+def _clean(folder, **options):
+    for name in (MODEL_FILE, CARD_FILE):
+        remove_leftovers(folder / name, **options)
 
 
 def _lock(handle, kind):
@@ -254,6 +272,15 @@ def _is_ours(path):
         return False
 
 
+def _is_our_card(path):
+    """Whether a file is a model card that may be replaced."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(CARD_MARK)) == CARD_MARK.encode()
+    except OSError:
+        return False
+
+
 def _check_format(folder, description):
     if not description:
         _refuse_without_description(folder)
@@ -277,7 +304,7 @@ def _refuse_without_description(folder):
         if path.is_file() and path.stat().st_size <= _LARGEST_HEADER:
             old = _parse(path.read_bytes())
     if not isinstance(old, dict) or old.get("format") != FORMAT:
-        raise ValueError(f"{str(folder)!r} is no skhgad model: {_FILE} has no description.")
+        raise ValueError(f"{str(folder)!r} is no skhgad model: {MODEL_FILE} has no description.")
     raise ValueError(
         f"{str(folder)!r} has format version {old.get('version')!r:.80}, which is that of an older "
         f"skhgad; this skhgad reads version {VERSION}. Fit and save again, or install the older "

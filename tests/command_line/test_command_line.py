@@ -29,6 +29,8 @@ from skhgad.display.heat_maps import HeatScale, overlay
 from skhgad.metrics import image_metrics, pixel_metrics
 from skhgad.report import findings
 from skhgad.report.evaluation import Measurement, figures_text
+from skhgad.report.sheet import MOST, ContactSheet
+from skhgad.report.verdicts import FIELDS
 from skhgad.scoring.certificate import certificate_text
 from skhgad.storage.files import whole_file
 
@@ -118,7 +120,8 @@ def test_fit_leaves_out_known_anomalies_and_says_so(products, tmp_path, capsys):
     assert main([str(word) for word in argv]) == 0
     said = capsys.readouterr().out
     assert (
-        "12 normal images: stripe 12" in said and "3 images of train/ are known anomalies" in said
+        "12 normal images of 1 product: stripe 12" in said
+        and "3 images of known defects (blob)" in said
     )
     assert HGADDetector.load(tmp_path / "model").classes_.tolist() == ["stripe"]
 
@@ -154,6 +157,25 @@ def test_settings_are_python_values_or_words():
     }
 
 
+def test_a_dry_run_says_what_is_understood_and_fits_nothing(
+    products, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(HGADDetector, "fit", None)
+    assert main(["fit", str(products), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said == "24 normal images of 2 products: checker 12, stripe 12\n"
+    shutil.copytree(products / "stripe/train/good", tmp_path / "stripe")
+    shutil.copytree(products / "stripe/test/blob", tmp_path / "stripe/bad")
+    argv = ["fit", str(tmp_path / "stripe"), "--dry-run", "--out", str(tmp_path / "model")]
+    assert main(argv) == 0 and not (tmp_path / "model").exists()
+    said = capsys.readouterr().out
+    assert "12 normal images of 1 product: stripe 12\n3 images of known defects (bad)" in said
+    assert "--out is missing" in refusal(capsys, "fit", products)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis/a.tex").touch()
+    assert "is no skhgad model" in refusal(capsys, *argv[:-1], tmp_path / "thesis")
+
+
 def test_fit_keeps_what_is_no_model(products, tmp_path, capsys, monkeypatch):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("text")
@@ -178,7 +200,7 @@ def test_image_size_is_a_side_or_height_x_width(text, size):
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["fit", "a"], ["fit", "a", "--out", "b", "--image-size", "2x"], ["paint"]]
+    "argv", [[], ["fit"], ["fit", "a", "--out", "b", "--image-size", "2x"], ["paint"]]
 )
 def test_wrong_usage_exits_with_2(argv, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -268,6 +290,63 @@ def test_maps_have_the_image_s_size_and_names_of_their_own(model, detector, tmp_
     assert heat[mask].mean() > heat[~mask].mean()
 
 
+def test_jsonl_masks_and_sheet_are_the_explanations(products, model, detector, tmp_path, capsys):
+    folder, lines, masks = products / "stripe/test", tmp_path / "t.jsonl", tmp_path / "masks"
+    argv = [
+        "score",
+        model,
+        folder,
+        "--jsonl",
+        lines,
+        "--masks",
+        masks,
+        "--sheet",
+        tmp_path / "s.png",
+    ]
+    assert main([str(word) for word in [*argv, "--fail-on-anomaly"]]) == 1
+    said = capsys.readouterr().err
+    records = [json.loads(line) for line in lines.read_text().splitlines()]
+    paths = [str(folder / kind / f"{i}.png") for kind in ("blob", "good") for i in range(3)]
+    for record, path, expected in zip(records, paths, detector.explain(paths), strict=True):
+        assert list(record) == [*FIELDS, "mask"] and record["path"] == path
+        assert record["regions"] == [region.to_dict() for region in expected.regions]
+        assert record["area"] == pytest.approx(expected.area)
+        assert record["p_value"] == expected.p_value
+        side = "below" if expected.is_anomaly else "not below"
+        assert record["reason"].startswith(f"The score {record['score']:.4g} is {side} the thresh")
+        assert record["reason"].endswith(" above the threshold.")
+        with Image.open(record["mask"]) as mask:
+            assert mask.size == (SIZE, SIZE) and mask.mode == "L"
+            assert np.sum(np.asarray(mask) == 255) == sum(r.area for r in expected.regions)
+    assert Path(records[0]["mask"]) == masks / "blob/0.png_mask.png"
+    n_flagged = sum(record["verdict"] == "anomaly" for record in records)
+    assert f"sheet: {n_flagged} flagged images" in said and n_flagged >= 3
+    with Image.open(tmp_path / "s.png") as sheet:  # red boxes on white, a column an image
+        pixels = np.asarray(sheet).astype(int)
+        assert sheet.width == n_flagged * 248 + 8
+    assert np.any(np.all(pixels == (235, 0, 0), axis=2))
+    good = str(products / "checker/train/good/00.png")
+    assert main(["score", str(model), good, "--fail-on-anomaly"]) == 0
+    capsys.readouterr()
+    said = refusal(capsys, "score", model, good, "--sheet", tmp_path / "s.tif")
+    assert "--sheet" in said and ".png, .jpg or .webp" in said
+    said = refusal(capsys, "score", model, folder, "--masks", folder / "masks")
+    assert "--masks" in said and "each mask for an image" in said
+
+
+def test_a_sheet_shows_the_most_anomalous(tmp_path):
+    path = write(tmp_path / "a.png", np.zeros((8, 8, 3), dtype=np.uint8))
+    sheet = ContactSheet()
+    regions = [{"box": [0, 0, 2, 2]}]
+    for index in range(MOST + 5):
+        record = {"path": str(path), "class": "lid", "score": float(index), "regions": regions}
+        sheet.offer({**record, "verdict": "anomaly"})
+    sheet.offer({"verdict": "normal"})
+    assert sheet.n_flagged == MOST + 5 and sheet.write(tmp_path / "sheet.jpg") == MOST
+    assert sorted(-place[0] for place in sheet._tiles) == list(range(MOST))
+    assert ContactSheet().write(tmp_path / "none.png") == 0
+
+
 def test_files_of_any_name(products, model, detector, tmp_path, capsys):
     names = ["ä ö.png", "模 型.png", "a\tb.png", "-x.png"]
     if os.name == "posix":
@@ -350,7 +429,7 @@ def test_a_broken_image_is_a_row_and_the_others_are_scored(
     assert "is an empty file" in rows[2]["error"] and "cannot be read" in rows[4]["error"]
     assert sorted(os.listdir(maps)) == [f"{name}.png.png" for name in "bdfh"]
     records = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert [list(record) for record in records] == [list(rows[0])] * 7
+    assert [list(record) for record in records] == [[*FIELDS, "map"]] * 7
     assert [record["error"] or "" for record in records] == [row["error"] for row in rows]
     assert records[0]["score"] is None and records[1]["score"] == float(rows[1]["score"])
     shown = list(csv.DictReader(said.out.splitlines(), delimiter="\t"))
@@ -665,7 +744,7 @@ def test_export_writes_what_onnxruntime_reads(products, model, detector, tmp_pat
 def test_fit_takes_plain_folders(products, tmp_path, capsys):
     argv = ["fit", products / "stripe/train/good", "--out", tmp_path / "model", *SMALL]
     assert main([str(word) for word in argv]) == 0
-    assert "12 normal images: stripe 12" in capsys.readouterr().out
+    assert "12 normal images of 1 product: stripe 12" in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:.*lacks 7 of the 8 classes")
@@ -680,7 +759,7 @@ def test_published_layouts_are_read_by_their_names(tmp_path, capsys):
         write(folder / "test_public/bad" / f"{i}.png", pixels)
         write(folder / "test_public/ground_truth/bad" / f"{i}_mask.png", np.uint8(255) * mask)
     assert main(["fit", str(tmp_path / "ad2"), "--out", str(model), *SMALL]) == 0
-    assert "12 normal images: can 12" in capsys.readouterr().out
+    assert "12 normal images of 1 product: can 12" in capsys.readouterr().out
     for place in (tmp_path / "ad2", folder):
         assert main(["evaluate", str(model), str(place)]) == 0
         said = capsys.readouterr().out

@@ -527,6 +527,22 @@ def test_a_plain_folder_of_folders_holds_a_class_each(tmp_path, strict):
         assert len(load_folder(tmp_path).images) == 3
 
 
+def test_a_folder_bad_holds_known_defects(tmp_path, strict):
+    write(tmp_path, ["flat/a.png", "flat/bad/a.png", "two/good/a.png", "two/bad/b.png"])
+    for name in ("flat", "two"):
+        data = load_folder(tmp_path / name)
+        assert data.target.tolist() == [name, "-1"] and data.y.tolist() == [1, -1]
+        assert data.class_label.tolist() == [name, name] and data.defect[1] == "bad"
+    assert load_folder(tmp_path).target.tolist() == ["flat", "-1", "two", "-1"]
+    assert load_folder(tmp_path, classes=["two"]).target.tolist() == ["two", "-1"]
+    write(tmp_path, ["bad/a.png"])
+    with pytest.raises(ValueError, match=r"not clear of which product \(there are \['flat', 'two'"):
+        load_folder(tmp_path)
+    write(tmp_path, ["flat/good/a.png"])
+    with pytest.raises(ValueError, match=r"images and folders of images \(\['good'\]\)"):
+        load_folder(tmp_path / "flat")
+
+
 def test_plain_folders_that_are_not_clear_are_refused(tmp_path):
     write(tmp_path, ["lid/a.png", "a.png"])
     with pytest.raises(ValueError, match=r"images and folders of images \(\['lid'\]\)"):

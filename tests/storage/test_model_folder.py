@@ -31,6 +31,7 @@ from skhgad.storage.detector_state import pack
 from skhgad.storage.model_folder import load_state, model_hash, save_state
 
 FILE = "model.safetensors"
+FILES = ["MODEL_CARD.md", FILE]
 LIMIT = 8 << 20  # bytes of a header
 X = np.random.default_rng(0).normal(size=(20, 3))
 
@@ -372,7 +373,7 @@ def test_the_hash_is_the_one_that_is_documented():
 
 
 def test_the_description_tells_what_the_model_is(detector, model_folder, monkeypatch):
-    assert os.listdir(model_folder) == [FILE]
+    assert sorted(os.listdir(model_folder)) == FILES
     description = split(model_folder)[1]
     assert (description["format"], description["version"]) == ("skhgad-model", 6)
     assert description["skhgad"] == version("skhgad") == skhgad.__version__
@@ -431,7 +432,7 @@ def test_a_model_of_the_older_format_is_replaced(detector, model_folder):
     make_old(model_folder)
     storage.check_model_place(model_folder, "--out")
     detector.save(model_folder)
-    assert os.listdir(model_folder) == [FILE]
+    assert sorted(os.listdir(model_folder)) == FILES
     assert HGADDetector.load(model_folder).offset_ == detector.offset_
 
 
@@ -441,7 +442,7 @@ def test_an_older_description_beside_a_new_model_is_ignored_and_removed(detector
     (model_folder / FILE).write_bytes(content)  # as a save that is killed at its end leaves it
     assert HGADDetector.load(model_folder).offset_ == detector.offset_
     detector.save(model_folder)
-    assert os.listdir(model_folder) == [FILE]
+    assert sorted(os.listdir(model_folder)) == FILES
 
 
 def test_files_outside_the_folder_are_not_read(model_folder, tmp_path):
@@ -628,7 +629,7 @@ def test_a_failed_save_leaves_the_old_model_whole(
             fail_at(patched, function, number, error)
             with pytest.raises(type(error)):
                 newer.save(place)
-    assert os.listdir(tmp_path) == ["model"] and os.listdir(model_folder) == [FILE]
+    assert os.listdir(tmp_path) == ["model"] and sorted(os.listdir(model_folder)) == FILES
     assert HGADDetector.load(model_folder).offset_ == detector.offset_
     newer.save(model_folder)
     assert HGADDetector.load(model_folder).n_features_in_ == 2
@@ -655,7 +656,7 @@ def test_a_model_is_flushed_before_its_rename_and_the_rename_after_it(
         path.stat().st_ino for path in (tmp_path / "model" / FILE, tmp_path / "model", tmp_path)
     )
     if os.name == "posix":
-        assert happened == [file, "replace", folder, parent]
+        assert happened == [file, "replace", folder, "replace", parent]  # the second: the card
 
 
 def test_a_folder_that_cannot_be_flushed_is_no_error(detector, model_folder, monkeypatch):
@@ -669,7 +670,7 @@ def test_a_folder_that_cannot_be_flushed_is_no_error(detector, model_folder, mon
             except KeyboardInterrupt:
                 assert type(error) is KeyboardInterrupt
         assert HGADDetector.load(model_folder).offset_ == newer.offset_
-        assert os.listdir(model_folder) == [FILE]
+        assert sorted(os.listdir(model_folder)) == FILES
 
 
 def test_a_full_disk_leaves_the_old_model_whole(detector, model_folder, tmp_path):
@@ -890,8 +891,9 @@ def test_hidden_files_of_killed_saves_never_matter(detector, model_folder, tmp_p
     for folder in (model_folder, tmp_path / "first"):
         hidden(folder)
         storage.check_model_place(folder, "--out")
+        (folder / ".MODEL_CARD.md.0123abcd.part").write_text("half")
         detector.save(folder)
-        assert os.listdir(folder) == [FILE]
+        assert sorted(os.listdir(folder)) == FILES
         hidden(folder)
         assert HGADDetector.load(folder).offset_ == detector.offset_
     (model_folder / ".model.safetensors.mine.part").touch()  # looks similar

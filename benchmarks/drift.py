@@ -1,0 +1,199 @@
+"""How well does DriftMonitor keep its promise, and how soon does it find a drift?
+
+Part "simulation": streams of scores that do not drift, without and with defects, each with
+calibration scores of its own. Part "pictures": a model of the normal pictures of each class; the
+stream begins with normal pictures that it has not seen, and goes on with changed ones.
+
+    python -m benchmarks.drift --part simulation
+    python -m benchmarks.drift --part pictures --data DIR
+"""
+
+import argparse
+import copy
+import time
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
+
+from skhgad import HGADDetector
+from skhgad.monitor import DriftMonitor
+
+from ._data import load_parts
+from ._figures import markdown
+
+CHANGES = {
+    "none": lambda image: image,
+    "brightness +10 %": lambda image: ImageEnhance.Brightness(image).enhance(1.1),
+    "blur, sigma 1": lambda image: image.filter(ImageFilter.GaussianBlur(1)),
+    "blur, sigma 2": lambda image: image.filter(ImageFilter.GaussianBlur(2)),
+    "rotation of 3 degrees": lambda image: _rotated(image, 3),
+    "noise, sigma 5": lambda image: _noisy(image, 5),
+}
+
+
+def _rotated(image, degrees):
+    # Zoomed a little, so that no corner is empty.
+    wide, high = image.size
+    turned = image.rotate(degrees, Image.Resampling.BICUBIC)
+    edge_x, edge_y = round(0.06 * wide), round(0.06 * high)
+    inner = turned.crop((edge_x, edge_y, wide - edge_x, high - edge_y))
+    return inner.resize((wide, high), Image.Resampling.BICUBIC)
+
+
+def _noisy(image, sigma):
+    pixels = np.asarray(image, dtype=float)
+    noise = np.random.default_rng(0).normal(0, sigma, pixels.shape)
+    return Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8))
+
+
+def simulate(n_streams, length, n_calibration, defect_rate, seed=0):
+    """Return how many of the streams raise an alarm at the probabilities 0.01 and 0.05."""
+    rng = np.random.default_rng(seed)
+    detector = HGADDetector(random_state=0).fit(rng.normal(size=(n_calibration, 2)))
+    alarms = np.zeros(2, dtype=int)
+    for _ in range(n_streams):
+        scores = rng.normal(size=n_calibration)
+        codes = np.zeros(n_calibration, dtype=int)
+        fitted = copy.copy(detector.model_)
+        fitted.calibration = fitted.calibration._replace(
+            scores=scores, inferred=codes, given_scores=scores, codes=codes
+        )
+        of_stream = copy.copy(detector)
+        of_stream.model_ = fitted
+        monitor = DriftMonitor(of_stream)
+        stream = rng.normal(size=length) - 50 * (rng.random(length) < defect_rate)
+        monitor.update_scores(stream, np.repeat(detector.classes_, length))
+        largest = monitor.history_[:, 1].max()
+        alarms += [largest >= 2, largest >= np.log10(20)]
+    return alarms
+
+
+def run_simulation(args):
+    """Print the table of false alarms."""
+    rows = []
+    for n_calibration, rate in ((40, 0.0), (40, 0.02), (300, 0.02)):
+        start = time.perf_counter()
+        alarms = simulate(args.streams, args.length, n_calibration, rate)
+        rows.append([n_calibration, f"{rate:.0%}", *(f"{n / args.streams:.1%}" for n in alarms)])
+        print(f"{rows[-1]}: {time.perf_counter() - start:.0f} s", flush=True)
+    print(f"{args.streams} streams of {args.length} scores")
+    print(
+        "\n".join(
+            markdown(["calibration scores", "defects", "alarms at 1 %", "alarms at 5 %"], rows)
+        )
+    )
+
+
+def run_pictures(args):
+    """Print after how many pictures each change is found."""
+    (part,) = [part for part in load_parts(args.data) if part.is_images]
+    rng = np.random.default_rng(0)
+    chosen, held_out = _halves(part, args.train, rng)
+    detector = HGADDetector.fast(random_state=0).fit(part.X_train[chosen], part.class_train[chosen])
+    paths = np.concatenate([part.X_train[held_out], part.X_test[part.y == 1]])
+    classes = np.concatenate([part.class_train[held_out], part.class_test[part.y == 1]])
+    paths = np.concatenate(
+        [rng.permutation(paths[classes == k])[: args.stream] for k in part.classes]
+    )
+    found = {}
+    for name, change in CHANGES.items():
+        found[name] = _scores(detector, paths, change)
+        print(f"{name}: mean score {found[name][0].mean():.2f}", flush=True)
+    defects = detector.inspect(rng.permutation(part.X_test[part.y == -1])[: args.stream])
+    rows = []
+    for name in CHANGES:
+        delays = [_delay(detector, found, name, np.random.default_rng(i)) for i in range(args.runs)]
+        rows.append([name, *_summary(delays)])
+    alarms = [_rare(detector, found["none"], defects, np.random.default_rng(i)) for i in range(50)]
+    rows.append(["2 % defects", f"{sum(alarms)} of 50", "-", "-"])
+    lots = [lot for lot in ("solar_mono", "solar_poly") if lot in part.classes]
+    if len(lots) == 2:
+        rows.append(["new lot: poly among mono cells", *_new_lot(part, lots, args)])
+    n_normal = len(paths) // 2
+    print(f"{len(chosen)} pictures to fit on; {n_normal} normal ones, then {len(paths) - n_normal}")
+    print("\n".join(markdown(["change", "alarms", "median pictures", "most pictures"], rows)))
+
+
+def _halves(part, n_train, rng):
+    chosen = np.concatenate(
+        [rng.permutation(np.flatnonzero(part.class_train == k))[:n_train] for k in part.classes]
+    )
+    return chosen, np.setdiff1d(np.arange(len(part.X_train)), chosen)
+
+
+def _scores(detector, paths, change):
+    labels, scores = [], []
+    for first in range(0, len(paths), 32):
+        images = []
+        for path in paths[first : first + 32]:
+            with Image.open(path) as image:
+                images.append(change(image.convert("RGB")))
+        inspection = detector.inspect(images)
+        labels.append(inspection.class_label)
+        scores.append(inspection.score)
+    return np.concatenate(scores), np.concatenate(labels)
+
+
+def _delay(detector, found, name, rng):
+    """Return the pictures from the change to the alarm; None without, -1 before the change."""
+    order = rng.permutation(len(found["none"][0]))
+    before, after = np.array_split(order, 2)
+    monitor = DriftMonitor(detector)
+    for key, rows in (("none", before), (name, after)):
+        monitor.update_scores(found[key][0][rows], found[key][1][rows])
+    if monitor.alarm_ is None:
+        return None
+    return max(-1, monitor.alarm_.n_seen - len(before))
+
+
+def _rare(detector, normal, defects, rng):
+    """Whether 2 % defects among normal pictures raise an alarm."""
+    order = rng.permutation(len(normal[0]))
+    scores, labels = normal[0][order], normal[1][order]
+    rows = np.flatnonzero(rng.random(len(scores)) < 0.02)
+    drawn = rng.choice(len(defects.score), len(rows))
+    scores[rows], labels[rows] = defects.score[drawn], defects.class_label[drawn]
+    return DriftMonitor(detector).update_scores(scores, labels).alarm_ is not None
+
+
+def _new_lot(part, lots, args):
+    """Fit on one kind of cells; the other kind arrives in its place."""
+    rng = np.random.default_rng(0)
+    of_first = np.flatnonzero(part.class_train == lots[0])
+    rows = rng.permutation(of_first)
+    detector = HGADDetector.fast(random_state=0).fit(part.X_train[rows[: args.train]])
+    none = CHANGES["none"]
+    found = _scores(detector, part.X_train[rows[args.train :][: args.stream]], none)
+    other = _scores(detector, part.X_train[part.class_train == lots[1]][: len(found[0])], none)
+    both = {"none": found, "lot": other}
+    delays = [_delay(detector, both, "lot", np.random.default_rng(i)) for i in range(args.runs)]
+    return _summary(delays)
+
+
+def _summary(delays):
+    found = [delay for delay in delays if delay is not None]
+    alarms = f"{len(found)} of {len(delays)}"
+    early = sum(delay == -1 for delay in found)
+    if early:
+        alarms += f", {early} before the change"
+    if not found:
+        return [alarms, "-", "-"]
+    return [alarms, f"{np.median(found):.0f}", str(max(found))]
+
+
+def main(argv=None):
+    """Run."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.drift", description=__doc__)
+    parser.add_argument("--part", choices=("simulation", "pictures"), required=True)
+    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--length", type=int, default=5000)
+    parser.add_argument("--data", nargs="+", metavar="DIR")
+    parser.add_argument("--train", type=int, default=100, help="pictures of each class to fit on")
+    parser.add_argument("--stream", type=int, default=100, help="pictures of each class after it")
+    parser.add_argument("--runs", type=int, default=20, help="orders of the stream")
+    args = parser.parse_args(argv)
+    (run_simulation if args.part == "simulation" else run_pictures)(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""The command `serve`."""
+
+import os
+import sys
+from pathlib import Path
+
+from ..text import printable
+from .arguments import (
+    add_drift_options,
+    add_machine_options,
+    add_threshold_option,
+    load_detector,
+    parse_natural,
+)
+
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+TOKEN_VARIABLE = "SKHGAD_TOKEN"
+
+
+def add_options(commands):
+    """Add the command."""
+    text = "Answer over HTTP: images in, verdicts out."
+    command = commands.add_parser(
+        "serve",
+        help=text,
+        description=text,
+        epilog="POST /score takes images as multipart/form-data, field 'files', and answers with "
+        "the JSON of score --jsonl; POST /map draws one heat map. GET /health, /drift, /metrics "
+        "(Prometheus), /docs and /openapi.json tell the rest. A replaced MODEL is read again. "
+        "The packages fastapi, uvicorn and python-multipart must be installed.",
+    )
+    command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
+    command.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, this machine alone); any other needs a "
+        f"token in the environment variable {TOKEN_VARIABLE} or in --token-file",
+    )
+    command.add_argument(
+        "--port", type=parse_natural, default=8000, help="0 = a free one (default: %(default)s)"
+    )
+    command.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="file with the token that requests must send as 'Authorization: Bearer TOKEN'",
+    )
+    command.add_argument(
+        "--max-images",
+        type=parse_natural,
+        default=32,
+        metavar="N",
+        help="images of a request (default: %(default)s)",
+    )
+    command.add_argument(
+        "--max-mib",
+        type=parse_natural,
+        default=32,
+        metavar="N",
+        help="size of a request (default: %(default)s)",
+    )
+    command.add_argument(
+        "--max-megapixels",
+        type=parse_natural,
+        default=50,
+        metavar="N",
+        help="size of an image (default: %(default)s)",
+    )
+    command.add_argument(
+        "--max-waiting",
+        type=parse_natural,
+        default=128,
+        metavar="N",
+        help="images that wait to be scored; more are answered with 503 (default: %(default)s)",
+    )
+    add_drift_options(command)
+    command.add_argument(
+        "--drift-state",
+        metavar="FILE",
+        help="JSON file in which the evidence of drift outlives the process",
+    )
+    add_threshold_option(command, "for this run only; the model stays")
+    add_machine_options(command)
+    command.set_defaults(run=run)
+
+
+def run(args):
+    """Serve until the process is ended."""
+    from ..storage.files import check_file_place
+
+    token = read_token(args)
+    uvicorn = server_library()
+    if args.drift_state is not None:
+        check_file_place(args.drift_state, "--drift-state")
+    app = build(args, token)
+    config = uvicorn.Config(
+        app,
+        host=args.host,
+        port=args.port,
+        log_level="warning",
+        limit_concurrency=4 * max(args.max_waiting, 8),
+        timeout_graceful_shutdown=30,
+    )
+    _announcing(uvicorn.Server, config, args).run()
+
+
+def build(args, token):
+    """Load the model and return the application."""
+    from ..service.batching import Batcher
+    from ..service.figures import Figures
+    from ..service.held_model import HeldModel
+    from ..service.server import Limits, build_app
+
+    model = HeldModel(args.model, lambda: load_detector(args)[0], _warn)
+    model.detector.model_.require_images("serve")
+    figures = Figures()
+    batcher = Batcher(
+        model,
+        args.max_waiting,
+        figures,
+        drift={"false_alarm_probability": args.drift_probability},
+        drift_state=args.drift_state,
+        warn=_warn,
+    )
+    limits = Limits(args.max_images, args.max_mib << 20, args.max_megapixels * 1_000_000)
+    hosts = ("localhost", "127.0.0.1", "[::1]") if args.host in _LOOPBACK else ("*",)
+    return build_app(batcher, figures, limits=limits, token=token, hosts=hosts)
+
+
+def read_token(args):
+    """Return the token, or None on loopback; ValueError if one is needed and there is none."""
+    token = os.environ.get(TOKEN_VARIABLE)
+    if args.token_file is not None:
+        token = Path(args.token_file).read_text(encoding="utf-8")
+    token = None if token is None else token.strip()
+    if token is not None and (not token or not token.isascii() or not token.isprintable()):
+        raise ValueError("the token is empty, or holds characters that no header can.")
+    if token is None and args.host not in _LOOPBACK:
+        raise ValueError(
+            f"--host {args.host!r} lets other machines ask, so a token is needed: put one into the "
+            f"environment variable {TOKEN_VARIABLE}, or into a file and give --token-file."
+        )
+    return token
+
+
+def server_library():
+    """Import uvicorn; ImportError says how to install what `serve` needs."""
+    from ..version import how_to_install
+
+    try:
+        import fastapi  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        packages = ("fastapi", "uvicorn", "python-multipart")
+        raise ImportError(
+            f"serve needs {error.name}. Install it: {how_to_install('serve', *packages)}."
+        ) from error
+    return uvicorn
+
+
+def _announcing(base, config, args):
+    """Return a server that says where it listens, once it does."""
+
+    class Server(base):
+        async def startup(self, sockets=None):
+            await super().startup(sockets=sockets)
+            for one in self.servers if self.started else ():
+                for socket in one.sockets:
+                    port = socket.getsockname()[1]
+                    print(f"listening on http://{args.host}:{port}", flush=True)
+                    return
+
+    return Server(config)
+
+
+def _warn(text):
+    print(f"skhgad: warning: {printable(text)}", file=sys.stderr, flush=True)

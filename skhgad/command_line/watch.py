@@ -1,0 +1,137 @@
+"""The command `watch`."""
+
+import sys
+import time
+from pathlib import Path
+
+from ..text import printable
+from .arguments import (
+    add_drift_options,
+    add_machine_options,
+    add_product_option,
+    add_threshold_option,
+    load_detector,
+    parse_seconds,
+    product_of,
+)
+
+
+def add_options(commands):
+    """Add the command."""
+    text = "Score images as they appear in a folder, each once, and log every verdict."
+    command = commands.add_parser(
+        "watch",
+        help=text,
+        description=text,
+        epilog="The log has a JSON object a line, as score --jsonl writes them, with the file, the "
+        "model and the evidence of drift. The process may be killed at any moment and started "
+        "again: every file is in the log once. A file that is written again is scored again.",
+    )
+    command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
+    command.add_argument("folder", metavar="FOLDER", help="searched whole, again and again")
+    command.add_argument(
+        "--log", metavar="FILE", required=True, help="file of JSON lines to append to"
+    )
+    command.add_argument(
+        "--once", action="store_true", help="score what is there now, and end; for cron"
+    )
+    command.add_argument(
+        "--interval",
+        type=parse_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="between two looks at the folder (default: %(default)g)",
+    )
+    command.add_argument(
+        "--settle",
+        type=parse_seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="for which a file must not change before it is read (default: %(default)g)",
+    )
+    command.add_argument(
+        "--patience",
+        type=parse_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="for which a file that cannot be read is tried again before the log says error "
+        "(default: %(default)g)",
+    )
+    add_drift_options(command)
+    command.add_argument(
+        "--reset-drift", action="store_true", help="forget the drift so far, once it is mended"
+    )
+    add_product_option(command)
+    add_threshold_option(command, "for this run only; the model stays")
+    add_machine_options(command)
+    command.set_defaults(run=run)
+
+
+def run(args):
+    """Watch a folder until the process is ended, or look once."""
+    from ..service.folder_watch import FolderWatch
+    from ..service.held_model import HeldModel
+    from ..service.verdict_log import VerdictLog
+    from ..storage.files import check_file_place
+
+    if not Path(args.folder).is_dir():
+        raise FileNotFoundError(f"no folder at {args.folder!r}.")
+    check_file_place(args.log, "--log")
+    model = HeldModel(args.model, lambda: load_detector(args)[0], warn)
+    label = product_of(model.detector, args)
+    with VerdictLog(args.log) as log:
+        watch = FolderWatch(
+            args.folder,
+            model,
+            log,
+            label,
+            settle=args.settle,
+            patience=args.patience,
+            drift={"false_alarm_probability": args.drift_probability},
+        )
+        if args.reset_drift:
+            watch.reset_drift()
+        _Report(watch).run(args)
+
+
+class _Report:
+    """Prints what a FolderWatch finds."""
+
+    def __init__(self, watch):
+        self.watch = watch
+        self._alarm = watch.monitor.alarm_
+        if self._alarm is not None:
+            warn(drift_text(self._alarm))
+
+    def run(self, args):
+        self._show(self.watch.step(last=args.once))
+        while True:
+            time.sleep(args.settle if args.once else args.interval)
+            self._show(self.watch.step(last=args.once))
+            if args.once:
+                return
+
+    def _show(self, records):
+        from .score import show
+
+        for record in records:
+            show(record)
+        sys.stdout.flush()
+        alarm = self.watch.monitor.alarm_
+        if alarm is not None and alarm != self._alarm:
+            warn(drift_text(alarm))
+        self._alarm = alarm
+
+
+def drift_text(alarm):
+    """Say in one sentence what an Alarm of a DriftMonitor means."""
+    return (
+        f"drift, seen at image {alarm.n_seen}: the scores of {printable(alarm.product)} are "
+        f"{alarm.direction} than those of the fit (evidence {alarm.evidence:.3g}): check camera, "
+        "light and product; once mended, use --reset-drift."
+    )
+
+
+def warn(text):
+    """Print a warning to stderr."""
+    print(f"skhgad: warning: {printable(text)}", file=sys.stderr, flush=True)

@@ -1,0 +1,173 @@
+"""Score what appears in a folder, each file once, also after a crash."""
+
+import os
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+
+from ..datasets.masks import IMAGE_ENDINGS
+from ..monitor import DriftMonitor
+from ..report.findings import Unreadable, findings_of
+from ..report.verdicts import verdict_record
+
+_CHUNK = 16  # files between two writes to the log
+RESET = "drift reset"  # the event of a log that begins drift monitoring anew
+
+
+class Version(NamedTuple):
+    """A file as it was at a moment; it is another one when it is written again."""
+
+    file: str  # below the folder, with /
+    size: int
+    mtime_ns: int
+
+
+class FolderWatch:
+    """Watches a folder.
+
+    Parameters
+    ----------
+    folder : path
+    model : HeldModel
+    log : VerdictLog
+    class_label : str or int, default=None
+        The product of all files; None = inferred.
+    settle : float
+        Seconds for which a file must not change before it is read.
+    patience : float
+        Seconds for which a file that cannot be read is tried again; then the log says why.
+    drift : dict
+        Parameters of `DriftMonitor`.
+
+    Attributes
+    ----------
+    monitor : DriftMonitor
+        Has seen what the log holds of the present model.
+    """
+
+    def __init__(self, folder, model, log, class_label=None, *, settle, patience, drift):
+        self.folder = Path(folder)
+        self.model = model
+        self.log = log
+        self.class_label = class_label
+        self.settle = settle
+        self.patience = patience
+        self._drift = {**drift, "classes_given": class_label is not None}
+        self._done = set()
+        self._first_seen = {}  # Version: when, on the monotonic clock
+        self._begin_monitor()
+        self._replay()
+
+    def reset_drift(self):
+        """Begin drift monitoring anew, and note that in the log."""
+        self.log.append([{"event": RESET, "time": _now()}])
+        self._begin_monitor()
+
+    def step(self, *, last=False):
+        """Look once; score and log what is ready.
+
+        `last` says that no other look follows soon: the age of a file then tells whether it is
+        still being written.
+
+        Returns
+        -------
+        list of dict
+            The new records of the log.
+        """
+        if self.model.refresh():
+            self._begin_monitor()
+        now, records = time.monotonic(), []
+        present = self._present()
+        self._first_seen = {version: self._first_seen.get(version, now) for version in present}
+        ready = [v for v, since in self._first_seen.items() if now - since >= self.settle]
+        ready.sort(key=lambda version: (version.mtime_ns, version.file))
+        for first in range(0, len(ready), _CHUNK):
+            records += self._score(ready[first : first + _CHUNK], now, last)
+        return records
+
+    def _present(self):
+        """Return the Version of each image file that is not in the log yet."""
+        found = []
+        for folder, names, files in os.walk(self.folder):
+            names[:] = [name for name in names if not name.startswith(".")]
+            for name in files:
+                if name.startswith(".") or Path(name).suffix.lower() not in IMAGE_ENDINGS:
+                    continue
+                version = self._version(Path(folder, name))
+                if version is not None and version not in self._done:
+                    found.append(version)
+        return found
+
+    def _version(self, path):
+        try:
+            stat = path.stat()
+        except OSError:  # moved or deleted meanwhile
+            return None
+        return Version(path.relative_to(self.folder).as_posix(), stat.st_size, stat.st_mtime_ns)
+
+    def _score(self, versions, now, last):
+        """Score files; return the records, which are in the log by then."""
+        paths = [str(self.folder / version.file) for version in versions]
+        findings = findings_of(self.model.detector, paths, self.class_label, reasons=True)
+        records = []
+        for version, finding in zip(versions, findings, strict=True):
+            if self._version(self.folder / version.file) != version:
+                continue  # moved, deleted, or written on while it was read
+            if isinstance(finding, Unreadable) and not self._is_given_up(version, now, last):
+                continue
+            records.append(self._record(version, finding))
+        if records:
+            self.log.append(records)
+        for record in records:
+            version = _version_of(record)
+            self._done.add(version)
+            del self._first_seen[version]
+        return records
+
+    def _is_given_up(self, version, now, last):
+        if last:
+            return time.time() - version.mtime_ns / 1e9 >= self.patience
+        return now - self._first_seen[version] >= self.patience
+
+    def _record(self, version, finding):
+        record = {
+            "time": _now(),
+            **version._asdict(),
+            "model": self.model.identity,
+            **verdict_record(finding, self.model.detector),
+        }
+        self._watch_drift(record)
+        alarm = self.monitor.alarm_
+        record["drift"] = {
+            "evidence": self.monitor.evidence_,
+            "alarm": None if alarm is None else alarm._asdict(),
+        }
+        return record
+
+    def _watch_drift(self, record):
+        if record["verdict"] != "error":
+            self.monitor.update_scores([record["score"]], [record["class"]])
+
+    def _begin_monitor(self):
+        self.monitor = DriftMonitor(self.model.detector, **self._drift)
+
+    def _replay(self):
+        """Take from the log which files are done, and the scores of the present model."""
+        for record in self.log.records:
+            if record.get("event") == RESET:
+                self._begin_monitor()
+            if "file" not in record:
+                continue
+            self._done.add(_version_of(record))
+            if record["model"] == self.model.identity:
+                self._watch_drift(record)
+        self.log.records.clear()
+
+
+def _version_of(record):
+    return Version(record["file"], record["size"], record["mtime_ns"])
+
+
+def _now():
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

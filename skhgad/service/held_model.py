@@ -1,0 +1,62 @@
+"""A model that is held in memory and read again when its folder is replaced."""
+
+import os
+from pathlib import Path
+
+from ..monitor.drift import fingerprint
+from ..storage.model_folder import MODEL_FILE
+
+
+class HeldModel:
+    """Holds the detector of a model folder.
+
+    Parameters
+    ----------
+    folder : str or path
+    load : callable
+        Takes nothing and returns the detector of the folder, ready to score.
+    warn : callable
+        Told in one sentence why a replaced folder cannot be used; the model before stays then.
+
+    Attributes
+    ----------
+    detector : HGADDetector
+    identity : str
+        Changes when scores do: a hash of the calibration.
+    """
+
+    def __init__(self, folder, load, warn):
+        self.folder = folder
+        self._load = load
+        self._warn = warn
+        self._signature = self._now()
+        self._take(load())
+
+    def refresh(self):
+        """Read the model again if its folder was replaced; return whether it was."""
+        signature = self._now()
+        if signature == self._signature:
+            return False
+        self._signature = signature
+        if signature is None:
+            self._warn(f"{self.folder!r} holds no model any more; the one in memory goes on.")
+            return False
+        try:
+            detector = self._load()
+        except (ValueError, OSError) as error:
+            self._warn(f"{self.folder!r} was replaced, but {error} The model before goes on.")
+            return False
+        self._take(detector)
+        return True
+
+    def _take(self, detector):
+        self.detector = detector
+        self.identity = fingerprint(detector)
+
+    def _now(self):
+        """Return what tells one model file from the next; None if there is none."""
+        try:
+            found = os.stat(Path(self.folder) / MODEL_FILE)
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns

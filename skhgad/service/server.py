@@ -1,0 +1,244 @@
+"""The HTTP service: images in, verdicts out."""
+
+import asyncio
+import hmac
+import io
+import os
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, File, HTTPException, Query, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from PIL import Image
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from ..display.heat_maps import HeatScale, overlay
+from ..images.source import ImageSource
+from ..report.findings import naming_files
+from ..version import installed_version
+from .batching import Overloaded
+from .body_limit import BodyLimit
+from .service_page import service_page
+
+_PATHS = {"/score", "/map", "/health", "/drift", "/metrics", "/openapi.json", "/docs"}
+
+
+@dataclass
+class Limits:
+    """What a server takes.
+
+    Attributes
+    ----------
+    n_images : int
+        Of a request.
+    n_bytes : int
+        Of a request.
+    n_pixels : int
+        Of an image.
+    """
+
+    n_images: int = 32
+    n_bytes: int = 32 << 20
+    n_pixels: int = 50_000_000
+
+
+def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
+    """Return the ASGI application.
+
+    Parameters
+    ----------
+    batcher : Batcher
+    figures : Figures
+    limits : Limits, default=None
+    token : str, default=None
+        Asked for by every path but /health, as ``Authorization: Bearer TOKEN``.
+    hosts : sequence of str
+        Names by which the server may be asked, so that no web page can reach it by another name.
+    """
+    limits = Limits() if limits is None else limits
+
+    @asynccontextmanager
+    async def lifespan(app):
+        yield
+        await run_in_threadpool(batcher.end)
+
+    app = FastAPI(
+        title="skhgad",
+        version=installed_version(),
+        description="Finds anomalies in images: product, score, p-value, verdict and regions.",
+        docs_url=None,  # FastAPI's page loads its script from the internet
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+
+    def check_token(request: Request):
+        given = request.headers.get("authorization", "")
+        if token is not None and not hmac.compare_digest(
+            given.encode(), f"Bearer {token}".encode()
+        ):
+            raise HTTPException(
+                401,
+                "send the header 'Authorization: Bearer TOKEN'.",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+    guarded = {"dependencies": [Depends(check_token)]}
+    score = _Scoring(batcher, limits)
+
+    @app.post("/score", summary="Score images", **guarded)
+    async def score_images(
+        files: Annotated[list[UploadFile], File(description="one image, or several")],
+        product: Annotated[str | None, Query(description="of all; inferred if not given")] = None,
+    ):
+        """Return a verdict for each image, in order: the JSON of `skhgad score --jsonl`."""
+        return {"images": [verdict.record for verdict, _ in await score(files, product)]}
+
+    @app.post("/map", summary="Draw the heat map of one image", response_class=Response, **guarded)
+    async def draw_map(
+        files: Annotated[list[UploadFile], File(description="one image")],
+        product: Annotated[str | None, Query(description="inferred if not given")] = None,
+    ):
+        """Return a PNG; the headers X-Score, X-Verdict and X-Product say the rest."""
+        if len(files) != 1:
+            raise HTTPException(422, f"/map takes one image, got {len(files)}.")
+        ((verdict, pixels),) = await score(files, product, wants_maps=True)
+        content = await run_in_threadpool(_heat_map, verdict, pixels)
+        record = verdict.record
+        headers = {
+            "X-Score": repr(record["score"]),
+            "X-Verdict": record["verdict"],
+            "X-Product": str(record["class"]).encode("ascii", "backslashreplace").decode(),
+        }
+        return Response(content, media_type="image/png", headers=headers)
+
+    @app.get("/health", summary="Whether the service works")
+    async def health():
+        if not batcher.is_alive:
+            raise HTTPException(503, "the scoring thread has ended.")
+        return {"status": "ok"}
+
+    @app.get("/drift", summary="The evidence of drift", **guarded)
+    async def drift():
+        monitor = batcher.monitor
+        alarm = monitor.alarm_
+        return {
+            "evidence": monitor.evidence_,
+            "alarm": None if alarm is None else alarm._asdict(),
+            "n_seen": monitor.n_seen_,
+            "model": batcher.model.identity,
+            "products": [
+                {"product": label, "evidence": value}
+                for label, value in monitor.product_evidence_.items()
+            ],
+        }
+
+    @app.get("/metrics", summary="Figures for Prometheus", **guarded)
+    async def metrics():
+        return PlainTextResponse(figures.text(batcher), media_type="text/plain; version=0.0.4")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs():
+        return HTMLResponse(service_page(app.openapi()))
+
+    @app.exception_handler(RequestValidationError)
+    async def explain_validation(request, error):
+        details = "; ".join(
+            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
+        )
+        return JSONResponse({"detail": details}, 422)
+
+    @app.middleware("http")
+    async def count(request, call_next):
+        start = time.perf_counter()
+        status = 500
+        try:
+            response = await call_next(request)
+            status = response.status_code
+            return response
+        finally:
+            path = request.url.path if request.url.path in _PATHS else "other"
+            figures.answered(path, status, time.perf_counter() - start)
+
+    app.add_middleware(BodyLimit, n_bytes=limits.n_bytes)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    return app
+
+
+def _heat_map(verdict, pixels):
+    """Return the PNG of a heat map."""
+    scale = HeatScale.of(verdict.detector, verdict.record["class"])
+    buffer = io.BytesIO()
+    picture = Image.fromarray(overlay(pixels, scale.heat(verdict.anomaly_map)))
+    picture.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+class _Scoring:
+    """Takes uploads to verdicts."""
+
+    def __init__(self, batcher, limits):
+        self.batcher = batcher
+        self.limits = limits
+
+    async def __call__(self, files, product, *, wants_maps=False):
+        """Return Verdict and pixels of each upload, or raise an HTTPException that says why not."""
+        if len(files) > self.limits.n_images:
+            raise HTTPException(
+                413, f"{len(files)} images in one request; at most {self.limits.n_images}."
+            )
+        label = None if product is None else self._known(product)
+        images = []
+        for number, file in enumerate(files):
+            name = file.filename or f"image {number}"
+            content = await file.read()
+            images.append((name, await run_in_threadpool(self._decode, name, content)))
+        try:
+            futures = self.batcher.submit(images, label, wants_maps=wants_maps)
+        except Overloaded:
+            raise HTTPException(
+                503, "too many images wait: try again.", {"Retry-After": "1"}
+            ) from None
+        verdicts = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        return [(verdict, pixels) for verdict, (_, pixels) in zip(verdicts, images, strict=True)]
+
+    def _known(self, product):
+        classes = self.batcher.model.detector.classes_.tolist()
+        for label in classes:
+            if str(label) == product:
+                return label
+        raise HTTPException(422, f"product {product!r}: the model knows {list(map(str, classes))}.")
+
+    def _decode(self, name, content):
+        """Return the pixels of an upload."""
+        if not content:
+            raise HTTPException(422, f"{name} is empty.")
+        # A file, because files are read with more care than streams.
+        handle, path = tempfile.mkstemp(prefix="skhgad-")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            return self._read(path)
+        except (ValueError, OSError) as error:
+            reason = str(error).replace(path, name)
+            raise HTTPException(422, reason) from None
+        finally:
+            os.unlink(path)
+
+    def _read(self, path):
+        with naming_files([path]):
+            source = ImageSource([path], value_range=self.batcher.model.detector.model_.value_range)
+            try:
+                with Image.open(path) as image:
+                    n_pixels = image.width * image.height
+            except Exception:  # read says it better
+                n_pixels = 0
+            if n_pixels > self.limits.n_pixels:
+                raise ValueError(
+                    f"{path} has {n_pixels} pixels, the limit is {self.limits.n_pixels}."
+                )
+            return source.read(0)

@@ -1,0 +1,124 @@
+"""A log of verdicts, a JSON object a line, that a crash at any moment leaves whole."""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from ..storage.files import flush_folder, name_place
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+class VerdictLog:
+    """Appends records, each on the disk before `append` returns.
+
+    Opening it repairs the last line, if a process died while it wrote that.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Raises
+    ------
+    ValueError
+        If another process has it open, or it holds a line, not the last, that is no record.
+    OSError
+
+    Attributes
+    ----------
+    records : list of dict
+        What it held when it was opened; empty it when it was read.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        is_new = not self.path.exists()
+        self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+        try:
+            self._lock()
+            self.records = self._read()
+        except BaseException:
+            self._file.close()
+            raise
+        if is_new:
+            flush_folder(self.path.absolute().parent)
+
+    def append(self, records):
+        """Write records and wait until they are on the disk; all or none, but for a crash."""
+        content = b"".join(_line(record) for record in records)
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:  # a full disk
+            with suppress(OSError):
+                os.ftruncate(self._file.fileno(), self._size)
+            if error.filename is None:
+                name_place(error, self.path)
+            raise
+        self._size += len(content)
+
+    def close(self):
+        """Let others open it."""
+        self._file.close()
+
+    def __enter__(self):
+        """Return the log."""
+        return self
+
+    def __exit__(self, *_):
+        """Close the log."""
+        self.close()
+
+    def _lock(self):
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another process is writing to the log {str(self.path)!r}: choose another log, or "
+                "end that process."
+            ) from None
+        except OSError:  # a file system without locks
+            return
+
+    def _read(self):
+        """Return the records; cut off what a crash left behind the last whole line."""
+        self._file.seek(0)
+        content = self._file.read()
+        lines = content.split(b"\n")
+        self._size = len(content) - len(lines.pop())
+        records = []
+        for number, line in enumerate(lines, start=1):
+            record = _parsed(line)
+            if record is None and number == len(lines):
+                self._size -= len(line) + 1
+            elif record is None:
+                raise ValueError(
+                    f"line {number} of {str(self.path)!r} is no record of skhgad: give another "
+                    "file, or mend that line."
+                )
+            else:
+                records.append(record)
+        if self._size < len(content):
+            os.ftruncate(self._file.fileno(), self._size)
+            os.fsync(self._file.fileno())
+        return records
+
+
+def _line(record):
+    return json.dumps(record, allow_nan=False).encode("ascii") + b"\n"
+
+
+def _parsed(line):
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

@@ -1,0 +1,60 @@
+"""Decisions on images: what is read, what is refused, how they join a folder."""
+
+import numpy as np
+import pytest
+from trees import write
+
+from skhgad.datasets import load_decisions, load_folder
+from skhgad.datasets.decisions import with_decisions
+
+
+def decisions(path, *rows):
+    path.write_text("\r\n".join(["path,decision,product,score", *rows]), encoding="utf-8")
+    return path
+
+
+def test_the_last_decision_counts_and_joins_the_folder(tmp_path):
+    write(tmp_path, ["lid/a.png", "lid/b.png", "new/c.png", "new/d.png"])
+    new = tmp_path / "new"
+    file = decisions(
+        tmp_path / "one.csv",
+        f"{new}/c.png,defect,lid,-3",
+        f"{new}/d.png,defect,'=cap,-9",
+        f"{tmp_path}/lid/b.png,defect,lid,-4",
+    )
+    more = decisions(tmp_path / "two.csv", f"{new}/c.png,good,lid,-3")
+    data = load_decisions([file, more])
+    found = dict(zip(data.images.tolist(), data.target.tolist(), strict=True))
+    assert found == {
+        f"{new}/c.png": "lid", f"{new}/d.png": "-1", f"{tmp_path}/lid/b.png": "-1",
+    }  # fmt: skip
+    assert set(data.classes) == {"lid", "=cap"} and set(data.split) == {"train"}
+    joined = with_decisions(load_folder(tmp_path / "lid"), data)
+    assert sorted(zip(joined.images, joined.target, strict=True)) == sorted(
+        [(f"{tmp_path}/lid/a.png", "lid"), *found.items()]
+    )
+    assert np.unique(joined.split).tolist() == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("{}/a.png,maybe,lid,1", "line 2: the decision 'maybe' is neither"),
+        ("{}/a.png,good,,1", "line 2: there is no product"),
+        ("{}/b.png,good,lid,1", "line 2: the image '.*b.png' does not exist"),
+        ("", "there is no decision"),
+    ],
+)
+def test_what_cannot_be_used_is_named(tmp_path, row, expected):
+    write(tmp_path, ["a.png"])
+    file = decisions(tmp_path / "d.csv", row.format(tmp_path))
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
+        load_decisions(file)
+
+
+def test_files_that_hold_no_decisions_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file of decisions"):
+        load_decisions(tmp_path / "no.csv")
+    (tmp_path / "x.csv").write_text("path,verdict\n")
+    with pytest.raises(ValueError, match="has no column 'decision'.*path, decision, product"):
+        load_decisions(tmp_path / "x.csv")

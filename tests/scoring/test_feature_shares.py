@@ -1,0 +1,84 @@
+"""What each feature of a vector adds to its anomaly score."""
+
+import copy
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from skhgad import HGADDetector
+
+NAMES = ["length", "width", "weight"]
+
+
+def gaussian(rng, n):
+    """Correlated features of different spread."""
+    mixing = np.array([[1.0, 0.9, 0.0], [0.0, 0.5, 0.2], [0.0, 0.0, 3.0]])
+    return rng.normal(size=(n, 3)) @ mixing
+
+
+@pytest.fixture(scope="module")
+def detector():
+    frame = pd.DataFrame(gaussian(np.random.default_rng(0), 300), columns=NAMES)
+    return HGADDetector(n_components=1, random_state=0).fit(frame)
+
+
+def test_the_terms_of_a_gaussian_add_up_and_are_those_of_its_quadratic_form(detector):
+    rng = np.random.default_rng(1)
+    X = pd.DataFrame(gaussian(rng, 20) + [0, 2, 0], columns=NAMES)
+    level = detector.model_.model.levels[0]
+    densities = level.densities
+    center = level.start.inverse(level.flow.inverse(densities.centers_of(0)[None]))[0, 0].numpy()
+    # The precision in raw features, by the linear map that the start is.
+    to_whitened = (
+        level.start.matrix @ level.flow(unit_vectors(level))[0][0] @ densities.whiteners[0]
+    )
+    precision = (to_whitened @ to_whitened.T).numpy()
+    for row, explanation in zip(X.to_numpy(), detector.explain(X), strict=True):
+        shares = np.array([explanation.contributions[name] for name in NAMES])
+        whole = explanation.base_score - explanation.score
+        assert shares.sum() == pytest.approx(whole, rel=1e-6)
+        moved = row - center
+        terms = moved * (precision @ moved)
+        assert shares == pytest.approx(terms * whole / terms.sum(), rel=1e-6, abs=1e-9)
+        assert list(explanation.contributions.values()) == sorted(shares, reverse=True)
+
+
+def unit_vectors(level):
+    """Unit vectors, to read the linear map of an untrained flow."""
+    return torch.eye(level.n_features, dtype=level.start.mean.dtype)[None]
+
+
+def test_the_odd_feature_has_the_largest_share(detector):
+    X = pd.DataFrame([[0.0, 0.0, 40.0], [9.0, 9.0, 0.0]], columns=NAMES)
+    heavy, long = detector.explain(X)
+    assert next(iter(heavy.contributions)) == "weight"
+    assert next(iter(long.contributions)) != "weight" and long.is_anomaly
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "parameters", [{"n_components": 3}, {}, {"n_components": 2, "max_iter": 3, "n_blocks": 2}]
+)
+def test_the_terms_add_up_for_mixtures_kernels_and_flows(parameters):
+    rng = np.random.default_rng(2)
+    X = np.concatenate([rng.normal(0, 1, (80, 3)), rng.normal(8, 1, (80, 3)) ** 2 / 8])
+    y = ["a"] * 80 + ["b"] * 80
+    detector = HGADDetector(random_state=0, **parameters).fit(X, y)
+    new = X[::40] + rng.normal(0, 2, (4, 3))
+    for labels in (None, y[::40]):
+        for explanation in detector.explain(new, class_labels=labels):
+            whole = explanation.base_score - explanation.score
+            total = sum(explanation.contributions.values())
+            assert total == pytest.approx(whole, rel=1e-2, abs=1e-2)
+            assert sorted(explanation.contributions) == [0, 1, 2]
+
+
+def test_copies_explain_the_same(detector):
+    X = pd.DataFrame([[1.0, 2.0, 3.0]], columns=NAMES)
+    (expected,) = detector.explain(X)
+    for other in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):
+        (found,) = other.explain(X)
+        assert found.contributions == pytest.approx(expected.contributions)
