@@ -185,6 +185,14 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     class_calibration : bool, default=True
         Put the scores of all classes on one scale, measured on held-out normals, so that one
         threshold serves all products.
+    known_anomalies : {"auto", "ignore"}, default="auto"
+        What fit does with samples labelled -1. "auto": of each class with at least 3, it learns a
+        direction that leads from normals to these anomalies, and adds to the likelihood how far a
+        sample lies in it. Cross-fitting measures the gain on known anomalies and normals that the
+        direction has not seen; only a gain above its standard error is kept. Their class is
+        inferred. Thresholds and p-values still come from normals alone. "ignore": they are left
+        out, as they always are with ``criterion="entropy"`` and with
+        ``map_normalization="exponential"``.
     validation_fraction : float in [0, 1), "cross" or "auto", default="auto"
         Which normals calibrate scores, `offset_` and p-values. "cross": all of them. Ten models,
         each fitted without a tenth of every class, judge what they did not see; the model that
@@ -233,6 +241,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     class_offsets_ : dict of label to float
         Takes the place of `offset_` for samples of these classes, given or inferred. Empty after
         `fit`; `set_threshold` fills it.
+    known_anomalies_ : list of KnownAnomalies, or None
+        What known anomalies gave, a named tuple for each class: `class_label`, `n_anomalies`,
+        `gain`, `standard_error` and `is_kept`. None where fit left them out or y marks none.
     n_features_in_ : int
         Only after a fit on feature vectors.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -325,6 +336,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         map_normalization: str = "standardized",
         blur_sigma: float = 1.0,
         class_calibration: bool = True,
+        known_anomalies: str = "auto",
         # Thresholds
         validation_fraction: float | str = "auto",
         contamination: float | str = "auto",
@@ -381,6 +393,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.map_normalization = map_normalization
         self.blur_sigma = blur_sigma
         self.class_calibration = class_calibration
+        self.known_anomalies = known_anomalies
         self.validation_fraction = validation_fraction
         self.contamination = contamination
         self.unknown_rate = unknown_rate
@@ -430,7 +443,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         return cls(**{**FAST, **overrides})
 
-    def fit(self, X: Any, y: ArrayLike | None = None) -> HGADDetector:
+    def fit(self, X: Any, y: ArrayLike | None = None, *, masks: Any = None) -> HGADDetector:
         """Learn the normal samples of all classes.
 
         Parameters
@@ -440,7 +453,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             images or image arrays.
         y : array-like of shape (n_samples,), default=None
             Product class of each sample (str or int). -1 or "-1" marks a known anomaly, which is
-            left out. None = one class, unless `n_classes` asks for classes to be discovered.
+            no normal; see `known_anomalies`. None = one class, unless `n_classes` asks for classes
+            to be discovered.
+        masks : sequence of n_samples masks, default=None
+            Of images: which pixels of the known anomalies are defective. Each is a path, an array
+            (height, width) of the image's size in which all but 0 marks a defect, or None where
+            nothing is known. Normals have None.
 
         Returns
         -------
@@ -449,7 +467,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError, TypeError, FileNotFoundError
-            Naming the parameter, label, image or file that cannot be used.
+            Naming the parameter, label, mask, image or file that cannot be used.
         FloatingPointError
             If the loss is not finite.
         RuntimeError
@@ -466,11 +484,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Notes
         -----
         Where `torch.distributed` is initialised, all processes of the group call fit together, with
-        the same X and y, and share the work. Each then holds the same detector.
+        the same X, y and masks, and share the work. Each then holds the same detector.
         """
         before = self.__dict__.copy()
         try:
-            self.__dict__.update(fit_detector(self, X, y))
+            self.__dict__.update(fit_detector(self, X, y, masks=masks))
         except BaseException:  # also Ctrl-C: nothing half-fitted is left behind
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -525,9 +543,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.__dict__.update(add_class(self, X, y))
         return self
 
-    def fit_predict(self, X: Any, y: ArrayLike | None = None) -> NDArray[np.int64]:
-        """Fit on X and y, then return `predict` of X: ndarray of shape (n_samples,), +1 or -1."""
-        return self.fit(X, y).predict(X)
+    def fit_predict(
+        self, X: Any, y: ArrayLike | None = None, *, masks: Any = None
+    ) -> NDArray[np.int64]:
+        """Fit as `fit`, then return `predict` of X: ndarray of shape (n_samples,), +1 or -1."""
+        return self.fit(X, y, masks=masks).predict(X)
 
     def score_samples(
         self, X: Any, *, class_labels: ArrayLike | None = None

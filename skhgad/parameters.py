@@ -34,6 +34,7 @@ PARAMETER_GROUPS = {
     ),
     "Scores and maps": (
         "criterion", "entropy_weight", "map_normalization", "blur_sigma", "class_calibration",
+        "known_anomalies",
     ),
     "Thresholds": ("validation_fraction", "contamination", "unknown_rate"),
     "Running": (
@@ -144,6 +145,7 @@ _CHOICES = {
     "start": STARTS,
     "criterion": ("auto", *CRITERIA),
     "map_normalization": NORMALIZATIONS,
+    "known_anomalies": ("auto", "ignore"),
 }
 
 

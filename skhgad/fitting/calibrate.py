@@ -17,10 +17,11 @@ def evidence_of(model, samples, device):
     under that in `samples.codes`.
     """
     evidence = []
-    for features, codes in samples.blocks(device=device):
-        inferred = given = model.evidence(features)
+    for rows, features, codes in samples.numbered_blocks(device=device):
+        rows = torch.from_numpy(rows)
+        inferred = given = model.evidence(features)._replace(rows=rows)
         if (inferred.codes != codes).any():
-            given = model.evidence(features, codes)
+            given = model.evidence(features, codes)._replace(rows=rows)
         evidence.append((inferred, given))
     return samples.cache.processes.gather(evidence, device)
 

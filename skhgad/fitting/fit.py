@@ -1,6 +1,7 @@
 """The steps of `fit`, in order: read this first.
 
-Validate, extract features, find classes, spare samples, fit a model, judge the spared, calibrate.
+Validate, extract features, find classes, spare samples, fit a model, judge the spared, calibrate,
+correct by known defects.
 """
 
 import numpy as np
@@ -8,13 +9,17 @@ from sklearn.utils import check_random_state
 
 from ..devices import keep_to_one_thread_if_forked
 from ..features.reader import FeatureReader
+from ..images import ImageSource
 from ..parameters import check_parameters, parameters_of_fit, plain_parameters
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import check_levels_of_images
+from ..scoring.known_anomalies import known_anomalies_text
 from ..validation import check_X, check_y
 from .calibrate import calibrate, choose_offset
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
+from .known_defects import can_be_corrected, correct_by_known_defects, known_defects
+from .known_masks import check_masks
 from .objective import check_trainable
 from .processes import Processes
 from .recipe import Recipe
@@ -32,11 +37,14 @@ from .warn import (
 )
 
 
-def fit_detector(detector, X, y=None, *, on_pass=None):
+def fit_detector(
+    detector, X, y=None, *, masks=None, on_pass=None, correct=correct_by_known_defects
+):
     """Return the fitted attributes of a detector, as a dict; see `HGADDetector.fit`.
 
     Only `n_features_in_` and `feature_names_in_` are set on the detector itself.
-    on_pass(pass_number, levels) is called after each pass of the training.
+    on_pass(pass_number, levels) is called after each pass of the training. `correct` stands in for
+    `correct_by_known_defects`: benchmarks try many choices of known defects on one fit.
     """
     keep_to_one_thread_if_forked()
     processes = Processes.current()
@@ -47,17 +55,18 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         check_trainable(parameters["loss"])
         X = check_X(X, value_range=parameters["value_range"], estimator=detector, reset=True)
         codes, classes = check_y(y, len(X))
+        masks = check_masks(masks, codes, takes_images=isinstance(X, ImageSource))
         random_state = check_random_state(parameters["random_state"])
         parameters = plain_parameters(parameters)
         reader = FeatureReader.for_fit(parameters, X)
     check_same_parameters(processes, parameters)
-    check_same_data(processes, X, codes, classes)
+    check_same_data(processes, X, codes, classes, masks)
     if reader.extractor is not None:
         processes.share_state(reader.extractor)
     random_state = processes.broadcast(random_state)
     seed = int(random_state.randint(2**31 - 1))
 
-    normal = np.flatnonzero(codes >= 0)
+    normal, anomalies = np.flatnonzero(codes >= 0), np.flatnonzero(codes < 0)
     if processes.is_first:
         warn_of_labels(classes, marks_anomalies=len(normal) < len(codes))
         if reader.extractor is None:
@@ -90,11 +99,19 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         model, evidence, history = recipe.fit(
             everything, spared, on_pass=on_pass, verbose=parameters["verbose"]
         )
-        calibration = calibrate(model, evidence, parameters)
+        calibration, known = calibrate(model, evidence, parameters), None
+        if len(anomalies) and can_be_corrected(parameters):
+            fitted = model, evidence, calibration
+            with known_defects(reader, X, anomalies, masks, parameters, everything) as defects:
+                model, calibration, known = correct(
+                    fitted, everything, defects, parameters, classes
+                )
         offset = choose_offset(model, everything, calibration, parameters["contamination"], device)
     processes.share_state(model)  # machines that differ round differently
     calibration, offset = processes.broadcast((calibration, offset))
     if processes.is_first:
+        if known is not None and parameters["verbose"] >= 1:
+            print(known_anomalies_text(known))
         n_spared = np.bincount(codes[spared.any(axis=0)], minlength=len(classes))
         warn_of_few_calibrating(n_spared, classes, parameters)
         if parameters["verbose"] >= 1:
@@ -110,6 +127,7 @@ def fit_detector(detector, X, y=None, *, on_pass=None):
         "offset_": offset,
         "class_offsets_": {},
         "history_": history,
+        "known_anomalies_": known,
         "n_iter_": passes_done(parameters, plan),
     }
 

@@ -180,6 +180,7 @@ class Recipe:
             [level.likelihoods for level in left_out],
             [level.backgrounds for level in left_out],
             [None] * len(left_out),
+            rows=torch.from_numpy(rows),
         )
         codes = sum(level.class_likelihoods for level in left_out).argmax(1)
         likelihoods = [values.clone() for values in given.likelihoods]
@@ -192,7 +193,7 @@ class Recipe:
             judged = model.evidence(features, codes[[place]].to(self.device))
             for values, own in zip(likelihoods, judged.likelihoods, strict=True):
                 values[place] = own[0]
-        inferred = Evidence(codes, likelihoods, given.backgrounds, given.entropies)
+        inferred = given._replace(codes=codes, likelihoods=likelihoods)
         inferred = inferred._replace(typicality=model.typicality(inferred)).to(self.device)
         return inferred, given.to(self.device) if len(wrong) else inferred
 

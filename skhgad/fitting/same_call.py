@@ -51,16 +51,17 @@ def comparable(name, value):
     return value.item() if isinstance(value, np.generic) else value
 
 
-def check_same_data(processes, X, codes, classes):
+def check_same_data(processes, X, codes, classes, masks=None):
     """Raise ValueError unless all processes have the same samples, and enough for each."""
     if processes.size == 1:
         return
     if isinstance(X, ImageSource):  # by file name: folders may be mounted elsewhere
         X = [os.path.basename(X.name(i)) for i in range(len(X))]
-    if len(set(processes.gather([joblib.hash((X, codes, classes))]))) > 1:
+    if len(set(processes.gather([joblib.hash((X, codes, classes, masks))]))) > 1:
         raise ValueError(
-            "X and y are not the same in all processes: pass all samples, in the same order, to "
-            "fit in every process, which then takes its own share of them."
+            f"{'X and y' if masks is None else 'X, y and masks'} are not the same in all "
+            "processes: pass all samples, in the same order, to fit in every process, which then "
+            "takes its own share of them."
         )
     n_normal = np.sum(codes >= 0)
     if n_normal < processes.size:

@@ -63,6 +63,11 @@ class LabelledSamples:
         Yields a list of Tensors (n, n_positions, n_features), one for each of `levels` (None =
         all), and int64 codes (n,), on `device`.
         """
+        for _, features, codes in self.numbered_blocks(levels, device):
+            yield features, codes
+
+    def numbered_blocks(self, levels=None, device="cpu"):
+        """Read the samples as `blocks` does; yields their rows (n,), an ndarray, in front."""
         cache = self.cache
         levels = list(range(cache.n_levels) if levels is None else levels)
         rows = cache.processes.own(self.rows)
@@ -71,7 +76,7 @@ class LabelledSamples:
         for first in range(0, len(rows), step):
             block = rows[first : first + step]
             features = [cache.read(level, block).to(device) for level in levels]
-            yield features, torch.from_numpy(self.codes[block]).to(device)
+            yield block, features, torch.from_numpy(self.codes[block]).to(device)
 
     def level(self, index):
         """Return the LevelSamples of one level."""

@@ -150,6 +150,11 @@ class ClassDensities(nn.Module):
             centers[chosen] = torch.linalg.solve(self.whiteners[name].T, whitened[chosen].T).T
         return self.origins[code] + centers
 
+    def first_center(self, code):
+        """Return the first center of a class and its whitener, float64 Tensors on the CPU."""
+        _, names, _ = self._class_parts(code)
+        return self.origins[code].double().cpu(), self.whiteners[names[0]].double().cpu()
+
     def class_discriminants(self, z):
         """Log-density of each class under the shared covariance, up to a common constant.
 

@@ -68,6 +68,10 @@ class LinearStart(nn.Module):
         rest = (moved - (z / self.lengths.square()) @ self.matrix.T).norm(dim=-1) / self.rest_scale
         return torch.cat((z, rest[..., None]), dim=-1), self.log_det
 
+    def products(self, x, matrix):
+        """Return the products of the mapped x and a matrix (n_axes, m), in one; without a rest."""
+        return (x - self.mean) @ (self.matrix @ matrix)
+
     def inverse(self, z):
         """Undo `forward`; what the axes leave out becomes zero."""
         flat = z.reshape(-1, z.shape[-1])

@@ -32,6 +32,16 @@ class LevelModel(nn.Module):
         return len(self.start.mean)
 
     @property
+    def n_axes(self):
+        """Length of the level's latent vectors."""
+        return self.mixture.means.shape[1]
+
+    @property
+    def is_linear(self):
+        """Whether latent vectors are a linear map of the raw ones, each by itself."""
+        return not len(self.flow.blocks.mix) and not self.start.has_rest
+
+    @property
     def has_one_position(self):
         """Whether each sample is one vector, no map."""
         return math.prod(self.map_shape) == 1
@@ -99,6 +109,16 @@ class LevelModel(nn.Module):
         source = self.mixture if self.densities is None else self.densities
         vectors = source.standardised(z, code, draws)
         return vectors[:, :-1] if self.start.has_rest else vectors
+
+    def first_center(self, code):
+        """Return the first center of a class, and the inverse square root of its covariance.
+
+        float64 Tensors (n_axes,) and (n_axes, n_axes), on the CPU.
+        """
+        if self.densities is not None:
+            return self.densities.first_center(code)
+        center = self.mixture.means[code].detach().double().cpu()
+        return center, torch.eye(len(center), dtype=torch.float64)
 
     def log_density(self, z, codes):
         """Log-density of each position under the class of its image; shapes as in `evidence`."""

@@ -65,6 +65,11 @@ def cause(explanation):
     """Say which evidence contributes most, as part of a sentence."""
     if explanation.term == "entropy":
         return "it is unclear which product this is"
+    if explanation.term == "known anomalies":
+        return (
+            f"features of level {explanation.level} are like those of known anomalies of this "
+            "product"
+        )
     return f"features of level {explanation.level} are unlikely for this product"
 
 

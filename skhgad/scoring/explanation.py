@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..regions import Region, find_regions
@@ -38,10 +39,12 @@ class Explanation(NamedTuple):
     level : int or None
         Level of features whose likelihood contributes most to the score; None with
         ``criterion="entropy"``. Levels are counted from 0, by image scale, then stage.
-    term : {"likelihood", "entropy"}
+    term : {"likelihood", "entropy", "known anomalies"}
         Which contributes more to the score: that the sample is unlikely under its class, or that
-        it lies between classes. Where they are multiplied (``map_normalization="exponential"``),
-        the factor that is the larger share of its maximum.
+        it lies between classes. "known anomalies" in place of "likelihood" where more than half of
+        what the level has at its peak is likeness to the known anomalies of the class. Where terms
+        are multiplied (``map_normalization="exponential"``), the factor that is the larger share of
+        its maximum.
     anomaly_map : ndarray of shape (height, width), float32, or None
         Of the image's own size; None where not asked for.
     contributions : dict of str or int to float, or None
@@ -168,11 +171,26 @@ def _causes(model: ScoringModel, batch: ScoredBatch) -> list[tuple[int | None, s
         return [(None, "entropy")] * len(batch.codes)
     by_level = terms.likelihood.amax((2, 3))  # (n_levels, n)
     strongest = by_level.sum(0) if terms.is_product else by_level.amax(0)
-    levels = by_level.argmax(0).tolist()
+    levels, unlikely = by_level.argmax(0), ["likelihood"] * len(batch.codes)
+    share = model.defect_share(batch.evidence)
+    if share is not None:
+        samples = torch.arange(len(levels), device=levels.device)
+        chosen = terms.likelihood[levels, samples].flatten(1)
+        peak = chosen.argmax(1, keepdim=True)
+        known = share[levels, samples].flatten(1).gather(1, peak)[:, 0]
+        height = _above_mean(model, batch, levels, chosen.gather(1, peak)[:, 0])
+        is_known = (known > 0) & (known > 0.5 * height)
+        unlikely = ["known anomalies" if known else "likelihood" for known in is_known.tolist()]
     if entropy is None:
-        return [(level, "likelihood") for level in levels]
+        return list(zip(levels.tolist(), unlikely, strict=True))
     is_unlikely = (strongest >= entropy).tolist()
     return [
-        (level, "likelihood" if unlikely else "entropy")
-        for level, unlikely in zip(levels, is_unlikely, strict=True)
+        (level, term if is_stronger else "entropy")
+        for level, term, is_stronger in zip(levels.tolist(), unlikely, is_unlikely, strict=True)
     ]
+
+
+def _above_mean(model: ScoringModel, batch: ScoredBatch, levels: Any, peaks: Any) -> Any:
+    """Heights of the peaks of levels above the mean of normal samples, in units of the terms."""
+    codes = batch.evidence.codes
+    return peaks + model.peak_location[levels, codes] / model.peak_scale[levels, codes]

@@ -27,6 +27,9 @@ class Evidence(NamedTuple):
     # (n,): log-likelihood of the image under the inferred class, by the median position of each
     # level, which a local defect does not move; None where the class was given.
     typicality: torch.Tensor | None = None
+    # What known defects add, see `DefectTerm`; None where they add nothing.
+    defects: list | None = None
+    rows: torch.Tensor | None = None  # (n,): the samples by their number in a cache, during fit
 
     def to(self, device):
         """Return the same on a device."""
@@ -112,6 +115,8 @@ class ScoringModel(nn.Module):
         self.register_buffer("peak_scale", torch.ones(n_levels + 1, n_classes))
         self.register_buffer("score_location", torch.zeros(n_classes))
         self.register_buffer("score_scale", torch.ones(n_classes))
+        # One DefectTerm a level where known defects correct the evidence, else none.
+        self.defect_terms = nn.ModuleList()
 
     def extended(self, levels, order):
         """Return the model with `levels` of more classes in place of its own.
@@ -143,6 +148,7 @@ class ScoringModel(nn.Module):
                     more = torch.zeros_like(more)
                 values = torch.cat((values, more), dim=-1)[..., order]
             setattr(result, name, values.clone())
+        result.defect_terms.extend(term.extended(order) for term in self.defect_terms)
         return result.requires_grad_(False)
 
     @property
@@ -183,6 +189,9 @@ class ScoringModel(nn.Module):
             for level, latent in zip(self.levels, latents, strict=True)
         ]
         evidence = Evidence(codes, *map(list, zip(*parts, strict=True)))
+        if len(self.defect_terms):
+            pairs = zip(self.defect_terms, latents, strict=True)
+            evidence = evidence._replace(defects=[term(z, codes) for term, (z, _) in pairs])
         return evidence if given else evidence._replace(typicality=self.typicality(evidence))
 
     def infer_codes(self, latents):
@@ -290,6 +299,8 @@ class ScoringModel(nn.Module):
     def likelihood_ratios(self, evidence):
         """Log-likelihoods less what the background predicts of them, one Tensor a level.
 
+        Where known defects correct the evidence, what they add is subtracted as well.
+
         The background's log-likelihood is clipped at that of the strangest normal vector. Vectors
         far from everything would otherwise have a small ratio, and pass as normal.
         """
@@ -298,6 +309,8 @@ class ScoringModel(nn.Module):
             if self.background_slope[index]:
                 background = evidence.backgrounds[index].clamp_min(self.background_floor[index])
                 ratio = ratio - self.background_slope[index] * background
+            if evidence.defects is not None:
+                ratio = ratio - evidence.defects[index]
             ratios.append(ratio)
         return ratios
 
@@ -307,16 +320,41 @@ class ScoringModel(nn.Module):
 
     def _likelihood_terms(self, ratios, codes):
         """Return what each level adds to the likelihood map."""
-        location, scale = self.likelihood_location, self.likelihood_scale
         if self.normalization == "exponential":
+            location = self.likelihood_location
             return [
                 1 - self._normality(value, location, i, codes) for i, value in enumerate(ratios)
             ]
-        terms = []
-        for i, value in enumerate(ratios):
-            expected = location[i, codes, None] + self.likelihood_profile(i).T[codes]
-            terms.append(self._on_grid((expected - value) / scale[i, codes, None], i))
-        return terms
+        return [
+            self._on_grid(self.standardized(value, i, codes), i) for i, value in enumerate(ratios)
+        ]
+
+    def standardized_ratios(self, evidence):
+        """Return `standardized` of each level, before it is brought to the grid and blurred."""
+        ratios = self.likelihood_ratios(evidence)
+        return [self.standardized(ratio, i, evidence.codes) for i, ratio in enumerate(ratios)]
+
+    def standardized(self, ratio, level, codes):
+        """Return how far a level's ratios lie below their mean, in standard deviations.
+
+        For each position, Tensor (n, n_positions): of normal samples of the class, at the position.
+        """
+        expected = self.likelihood_location[level, codes, None]
+        expected = expected + self.likelihood_profile(level).T[codes]
+        return (expected - ratio) / self.likelihood_scale[level, codes, None]
+
+    def defect_share(self, evidence):
+        """Return the part of the likelihood's `terms` that known defects add, in the same shape.
+
+        None where they add nothing.
+        """
+        if evidence.defects is None or self.normalization == "exponential":
+            return None
+        codes, parts = evidence.codes, []
+        for i, values in enumerate(evidence.defects):
+            scale = self.likelihood_scale[i, codes] * self.peak_scale[i, codes]
+            parts.append(self._blur(self._on_grid(values / scale[:, None], i)))
+        return torch.stack(parts)
 
     def _entropy_map(self, entropies, codes):
         anomaly = self.entropy_anomaly(entropies, codes)

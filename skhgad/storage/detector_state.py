@@ -13,6 +13,7 @@ from ..parameters import (
     parameters_of_fit,
     plain_parameters,
 )
+from ..scoring.defect_terms import DefectTerm
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
 from .finite_scores import check_constants, check_dtypes, check_scores
@@ -20,11 +21,13 @@ from .untrusted import (
     check_device_of_file,
     check_extractor,
     check_names,
+    has_defect_terms,
     level_sizes,
     read_calibration,
     read_class_offsets,
     read_classes,
     read_images,
+    read_known_anomalies,
     read_levels,
     read_offset,
     read_training,
@@ -46,6 +49,7 @@ def pack(detector):
         "class_offsets": [
             [label, float(offset)] for label, offset in detector.class_offsets_.items()
         ],
+        "known_anomalies": _packed_known(detector.known_anomalies_),
         "n_iter": int(detector.n_iter_),
         "history": [
             {name: value if value == value else None for name, value in record.items()}
@@ -113,6 +117,8 @@ def _new_detector(cls, parameters, backbone):
         name: tuple(value) if isinstance(value, list) else value
         for name, value in parameters.items()
     }
+    # Models of older versions know no such parameter.
+    parameters = {"known_anomalies": "ignore", **parameters}
     check_names(parameters, cls._get_param_names())
     # Never the file's choice: `memory` is a place on this machine, and `n_jobs` starts threads.
     parameters |= {"memory": None, "n_jobs": None}
@@ -146,6 +152,11 @@ def _empty_model(parameters, level_shapes, n_classes, extractor, stored):
             )
         levels.append(level)
     model = build_scoring_model(parameters, levels, extractor)
+    if has_defect_terms(stored, levels, n_classes):
+        sizes = [level.mixture.means.shape for level in levels]
+        model.defect_terms.extend(
+            DefectTerm(torch.zeros(size), torch.zeros(n_classes)) for size in sizes
+        )
     return model.to(torch.float64 if extractor is None else torch.float32)
 
 
@@ -156,10 +167,20 @@ def _set_attributes(detector, attributes):
         attributes.get("class_offsets", []), detector.classes_
     )
     detector.n_iter_, detector.history_ = read_training(attributes)
+    detector.known_anomalies_ = read_known_anomalies(
+        attributes.get("known_anomalies"), detector.classes_
+    )
     if attributes["n_features_in"] is not None:
         detector.n_features_in_ = attributes["n_features_in"]
     if attributes["feature_names_in"] is not None:
         detector.feature_names_in_ = np.array(attributes["feature_names_in"], dtype=object)
+
+
+def _packed_known(found):
+    """Turn `known_anomalies_` into lists; JSON has no nan."""
+    if found is None:
+        return None
+    return [[None if value != value else value for value in verdict] for verdict in found]
 
 
 def _saved_parameters(detector):

@@ -12,6 +12,7 @@ from ..model.level import prior_components
 from ..parameters import image_size
 from ..scoring.calibration import Calibration
 from ..scoring.scoring_model import check_levels_of_images
+from ..scoring.known_anomalies import KnownAnomalies
 from ..validation import check_known_label, check_y
 
 LARGEST_TABLES = 1 << 30  # bytes; index tables and masks that a backbone makes for its image size
@@ -95,6 +96,41 @@ def read_class_offsets(pairs, classes):
             raise ValueError(f"class_offsets {pairs!r:.80} are no thresholds.")
         found[check_known_label(label, classes, "class_offsets")] = offset
     return found
+
+
+def read_known_anomalies(verdicts, classes):
+    """Return `known_anomalies_` from its JSON list, or None.
+
+    There may be fewer than classes, because `add_class` adds classes later.
+    """
+    if verdicts is None:
+        return None
+    found = []
+    for label, n_anomalies, gain, error, is_kept in verdicts:
+        label = check_known_label(label, classes, "known_anomalies")
+        numbers = [math.nan if value is None else value for value in (gain, error)]
+        if type(n_anomalies) is not int or n_anomalies < 0 or type(is_kept) is not bool:
+            raise ValueError(f"known_anomalies {verdicts!r:.80} are no verdicts.")
+        if any(type(value) is not float or math.isinf(value) for value in numbers):
+            raise ValueError(f"known_anomalies {verdicts!r:.80} are no verdicts.")
+        found.append(KnownAnomalies(label, n_anomalies, *numbers, is_kept))
+    return found
+
+
+def has_defect_terms(tensors, levels, n_classes):
+    """Whether the stored model corrects by known defects; ValueError if terms do not fit levels."""
+    stored = {name: t for name, t in tensors.items() if name.startswith("defect_terms.")}
+    if not stored:
+        return False
+    for index, level in enumerate(levels):
+        sizes = {"directions": tuple(level.mixture.means.shape), "offsets": (n_classes,)}
+        for part, size in sizes.items():
+            name = f"defect_terms.{index}.{part}"
+            if name not in stored or tuple(stored[name].shape) != size:
+                raise ValueError(f"{name} of shape {size} is missing.")
+            if not torch.isfinite(stored[name]).all():
+                raise ValueError(f"{name} is not finite.")
+    return True
 
 
 def read_levels(fitted, parameters, tensors, n_classes):

@@ -1,0 +1,47 @@
+"""What known defects add to the evidence of a level: a direction of its latent space a class."""
+
+import torch
+from torch import nn
+
+
+class DefectTerm(nn.Module):
+    """How far vectors lie in the direction of the known defects of their class.
+
+    It is subtracted from the log-likelihood ratio of the level. Subtracting a linear function from
+    the log-density of a Gaussian moves its mean: the normals are looked for a little farther from
+    the known defects.
+
+    Parameters
+    ----------
+    directions : Tensor of shape (n_classes, n_axes)
+        In the latent space. Zero for a class that is not corrected.
+    offsets : Tensor of shape (n_classes,)
+        What is added to the products, so that normal vectors have a mean of 0.
+    """
+
+    def __init__(self, directions, offsets):
+        super().__init__()
+        self.register_buffer("directions", directions)
+        self.register_buffer("offsets", offsets)
+
+    def forward(self, z, codes):
+        """Return Tensor (n, n_positions) from latent vectors (n, n_positions, n_axes)."""
+        products = z @ self.directions[codes][:, :, None]
+        return products[..., 0] + self.offsets[codes][:, None]
+
+    def of_classes(self, corrected):
+        """Return the same for the classes that a bool sequence chooses, and nothing for others."""
+        chosen = torch.as_tensor(corrected, device=self.offsets.device)
+        nothing = torch.zeros_like(self.offsets)
+        return DefectTerm(
+            torch.where(chosen[:, None], self.directions, torch.zeros_like(self.directions)),
+            torch.where(chosen, self.offsets, nothing),
+        )
+
+    def extended(self, order):
+        """Return the same for more classes, which are not corrected; `order` as in the model's."""
+        n_new = len(order) - len(self.offsets)
+        nothing = self.directions.new_zeros(n_new, self.directions.shape[1])
+        directions = torch.cat((self.directions, nothing))
+        offsets = torch.cat((self.offsets, self.offsets.new_zeros(n_new)))
+        return DefectTerm(directions[order], offsets[order])
