@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .scoring.certificate import ClassCertificate
     from .scoring.explanation import Explanation
     from .scoring.inspection import Inspection
+    from .scoring.known_anomalies import KnownAnomalies
     from .scoring.latents import Latents
     from .scoring.level_maps import LevelMaps
 
@@ -17,6 +18,7 @@ __all__ = [
     "Explanation",
     "HGADDetector",
     "Inspection",
+    "KnownAnomalies",
     "Latents",
     "LevelMaps",
     "TrainingStep",
@@ -30,6 +32,7 @@ _HOMES = {
     "Explanation": "scoring.explanation",
     "HGADDetector": "estimator",
     "Inspection": "scoring.inspection",
+    "KnownAnomalies": "scoring.known_anomalies",
     "Latents": "scoring.latents",
     "LevelMaps": "scoring.level_maps",
     "TrainingStep": "fitting.objective",

@@ -83,6 +83,7 @@ def _fit(args, processes):
     from ..estimator import HGADDetector
     from ..report.findings import naming_files
     from ..scoring.certificate import CONFIDENCE, certificate_text
+    from ..scoring.known_anomalies import known_anomalies_text
     from ..scoring.thresholds import thresholds_text
     from ..storage.model_folder import check_model_place
 
@@ -98,11 +99,15 @@ def _fit(args, processes):
         return
     start = time.perf_counter()
     detector = HGADDetector(**{"verbose": int(sys.stderr.isatty()), **parameters})
+    is_told = detector.verbose >= 1  # by fit itself
     with naming_files(data.images):
-        detector.fit(data.images, data.target)
+        masks = np.where(data.y == -1, data.mask, None)
+        detector.fit(data.images, data.target, masks=masks)
     if processes.is_first:
         set_thresholds(detector, rates)
         detector.set_params(verbose=parameters.get("verbose", 0)).save(args.out)
+    if detector.known_anomalies_ is not None and not is_told:
+        print(known_anomalies_text(detector.known_anomalies_))
     print(
         f"fitted in {time.perf_counter() - start:.0f} s, {detector.n_iter_} passes; "
         f"anomaly = score below {thresholds_text(detector.offset_, detector.class_offsets_)}\n"

@@ -50,13 +50,16 @@ def check_masks(masks, codes, *, takes_images):
     for i, (mask, code) in enumerate(zip(found, codes, strict=True)):
         if mask is None or mask.any() == (code < 0):
             continue
+        name = f"masks[{i}]"
+        if isinstance(masks[i], str | os.PathLike):
+            name += f" ({os.fspath(masks[i])})"
         if code < 0:
             raise ValueError(
-                f"masks[{i}] marks no pixel, but y[{i}] is a known anomaly: pass None where its "
+                f"{name} marks no pixel, but y[{i}] is a known anomaly: pass None where its "
                 "defect is not marked."
             )
         raise ValueError(
-            f"masks[{i}] marks pixels of a sample that y labels as normal: label it -1 if it is a "
+            f"{name} marks pixels of a sample that y labels as normal: label it -1 if it is a "
             "known anomaly, else pass None."
         )
     found = [found[i] for i in np.flatnonzero(codes < 0)]

@@ -19,6 +19,7 @@ from jinja2 import Environment, StrictUndefined
 from ..estimator import HGADDetector
 from ..parameters import parameters_now
 from ..scoring.certificate import CONFIDENCE, bound_text
+from ..scoring.known_anomalies import known_anomalies_text
 from ..scoring.thresholds import thresholds_text
 from .evaluation import format_figure, results_table
 
@@ -55,6 +56,7 @@ def render_page(detector, rows, *, source, model, figures, groups, pictures):
         classes=_class_table(rows) if figures is None else _results(figures),
         notes=[] if figures is None else figures["notes"],
         certificate=_certificate(detector),
+        known_anomalies=_known_anomalies(detector),
         warnings=[] if figures is None else [found["text"] for found in figures["warnings"]],
         products=[(name, list(of_it)) for name, of_it in groupby(groups, lambda g: g.product)],
         pictures=pictures,
@@ -146,6 +148,12 @@ def _certificate(detector):
     ]
     bound = f"false alarms ({100 * CONFIDENCE:g} % confidence)"
     return Table(["class of the model", "calibrating normals", "of these flagged", bound], rows)
+
+
+def _known_anomalies(detector):
+    """Return a sentence for each class whose known anomalies fit was given."""
+    found = detector.known_anomalies_ or []
+    return [known_anomalies_text([verdict]) for verdict in found if verdict.n_anomalies]
 
 
 def _parameters(detector):

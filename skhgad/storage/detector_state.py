@@ -49,7 +49,7 @@ def pack(detector):
         "class_offsets": [
             [label, float(offset)] for label, offset in detector.class_offsets_.items()
         ],
-        "known_anomalies": _packed_known(detector.known_anomalies_),
+        "known_anomalies": _packed_known(getattr(detector, "known_anomalies_", None)),
         "n_iter": int(detector.n_iter_),
         "history": [
             {name: value if value == value else None for name, value in record.items()}
