@@ -106,6 +106,16 @@ def fit_vectors(folder, **parameters):
     return fitted_state(HGADDetector(**parameters).fit(vectors()), vectors())
 
 
+def fit_known_anomalies():
+    known = vectors()[:12] + [3, 0, 0, 0]
+    X = np.concatenate([vectors()[:30], vectors()[30:60], known])
+    y = np.repeat(["bolt", "nut", "-1"], [30, 30, 12])
+    detector = HGADDetector(random_state=0, n_components=1).fit(X, y)
+    state = fitted_state(detector, X)
+    assert "model.defect_terms.0.directions" in state
+    return state
+
+
 SCENARIOS = {
     "images": fit_images,
     "published": lambda folder: fit_images(
@@ -115,6 +125,7 @@ SCENARIOS = {
     "vectors": lambda folder: fit_vectors(folder, contamination=0.1),
     "untrained": lambda folder: fit_vectors(folder, max_iter=0, n_components=1),
     "discovered": lambda folder: fit_vectors(folder, n_classes=3),
+    "known anomalies": lambda folder: fit_known_anomalies(),
     "spilled": lambda folder: fit_vectors(folder, cache_budget=0),
 }
 
