@@ -1,6 +1,6 @@
 """Known anomalies in fit: what they add, on other anomalies and on types not among them.
 
-    python -m benchmarks.known_anomalies --data DIR [--known 1 5 10 20] [--draws 5] [--masks]
+    python -m benchmarks.known_anomalies --data DIR [--known 1 5 10 20] [--draws 5] [--only other] [--masks]
 
 Of the anomalies of every class, so many are drawn and given to fit with the label -1; all other
 test samples are scored. "Same types": drawn from all anomalies. "Other types": drawn from one or
@@ -85,8 +85,8 @@ def kinds_of(model, defects, codes, names):
 class Study:
     """Stands in for `correct_by_known_defects` in one fit: tries all draws, keeps none."""
 
-    def __init__(self, part, normals, numbers, n_draws):
-        self.part, self.normals = part, normals
+    def __init__(self, part, normals, protocols, numbers, n_draws):
+        self.part, self.normals, self.protocols = part, normals, protocols
         self.numbers, self.n_draws = numbers, n_draws
         self.records = []
 
@@ -100,7 +100,8 @@ class Study:
         kinds = kinds_of(model, defects, codes, names)
         tests = [(self.normals, judged(model, self.normals)), (known.samples, defects.evidence)]
         before = [_scores(model, *test) for test in tests]
-        for protocol, draw in DRAWS.items():
+        for protocol in self.protocols:
+            draw = DRAWS[protocol]
             for n in self.numbers:
                 for seed in range(self.n_draws):
                     chosen, left_out = draw(codes, kinds, n, np.random.default_rng(seed))
@@ -152,7 +153,7 @@ def _scores(model, samples, evidence):
     return score_evidence(model, evidence).scores
 
 
-def run_part(part, parameters, numbers, n_draws, *, with_masks):
+def run_part(part, parameters, protocols, numbers, n_draws, *, with_masks):
     """Run all draws on a part; return the records."""
     is_normal = part.y == 1
     X = np.concatenate([part.X_train, part.X_test[~is_normal]])
@@ -167,7 +168,7 @@ def run_part(part, parameters, numbers, n_draws, *, with_masks):
     rows = np.arange(len(X_normal))
     with cached_features(reader, X_normal, rows, parameters["cache_budget"]) as cache:
         normals = LabelledSamples(cache, rows, np.zeros_like(rows), len(part.classes))
-        study = Study(part, normals, numbers, n_draws)
+        study = Study(part, normals, protocols, numbers, n_draws)
         fit_detector(detector, X, y, masks=masks, correct=study)
     return study.records
 
@@ -207,6 +208,7 @@ def main(arguments=None):
     parser = benchmark_parser("known_anomalies", __doc__)
     parser.add_argument("--known", nargs="+", type=positive_int, default=[1, 5, 10, 20])
     parser.add_argument("--draws", type=positive_int, default=5)
+    parser.add_argument("--only", choices=["same", "other"], help="types of one kind")
     parser.add_argument("--masks", action="store_true", help="give fit the masks, too")
     args = parser.parse_args(arguments)
     parts, parameters = read_parts(parser, args), read_parameters(parser, args)
@@ -216,6 +218,7 @@ def main(arguments=None):
             records = run_part(
                 part,
                 {**parameters, "memory": memory},
+                [name for name in DRAWS if args.only is None or name.startswith(args.only)],
                 args.known,
                 args.draws,
                 with_masks=args.masks,

@@ -13,7 +13,6 @@ from ..images import ImageSource
 from ..parameters import check_parameters, parameters_of_fit, plain_parameters
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import check_levels_of_images
-from ..scoring.known_anomalies import known_anomalies_text
 from ..validation import check_X, check_y
 from .calibrate import calibrate, choose_offset
 from .feature_cache import cached_features
@@ -110,16 +109,14 @@ def fit_detector(
     processes.share_state(model)  # machines that differ round differently
     calibration, offset = processes.broadcast((calibration, offset))
     if processes.is_first:
-        if known is not None and parameters["verbose"] >= 1:
-            print(known_anomalies_text(known))
         n_spared = np.bincount(codes[spared.any(axis=0)], minlength=len(classes))
         warn_of_few_calibrating(n_spared, classes, parameters)
         if parameters["verbose"] >= 1:
             n_centers = np.stack([level.n_centers.cpu().numpy() for level in model.levels])
-            print(
-                decisions_text(parameters, codes, classes, spared, plan.n_passes, n_centers),
-                flush=True,
+            decisions = decisions_text(
+                parameters, codes, classes, spared, plan.n_passes, n_centers, known
             )
+            print(decisions, flush=True)
     kept = parameters_of_fit(parameters)
     return {
         "model_": FittedModel(reader.extractor, model, calibration, classes, kept),

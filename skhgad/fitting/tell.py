@@ -2,12 +2,13 @@
 
 import numpy as np
 
+from ..scoring.known_anomalies import known_anomalies_text
 from ..text import printable
 
 _MOST = 20  # classes that are named
 
 
-def decisions_text(parameters, codes, classes, spared, n_passes, n_centers):
+def decisions_text(parameters, codes, classes, spared, n_passes, n_centers, known=None):
     """Return what a fit decided, a line each.
 
     Parameters
@@ -22,6 +23,7 @@ def decisions_text(parameters, codes, classes, spared, n_passes, n_centers):
     n_passes : int
         Of training.
     n_centers : ndarray of shape (n_levels, n_classes)
+    known : list of KnownAnomalies, default=None
 
     Returns
     -------
@@ -35,6 +37,8 @@ def decisions_text(parameters, codes, classes, spared, n_passes, n_centers):
         _centers(n_centers, classes, sizes),
         _held_out(spared, codes, classes),
     ]
+    if known is not None:
+        lines += known_anomalies_text(known).split("\n")
     return "\n".join(f"skhgad: {line}" for line in lines)
 
 

@@ -11,8 +11,8 @@ from ..features.outline import outline
 from ..model.level import prior_components
 from ..parameters import image_size
 from ..scoring.calibration import Calibration
-from ..scoring.scoring_model import check_levels_of_images
 from ..scoring.known_anomalies import KnownAnomalies
+from ..scoring.scoring_model import check_levels_of_images
 from ..validation import check_known_label, check_y
 
 LARGEST_TABLES = 1 << 30  # bytes; index tables and masks that a backbone makes for its image size
