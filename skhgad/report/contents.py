@@ -13,12 +13,14 @@ from PIL import Image
 from ..datasets.masks import check_mask
 from ..display import (
     AnomalyMapDisplay,
+    DriftDisplay,
     LatentSpaceDisplay,
     ScoreDistributionDisplay,
     TrainingCurveDisplay,
 )
 from ..display.heat_maps import HeatScale
 from ..images.source import ImageSource
+from ..monitor import DriftMonitor
 from ..scoring.explanation import locate
 from ..scoring.maps import resize
 from ..scoring.thresholds import offset_of
@@ -149,7 +151,7 @@ def draw_card(clear, rows, detector):
 
 
 def draw_pictures(detector, paths, rows, data):
-    """Draw scores, latent space and training; return a list of Picture.
+    """Draw scores, latent space, drift and training; return a list of Picture.
 
     `data` is as from `load_folder`, or None.
     """
@@ -158,6 +160,8 @@ def draw_pictures(detector, paths, rows, data):
         _draw_scores(detector, rows, y),
         _draw_latent_space(detector, paths, y),
     ]
+    if data is None:
+        pictures.append(_draw_drift(detector, rows))
     if detector.history_:
         figure = _new_figure((9.5, 5))
         TrainingCurveDisplay.from_estimator(detector, ax=figure.subplots(2, 3))
@@ -183,6 +187,29 @@ def _draw_scores(detector, rows, y):
         f"beyond. Rows are the product classes {source}."
     )
     return Picture("Scores", _png_uri(figure), caption)
+
+
+def _draw_drift(detector, rows):
+    """Draw the evidence of drift, the images taken by their paths."""
+    by_text = {str(label): label for label in detector.classes_.tolist()}
+    labels = np.array([by_text.get(row.inferred_class) for row in rows], dtype=object)
+    monitor = DriftMonitor(detector).update_scores([row.score for row in rows], labels)
+    figure = _new_figure((9, 3))
+    DriftDisplay.from_monitor(monitor, ax=figure.subplots())
+    alarm, verdict = monitor.alarm_, "No drift is found."
+    if alarm is not None:
+        verdict = (
+            f"At image {alarm.n_seen} there is drift: the scores of {alarm.product} are "
+            f"{alarm.direction} than those of the fit."
+        )
+    caption = (
+        f"{verdict} The images are taken in the order of their paths. The evidence is what a fair "
+        "player would have made of 1 by betting that scores have changed since the fit; without a "
+        f"change it ever exceeds {1 / monitor.false_alarm_probability:g} with a probability of at "
+        f"most {monitor.false_alarm_probability:g}, if the order is random and at most "
+        f"{monitor.defect_rate:.0%} of the images show defects."
+    )
+    return Picture("Drift", _png_uri(figure), caption)
 
 
 def _draw_latent_space(detector, paths, y):

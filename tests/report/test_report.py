@@ -427,7 +427,8 @@ def test_plain_folders_and_a_model_without_training(detector, tmp_path, capsys):
     assert len(page.table()) == 3 and "label" not in page.table()[0]
     assert {row["verdict"] for row in page.table()} <= {"normal", "anomaly"}
     assert "Training" not in html and "AUROC" not in html and "median score" in html
-    assert len([i for i in page.all("img") if "png" in i["src"][:20]]) == 2
+    assert len([i for i in page.all("img") if "png" in i["src"][:20]]) == 3
+    assert "<h2>Drift</h2>" in html and "No drift is found." in html
     assert "of 3 images are anomalies" in capsys.readouterr().out
 
 
