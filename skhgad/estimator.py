@@ -63,7 +63,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     backbone : str or torch.nn.Module, default="tf_efficientnet_lite0"
         A timm model name, or a module. A module gets float32 pixels (n, 3, h, w), normalised with
         ImageNet's mean (0.485, 0.456, 0.406) and standard deviation (0.229, 0.224, 0.225), or with
-        those of its attribute `pretrained_cfg`, a dict with "mean" and "std". It returns a map
+        those of its attribute `pretrained_cfg`, a dict with "mean" and "std". With c values there,
+        not three, images are arrays (h, w, c). It returns a map
         (n, channels, height, width); or tokens (n, n_tokens, channels) of a plain grid of patches,
         maybe after a class token or registers; or a list, tuple or dict of these, fine to coarse;
         or an output of transformers, of which `feature_maps`, `hidden_states` or
@@ -83,6 +84,15 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         The backbone sees each image at these multiples of `image_size`. Every scale and stage is
         a level with a flow of its own. "auto": 2/3 and 1, which are 256 and 384 pixels by default;
         1 alone for a module, and for a timm model that is built for one size of image.
+    resize : {"stretch", "pad"}, default="stretch"
+        How an image of other proportions than `image_size` gets this size. "stretch": its sides
+        are resized by different factors. "pad": its proportions are kept, and a border fills the
+        rest; nothing is learnt of the border and nothing is found there.
+    tile_size : int or (height, width), default=None
+        Every image is cut into tiles of so many of its own pixels, and each tile is resized to
+        `image_size`; for large images with small defects. Neighbouring tiles overlap by a quarter
+        or more. The score is that of the whole image, and maps have no seams. An image smaller than
+        a tile lies in the middle of one. None = no tiles.
     value_range : (low, high), default=None
         Pixel values meaning black and white, for images of more than 8 bits.
     pool_size : int, default=1
@@ -292,6 +302,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         out_indices: tuple[int, ...] | str = "auto",
         image_size: int | tuple[int, int] = 384,
         image_scales: tuple[float, ...] | str = "auto",
+        resize: str = "stretch",
+        tile_size: int | tuple[int, int] | None = None,
         value_range: tuple[float, float] | None = None,
         # Features
         pool_size: int = 1,
@@ -355,6 +367,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.out_indices = out_indices
         self.image_size = image_size
         self.image_scales = image_scales
+        self.resize = resize
+        self.tile_size = tile_size
         self.value_range = value_range
         self.pool_size = pool_size
         self.fuse_stages = fuse_stages
@@ -443,7 +457,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         return cls(**{**FAST, **overrides})
 
-    def fit(self, X: Any, y: ArrayLike | None = None, *, masks: Any = None) -> HGADDetector:
+    def fit(
+        self, X: Any, y: ArrayLike | None = None, *, masks: Any = None, roi: Any = None
+    ) -> HGADDetector:
         """Learn the normal samples of all classes.
 
         Parameters
@@ -459,6 +475,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             Of images: which pixels of the known anomalies are defective. Each is a path, an array
             (height, width) of the image's size in which all but 0 marks a defect, or None where
             nothing is known. Normals have None.
+        roi : mask, mapping of label to mask, or sequence of n_samples masks, default=None
+            Region of interest of images: one mask for all; one for each product, which others than
+            those named do without; or one for each image, None for a whole one. A mask is an array
+            (height, width) of bool or of 0 and 1, a path or a PIL image, of the size of its image.
+            What lies outside is not learnt, and changes no score, class or verdict. One mask for
+            all and masks by product are remembered, and used at scoring unless it has others.
 
         Returns
         -------
@@ -488,7 +510,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         before = self.__dict__.copy()
         try:
-            self.__dict__.update(fit_detector(self, X, y, masks=masks))
+            self.__dict__.update(fit_detector(self, X, y, masks=masks, roi=roi))
         except BaseException:  # also Ctrl-C: nothing half-fitted is left behind
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -502,7 +524,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             raise AttributeError("n_components_ needs a fitted detector: call fit first.")
         return np.stack([level.n_centers.cpu().numpy() for level in self.model_.model.levels])
 
-    def add_class(self, X: Any, y: str | int | ArrayLike) -> HGADDetector:
+    def add_class(self, X: Any, y: str | int | ArrayLike, *, roi: Any = None) -> HGADDetector:
         """Learn the normal samples of new classes in closed form; the others stay as they are.
 
         Parameters
@@ -512,6 +534,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         y : str, int or array-like of shape (n_samples,)
             Label of the new class, or of each sample; none of `classes_`. -1 or "-1" marks a
             known anomaly, which is left out.
+        roi : default=None
+            Region of interest, as in `fit`. None = the one that all classes had at `fit`; the whole
+            image where there was none or each product had its own.
 
         Returns
         -------
@@ -540,17 +565,17 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         again from the calibration samples of all classes; `class_offsets_` stays.
         """
         check_is_fitted(self)
-        self.__dict__.update(add_class(self, X, y))
+        self.__dict__.update(add_class(self, X, y, roi))
         return self
 
     def fit_predict(
-        self, X: Any, y: ArrayLike | None = None, *, masks: Any = None
+        self, X: Any, y: ArrayLike | None = None, *, masks: Any = None, roi: Any = None
     ) -> NDArray[np.int64]:
         """Fit as `fit`, then return `predict` of X: ndarray of shape (n_samples,), +1 or -1."""
-        return self.fit(X, y, masks=masks).predict(X)
+        return self.fit(X, y, masks=masks, roi=roi).predict(X, roi=roi)
 
     def score_samples(
-        self, X: Any, *, class_labels: ArrayLike | None = None
+        self, X: Any, *, class_labels: ArrayLike | None = None, roi: Any = None
     ) -> NDArray[np.float64]:
         """Score the normality of each sample: higher = more normal.
 
@@ -560,6 +585,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             Of the kind seen at fit.
         class_labels : array-like of shape (n_samples,), str or int, default=None
             Product class of each sample, where known; None = inferred by likelihood.
+        roi : mask, mapping of label to mask, or sequence of n_samples masks, default=None
+            Region of interest of images, as in `fit`; None = the one remembered from `fit`. No
+            pixel outside changes anything. Where products have different masks and no class is
+            given, the class is inferred from what the masks have in common, then the image is
+            scored in the mask of its class, which runs the backbone twice.
 
         Returns
         -------
@@ -567,26 +597,29 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             Minus the maximum of the anomaly map. With `class_calibration`, the median held-out
             normal of each class scores 0, and the unit is the mean excess over that median.
         """
-        batches = self._scored_batches(X, class_labels)
+        batches = self._scored_batches(X, class_labels, roi)
         return np.concatenate([batch.scores for batch in batches])
 
     def decision_function(
-        self, X: Any, *, class_labels: ArrayLike | None = None
+        self, X: Any, *, class_labels: ArrayLike | None = None, roi: Any = None
     ) -> NDArray[np.float64]:
         """Return ``score_samples(X) - offset_``: negative = anomaly, ndarray (n_samples,).
 
         For samples of a class in `class_offsets_`, given or inferred, its threshold is subtracted.
         """
-        batches = self._scored_batches(X, class_labels)
+        batches = self._scored_batches(X, class_labels, roi)
         offsets = self._offsets()
         return np.concatenate([batch.scores - offsets[batch.codes] for batch in batches])
 
-    def predict(self, X: Any, *, class_labels: ArrayLike | None = None) -> NDArray[np.int64]:
+    def predict(
+        self, X: Any, *, class_labels: ArrayLike | None = None, roi: Any = None
+    ) -> NDArray[np.int64]:
         """Return -1 where `decision_function` is negative, else +1: ndarray (n_samples,), int."""
-        return np.where(self.decision_function(X, class_labels=class_labels) < 0, -1, 1)
+        decisions = self.decision_function(X, class_labels=class_labels, roi=roi)
+        return np.where(decisions < 0, -1, 1)
 
     def anomaly_probability(
-        self, X: Any, *, class_labels: ArrayLike | None = None
+        self, X: Any, *, class_labels: ArrayLike | None = None, roi: Any = None
     ) -> NDArray[np.float64]:
         """Score the anomaly of each sample between 0 and 1; 0.5 is the threshold of its class.
 
@@ -594,6 +627,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         ----------
         X : array-like or images
         class_labels : array-like of shape (n_samples,), str or int, default=None
+        roi : default=None
+            Region of interest of images, see `score_samples`.
 
         Returns
         -------
@@ -613,33 +648,37 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         probability if the odds fall exponentially with the score and are even at the threshold. For
         guarantees take `p_values`.
         """
-        decisions = self.decision_function(X, class_labels=class_labels)
+        decisions = self.decision_function(X, class_labels=class_labels, roi=roi)
         return anomaly_probability(decisions, self.model_.calibration.scores)
 
-    def score(self, X: Any, y: ArrayLike | None = None) -> float:
+    def score(self, X: Any, y: ArrayLike | None = None, *, roi: Any = None) -> float:
         """Mean of `score_samples` over the samples not labelled -1.
 
         Parameters
         ----------
         X : array-like or images
         y : array-like of shape (n_samples,), default=None
+        roi : default=None
+            Region of interest of images, see `score_samples`.
 
         Returns
         -------
         float
             For model selection without anomalies.
         """
-        scores = self.score_samples(X)
+        scores = self.score_samples(X, roi=roi)
         if y is not None:
             scores = scores[check_y(y, len(scores))[0] >= 0]
         return float(scores.mean())
 
-    def predict_class(self, X: Any) -> NDArray[Any]:
+    def predict_class(self, X: Any, *, roi: Any = None) -> NDArray[Any]:
         """Infer the product class of each sample.
 
         Parameters
         ----------
         X : array-like or images
+        roi : default=None
+            Region of interest of images, see `score_samples`.
 
         Returns
         -------
@@ -647,10 +686,15 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             Elements of `classes_`; with `unknown_rate` also "unknown", or -1 where classes are
             ints.
         """
-        return self.inspect(X).class_label
+        return self.inspect(X, roi=roi).class_label
 
     def inspect(
-        self, X: Any, *, class_labels: ArrayLike | None = None, maps: bool = False
+        self,
+        X: Any,
+        *,
+        class_labels: ArrayLike | None = None,
+        maps: bool = False,
+        roi: Any = None,
     ) -> Inspection:
         """Score X once and return everything there is to say of it.
 
@@ -658,6 +702,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         ----------
         X : array-like or images
         class_labels : array-like of shape (n_samples,), str or int, default=None
+        roi : default=None
+            Region of interest of images, see `score_samples`.
         maps : bool, default=False
             Whether to return anomaly maps, each of its own image's size.
 
@@ -677,22 +723,27 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         if maps:
             self.model_.require_images("maps=True")
-        batches = self._scored_batches(X, class_labels)
+        batches = self._scored_batches(X, class_labels, roi)
         return self._judge().inspect(batches, maps=maps, given=class_labels is not None)
 
-    def anomaly_maps(self, X: Any, *, class_labels: ArrayLike | None = None) -> NDArray[np.float32]:
+    def anomaly_maps(
+        self, X: Any, *, class_labels: ArrayLike | None = None, roi: Any = None
+    ) -> NDArray[np.float32]:
         """Where each image is anomalous.
 
         Parameters
         ----------
         X : images
         class_labels : array-like of shape (n_samples,), str or int, default=None
+        roi : default=None
+            Region of interest of images, see `score_samples`.
 
         Returns
         -------
         maps : ndarray of shape (n_samples, height, width), float32
             Higher = more anomalous, in units of `score_samples`. Height and width are those of the
-            images, or `image_size` where these differ.
+            images, or `image_size` where these differ. Outside a region of interest a map holds
+            the lowest value that it has inside, or 0 where that is lower.
 
         Raises
         ------
@@ -701,10 +752,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         self.model_.require_images("anomaly_maps")
-        batches = self._scored_batches(X, class_labels)
+        batches = self._scored_batches(X, class_labels, roi)
         return stacked_maps(batches, self.model_.image_size)
 
-    def level_maps(self, X: Any, *, class_labels: ArrayLike | None = None) -> LevelMaps:
+    def level_maps(
+        self, X: Any, *, class_labels: ArrayLike | None = None, roi: Any = None
+    ) -> LevelMaps:
         """Return the parts that anomaly maps are made of: one of each level, one of the entropy.
 
         Parameters
@@ -712,6 +765,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         X : array-like or images
             Feature vectors have one position.
         class_labels : array-like of shape (n_samples,), str or int, default=None
+        roi : default=None
+            Region of interest of images, see `score_samples`.
 
         Returns
         -------
@@ -722,16 +777,18 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             detector adds them, a quarter of `image_size` a side. ``combined()`` is the anomaly map
             on that grid, ``resized((height, width))`` lays the parts over images.
         """
-        batches = self._scored_batches(X, class_labels)
+        batches = self._scored_batches(X, class_labels, roi)
         return level_maps(self.model_, batches)
 
-    def latents(self, X: Any, *, class_labels: ArrayLike | None = None) -> Latents:
+    def latents(self, X: Any, *, class_labels: ArrayLike | None = None, roi: Any = None) -> Latents:
         """Return the latent vectors of each sample, where the flow puts it.
 
         Parameters
         ----------
         X : array-like or images
         class_labels : array-like of shape (n_samples,), str or int, default=None
+        roi : default=None
+            Region of interest of images, see `score_samples`.
 
         Returns
         -------
@@ -748,15 +805,19 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X, codes = self._checked(X, class_labels)
-        return all_latents(self.model_, self.feature_reader(), X, codes)
+        return all_latents(self.model_, self.feature_reader(), X, codes, roi)
 
-    def p_values(self, X: Any, *, class_labels: ArrayLike | None = None) -> NDArray[np.float64]:
+    def p_values(
+        self, X: Any, *, class_labels: ArrayLike | None = None, roi: Any = None
+    ) -> NDArray[np.float64]:
         """Chance that a fresh normal sample of the same class scores as low.
 
         Parameters
         ----------
         X : array-like or images
         class_labels : array-like of shape (n_samples,), str or int, default=None
+        roi : default=None
+            Region of interest of images, see `score_samples`.
 
         Returns
         -------
@@ -765,7 +826,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             fit, if `class_labels` are given, else inferred like that of the sample. Which normals
             are held out, `validation_fraction` says.
         """
-        return self.inspect(X, class_labels=class_labels).p_value
+        return self.inspect(X, class_labels=class_labels, roi=roi).p_value
 
     def explain(
         self,
@@ -774,6 +835,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         class_labels: ArrayLike | None = None,
         threshold: float | None = None,
         maps: bool = False,
+        roi: Any = None,
     ) -> list[Explanation]:
         """Say of each sample where it is anomalous, how much, and by which evidence.
 
@@ -781,6 +843,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         ----------
         X : array-like or images
         class_labels : array-like of shape (n_samples,), str or int, default=None
+        roi : default=None
+            Region of interest of images, see `score_samples`.
         threshold : float, default=None
             Pixels whose anomaly map lies above it make regions; None = ``-offset_``, from which
             an image is flagged, or that of its class in `class_offsets_`.
@@ -811,7 +875,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         reader = self.feature_reader()
         found = explain(
             self._judge(),
-            self.model_.scored_batches(reader, X, codes),
+            self.model_.scored_batches(reader, X, codes, roi),
             threshold,
             given=codes is not None,
             maps=maps,
@@ -1077,12 +1141,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         return bundle
 
     def _scored_batches(
-        self, X: Any, class_labels: ArrayLike | None = None
+        self, X: Any, class_labels: ArrayLike | None = None, roi: Any = None
     ) -> Iterator[ScoredBatch]:
         """Validate X and the labels; iterate over the scores, batch by batch."""
         check_is_fitted(self)
         X, codes = self._checked(X, class_labels)
-        return self.model_.scored_batches(self.feature_reader(), X, codes)
+        return self.model_.scored_batches(self.feature_reader(), X, codes, roi)
 
     def _checked(
         self, X: Any, class_labels: ArrayLike | None

@@ -12,10 +12,13 @@ from .devices import check_device
 from .images.source import check_value_range
 from .validation import check_rate
 
+_SMALLEST_TILE = 8  # pixels a side; a smaller one has no overlap worth its name
+
 # In the order of the signature of `HGADDetector`; each parameter is in one group.
 PARAMETER_GROUPS = {
     "Images": (
-        "backbone", "weights", "out_indices", "image_size", "image_scales", "value_range",
+        "backbone", "weights", "out_indices", "image_size", "image_scales", "resize", "tile_size",
+        "value_range",
     ),
     "Features": ("pool_size", "fuse_stages", "feature_power", "max_features"),
     "Start and flow": (
@@ -51,6 +54,7 @@ SCALES = (2 / 3, 1.0)  # with image_scales="auto", of a backbone that takes any 
 STARTS = ("whitened", "published")
 CRITERIA = ("likelihood_entropy", "likelihood", "entropy")
 NORMALIZATIONS = ("standardized", "exponential")
+RESIZES = ("stretch", "pad")
 
 # Yao et al., ECCV 2024: `HGADDetector.paper`.
 PUBLISHED = {
@@ -146,6 +150,7 @@ _CHOICES = {
     "criterion": ("auto", *CRITERIA),
     "map_normalization": NORMALIZATIONS,
     "known_anomalies": ("auto", "ignore"),
+    "resize": RESIZES,
 }
 
 
@@ -177,6 +182,7 @@ def check_parameters(parameters):
     for name, check in _CHECKS.items():
         check(parameters[name])
     check_image_budget(parameters)
+    _check_tiles(parameters)
 
 
 def checked_names():
@@ -347,6 +353,30 @@ def image_size(value):
     return int(sides[0]), int(sides[1])
 
 
+def tile_size(value):
+    """Turn `tile_size` (None, int or pair) into None or (height, width)."""
+    if value is None:
+        return None
+    sides = (value, value) if isinstance(value, Integral) else value
+    if not isinstance(sides, tuple | list) or len(sides) != 2:
+        raise ValueError(f"tile_size must be None, an int or (height, width), got {value!r}.")
+    for side in sides:
+        _check_number("tile_size", side, Integral, _SMALLEST_TILE, None, "left")
+    return int(sides[0]), int(sides[1])
+
+
+def _check_tiles(parameters):
+    """Refuse tiles whose proportions `resize="pad"` would have to change."""
+    tile, (height, width) = tile_size(parameters["tile_size"]), image_size(parameters["image_size"])
+    if tile is None or parameters["resize"] != "pad":
+        return
+    if abs(tile[0] * width - tile[1] * height) > max(height, width):
+        raise ValueError(
+            f"resize='pad' keeps proportions, but tile_size={tile} has others than image_size="
+            f"{(height, width)}: give both the same, or leave resize='stretch'."
+        )
+
+
 def _check_number(name, value, kind, low, high, bounds):
     if isinstance(value, bool):
         raise TypeError(f"{name} must be a number, got {value}.")
@@ -388,6 +418,7 @@ _CHECKS = {
     "random_state": _check_random_state,
     "betas": _check_betas,
     "image_size": image_size,
+    "tile_size": tile_size,
     "backbone": _check_backbone,
     "weights": _check_weights,
     "value_range": check_value_range,

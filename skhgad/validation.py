@@ -47,7 +47,7 @@ _KINDS_OF_X = (
 )
 
 
-def check_X(X, *, value_range=None, estimator=None, reset=False):
+def check_X(X, *, value_range=None, estimator=None, reset=False, n_channels=3):
     """Tell feature vectors from images, and validate either.
 
     Parameters
@@ -61,6 +61,8 @@ def check_X(X, *, value_range=None, estimator=None, reset=False):
         Where `n_features_in_` and `feature_names_in_` are kept; None checks the values alone.
     reset : bool, default=False
         True, in fit, sets those attributes, or removes them for images; False compares with them.
+    n_channels : int, default=3
+        Channels of images, as in `skhgad.images.ImageSource`.
 
     Returns
     -------
@@ -88,7 +90,7 @@ def check_X(X, *, value_range=None, estimator=None, reset=False):
     """
     _refuse_single(X)
     if _is_images(X):
-        source = ImageSource(X, value_range=value_range)
+        source = ImageSource(X, value_range=value_range, n_channels=n_channels)
         if reset:
             for stale in ("n_features_in_", "feature_names_in_"):
                 if hasattr(estimator, stale):
@@ -106,7 +108,14 @@ def check_scored_X(X: Any, estimator: Any, *, takes_images: bool) -> Any:
 
     The `value_range` of its fit, `n_features_in_` and `feature_names_in_` are used.
     """
-    X = check_X(X, value_range=estimator.model_.value_range, estimator=estimator, reset=False)
+    fitted = estimator.model_
+    X = check_X(
+        X,
+        value_range=fitted.value_range,
+        estimator=estimator,
+        reset=False,
+        n_channels=fitted.n_channels,
+    )
     if isinstance(X, ImageSource) != takes_images:
         seen, given = (
             ("images", "feature vectors") if takes_images else ("feature vectors", "images")

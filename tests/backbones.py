@@ -10,11 +10,13 @@ class RandomFilters(nn.Module):
     Parameters
     ----------
     *layers : tuples (channels, stride)
+    n_channels : int, default=3
+        Of the pixels.
     """
 
-    def __init__(self, *layers):
+    def __init__(self, *layers, n_channels=3):
         super().__init__()
-        channels = (3, *(n for n, _ in layers))
+        channels = (n_channels, *(n for n, _ in layers))
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.stages = nn.ModuleList(

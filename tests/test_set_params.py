@@ -17,7 +17,8 @@ from skhgad.report.findings import Unreadable, inspect_files
 # All parameters of a fit that a model's scores, file or description depend on, set to other values.
 _OTHER_IMAGES = {
     "backbone": "resnet18", "weights": None, "out_indices": (0,), "image_size": 16,
-    "image_scales": (1.0, 0.5), "value_range": (0, 65535), "pool_size": 3, "fuse_stages": False,
+    "image_scales": (1.0, 0.5), "resize": "pad", "tile_size": 16,
+    "value_range": (0, 65535), "pool_size": 3, "fuse_stages": False,
     "feature_power": 1.0, "max_features": 1, "start": "published", "n_blocks": 3,
     "hidden_ratio": 2.0, "clamp": 0.5, "position_channels": 8, "n_components": 4,
     "class_covariance": False, "background_weight": 0.0, "criterion": "entropy",

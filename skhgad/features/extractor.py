@@ -130,14 +130,15 @@ class FeatureExtractor(nn.Module):
         self.spec["image_scales"] = self._scales(image_scales, configuration)
         for name, default in IMAGENET.items():
             value = torch.tensor(configuration.get(name, default), dtype=torch.float32)
-            self.register_buffer(name, value.view(1, 3, 1, 1))
+            self.register_buffer(name, value.view(1, -1, 1, 1))
+        _check_normalisation(self.mean, self.std)
         self.mixed_precision = mixed_precision
         self._folded = {}  # by device: see `fold`; never saved
         self.eval().requires_grad_(False)
         self.to(memory_format=torch.channels_last)
         if levels is None:
             with torch.inference_mode():
-                maps = self._maps(torch.zeros(1, 3, *image_size))
+                maps = self._maps(torch.zeros(1, self.n_channels, *image_size))
             for index, (n_features, *_) in enumerate(_shapes(maps)):
                 if max_features is not None and n_features > max_features:
                     matrix = random_projection(n_features, max_features)
@@ -145,6 +146,11 @@ class FeatureExtractor(nn.Module):
             with torch.inference_mode():
                 levels = _shapes(self._projected(maps))
         self.levels = levels
+
+    @property
+    def n_channels(self):
+        """Channels of the pixels: as many as the mean has values."""
+        return self.mean.shape[1]
 
     def room_for_projections(self, state):
         """Make room for the projections of a saved extractor, before its state dict is loaded.
@@ -164,8 +170,8 @@ class FeatureExtractor(nn.Module):
     def forward(self, pixels):
         """Extract all levels, float32 Tensors (n, n_positions, n_features).
 
-        `pixels` is float32 in [0, 1], of shape (n, 3, height, width). Raises ValueError if the
-        backbone gives other maps than at fit.
+        `pixels` is float32 in [0, 1], of shape (n, channels, height, width). Raises ValueError if
+        the backbone gives other maps than at fit.
         """
         maps = self._projected(self._maps(pixels))
         if _shapes(maps) != self.levels:
@@ -223,7 +229,7 @@ class FeatureExtractor(nn.Module):
             return self.backbone
         with _FOLDING:  # threads that score at once must not fold at once
             if device not in self._folded:
-                blank = torch.zeros(1, 3, *self.spec["image_size"], device=device)
+                blank = torch.zeros(1, self.n_channels, *self.spec["image_size"], device=device)
                 blank = blank.contiguous(memory_format=torch.channels_last)
                 self._folded[device] = fold_batch_norm(self.backbone, blank)
         return self._folded[device]
@@ -273,6 +279,23 @@ def build_extractor(parameters, *, weights, levels=None):
         levels,
         mixed_precision=bool(parameters["mixed_precision"]),
     )
+
+
+def channels_of(backbone):
+    """Return how many channels the pixels of a backbone have: 3 unless its mean says otherwise.
+
+    `backbone` is a name or a module; the names are of models for RGB.
+    """
+    configuration = getattr(backbone, "pretrained_cfg", None) or {}
+    return len(configuration.get("mean", IMAGENET["mean"]))
+
+
+def _check_normalisation(mean, std):
+    if mean.shape != std.shape:
+        raise ValueError(
+            f"the backbone's pretrained_cfg has a mean of {mean.numel()} values and a std of "
+            f"{std.numel()}: give one of each for every channel of the pictures."
+        )
 
 
 def _shapes(maps):

@@ -74,6 +74,20 @@ class FeatureReader:
                 yield features, sizes
                 bar.update(len(sizes))
 
+    def view_batches(self, views, rows=None, *, quiet=False):
+        """Read views of pictures, a ViewSource: those in `rows`, or all.
+
+        Yields a list of features as `batches` does; and which positions lie inside, a list of bool
+        Tensors (n, n_positions), one a level. Outside, a map repeats what it has inside, so that
+        what looks at all positions sees nothing else.
+        """
+        rows, first = np.arange(len(views)) if rows is None else rows, 0
+        for features, sizes in self.batches(views, rows, quiet=quiet):
+            part = rows[first : first + len(sizes)]
+            first += len(sizes)
+            inside = [torch.from_numpy(i).to(self.device) for i in views.inside_of_views(part)]
+            yield [repeated(x, i) for x, i in zip(features, inside, strict=True)], inside
+
     def _image_batches(self, source, rows):
         """Decode images and extract their features; remembered images skip the backbone."""
         spec, n_jobs = self.extractor.spec, self.n_jobs
@@ -112,6 +126,25 @@ class FeatureReader:
         return [
             torch.from_numpy(np.stack(level)).to(self.device) for level in zip(*images, strict=True)
         ]
+
+
+def repeated(x, inside):
+    """Return vectors (n, n_positions, d), those outside replaced by copies of vectors inside.
+
+    Copies are spread evenly. A map with nothing inside stays as it is.
+    """
+    if bool(inside.all()):
+        return x
+    x = x.clone()
+    for row, chosen in zip(x, inside, strict=True):
+        places = torch.nonzero(chosen)[:, 0]
+        if 0 < len(places) < len(chosen):
+            n_outside = len(chosen) - len(places)
+            copied = torch.arange(n_outside, device=x.device) * len(places) // n_outside
+            if n_outside > len(places):
+                copied = torch.arange(n_outside, device=x.device) % len(places)
+            row[~chosen] = row[places[copied]]
+    return x
 
 
 def vector_batches(X, rows=None, batch_size=_VECTOR_BATCH):

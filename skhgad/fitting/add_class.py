@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
+from ..features.framing import product_masks
+from ..images.roi import ProductMasks
 from ..model.level import LevelModel
 from ..parameters import check_parameters, parameters_now
 from ..scoring.calibration import Calibration, threshold
@@ -16,11 +18,12 @@ from .calibrate import calibrate_new_classes, evidence_of, judges
 from .class_covariances import fit_new_classes
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
+from .pictures import seen_at_fit
 from .samples import LabelledSamples
 from .warn import warn_uncalibrated
 
 
-def add_class(detector, X, y):
+def add_class(detector, X, y, roi=None):
     """Return the fitted attributes that a new class changes; see `HGADDetector.add_class`.
 
     The detector itself does not change.
@@ -36,6 +39,10 @@ def add_class(detector, X, y):
     X = check_scored_X(X, detector, takes_images=fitted.takes_images)
     codes, labels = new_labels(y, fitted.classes, len(X))
     normal = np.flatnonzero(codes >= 0)
+    masks = product_masks(roi, len(X), labels, takes_images=fitted.takes_images)
+    if masks is None and fitted.roi is not None and fitted.roi.is_common:
+        masks = fitted.roi._replace(of_class=fitted.roi.of_class[:1] * len(labels))
+    X, rows, pictures = seen_at_fit(reader, X, codes, normal, parameters, masks)
     codes = codes[normal]
     random_state = check_random_state(parameters["random_state"])
     fraction = parameters["validation_fraction"]
@@ -46,8 +53,10 @@ def add_class(detector, X, y):
         warn_uncalibrated(codes, labels, spared.any(axis=0), knows_others=True, stacklevel=4)
     classes, order = np.unique(np.concatenate([fitted.classes, labels]), return_index=True)
     known_places, new_places = np.split(np.argsort(order), [len(fitted.classes)])
-    with cached_features(reader, X, normal, parameters["cache_budget"]) as cache:
-        samples = LabelledSamples(cache, np.arange(len(normal)), codes, len(labels))
+    with cached_features(reader, X, rows, parameters["cache_budget"]) as cache:
+        if pictures is not None:
+            codes, spared = codes[pictures.samples], spared[:, pictures.samples]
+        samples = LabelledSamples(cache, np.arange(len(rows)), codes, len(labels), pictures)
         known = copy.deepcopy(fitted.model).cpu()
         known.freeze()
         seed = int(check_random_state(parameters["random_state"]).randint(2**31 - 1))
@@ -75,8 +84,33 @@ def add_class(detector, X, y):
     offset = detector.offset_
     if parameters["contamination"] == "auto" and offset == threshold(before.scores):
         offset = threshold(calibration.scores)
-    extended = replace(fitted, model=model, calibration=calibration, classes=classes)
+    extended = replace(
+        fitted,
+        model=model,
+        calibration=calibration,
+        classes=classes,
+        roi=joined_masks(fitted.roi, masks, (len(fitted.classes), len(labels)), order),
+    )
     return {"model_": extended, "classes_": classes, "offset_": offset}
+
+
+def joined_masks(known, new, n_classes, order):
+    """Return the regions of interest of known and new classes, in their common order, or None.
+
+    A class whose pictures had regions of their own has none.
+    """
+    parts, masks, names = [], (), ()
+    for part, n in zip((known, new), n_classes, strict=True):
+        if isinstance(part, ProductMasks):
+            parts += [which if which < 0 else which + len(masks) for which in part.of_class]
+            masks, names = masks + part.masks, names + part.names
+        else:
+            parts += [-1] * n
+    if not masks:
+        return None
+    if known is not None and isinstance(new, ProductMasks) and new.masks is known.masks:
+        return known._replace(of_class=known.of_class[:1] * len(order))
+    return ProductMasks(masks, tuple(parts[place] for place in order.tolist()), names)
 
 
 def extended_model(known, samples, order, n_components="auto", seed=0):

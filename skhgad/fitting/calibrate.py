@@ -4,9 +4,10 @@ import numpy as np
 import torch
 
 from ..scoring.calibration import Calibration, below_ties, threshold
-from ..scoring.scores import finite, score_batch
+from ..scoring.scores import finite, score_batch, score_evidence
 from .class_scales import ClassScales, fit_class_scales, left_out_scores
 from .map_constants import fit_normalizers
+from .pictures import evidence_of_pictures
 
 
 @torch.no_grad()
@@ -14,8 +15,10 @@ def evidence_of(model, samples, device):
     """Compute the evidence of cached samples, once for all constants and scores that rest on it.
 
     Returns pairs of Evidence, one a block of samples of any process: under the class inferred, and
-    under that in `samples.codes`.
+    under that in `samples.codes`. Views of pictures become evidence of the pictures.
     """
+    if samples.pictures is not None:
+        return evidence_of_pictures(model, samples, device)
     evidence = []
     for rows, features, codes in samples.numbered_blocks(device=device):
         rows = torch.from_numpy(rows)
@@ -124,6 +127,10 @@ def choose_offset(model, samples, calibration, contamination, device):
     """Return the threshold of the scores, from all normal samples, held out or not."""
     if contamination == "auto":
         return threshold(calibration.scores)
+    if samples.pictures is not None:
+        pairs = evidence_of_pictures(model, samples, device)
+        scores = np.concatenate([score_evidence(model, found).scores for found, _ in pairs])
+        return below_ties(np.percentile(scores, 100 * contamination), scores)
     batches = (score_batch(model, features, None) for features, _ in samples.blocks(device=device))
     scores = np.concatenate(samples.cache.processes.gather([batch.scores for batch in batches]))
     return below_ties(np.percentile(scores, 100 * contamination), scores)

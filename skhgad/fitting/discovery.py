@@ -23,7 +23,7 @@ def discover_classes(samples, n_classes, random_state):
 
     With `n_classes` "discover", `count_clusters` finds how many, at most 100. Returns int64 codes
     (n_rows,), numbered in the order of their first samples. Raises ValueError if there are fewer
-    distinct samples than classes.
+    distinct samples than classes. Of views of pictures, the samples are the pictures.
     """
     # Use a separate generator, so that later draws do not depend on whether classes are counted.
     random_state = np.random.RandomState(random_state.randint(2**31 - 1))
@@ -35,7 +35,7 @@ def discover_classes(samples, n_classes, random_state):
             "fewer classes or more samples."
         )
     if n_distinct == 1:
-        return np.zeros(len(samples), dtype=np.int64)
+        return np.zeros(len(embedding), dtype=np.int64)
     n_kept = min(_EMBEDDING_COMPONENTS, *embedding.shape)
     points = PCA(n_kept, random_state=random_state).fit_transform(embedding)
     chosen = random_state.permutation(len(points))[:_MOST_POINTS]
@@ -47,6 +47,21 @@ def discover_classes(samples, n_classes, random_state):
     return samples.cache.processes.broadcast(labels)
 
 
+def means_of_pictures(means, samples, level):
+    """Return means (n_pictures, n_features) of pictures from those of their views.
+
+    Outside, views repeat what they have inside; a view counts by how much of it lies inside.
+    """
+    pictures, cache = samples.pictures, samples.cache
+    own = cache.processes.own(samples.rows)
+    counts = cache.read_inside(level, own).double().sum(1).numpy()
+    counts = cache.processes.gather_rows(counts, samples.rows)
+    numbers = pictures.samples[samples.rows]
+    total = np.zeros((numbers.max() + 1, means.shape[1]))
+    np.add.at(total, numbers, means * counts[:, None])
+    return total / np.bincount(numbers, counts)[:, None].clip(1)
+
+
 def embed(samples):
     """Describe each sample by the mean over positions of every level, in float64.
 
@@ -56,6 +71,8 @@ def embed(samples):
     for level in range(cache.n_levels):
         means = [x.mean(1).numpy() for (x,), _ in samples.blocks([level])]
         means = cache.processes.gather_rows(np.concatenate(means).astype(np.float64), samples.rows)
+        if samples.pictures is not None:
+            means = means_of_pictures(means, samples, level)
         spread = np.sqrt(means.var(0).mean())
         parts.append((means - means.mean(0)) / (spread if spread > 0 else 1))
     return np.concatenate(parts, axis=1)

@@ -31,16 +31,22 @@ class FeatureCache:
     Each channel is then stored relative to its mean and spread in the first block, because half
     precision has three digits. `shapes` holds (n_positions, n_features) of each level. `dtype` is
     float32 for images, float64 for vectors. `sizes`, an ndarray (n_own_samples, 2), is for the
-    heights and widths before resizing.
+    heights and widths before resizing. Views of pictures also have `inside`, a bool ndarray
+    (n_own_samples, n_positions) a level.
     """
 
-    def __init__(self, n_samples, shapes, dtype=np.float32, budget=None, processes=ALONE):
+    def __init__(
+        self, n_samples, shapes, dtype=np.float32, budget=None, processes=ALONE, *, has_inside=False
+    ):
         self.shapes = list(shapes)
         self.dtype = np.dtype(dtype)
         self.processes = processes
         self._n_samples = n_samples
         n_own = len(processes.own(np.arange(n_samples)))
         self.sizes = np.zeros((n_own, 2), dtype=np.int64)
+        self.inside = None
+        if has_inside:
+            self.inside = [np.ones((n_own, shape[0]), dtype=bool) for shape in self.shapes]
         held = [(n_own, *shape) for shape in self.shapes]
         needed = sum(map(math.prod, held)) * self.dtype.itemsize
         if budget is None:
@@ -68,11 +74,15 @@ class FeatureCache:
         """Number of levels."""
         return len(self.shapes)
 
-    def write(self, start, levels):
+    def write(self, start, levels, inside=None):
         """Store samples of this process after its first `start`.
 
-        Each level is a Tensor (n, n_positions, n_features).
+        Each level is a Tensor (n, n_positions, n_features); `inside` holds a bool Tensor (n,
+        n_positions) a level.
         """
+        if inside is not None:
+            for kept, chosen in zip(self.inside, inside, strict=True):
+                kept[start : start + len(chosen)] = chosen.cpu().numpy()
         for index, (array, block) in enumerate(zip(self._arrays, levels, strict=True)):
             array[start : start + len(block)] = self._pack(index, block.cpu().numpy())
 
@@ -85,6 +95,15 @@ class FeatureCache:
         if self.spilled:
             block = block.astype(self.dtype) * self._scale[level] + self._shift[level]
         return torch.from_numpy(np.ascontiguousarray(block))
+
+    def read_inside(self, level, rows):
+        """Return which positions lie inside, a bool Tensor (n, n_positions); None where all do.
+
+        `rows` as in `read`.
+        """
+        if self.inside is None:
+            return None
+        return torch.from_numpy(self.inside[level][rows // self.processes.size])
 
     @staticmethod
     def _spill(shapes):
@@ -109,7 +128,9 @@ class FeatureCache:
 
 @contextmanager
 def cached_features(reader, X, rows, budget, processes=ALONE):
-    """Enter a FeatureCache that holds the features of the samples `rows` of X, from `check_X`.
+    """Enter a FeatureCache that holds the features of the samples `rows` of X.
+
+    X is from `check_X`, or a ViewSource, whose samples are views.
 
     The cache numbers them from 0. Each process extracts and holds its own.
     """
@@ -120,15 +141,22 @@ def cached_features(reader, X, rows, budget, processes=ALONE):
             reader.dtype,
             None if budget == "auto" else budget,
             processes,
+            has_inside=hasattr(X, "picture_of"),
         )
     with cache:
         with processes.agree():
-            n_written = 0
+            n_written, quiet = 0, not processes.is_first
             own_rows = rows[processes.own(np.arange(len(rows)))]
-            for features, sizes in reader.batches(X, own_rows, quiet=not processes.is_first):
-                cache.write(n_written, features)
-                cache.sizes[n_written : n_written + len(sizes)] = sizes
-                n_written += len(sizes)
+            if hasattr(X, "picture_of"):
+                for features, inside in reader.view_batches(X, own_rows, quiet=quiet):
+                    cache.write(n_written, features, inside)
+                    n_written += len(features[0])
+                cache.sizes[:] = [X.tile_shape(row) for row in own_rows.tolist()]
+            else:
+                for features, sizes in reader.batches(X, own_rows, quiet=quiet):
+                    cache.write(n_written, features)
+                    cache.sizes[n_written : n_written + len(sizes)] = sizes
+                    n_written += len(sizes)
         yield cache
 
 

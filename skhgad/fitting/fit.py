@@ -4,10 +4,14 @@ Validate, extract features, find classes, spare samples, fit a model, judge the 
 correct by known defects.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from sklearn.utils import check_random_state
 
 from ..devices import keep_to_one_thread_if_forked
+from ..features.extractor import channels_of
+from ..features.framing import product_masks
 from ..features.reader import FeatureReader
 from ..images import ImageSource
 from ..parameters import check_parameters, parameters_of_fit, plain_parameters
@@ -20,13 +24,15 @@ from .folds import enough_to_hold_out, spare
 from .known_defects import can_be_corrected, correct_by_known_defects, known_defects
 from .known_masks import check_masks
 from .objective import check_trainable
+from .pictures import remembered, seen_at_fit
 from .processes import Processes
 from .recipe import Recipe
-from .same_call import check_same_data, check_same_parameters
+from .same_call import check_same_data, check_same_parameters, check_same_regions
 from .samples import LabelledSamples
 from .schedule import training_plan
 from .tell import decisions_text
 from .warn import (
+    warn_of_anomalies_in_views,
     warn_of_enlarged_images,
     warn_of_few_calibrating,
     warn_of_labels,
@@ -37,7 +43,7 @@ from .warn import (
 
 
 def fit_detector(
-    detector, X, y=None, *, masks=None, on_pass=None, correct=correct_by_known_defects
+    detector, X, y=None, *, masks=None, roi=None, on_pass=None, correct=correct_by_known_defects
 ):
     """Return the fitted attributes of a detector, as a dict; see `HGADDetector.fit`.
 
@@ -52,14 +58,26 @@ def fit_detector(
     with processes.agree():
         check_parameters(parameters)
         check_trainable(parameters["loss"])
-        X = check_X(X, value_range=parameters["value_range"], estimator=detector, reset=True)
+        X = check_X(
+            X,
+            value_range=parameters["value_range"],
+            estimator=detector,
+            reset=True,
+            n_channels=channels_of(parameters["backbone"]),
+        )
         codes, classes = check_y(y, len(X))
-        masks = check_masks(masks, codes, takes_images=isinstance(X, ImageSource))
+        takes_images = isinstance(X, ImageSource)
+        masks = check_masks(masks, codes, takes_images=takes_images)
+        discovers = parameters["n_classes"] not in ("auto", len(classes))
+        regions = product_masks(
+            roi, len(X), None if discovers else classes, takes_images=takes_images
+        )
         random_state = check_random_state(parameters["random_state"])
         parameters = plain_parameters(parameters)
         reader = FeatureReader.for_fit(parameters, X)
     check_same_parameters(processes, parameters)
     check_same_data(processes, X, codes, classes, masks)
+    check_same_regions(processes, regions)
     if reader.extractor is not None:
         processes.share_state(reader.extractor)
     random_state = processes.broadcast(random_state)
@@ -72,17 +90,22 @@ def fit_detector(
             names = getattr(detector, "feature_names_in_", None)
             warn_of_spreads(X[normal], codes[normal], names)
     shapes, device = reader.level_shapes(X), reader.device
-    if reader.extractor is not None:
+    if takes_images:
         check_levels_of_images(parameters, shapes)
-    with cached_features(reader, X, normal, parameters["cache_budget"], processes) as cache:
-        sizes = processes.gather_rows(cache.sizes, np.arange(len(normal)))
-        if processes.is_first and reader.extractor is not None:
-            warn_of_enlarged_images(X, normal, sizes, parameters)
-        everything = LabelledSamples(cache, np.arange(len(normal)), codes[normal], len(classes))
+    with processes.agree():
+        X, rows, pictures = seen_at_fit(reader, X, codes, normal, parameters, regions)
+    with cached_features(reader, X, rows, parameters["cache_budget"], processes) as cache:
+        sizes = processes.gather_rows(cache.sizes, np.arange(len(rows)))
+        if processes.is_first and takes_images and parameters["tile_size"] is None:
+            warn_of_enlarged_images(X, rows, sizes, parameters)
+        of_rows = normal if pictures is None else normal[pictures.samples]
+        everything = LabelledSamples(
+            cache, np.arange(len(rows)), codes[of_rows], len(classes), pictures
+        )
         everything, classes = find_classes(
             everything, classes, parameters["n_classes"], random_state
         )
-        codes = everything.codes
+        codes = everything.of_pictures(everything.codes)
         plan = training_plan(parameters, len(everything), shapes, device)
         if processes.is_first:
             warn_of_unused_loss(parameters, plan.n_passes)
@@ -96,10 +119,17 @@ def fit_detector(
             warn_uncalibrated(codes, classes, spared.any(axis=0), stacklevel=4)
 
         model, evidence, history = recipe.fit(
-            everything, spared, on_pass=on_pass, verbose=parameters["verbose"]
+            everything,
+            everything.by_row(spared),
+            on_pass=on_pass,
+            verbose=parameters["verbose"],
         )
         calibration, known = calibrate(model, evidence, parameters), None
-        if len(anomalies) and can_be_corrected(parameters):
+        corrects = len(anomalies) and can_be_corrected(parameters)
+        if corrects and pictures is not None:
+            if processes.is_first:
+                warn_of_anomalies_in_views()
+        elif corrects:
             fitted = model, evidence, calibration
             with known_defects(reader, X, anomalies, masks, parameters, everything) as defects:
                 model, calibration, known = correct(
@@ -119,7 +149,9 @@ def fit_detector(
             print(decisions, flush=True)
     kept = parameters_of_fit(parameters)
     return {
-        "model_": FittedModel(reader.extractor, model, calibration, classes, kept),
+        "model_": FittedModel(
+            reader.extractor, model, calibration, classes, kept, remembered(regions, len(classes))
+        ),
         "classes_": classes,
         "offset_": offset,
         "class_offsets_": {},
@@ -150,4 +182,4 @@ def find_classes(samples, classes, n_classes, random_state):
 
     codes = discover_classes(samples, n_classes, random_state)
     classes = np.arange(codes.max() + 1)
-    return LabelledSamples(samples.cache, samples.rows, codes, len(classes)), classes
+    return replace(samples, codes=samples.by_row(codes), n_classes=len(classes)), classes

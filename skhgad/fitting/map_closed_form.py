@@ -158,17 +158,23 @@ class _Features:
     def judged(self, code, fold, frame, covariance):
         """Judge one class's samples of a fold by a model without them.
 
-        Returns a list of (rows, their fold, likelihoods, backgrounds, mean vectors), one a block.
+        Returns a list of (rows, their fold, likelihoods, backgrounds, mean vectors, numbers of
+        positions), one a block.
         """
         own = _Gaussian(frame.means[code], frame.root @ _triangular_whitener(covariance))
         found = []
-        for rows, x in self._blocks(self.rows[code][fold]):
+        for rows, x, inside in self._blocks(self.rows[code][fold]):
             likelihoods = own.log_likelihood(x)
             backgrounds = likelihoods  # of a single class, which has none, they are not read
             if frame.background is not None:
                 backgrounds = frame.background.log_likelihood(x)
             folds = np.full(len(rows), fold)
-            found.append((rows, folds, likelihoods, backgrounds, x.double().mean(1)))
+            if inside is None:
+                vectors, counts = x.double().mean(1), torch.full((len(x), 1), self.n_positions)
+            else:
+                counts = inside.sum(1, keepdim=True)
+                vectors = (x.double() * inside[..., None]).sum(1) / counts.clamp_min(1)
+            found.append((rows, folds, likelihoods, backgrounds, vectors, counts))
         return found
 
     def left_out(self, frames, judged):
@@ -176,12 +182,13 @@ class _Features:
         if not judged:  # another process has all
             empty = torch.empty(0, self.n_positions)
             return LeftOut(np.empty(0, int), empty, empty, torch.empty(0, len(self.rows)))
-        rows, folds, likelihoods, backgrounds, vectors = zip(*judged, strict=True)
+        rows, folds, likelihoods, backgrounds, vectors, counts = zip(*judged, strict=True)
         rows, folds, vectors = np.concatenate(rows), np.concatenate(folds), torch.cat(vectors)
+        counts = torch.cat(counts)
         class_likelihoods = torch.empty(len(rows), len(self.rows), dtype=torch.float64)
         for fold, frame in enumerate(frames):
             chosen = torch.from_numpy(folds == fold)
-            class_likelihoods[chosen] = frame.discriminants(vectors[chosen]) * self.n_positions
+            class_likelihoods[chosen] = frame.discriminants(vectors[chosen]) * counts[chosen]
         has_background = frames[0].background is not None
         return LeftOut(
             rows,
@@ -198,8 +205,8 @@ class _Features:
         size = torch.zeros((), dtype=torch.float64)
         origin = self.origins[code]
         for group, rows in enumerate(self.rows[code]):
-            for _, x in self._blocks(rows):
-                x = x.flatten(0, 1)
+            for _, x, inside in self._blocks(rows):
+                x = x.flatten(0, 1) if inside is None else x[inside]
                 residuals = x - origin.to(x)
                 counts[group] += len(x)
                 sums[group] += residuals.sum(0, dtype=torch.float64)
@@ -210,18 +217,24 @@ class _Features:
 
     def _first_mean(self, rows):
         total, count = torch.zeros(self.n_features, dtype=torch.float64), 0
-        for _, x in self._blocks(rows[:_FIRST_IMAGES]):
-            total += x.sum((0, 1), dtype=torch.float64)
-            count += len(x)
+        for _, x, inside in self._blocks(rows[:_FIRST_IMAGES]):
+            if inside is None:
+                total += x.sum((0, 1), dtype=torch.float64)
+                count += len(x) * self.n_positions
+            else:
+                total += x[inside].sum(0, dtype=torch.float64)
+                count += int(inside.sum())
         total, count = self.samples.total(total), self.samples.total(count)
         # Subtracted from float32, it must be a float32 number.
-        return (total / (count * self.n_positions)).float().double()
+        return (total / max(1, count)).float().double()
 
     def _blocks(self, rows):
-        """Yield (rows, x) of the samples `rows` of this process."""
-        own, first = self.samples.cache.processes.own(rows), 0
+        """Yield (rows, x, which positions lie inside) of the samples `rows` of this process."""
+        cache, first = self.samples.cache, 0
+        own = cache.processes.own(rows)
         for (x,), _ in self.samples.chosen(rows).blocks([self.index]):
-            yield own[first : first + len(x)], x
+            part = own[first : first + len(x)]
+            yield part, x, cache.read_inside(self.index, part)
             first += len(x)
 
 

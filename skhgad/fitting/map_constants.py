@@ -2,6 +2,8 @@
 
 import torch
 
+from .frame_constants import fit_profiles, flat, flat_grid
+
 _SLOPE_PRIOR_VECTORS = 50  # weight of a slope of 1 from the background to a class
 _PROFILE_PRIOR_SAMPLES = 20  # weight of a profile that is the same everywhere
 
@@ -18,6 +20,9 @@ def fit_normalizers(model, evidence, background_weight=0.0, *, chosen=None):
     if chosen is None:
         chosen = torch.arange(model.n_classes)
         _fit_background(model, evidence, codes, background_weight)
+    if evidence[0].frame is not None:
+        _fit_framed(model, evidence, chosen)
+        return
     if model.normalization == "exponential":
         _fit_maxima(model, evidence, codes, chosen)
     else:
@@ -57,12 +62,47 @@ def _fit_moments(model, evidence, codes, chosen):
     model.log_entropy_scale[chosen] = _per_class(chosen, codes, log_entropy, _spread)
 
 
+def _fit_framed(model, evidence, chosen):
+    """Do the same with the positions inside alone, of maps of any size."""
+    ratios = [model.likelihood_ratios(block) for block in evidence]
+    is_maximum = model.normalization == "exponential"
+    for index in range(len(model.levels)):
+        values = [block[index] for block in ratios]
+        if not is_maximum:
+            fit_profiles(model, index, evidence, values, chosen, _PROFILE_PRIOR_SAMPLES)
+            values = [
+                value - model.profile_of(index, block.codes, block.frame)
+                for value, block in zip(values, evidence, strict=True)
+            ]
+        value, codes = flat(values, evidence, index)
+        statistic = torch.amax if is_maximum else torch.mean
+        model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, statistic)
+        if not is_maximum:
+            model.likelihood_scale[index, chosen] = _per_class(chosen, codes, value, _spread)
+        elif evidence[0].entropies[index] is not None:
+            negative, codes = flat([-b.entropies[index] for b in evidence], evidence, index)
+            model.entropy_location[index, chosen] = _per_class(chosen, codes, negative, torch.amax)
+    if is_maximum or evidence[0].entropies[0] is None:
+        return
+    log_entropy, codes = flat_grid(
+        [model.log_entropy(model.entropy_anomaly(b.entropies, b.codes, b.frame)) for b in evidence],
+        evidence,
+    )
+    model.log_entropy_location[chosen] = _per_class(chosen, codes, log_entropy, torch.mean)
+    model.log_entropy_scale[chosen] = _per_class(chosen, codes, log_entropy, _spread)
+
+
 def _fit_background(model, evidence, codes, background_weight):
     if not background_weight or evidence[0].backgrounds[0] is None:
         return
     for index in range(len(model.levels)):
-        likelihood = torch.cat([block.likelihoods[index] for block in evidence])
-        background = torch.cat([block.backgrounds[index] for block in evidence])
+        likelihood = [block.likelihoods[index] for block in evidence]
+        background = [block.backgrounds[index] for block in evidence]
+        if evidence[0].frame is None:
+            likelihood, background = torch.cat(likelihood), torch.cat(background)
+        else:
+            likelihood, codes = flat(likelihood, evidence, index)
+            background, _ = flat(background, evidence, index)
         slope = _slope_within(likelihood, background, codes)
         model.background_slope[index] = background_weight * slope
         model.background_floor[index] = background.min()

@@ -13,6 +13,7 @@ from .flow_choice import flow_pays
 from .map_closed_form import fit_map_level, has_closed_form
 from .mixture_choice import names_of
 from .objective import hgad_loss
+from .pictures import left_out_evidence
 from .schedule import TrainingPlan
 from .start import build_level
 from .training import train_levels
@@ -152,6 +153,8 @@ class Recipe:
         folds = np.where(spared.any(axis=0), spared.argmax(axis=0), -1)
         levels, left_out = self._closed_form(samples, folds)
         model = self._scoring_model(levels)
+        if samples.pictures is not None:
+            return model, left_out_evidence(model, samples, left_out, self.device)
         pairs = [
             self._judged(model, samples, [level.part(rows) for level in left_out])
             for rows in np.split(

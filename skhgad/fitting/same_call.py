@@ -51,6 +51,22 @@ def comparable(name, value):
     return value.item() if isinstance(value, np.generic) else value
 
 
+def check_same_regions(processes, masks):
+    """Raise ValueError unless all processes have the same regions of interest."""
+    if processes.size == 1:
+        return
+    own = masks
+    if isinstance(masks, list):  # paths by file name: folders may be mounted elsewhere
+        own = [None if m is None else m.item for m in masks]
+        own = [os.path.basename(i) if isinstance(i, str | os.PathLike) else i for i in own]
+    elif masks is not None:
+        own = masks.masks, masks.of_class
+    if len(set(processes.gather([joblib.hash(own)]))) > 1:
+        raise ValueError(
+            "roi is not the same in all processes: pass the same masks to fit in every process."
+        )
+
+
 def check_same_data(processes, X, codes, classes, masks=None):
     """Raise ValueError unless all processes have the same samples, and enough for each."""
     if processes.size == 1:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,16 +43,26 @@ class LabelledSamples:
     """Some samples of a feature cache and their classes.
 
     `rows` are those to visit, in order, by their number in the cache. `codes` holds the class of
-    every cached sample.
+    every cached sample. Where the cache holds views of pictures, `pictures` is a Pictures, and a
+    sample below is a view unless a method says otherwise.
     """
 
     cache: FeatureCache
     rows: np.ndarray
     codes: np.ndarray
     n_classes: int
+    pictures: Any = None
 
     def __len__(self):
         return len(self.rows)
+
+    def by_row(self, values):
+        """Give what holds for each picture, in the last axis, to each of its views."""
+        return values if self.pictures is None else values[..., self.pictures.samples]
+
+    def of_pictures(self, values):
+        """Return of what holds for each view one value a picture."""
+        return values if self.pictures is None else values[self.pictures.first_rows()]
 
     def chosen(self, rows):
         """Return other samples of the same cache."""
@@ -80,15 +91,25 @@ class LabelledSamples:
 
     def level(self, index):
         """Return the LevelSamples of one level."""
+        samples = self.chosen(self._with_inside(index))
 
         def blocks():
-            for (x,), codes in self.blocks([index]):
+            for (x,), codes in samples.blocks([index]):
                 yield x, codes
 
         n_features = self.cache.shapes[index][-1]
         return LevelSamples(
             blocks, self.n_classes, n_features, self.total, self.cache.processes.gather
         )
+
+    def _with_inside(self, index):
+        """Return the rows whose map has a position inside; those of other processes stay."""
+        cache = self.cache
+        if cache.inside is None:
+            return self.rows
+        own = cache.processes.own(self.rows)
+        nothing = own[~cache.read_inside(index, own).any(1).numpy()]
+        return np.setdiff1d(self.rows, nothing)
 
     def total(self, value):
         """Sum a value over the processes that share the samples."""

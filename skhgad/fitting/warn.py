@@ -132,6 +132,14 @@ def warn_of_enlarged_images(source, rows, sizes, parameters):
     )
 
 
+def warn_of_anomalies_in_views():
+    """Warn that known anomalies cannot correct a model that sees parts of images."""
+    _warn(
+        "the known anomalies were left out: known_anomalies='auto' does not use them together with "
+        "roi, resize='pad' or tile_size. Set known_anomalies='ignore' to say so."
+    )
+
+
 def warn_uncalibrated(codes, classes, calibrates, *, knows_others=False, stacklevel=2):
     """Warn of classes that are too small to spare samples from training.
 

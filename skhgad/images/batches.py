@@ -14,6 +14,7 @@ from PIL import Image
 
 from .decoding import Pixels
 from .source import ImageSource
+from .views import ViewSource
 
 __all__ = ["ImageBatch", "iter_batches", "resize"]
 
@@ -28,8 +29,8 @@ class ImageBatch(NamedTuple):
     ----------
     indices : ndarray of shape (b,), dtype int64
         Positions of the images in their source.
-    pixels : ndarray of shape (b, 3, h, w), dtype float32
-        RGB in [0, 1], C-contiguous, owned by the caller.
+    pixels : ndarray of shape (b, channels, h, w), dtype float32
+        RGB in [0, 1], or as many channels as the source has; C-contiguous, owned by the caller.
     sizes : list of b tuples (H, W)
         Height and width in pixels before resizing, after EXIF rotation.
     """
@@ -40,7 +41,7 @@ class ImageBatch(NamedTuple):
 
 
 def iter_batches(
-    source: ImageSource,
+    source: ImageSource | ViewSource,
     *,
     size: Sequence[int],
     batch_size: int,
@@ -57,8 +58,8 @@ def iter_batches(
 
     Parameters
     ----------
-    source : ImageSource
-        The images.
+    source : ImageSource or ViewSource
+        The images, or views of them.
     size : tuple (h, w)
         Height and width in pixels of every image of the batches.
     batch_size : int
@@ -99,7 +100,7 @@ def iter_batches(
 
 
 def _generate_batches(
-    source: ImageSource,
+    source: ImageSource | ViewSource,
     size: tuple[int, int],
     batch_size: int,
     n_jobs: int | None,
@@ -150,7 +151,8 @@ def _chunk_size(batch_size: int, n_threads: int) -> int:
 def _collate(
     images: list[_Loaded], size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], list[tuple[int, int]]]:
-    batch = np.empty((len(images), 3, *size), dtype=np.float32)
+    n_channels = next((len(i[0]) for i in images if not isinstance(i, Exception)), 3)
+    batch = np.empty((len(images), n_channels, *size), dtype=np.float32)
     sizes = []
     for row, image in zip(batch, images, strict=True):
         if isinstance(image, Exception):
@@ -162,7 +164,7 @@ def _collate(
 
 
 def resize(pixels: Pixels, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Return pixels of shape (H, W, 3) as float32 of shape (3, h, w) in [0, 1].
+    """Return pixels of shape (H, W, channels) as float32 of shape (channels, h, w) in [0, 1].
 
     All pixels are resized as floats, so that 8-bit images and floats of the same values become the
     same pixels.
@@ -171,7 +173,7 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> NDArray[np.float32]:
         resized: NDArray[np.float32] = _unit_range(np.moveaxis(pixels, 2, 0))
         return resized
     steps = _resizing_steps(pixels.shape[:2], size)
-    resized = np.empty((3, *size), dtype=np.float32)
+    resized = np.empty((pixels.shape[2], *size), dtype=np.float32)
     for channel, plane in enumerate(resized):
         # Pillow has no RGB images of floats.
         image = Image.fromarray(np.ascontiguousarray(_unit_range(pixels[..., channel])))

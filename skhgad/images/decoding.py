@@ -16,7 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-__all__ = ["LONGEST_SIDE", "Pixels", "array_to_rgb", "check_mode", "decode_image", "read_file"]
+__all__ = [
+    "LONGEST_SIDE",
+    "Pixels",
+    "array_to_rgb",
+    "check_mode",
+    "decode_image",
+    "image_size",
+    "read_file",
+]
 
 # In pixels. Resizing takes a weight for every pixel along a side: 16 bytes.
 LONGEST_SIDE = 1 << 24
@@ -39,6 +47,22 @@ def read_file(path: str, name: str, value_range: tuple[float, float] | None) -> 
         if limit is not None and n_pixels > limit:
             raise ValueError(_too_large(name, f"{n_pixels} pixels, the limit is {limit}"))
         return decode_image(image, name, value_range)
+
+
+def image_size(item: str | Image.Image) -> tuple[int, int] | None:
+    """Return height and width after EXIF rotation, from a header; None where it cannot be read."""
+    try:
+        with ExitStack() as opened:
+            image = item
+            if isinstance(item, str):
+                file = opened.enter_context(_File(io.FileIO(item)))
+                image = opened.enter_context(Image.open(file))
+            assert isinstance(image, Image.Image)
+            width, height = image.size
+            is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return (width, height) if is_turned else (height, width)
+    except Exception:  # reading it says what is wrong
+        return None
 
 
 class _File(io.BufferedReader):
@@ -133,9 +157,22 @@ def _pixels_of(image: Image.Image) -> tuple[NDArray[Any], bool]:
     return np.asarray(image.convert("RGB")), is_opaque
 
 
-def array_to_rgb(array: NDArray[Any], name: str, value_range: tuple[float, float] | None) -> Pixels:
-    """Return an array of shape (h, w), (h, w, 1) or (h, w, 3) as new RGB pixels."""
+def array_to_rgb(
+    array: NDArray[Any],
+    name: str,
+    value_range: tuple[float, float] | None,
+    n_channels: int = 3,
+) -> Pixels:
+    """Return an array of shape (h, w), (h, w, 1) or (h, w, 3) as new RGB pixels.
+
+    With another `n_channels`, an array (h, w, n_channels) keeps its channels.
+    """
     _check_sides(array.shape[1::-1], name)
+    if n_channels != 3:
+        array = array if array.ndim == 3 else array[:, :, None]
+        if array.dtype != np.uint8:
+            array = _to_unit_range(array, name, value_range)
+        return np.array(array, order="C")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.dtype != np.uint8:

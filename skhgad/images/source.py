@@ -18,6 +18,7 @@ from .decoding import (
     array_to_rgb,
     check_mode,
     decode_image,
+    image_size,
     read_file,
     require_value_range,
 )
@@ -45,6 +46,9 @@ class ImageSource:
         The pixel values of black and white. Images that are not 8-bit are scaled to
         ``(x - low) / (high - low)`` and clipped to [0, 1]; 8-bit images stay as they are. Without
         it, deeper integers and files of floats are refused, and float arrays must lie in [0, 1].
+    n_channels : int, default=3
+        Any other number takes arrays whose last axis is so long, and neither files nor PIL images;
+        with 1 also arrays (h, w).
 
     Raises
     ------
@@ -77,15 +81,17 @@ class ImageSource:
         images: ArrayLike | Sequence[str | os.PathLike[str] | Image.Image | ArrayLike],
         *,
         value_range: tuple[float, float] | None = None,
+        n_channels: int = 3,
     ) -> None:
         self.value_range = check_value_range(value_range)
+        self.n_channels = n_channels
         items: Any = images
         if not isinstance(items, (list, tuple)):
             items = _as_array(items, "X")
             if items.ndim == 1:
                 items = items.tolist()
         if isinstance(items, np.ndarray):
-            _check_array(items, "X", self.value_range, stack=True)
+            _check_array(items, "X", self.value_range, stack=True, n_channels=n_channels)
             self._items = items
             return
         if len(items) == 0:
@@ -132,11 +138,31 @@ class ImageSource:
             return read_file(item, name, self.value_range)
         if isinstance(item, Image.Image):
             return decode_image(item, name, self.value_range, lock=_SHARED_IMAGE_LOCK)
-        return array_to_rgb(_as_array(item, name), name, self.value_range)
+        return array_to_rgb(_as_array(item, name), name, self.value_range, self.n_channels)
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Return height and width of image `i`, after EXIF rotation; files are not decoded.
+
+        Raises as `read` where that takes reading the image.
+        """
+        item = self._items[i]
+        if not isinstance(item, (str, Image.Image)):
+            height, width = np.shape(item)[:2]
+            return height, width
+        size = image_size(item)
+        if size is None:
+            height, width = self.read(i).shape[:2]
+            return height, width
+        return size
 
     def _check_item(self, i: int, item: Any) -> bool:
         """Check an element without decoding it; return False for a missing file."""
         name = f"X[{i}]"
+        if self.n_channels != 3 and isinstance(item, (str, Image.Image)):
+            raise ValueError(
+                f"{self.name(i)} is read as RGB, but this backbone takes {self.n_channels} "
+                f"channels: pass arrays (h, w, {self.n_channels})."
+            )
         if isinstance(item, str):
             return _check_path(item, f"{name} ({item})")
         if isinstance(item, Image.Image):
@@ -145,7 +171,7 @@ class ImageSource:
             check_mode(item.mode, self.name(i), self.value_range)
         elif hasattr(item, "__array__") and not isinstance(item, np.generic):
             array = _as_array(item, name)
-            _check_array(array, name, self.value_range, stack=False)
+            _check_array(array, name, self.value_range, stack=False, n_channels=self.n_channels)
             self._items[i] = array
         else:
             raise TypeError(
@@ -191,7 +217,12 @@ def _as_array(images: Any, name: str) -> NDArray[Any]:
 
 
 def _check_array(
-    array: NDArray[Any], name: str, value_range: tuple[float, float] | None, *, stack: bool
+    array: NDArray[Any],
+    name: str,
+    value_range: tuple[float, float] | None,
+    *,
+    stack: bool,
+    n_channels: int = 3,
 ) -> None:
     kind = array.dtype.kind
     if kind == "b":
@@ -201,9 +232,26 @@ def _check_array(
             f"{name} has dtype {array.dtype}; images must be uint8, floats in [0, 1], or, with "
             "value_range=(low, high), any integers or floats."
         )
-    _check_shape(array.shape, name, stack=stack)
+    if n_channels == 3:
+        _check_shape(array.shape, name, stack=stack)
+    else:
+        _check_channels(array.shape, name, n_channels, stack=stack)
     if kind in "iu" and array.dtype != np.uint8:
         require_value_range(f"{name} has dtype {array.dtype}", value_range)
+
+
+def _check_channels(shape: tuple[int, ...], name: str, n_channels: int, *, stack: bool) -> None:
+    """Check the shape of pictures of another number of channels than three."""
+    image = shape[1:] if stack else shape
+    fits = len(image) == 3 and image[-1] == n_channels
+    if n_channels == 1 and len(image) == 2:
+        fits = True
+    if not fits or 0 in shape:
+        expected = f"({'n, ' if stack else ''}h, w, {n_channels})"
+        raise ValueError(
+            f"{name} has shape {shape}; expected {expected}, because the mean in the backbone's "
+            f"pretrained_cfg has {n_channels} values, and no axis empty."
+        )
 
 
 def _check_shape(shape: tuple[int, ...], name: str, *, stack: bool) -> None:

@@ -69,16 +69,22 @@ class LevelModel(nn.Module):
         for centers in (self.mixture.means, self.mixture.offsets):
             centers.copy_(centers @ turn)
 
-    def class_log_likelihood(self, z):
+    def class_log_likelihood(self, z, inside=None):
         """Log-likelihoods (n_images, n_classes) of images, from their latent vectors.
 
         They use one covariance that all classes share. They are summed over the positions, in nats,
-        up to a constant of each image.
+        up to a constant of each image: over those of the bool Tensor `inside` (n_images,
+        n_positions), or all.
         """
         source = self.mixture if self.densities is None else self.densities
         if self.has_one_position and source is self.densities and source.has_several_centers:
             return source.class_log_densities(z[:, 0])
         # Linear in z, so the mean position stands for all.
+        if inside is not None:
+            weights = inside[..., None].to(z)
+            counts = weights.sum(1)
+            mean = (z * weights).sum(1) / counts.clamp_min(1)
+            return source.class_discriminants(mean) * counts
         return source.class_discriminants(z.mean(1)) * z.shape[1]
 
     def evidence(self, z, log_det, codes, *, with_entropy=True):

@@ -8,9 +8,13 @@ import torch
 
 from ..devices import move_to
 from ..features.extractor import FeatureExtractor
+from ..features.framing import framed, product_masks, regions_by_code
+from ..images.roi import ProductMasks
+from ..images.views import ViewSource
 from .calibration import Calibration
 from .scores import score_batch
 from .scoring_model import ScoringModel
+from .views import judged_pictures, scored_views
 
 
 @dataclass
@@ -30,6 +34,8 @@ class FittedModel:
     parameters : dict
         Parameters of the fit, see `skhgad.parameters.parameters_of_fit`. They count, whatever
         `set_params` changes in the detector later.
+    roi : ProductMasks or None
+        The regions of interest given to fit, unless each picture had its own.
     """
 
     extractor: FeatureExtractor | None
@@ -37,6 +43,7 @@ class FittedModel:
     calibration: Calibration
     classes: np.ndarray
     parameters: dict
+    roi: ProductMasks | None = None
 
     def __post_init__(self):
         """Prepare the flows, so that every fitted model is ready to score."""
@@ -53,6 +60,11 @@ class FittedModel:
         return tuple(self.extractor.spec["image_size"])
 
     @property
+    def n_channels(self):
+        """Channels of images; 3 where there are none."""
+        return 3 if self.extractor is None else self.extractor.n_channels
+
+    @property
     def value_range(self):
         """Pixel values meaning black and white, as at fit, or None."""
         return self.parameters["value_range"]
@@ -62,8 +74,50 @@ class FittedModel:
         move_to(self.model, device, self.model.freeze)
         return self.model
 
+    def seen(self, reader, X, codes=None, roi=None):
+        """Return X as this model sees it, and the classes that this took.
+
+        Parameters
+        ----------
+        reader : FeatureReader
+        X : ndarray or ImageSource
+            From `check_scored_X`.
+        codes : ndarray of shape (n_samples,), int64, default=None
+            Classes, where they are given.
+        roi : default=None
+            As in `HGADDetector.score_samples`; None = the regions of the fit.
+
+        Returns
+        -------
+        X : ndarray, ImageSource or ViewSource
+        codes : ndarray or None
+            Those given. Where products have different regions and no class is given, the classes
+            inferred from what all regions have in common.
+        """
+        found = product_masks(roi, len(X), self.classes, takes_images=self.takes_images)
+        found = self.roi if found is None else found
+        if not self.takes_images:
+            return X, codes
+        if isinstance(found, ProductMasks) and codes is None:
+            if not found.is_common:
+                codes = self._inferred_codes(reader, X, found)
+                regions = found.regions(codes)
+            else:
+                regions = found.regions(np.zeros(len(X), dtype=np.int64))
+        else:
+            regions = regions_by_code(found, codes)
+        if regions is not None and not any(region is not None for region in regions):
+            regions = None
+        return framed(X, self.extractor, self.parameters, regions), codes
+
+    def _inferred_codes(self, reader, X, masks):
+        parts = [masks.common_part(X.size(i), X.name(i)) for i in range(len(X))]
+        views = framed(X, self.extractor, self.parameters, parts)
+        judged = judged_pictures(self.on(reader.device), reader, views)
+        return np.concatenate([evidence.codes.cpu().numpy() for evidence, _ in judged])
+
     @torch.inference_mode()
-    def scored_batches(self, reader, X, codes=None):
+    def scored_batches(self, reader, X, codes=None, roi=None):
         """Score samples batch by batch.
 
         Parameters
@@ -73,13 +127,19 @@ class FittedModel:
             From `check_scored_X`.
         codes : ndarray of shape (n_samples,), int64, default=None
             Class of each sample, an index into `classes`; None = inferred.
+        roi : default=None
+            As in `HGADDetector.score_samples`.
 
         Yields
         ------
         ScoredBatch
         """
-        model, n_seen = self.on(reader.device), 0
+        model, n_seen, given = self.on(reader.device), 0, codes is not None
+        X, codes = self.seen(reader, X, codes, roi)
         codes = None if codes is None else torch.from_numpy(codes)
+        if isinstance(X, ViewSource):
+            yield from scored_views(model, reader, X, codes, given=given)
+            return
         for features, sizes in reader.batches(X):
             given = None
             if codes is not None:

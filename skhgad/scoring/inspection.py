@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..regions import find_regions
 from .calibration import is_unknown
+from .frames import full_maps
 from .maps import resize
 
 if TYPE_CHECKING:
@@ -203,10 +203,22 @@ class Judge:
 
 def image_maps(batch: ScoredBatch) -> list[NDArray[np.float32]]:
     """Anomaly maps of a batch, each of its own image's size: list of ndarray, float32."""
-    grids = batch.maps.float().cpu()
-    return [
-        resize(grid[None], size)[0].numpy() for grid, size in zip(grids, batch.sizes, strict=True)
-    ]
+    return [image_map(batch, row) for row in range(len(batch.sizes))]
+
+
+def image_map(
+    batch: ScoredBatch, row: int, size: tuple[int, int] | None = None
+) -> NDArray[np.float32]:
+    """Anomaly map of one image of a batch, of the image's size, or of another."""
+    grid, own = batch.maps[row].float().cpu(), batch.sizes[row]
+    size = own if size is None else size
+    if batch.pictures is None or batch.evidence.frame is None:
+        found: NDArray[np.float32] = resize(grid[None], size)[0].numpy()
+        return found
+    layout, mask_of = batch.pictures[row]
+    large = full_maps(grid, batch.evidence.frame.grid[row].cpu(), layout, mask_of())
+    found = resize(large[None], size)[0].numpy()
+    return found
 
 
 def stacked_maps(batches: Iterable[ScoredBatch], size: tuple[int, int]) -> NDArray[np.float32]:
@@ -223,15 +235,24 @@ def stacked_maps(batches: Iterable[ScoredBatch], size: tuple[int, int]) -> NDArr
     ndarray of shape (n_samples, height, width), float32
         Of the images' size where they have one in common.
     """
-    grids: list[torch.Tensor] = []
-    sizes: list[tuple[int, int]] = []
-    for batch in batches:
-        grids.append(batch.maps.float().cpu())
-        sizes += batch.sizes
-    if len(set(sizes)) == 1:
-        size = sizes[0]
-    # One grid at a time: the grids are small beside the maps.
-    maps = np.empty((len(sizes), *size), dtype=np.float32)
-    for row, grid in enumerate(torch.cat(grids)):
-        maps[row] = resize(grid[None], size)[0].numpy()
+    # The grids are small beside the maps.
+    kept = [_without_evidence(batch) for batch in batches]
+    sizes = {own for batch in kept for own in batch.sizes}
+    if len(sizes) == 1:
+        (size,) = sizes
+    maps = np.empty((sum(len(batch.sizes) for batch in kept), *size), dtype=np.float32)
+    rows = iter(maps)
+    for batch in kept:
+        for row in range(len(batch.sizes)):
+            next(rows)[...] = image_map(batch, row, size)
     return maps
+
+
+def _without_evidence(batch: ScoredBatch) -> ScoredBatch:
+    """Keep what maps are made of; of the evidence, what lies inside."""
+    frame = batch.evidence.frame
+    kept = None if frame is None else frame._replace(inside=[], grid=frame.grid.cpu())
+    evidence = batch.evidence._replace(
+        likelihoods=[], backgrounds=[], entropies=[], defects=None, frame=kept
+    )
+    return batch._replace(maps=batch.maps.float().cpu(), evidence=evidence)

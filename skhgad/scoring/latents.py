@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..images.views import ViewSource
+from .frames import Frame
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -27,16 +30,23 @@ class Latents(NamedTuple):
         Of the positions of each level: ``vectors[i].reshape(n_samples, height, width, -1)``.
     class_label : ndarray of shape (n_samples,)
         Class inferred, or given.
+    inside : list of ndarray of shape (n_samples, n_positions), bool, or None
+        Which positions lie inside the region of interest, or inside the picture where it is padded;
+        the others repeat vectors from inside. None: all.
     """
 
     vectors: list[NDArray[Any]]
     map_shapes: list[tuple[int, int]]
     class_label: NDArray[Any]
+    inside: list[NDArray[np.bool_]] | None = None
 
 
-@torch.inference_mode()
 def latent_batches(
-    fitted: FittedModel, reader: FeatureReader, X: Any, codes: NDArray[np.int64] | None = None
+    fitted: FittedModel,
+    reader: FeatureReader,
+    X: Any,
+    codes: NDArray[np.int64] | None = None,
+    roi: Any = None,
 ) -> Iterator[tuple[list[torch.Tensor], NDArray[np.int64]]]:
     """Map samples to the latent spaces, batch by batch.
 
@@ -48,22 +58,59 @@ def latent_batches(
         From `check_scored_X`.
     codes : ndarray of shape (n_samples,), int64, default=None
         Class of each sample; None = inferred, as for scores.
+    roi : default=None
+        As in `HGADDetector.score_samples`.
 
     Yields
     ------
     vectors : list of Tensor of shape (n, n_positions, n_features)
         One a level.
     codes : ndarray of shape (n,), int64
+
+    Raises
+    ------
+    ValueError
+        If the detector sees pictures in tiles.
     """
+    for vectors, batch_codes, _ in _framed_latents(fitted, reader, X, codes, roi):
+        yield vectors, batch_codes
+
+
+@torch.inference_mode()
+def _framed_latents(
+    fitted: FittedModel,
+    reader: FeatureReader,
+    X: Any,
+    codes: NDArray[np.int64] | None,
+    roi: Any,
+) -> Iterator[tuple[list[torch.Tensor], NDArray[np.int64], list[torch.Tensor] | None]]:
+    """Yield the same, and which positions lie inside: bool Tensors, one a level, or None."""
     model, n_seen = fitted.on(reader.device), 0
-    for features, _ in reader.batches(X):
+    X, codes = fitted.seen(reader, X, codes, roi)
+    for features, inside in _features(reader, X):
         vectors = [level.latent(x)[0] for level, x in zip(model.levels, features, strict=True)]
         if codes is None:
-            batch_codes = model.infer_codes(vectors).cpu().numpy()
+            frame = None if inside is None else Frame(inside, inside[0])
+            batch_codes = model.infer_codes(vectors, frame).cpu().numpy()
         else:
             batch_codes = codes[n_seen : n_seen + len(vectors[0])]
         n_seen += len(batch_codes)
-        yield vectors, batch_codes
+        yield vectors, batch_codes, inside
+
+
+def _features(
+    reader: FeatureReader, X: Any
+) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor] | None]]:
+    if not isinstance(X, ViewSource):
+        for features, _ in reader.batches(X):
+            yield features, None
+        return
+    if X.is_tiled:
+        raise ValueError(
+            "latent vectors of pictures in tiles are not returned, because tiles overlap: cut the "
+            "pictures yourself and fit without tile_size, or use level_maps."
+        )
+    yield from reader.view_batches(X)
 
 
 def all_latents(
@@ -71,6 +118,7 @@ def all_latents(
     reader: FeatureReader,
     X: Any,
     codes: NDArray[np.int64] | None = None,
+    roi: Any = None,
 ) -> Latents:
     """Return the latent vectors of all samples; parameters as of `latent_batches`.
 
@@ -78,8 +126,10 @@ def all_latents(
     """
     arrays: list[NDArray[Any]] = []
     found = np.empty(len(X), dtype=np.int64)
-    n_seen = 0
-    for vectors, batch_codes in latent_batches(fitted, reader, X, codes):
+    n_seen, insides = 0, []
+    for vectors, batch_codes, inside in _framed_latents(fitted, reader, X, codes, roi):
+        if inside is not None:
+            insides.append([level.cpu().numpy() for level in inside])
         values = [level.cpu().numpy() for level in vectors]
         if not arrays:
             arrays = [np.empty((len(X), *level.shape[1:]), level.dtype) for level in values]
@@ -89,4 +139,5 @@ def all_latents(
             array[rows] = level
         found[rows] = batch_codes
     shapes = [tuple(level.map_shape) for level in fitted.model.levels]
-    return Latents(arrays, shapes, fitted.classes[found])
+    every = [np.concatenate(level) for level in zip(*insides, strict=True)] if insides else None
+    return Latents(arrays, shapes, fitted.classes[found], every)

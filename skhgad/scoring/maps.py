@@ -48,7 +48,7 @@ def resize(maps, size):
     return F.interpolate(maps[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
-def added(parts):
+def added(parts, inside=None):
     """Add the maps of several kinds of evidence; the peak is the sum of the parts' own peaks.
 
     Kinds of evidence that are strongest at different places of an image count in full. What the
@@ -58,6 +58,8 @@ def added(parts):
     Parameters
     ----------
     parts : Tensor of shape (n_parts, n, height, width)
+    inside : bool Tensor of shape (n, height, width), default=None
+        What counts for the mean; None = everything.
 
     Returns
     -------
@@ -66,7 +68,12 @@ def added(parts):
     if len(parts) == 1:
         return parts[0]
     total = parts.sum(0)
-    peak, mean = total.amax((1, 2), keepdim=True), total.mean((1, 2), keepdim=True)
+    peak = total.amax((1, 2), keepdim=True)
+    if inside is None:
+        mean = total.mean((1, 2), keepdim=True)
+    else:
+        n_inside = inside.sum((1, 2), keepdim=True)
+        mean = (total * inside).sum((1, 2), keepdim=True) / n_inside
     lacking = parts.amax((2, 3)).sum(0)[:, None, None] - peak
     height = ((total - mean) / (peak - mean)).clamp(0, 1)
     return total + lacking * torch.where(total >= peak, torch.ones_like(total), height)

@@ -27,6 +27,9 @@ class ScoredBatch(NamedTuple):
     evidence : Evidence
     sizes : list of (height, width)
         Of the images.
+    pictures : list of (layout, mask), default=None
+        Where the grid lies in each image, and a function that returns its region of interest, a
+        bool ndarray or None. None: the grid covers each image, and everything is inside.
     """
 
     codes: np.ndarray
@@ -35,6 +38,7 @@ class ScoredBatch(NamedTuple):
     maps: torch.Tensor
     evidence: Evidence
     sizes: list
+    pictures: list | None = None
 
 
 def score_batch(model, features, codes, sizes=None):

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..budget import check_levels
 from ..parameters import asks_for_training, image_size
+from .frames import Frame, blurred, median_inside, on_grid, profile_at
 from .maps import added, gaussian_blur, resize
 
 GRID_STRIDE = 4  # image pixels to one position of the map on which levels are summed
@@ -30,6 +31,9 @@ class Evidence(NamedTuple):
     # What known defects add, see `DefectTerm`; None where they add nothing.
     defects: list | None = None
     rows: torch.Tensor | None = None  # (n,): the samples by their number in a cache, during fit
+    # What lies inside; None: everything, and each sample is one map. Of tiles, the Tensors above
+    # hold the positions of all tiles of one picture, see `frames.as_mosaic`.
+    frame: Frame | None = None
 
     def to(self, device):
         """Return the same on a device."""
@@ -48,11 +52,12 @@ class Terms(NamedTuple):
     likelihood: torch.Tensor | None  # (n_levels, n, height, width); None: criterion "entropy"
     entropy: torch.Tensor | None  # (n, height, width); None: criterion "likelihood"
     is_product: bool = False  # whether they are factors
+    inside: torch.Tensor | None = None  # bool (n, height, width); None: everything
 
     def combined(self):
         """Return the maps, Tensor (n, height, width): see `maps.added`, or the product."""
         if not self.is_product:
-            return added(self._summands())
+            return added(self._summands(), self.inside)
         factors = [] if self.likelihood is None else [self.likelihood.sum(0)]
         factors += [] if self.entropy is None else [self.entropy]
         return torch.stack(factors).prod(0)
@@ -167,7 +172,7 @@ class ScoringModel(nn.Module):
         """Offsets of the positions of a level from its location, (n_positions, n_classes)."""
         return getattr(self, f"likelihood_profile_{level}")
 
-    def evidence(self, features, codes=None):
+    def evidence(self, features, codes=None, frame=None):
         """Judge every position, before any normalisation.
 
         Parameters
@@ -175,6 +180,8 @@ class ScoringModel(nn.Module):
         features : list of Tensor of shape (n, n_positions, n_features)
         codes : Tensor of shape (n,), int64, or None
             Class of each image; None = the one under which the whole image is most likely.
+        frame : Frame, default=None
+            What lies inside; None = everything.
 
         Returns
         -------
@@ -183,36 +190,53 @@ class ScoringModel(nn.Module):
         latents = [level.latent(x) for level, x in zip(self.levels, features, strict=True)]
         given = codes is not None
         if not given:
-            codes = self.infer_codes([z for z, _ in latents])
+            codes = self.infer_codes([z for z, _ in latents], frame)
         parts = [
             level.evidence(*latent, codes, with_entropy=self.criterion != "likelihood")
             for level, latent in zip(self.levels, latents, strict=True)
         ]
-        evidence = Evidence(codes, *map(list, zip(*parts, strict=True)))
+        evidence = Evidence(codes, *map(list, zip(*parts, strict=True)), frame=frame)
         if len(self.defect_terms):
             pairs = zip(self.defect_terms, latents, strict=True)
             evidence = evidence._replace(defects=[term(z, codes) for term, (z, _) in pairs])
         return evidence if given else evidence._replace(typicality=self.typicality(evidence))
 
-    def infer_codes(self, latents):
+    def infer_codes(self, latents, frame=None):
         """Return the class under which each image is most likely, Tensor (n,), int64.
 
         `latents` holds a Tensor (n, n_positions, n_features) a level.
         """
-        likelihoods = [
-            level.class_log_likelihood(z) for level, z in zip(self.levels, latents, strict=True)
-        ]
-        return sum(likelihoods).argmax(1)
+        inside = None if frame is None else frame.inside
+        return self.class_log_likelihoods(latents, inside).argmax(1)
+
+    def class_log_likelihoods(self, latents, inside=None):
+        """Return the log-likelihoods of images under each class, Tensor (n, n_classes).
+
+        Up to a constant of each image. Parameters as in `infer_codes`; `inside` holds a bool Tensor
+        (n, n_positions) a level: the positions that count.
+        """
+        inside = [None] * len(latents) if inside is None else inside
+        return sum(
+            level.class_log_likelihood(z, chosen)
+            for level, z, chosen in zip(self.levels, latents, inside, strict=True)
+        )
 
     def typicality(self, evidence):
         """Log-likelihood of whole images from median positions, Tensor (n,); see `Evidence`."""
+        if evidence.frame is not None:
+            return sum(
+                median_inside(values, inside) * math.prod(level.map_shape) * level.n_features
+                for level, values, inside in zip(
+                    self.levels, evidence.likelihoods, evidence.frame.inside, strict=True
+                )
+            )
         medians = [
             values.median(1).values * values.shape[1] * level.n_features
             for level, values in zip(self.levels, evidence.likelihoods, strict=True)
         ]
         return sum(medians)
 
-    def forward(self, features, codes=None):
+    def forward(self, features, codes=None, frame=None):
         """Anomaly maps on the model's grid.
 
         Parameters
@@ -220,6 +244,7 @@ class ScoringModel(nn.Module):
         features : list of Tensor of shape (n, n_positions, n_features)
         codes : Tensor of shape (n,), int64, or None
             Class of each image; None = infer it.
+        frame : Frame, default=None
 
         Returns
         -------
@@ -227,7 +252,7 @@ class ScoringModel(nn.Module):
             Higher = more anomalous. An image's anomaly score is the maximum of its map.
         codes : Tensor of shape (n,), int64
         """
-        evidence = self.evidence(features, codes)
+        evidence = self.evidence(features, codes, frame)
         return self.maps(evidence), evidence.codes
 
     def maps(self, evidence):
@@ -255,7 +280,7 @@ class ScoringModel(nn.Module):
             likelihood = (raw.likelihood - location[:-1]) / scale[:-1]
         if raw.entropy is not None:
             entropy = self.entropy_weight * (raw.entropy - location[-1]) / scale[-1]
-        return Terms(likelihood, entropy)
+        return Terms(likelihood, entropy, inside=raw.inside)
 
     def raw_terms(self, evidence):
         """Return the terms before their peaks are put on one scale.
@@ -263,13 +288,15 @@ class ScoringModel(nn.Module):
         "exponential": the two factors. That of the likelihood is the sum over levels of
         1 - normality, each in [0, 1]. That of the entropy is already such a sum.
         """
-        likelihood = entropy = None
+        likelihood, entropy, frame = None, None, evidence.frame
         if self.criterion != "entropy":
-            terms = self._likelihood_terms(self.likelihood_ratios(evidence), evidence.codes)
-            likelihood = torch.stack([self._blur(term) for term in terms])
+            terms = self._likelihood_terms(self.likelihood_ratios(evidence), evidence.codes, frame)
+            likelihood = torch.stack([self._blur(term, frame) for term in terms])
         if self.criterion != "likelihood":
-            entropy = self._blur(self._entropy_map(evidence.entropies, evidence.codes))
-        return Terms(likelihood, entropy, self.normalization == "exponential")
+            entropy = self._entropy_map(evidence.entropies, evidence.codes, frame)
+            entropy = self._blur(entropy, frame)
+        inside = None if frame is None else frame.grid
+        return Terms(likelihood, entropy, self.normalization == "exponential", inside)
 
     @property
     def term_weights(self):
@@ -314,19 +341,22 @@ class ScoringModel(nn.Module):
             ratios.append(ratio)
         return ratios
 
-    def _normality(self, value, location, level, codes):
+    def _normality(self, value, location, level, codes, frame=None):
         """exp(value - maximum) of one level on the grid, the published normality, at most 1."""
-        return self._on_grid((value - location[level, codes, None]).clamp_max(0).exp(), level)
+        normality = (value - location[level, codes, None]).clamp_max(0).exp()
+        return self._on_grid(normality, level, frame)
 
-    def _likelihood_terms(self, ratios, codes):
+    def _likelihood_terms(self, ratios, codes, frame=None):
         """Return what each level adds to the likelihood map."""
         if self.normalization == "exponential":
             location = self.likelihood_location
             return [
-                1 - self._normality(value, location, i, codes) for i, value in enumerate(ratios)
+                1 - self._normality(value, location, i, codes, frame)
+                for i, value in enumerate(ratios)
             ]
         return [
-            self._on_grid(self.standardized(value, i, codes), i) for i, value in enumerate(ratios)
+            self._on_grid(self.standardized(value, i, codes, frame), i, frame)
+            for i, value in enumerate(ratios)
         ]
 
     def standardized_ratios(self, evidence):
@@ -334,13 +364,13 @@ class ScoringModel(nn.Module):
         ratios = self.likelihood_ratios(evidence)
         return [self.standardized(ratio, i, evidence.codes) for i, ratio in enumerate(ratios)]
 
-    def standardized(self, ratio, level, codes):
+    def standardized(self, ratio, level, codes, frame=None):
         """Return how far a level's ratios lie below their mean, in standard deviations.
 
         For each position, Tensor (n, n_positions): of normal samples of the class, at the position.
         """
         expected = self.likelihood_location[level, codes, None]
-        expected = expected + self.likelihood_profile(level).T[codes]
+        expected = expected + self.profile_of(level, codes, frame)
         return (expected - ratio) / self.likelihood_scale[level, codes, None]
 
     def defect_share(self, evidence):
@@ -350,23 +380,28 @@ class ScoringModel(nn.Module):
         """
         if evidence.defects is None or self.normalization == "exponential":
             return None
-        codes, parts = evidence.codes, []
+        codes, parts, frame = evidence.codes, [], evidence.frame
         for i, values in enumerate(evidence.defects):
             scale = self.likelihood_scale[i, codes] * self.peak_scale[i, codes]
-            parts.append(self._blur(self._on_grid(values / scale[:, None], i)))
+            parts.append(self._blur(self._on_grid(values / scale[:, None], i, frame), frame))
         return torch.stack(parts)
 
-    def _entropy_map(self, entropies, codes):
-        anomaly = self.entropy_anomaly(entropies, codes)
+    def profile_of(self, level, codes, frame=None):
+        """Offsets of the positions of each image from a level's location, (n, n_positions)."""
+        map_shape = self.levels[level].map_shape
+        return profile_at(self.likelihood_profile(level), codes, map_shape, frame)
+
+    def _entropy_map(self, entropies, codes, frame):
+        anomaly = self.entropy_anomaly(entropies, codes, frame)
         if self.normalization == "exponential":
             return anomaly
         location = self.log_entropy_location[codes, None, None]
         return (self.log_entropy(anomaly) - location) / self.log_entropy_scale[codes, None, None]
 
-    def entropy_anomaly(self, entropies, codes):
+    def entropy_anomaly(self, entropies, codes, frame=None):
         """Sum the entropies as published, before the blur: number of levels less normality."""
         return len(entropies) - sum(
-            self._normality(-entropy, self.entropy_location, i, codes)
+            self._normality(-entropy, self.entropy_location, i, codes, frame)
             for i, entropy in enumerate(entropies)
         )
 
@@ -375,12 +410,17 @@ class ScoringModel(nn.Module):
         """Logarithm of an entropy map, with a floor below which differences are rounding."""
         return (anomaly + _ENTROPY_FLOOR).log()
 
-    def _on_grid(self, values, level):
-        maps = values.unflatten(1, self.levels[level].map_shape)
-        return resize(maps, self.map_size)
+    def _on_grid(self, values, level, frame=None):
+        map_shape = self.levels[level].map_shape
+        if frame is not None:
+            return on_grid(values, level, map_shape, self.map_size, frame)
+        return resize(values.unflatten(1, map_shape), self.map_size)
 
-    def _blur(self, maps):
-        return gaussian_blur(maps, self.blur_sigma * self.map_size[0] / BLUR_REFERENCE)
+    def _blur(self, maps, frame=None):
+        sigma = self.blur_sigma * self.map_size[0] / BLUR_REFERENCE
+        if frame is not None:
+            return blurred(maps, sigma, frame.grid)
+        return gaussian_blur(maps, sigma)
 
 
 def grid_size(image_size):

@@ -30,6 +30,7 @@ from .untrusted import (
     read_known_anomalies,
     read_levels,
     read_offset,
+    read_roi,
     read_training,
 )
 
@@ -43,6 +44,8 @@ def pack(detector):
         tensors.update({f"extractor.{name}": t for name, t in state.items()})
     for name, values in fitted.calibration._asdict().items():
         tensors[f"calibration.{name}"] = torch.from_numpy(values)
+    for index, mask in enumerate(() if fitted.roi is None else fitted.roi.masks):
+        tensors[f"roi.{index}"] = torch.from_numpy(mask.astype(np.uint8))
     attributes = {
         "classes": detector.classes_.tolist(),
         "offset": float(detector.offset_),
@@ -57,6 +60,8 @@ def pack(detector):
         ],
         "levels": [[level.n_features, *level.map_shape] for level in fitted.model.levels],
         "images": fitted.takes_images,
+        # Which mask each class has, by code.
+        "roi": None if fitted.roi is None else list(fitted.roi.of_class),
         "n_features_in": getattr(detector, "n_features_in_", None),
         "feature_names_in": getattr(detector, "feature_names_in_", np.empty(0)).tolist() or None,
     }
@@ -98,14 +103,17 @@ def unpack(cls, tensors, description, backbone):
     model.load_state_dict(parts["model"])
     check_scores(model)
     kept = parameters_of_fit(parameters)
-    detector.model_ = FittedModel(extractor, model, calibration, classes, kept)
+    roi = read_roi(
+        parts["roi"], attributes.get("roi"), len(classes), is_images=attributes["images"]
+    )
+    detector.model_ = FittedModel(extractor, model, calibration, classes, kept, roi)
     detector.classes_ = classes
     _set_attributes(detector, attributes)
     return detector
 
 
 def _by_part(tensors):
-    parts = {"model": {}, "extractor": {}, "calibration": {}}
+    parts = {"model": {}, "extractor": {}, "calibration": {}, "roi": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor

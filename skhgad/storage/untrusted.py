@@ -8,6 +8,7 @@ import torch
 
 from ..features.backbones import create_backbone
 from ..features.outline import outline
+from ..images.roi import ProductMasks
 from ..model.level import prior_components
 from ..parameters import image_size
 from ..scoring.calibration import Calibration
@@ -213,6 +214,23 @@ def read_calibration(tensors, n_classes):
         if not np.isfinite(values).all():
             raise ValueError(f"calibration.{name} is not finite.")
     return found
+
+
+def read_roi(tensors, of_class, n_classes, *, is_images):
+    """Return the ProductMasks of a model, or None."""
+    if of_class is None and not tensors:
+        return None
+    masks = [tensors.get(str(index)) for index in range(len(tensors))]
+    is_sound = is_images and isinstance(of_class, list) and len(of_class) == n_classes
+    if not is_sound or any(
+        type(which) is not int or not -1 <= which < len(masks) for which in of_class
+    ):
+        raise ValueError(f"roi {of_class!r:.80} does not name a mask for each class.")
+    for index, mask in enumerate(masks):
+        if mask is None or mask.ndim != 2 or mask.dtype != torch.uint8 or not mask.any():
+            raise ValueError(f"roi.{index} is no mask.")
+    names = tuple(f"roi, mask {index} of the saved model" for index in range(len(masks)))
+    return ProductMasks(tuple(mask.numpy() != 0 for mask in masks), tuple(of_class), names)
 
 
 def _read_level(shape):

@@ -88,15 +88,15 @@ def fitted_state(detector, X):
     return state | {"offset": detector.offset_, "scores": detector.score_samples(X)}
 
 
-def fit_images(folder, **parameters):
+def fit_images(folder, roi=None, **parameters):
     """Batches of two, so that every other step leaves a process without an image of its own."""
     torch.manual_seed(Processes.current().rank)  # the first process has the weights that count
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         detector = HGADDetector(
             TwoStages(), out_indices=(0, 1), image_size=32, max_iter=1, batch_size=2, n_blocks=2,
-            position_channels=8, n_components=3, random_state=0, **(EXACT | parameters),
-        ).fit(*files_of(folder))  # fmt: skip
+            position_channels=8, random_state=0, **(EXACT | {"n_components": 3} | parameters),
+        ).fit(*files_of(folder), roi=roi)  # fmt: skip
     found = fitted_state(detector, files_of(folder)[0])
     return found | {"n_warnings": sum("fewer than 5" in str(w.message) for w in caught)}
 
@@ -116,8 +116,13 @@ def fit_known_anomalies():
     return state
 
 
+REGION = np.arange(32) * np.ones((32, 1)) < 20
 SCENARIOS = {
     "images": fit_images,
+    "region": lambda folder: fit_images(folder, REGION),
+    "tiles": lambda folder: fit_images(
+        folder, {"bolt": REGION, "clip": REGION.T}, tile_size=20, max_iter=0, n_components=1
+    ),
     "published": lambda folder: fit_images(
         folder, start="published", class_covariance=False, map_normalization="exponential"
     ),
