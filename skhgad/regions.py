@@ -218,8 +218,8 @@ def embed_regions(
     NotFittedError
         If the detector is not fitted.
     ValueError
-        If the detector was fitted on vectors or has no such level, or if `regions` is not one list
-        per image.
+        If the detector was fitted on vectors, with tiles or padded images, or has no such level,
+        or if `regions` is not one list per image.
 
     Notes
     -----
@@ -229,6 +229,11 @@ def embed_regions(
     check_is_fitted(detector)
     fitted, reader = detector.model_, detector.feature_reader()
     fitted.require_images("embed_regions")
+    if fitted.parameters["tile_size"] is not None or fitted.parameters["resize"] == "pad":
+        raise ValueError(
+            "embed_regions needs features of whole images: fit the detector without tile_size and "
+            "with resize='stretch'."
+        )
     shapes = fitted.extractor.levels
     check_level(level, len(shapes))
     source = check_scored_X(X, detector, takes_images=True)
@@ -237,7 +242,8 @@ def embed_regions(
     rows = np.flatnonzero([len(of_image) > 0 for of_image in regions])
     n_features, *map_shape = shapes[level]
     vectors, remaining = [np.empty((0, n_features))], iter(rows.tolist())
-    for levels, _ in reader.batches(source, rows):
+    seen, _ = fitted.seen(reader, source)  # only their region of interest, if there is one
+    for levels, _ in reader.batches(seen, rows):
         for features in levels[level].cpu().numpy():
             features = features.reshape(*map_shape, n_features)
             vectors.append(describe_regions(features, regions[next(remaining)]))

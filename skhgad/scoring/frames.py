@@ -8,7 +8,7 @@ import torch
 from ..images.layout import Layout, between, mosaic_shape, relative_middles, stitching
 from .maps import gaussian_blur, resize
 
-_LEAST_WEIGHT = 1e-3  # of positions inside, for a cell of the grid to have a value of its own
+LEAST_WEIGHT = 0.02  # of positions inside, for a cell of the grid to have a value of its own
 
 
 class Frame(NamedTuple):
@@ -60,7 +60,7 @@ def on_grid(values, index, map_shape, size, frame):
     """
     inside = frame.inside[index]
     weights = inside.to(values)
-    kept = torch.where(inside, values, torch.zeros_like(values))
+    kept = torch.where(inside, values, values.new_zeros(()))
     if frame.layout is None:
         total, weight = (resize(v.unflatten(1, map_shape), size) for v in (kept, weights))
     else:
@@ -70,14 +70,14 @@ def on_grid(values, index, map_shape, size, frame):
         shape = mosaic_shape(frame.layout, map_shape)
         total, weight = (rows @ v.unflatten(1, shape) @ columns.T for v in (kept, weights))
     mean = kept.sum(1) / weights.sum(1).clamp_min(1)
-    has_value = weight > _LEAST_WEIGHT
-    return torch.where(has_value, total / weight.clamp_min(_LEAST_WEIGHT), mean[:, None, None])
+    has_value = weight > LEAST_WEIGHT
+    return torch.where(has_value, total / weight.clamp_min(LEAST_WEIGHT), mean[:, None, None])
 
 
 def blurred(maps, sigma, inside):
     """Blur maps (n, height, width) inside; outside they take the lowest value that they have."""
     weights = inside.to(maps)
-    kept = torch.where(inside, maps, torch.zeros_like(maps))
+    kept = torch.where(inside, maps, maps.new_zeros(()))
     weight = gaussian_blur(weights, sigma).clamp_min(torch.finfo(maps.dtype).tiny)
     return filled(gaussian_blur(kept, sigma) / weight, inside)
 
@@ -140,14 +140,14 @@ def full_maps(grid, inside, layout, mask):
     top, left, *box = layout.box
     lowest = grid[inside].min()
     weights = inside.to(grid)
-    kept = torch.where(inside, grid, torch.zeros_like(grid))
+    kept = torch.where(inside, grid, grid.new_zeros(()))
     height, width = layout.size
     window = slice(-top, -top + height), slice(-left, -left + width)
     if bool(inside.all()):
         large = resize(grid[None], box)[0][window]
     else:
         total, weight = (resize(v[None], box)[0][window] for v in (kept, weights))
-        large = torch.where(weight > _LEAST_WEIGHT, total / weight.clamp_min(_LEAST_WEIGHT), lowest)
+        large = torch.where(weight > LEAST_WEIGHT, total / weight.clamp_min(LEAST_WEIGHT), lowest)
     if mask is not None:
         chosen = torch.from_numpy(mask)
         large = torch.where(chosen, large, large[chosen].min().clamp_max(0))

@@ -90,6 +90,12 @@ def level_maps(fitted: FittedModel, batches: Iterable[ScoredBatch]) -> LevelMaps
         constants = model.score_location[codes], model.score_scale[codes]
         values = (likelihood, terms.entropy, terms.lift(), *constants)
         parts.append(tuple(None if v is None else v.cpu().numpy() for v in values) + (batch.codes,))
+    grids = {values[0].shape[-2:] for values in parts if values[0] is not None}
+    if len(grids) > 1:
+        raise ValueError(
+            f"level_maps of images in tiles have the grids {sorted(grids)}, because the images "
+            "differ in size: pass those of one size at a time."
+        )
     columns: list[Any] = [
         None if values[0] is None else np.concatenate(values) for values in zip(*parts, strict=True)
     ]

@@ -8,13 +8,17 @@ import copy
 import json
 import warnings
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..features.framing import framed
+from ..images.source import ImageSource
 from ..model.level import LevelModel
 from ..model.mixture import entropy
 from ..scoring.thresholds import offset_of
+from ..scoring.views import frame_of_maps
 from ..version import how_to_install, installed_version
 from .files import check_file_place, whole_file
 
@@ -34,17 +38,52 @@ def write_onnx(detector, path):
             f"to_onnx needs the package onnx. Install it: {how_to_install('onnx', 'onnx')}."
         ) from error
     check_file_place(path, "path")
+    check_exportable(detector.model_)
     is_images = detector.model_.takes_images
     with whole_file(path) as part:
         _export_core(Core(detector.model_), _example(detector), part, is_images)
         model = onnx.load(part)
         if is_images:
             fitted = detector.model_
-            model = surround(model, fitted.image_size, fitted.value_range, OPSET)
+            model = surround(
+                model,
+                fitted.image_size,
+                fitted.value_range,
+                OPSET,
+                n_channels=fitted.n_channels,
+                region=_region_constants(fitted),
+            )
         model.producer_name, model.producer_version = "skhgad", installed_version()
         onnx.helper.set_model_props(model, _properties(detector))
         onnx.checker.check_model(model)
         onnx.save(model, part)
+
+
+def check_exportable(fitted):
+    """Raise ValueError for what no ONNX file of ours computes."""
+    parameters = fitted.parameters
+    if fitted.takes_images and (
+        parameters["tile_size"] is not None or parameters["resize"] == "pad"
+    ):
+        name = "resize" if parameters["tile_size"] is None else "tile_size"
+        raise ValueError(
+            f"to_onnx cannot export {name}={parameters[name]!r}, with which the graph would have "
+            "another shape for each size of image: score with HGADDetector, or fit without it."
+        )
+    if fitted.roi is not None and not fitted.roi.is_common:
+        raise ValueError(
+            "to_onnx can export one region of interest for all products, but this detector was "
+            "fitted with a mask for each: fit with one mask, or one detector a product."
+        )
+
+
+def region_of(fitted):
+    """Return the ViewSource of a blank image with the region that all products have, or None."""
+    if fitted.roi is None or not fitted.roi.masks:
+        return None
+    blank = np.zeros((1, *fitted.roi.masks[0].shape, fitted.n_channels), dtype=np.uint8)
+    images = ImageSource(blank, n_channels=fitted.n_channels)
+    return framed(images, fitted.extractor, fitted.parameters, fitted.roi.regions([0]))
 
 
 class Core(nn.Module):
@@ -55,6 +94,10 @@ class Core(nn.Module):
         self.extractor = _on_cpu(fitted.extractor)
         self.model = _on_cpu(fitted.model)
         self.model.levels = nn.ModuleList(map(TraceableLevel, self.model.levels))
+        self.frame, views = None, region_of(fitted)
+        if views is not None:
+            inside = [torch.from_numpy(i) for i in views.inside(0)]
+            self.frame = frame_of_maps(views, [0], inside, self.model.map_size)
         if self.extractor is not None:
             self.extractor.folds_batch_norm = False  # onnxruntime folds what can be folded
             self.extractor.pool = MatrixProducts(self.extractor.pool)
@@ -64,7 +107,12 @@ class Core(nn.Module):
     def forward(self, x):
         """Return scores (n,), class indices (n,) and, of images, maps (n, height, width)."""
         features = [x[:, None]] if self.extractor is None else self.extractor(x)
-        maps, codes = self.model(features)
+        if self.frame is None:
+            maps, codes = self.model(features)
+        else:  # as without, but for the typicality, which cannot be traced
+            levels = zip(self.model.levels, features, strict=True)
+            codes = self.model.infer_codes([level.latent(x)[0] for level, x in levels], self.frame)
+            maps, codes = self.model(features, codes, self.frame)
         lowest = LOWEST[maps.dtype]
         scores = torch.nan_to_num(-maps.amax((1, 2)), nan=lowest, neginf=lowest)
         return (scores, codes) if self.extractor is None else (scores, codes, maps)
@@ -145,10 +193,19 @@ def _on_cpu(module):
     return None if module is None else copy.deepcopy(module).cpu()
 
 
+def _region_constants(fitted):
+    """Return mask, colour outside and grid of the region of interest, or None."""
+    views = region_of(fitted)
+    if views is None:
+        return None
+    colour = views.colour.astype(np.float32) / np.float32(255)
+    return views.mask(0), colour, views.grid_inside(0, tuple(fitted.model.map_size))
+
+
 def _example(detector):
     if not detector.model_.takes_images:
         return torch.zeros(2, detector.n_features_in_, dtype=torch.float64)
-    return torch.zeros(2, 3, *detector.model_.image_size)
+    return torch.zeros(2, detector.model_.n_channels, *detector.model_.image_size)
 
 
 @torch.no_grad()

@@ -4,29 +4,53 @@ Images are resized as by Pillow's antialiased bilinear filter on float pixels: a
 along columns. What comes in between is rounded to float32, as by Pillow.
 """
 
+import numpy as np
 import onnx
+
+from ..scoring.frames import LEAST_WEIGHT
 
 _FLOAT, _INT, _BOOL, _DOUBLE = 1, 6, 9, 11  # element types
 
 
-def surround(core, size, value_range, opset):
+def surround(core, size, value_range, opset, *, n_channels=3, region=None):
     """Return the model from images to score, class index and map.
 
-    `core` maps "pixels" (n, 3, height, width), where `size` is (height, width), to "score",
+    `core` maps "pixels" (n, c, height, width), where `size` is (height, width), to "score",
     "class_index" and "grid". The result maps "image", uint8 or (with a value range) float of shape
-    (n, h, w, 3), any h and w, to "score" and "class_index" (n,) and "map" (n, h, w).
+    (n, h, w, c), any h and w, to "score" and "class_index" (n,) and "map" (n, h, w).
+
+    `region` None, or (mask, colour, grid): bool (h, w) of the only size that images then have; what
+    replaces pixels outside, float32 (c,); and bool (grid height, grid width), what of the grid is
+    inside.
     """
     head = f'<ir_version: {core.ir_version}, opset_import: ["" : {opset}]>\n'
     before, behind = (
-        onnx.parser.parse_model(head + text) for text in (_before(*size, value_range), _BEHIND)
+        onnx.parser.parse_model(head + text)
+        for text in (
+            _before(*size, value_range, n_channels, region),
+            _BEHIND if region is None else _behind_region(region),
+        )
     )
+    if region is not None:
+        _add_constant(before, "roi", region[0][None, None])
+        _add_constant(behind, "behind_grid", region[2][None, None].astype(np.float32))
     model = onnx.compose.merge_models(before, core, io_map=[("unit", "pixels")])
+    passed = [("grid", "small"), ("image_shape", "sides")]
     return onnx.compose.merge_models(
         model,
         behind,
-        io_map=[("grid", "small"), ("image_shape", "sides")],
+        io_map=passed if region is None else [*passed, ("roi_passed", "behind_roi")],
         outputs=["score", "class_index", "map"],
     )
+
+
+def _add_constant(model, name, values):
+    """Give an input of a model a constant value."""
+    graph = model.graph
+    graph.initializer.append(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
+    kept = [entry for entry in graph.input if entry.name != name]
+    del graph.input[:]
+    graph.input.extend(kept)
 
 
 _BEHIND = """
@@ -43,49 +67,127 @@ behind (float[n, gh, gw] small, int64[4] sides) => (float[n, h, w] map)
 """
 
 
-def _before(height, width, value_range):
+def _behind_region(region):
+    """Return the text of what `scoring.frames.full_maps` does."""
+    (height, width), (grid_height, grid_width) = region[0].shape, region[2].shape
+    return f"""
+behind (
+    float[n, gh, gw] small, int64[4] sides,
+    float[1, 1, {grid_height}, {grid_width}] behind_grid, bool[1, 1, {height}, {width}] behind_roi
+) => (float[n, {height}, {width}] map)
+<
+    int64[1] behind_0 = {{0}}, int64[1] behind_1 = {{1}}, int64[1] behind_3 = {{3}},
+    int64[2] behind_axes = {{2, 3}},
+    float behind_zero = {{0.0}}, float behind_least = {{{LEAST_WEIGHT}}}, float behind_huge = {{3e38}}
+>
+{{
+    behind_planes = Unsqueeze (small, behind_1)
+    behind_count = Slice (sides, behind_0, behind_1)
+    behind_size = Slice (sides, behind_1, behind_3)
+    behind_sizes = Concat <axis = 0> (behind_count, behind_1, behind_size)
+    behind_one = Concat <axis = 0> (behind_1, behind_1, behind_size)
+    behind_inside = Greater (behind_grid, behind_zero)
+    behind_kept = Where (behind_inside, behind_planes, behind_zero)
+    behind_total = Resize <mode = "linear"> (behind_kept, , , behind_sizes)
+    behind_weight = Resize <mode = "linear"> (behind_grid, , , behind_one)
+    behind_safe = Max (behind_weight, behind_least)
+    behind_mean = Div (behind_total, behind_safe)
+    behind_others = Where (behind_inside, behind_planes, behind_huge)
+    behind_lowest = ReduceMin (behind_others, behind_axes)
+    behind_has = Greater (behind_weight, behind_least)
+    behind_large = Where (behind_has, behind_mean, behind_lowest)
+    behind_within = Where (behind_roi, behind_large, behind_huge)
+    behind_floor = ReduceMin (behind_within, behind_axes)
+    behind_outside = Min (behind_floor, behind_zero)
+    behind_done = Where (behind_roi, behind_large, behind_outside)
+    map = Squeeze (behind_done, behind_1)
+}}
+"""
+
+
+def _before(height, width, value_range, n_channels, region):
     if value_range is None:
         kind = "uint8"
-        constants = "float white = {255.0}"
+        constants = ["float white = {255.0}"]
         values = f"""
             levels = Cast <to = {_FLOAT}> (planes)
-            values = Div (levels, white)"""
+            read = Div (levels, white)"""
     else:
         kind = "float"
         low, high = map(float, value_range)
-        constants = f"double low = {{{low!r}}}, double span = {{{high - low!r}}}"
+        constants = [f"double low = {{{low!r}}}, double span = {{{high - low!r}}}"]
+        constants += ["double d0 = {0.0}, double d1 = {1.0}"]
         values = f"""
             wide = Cast <to = {_DOUBLE}> (planes)
             raised = Sub (wide, low)
             stretched = Div (raised, span)
             clipped = Clip (stretched, d0, d1)
-            values = Cast <to = {_FLOAT}> (clipped)"""
-    return f"""
-before ({kind}[n, h, w, 3] image) => (float[n, 3, {height}, {width}] unit, int64[4] image_shape)
-<
-    int64 i0 = {{0}}, int64 i1 = {{1}}, int64 i2 = {{2}},
-    int64[1] a0 = {{0}}, int64[1] a1 = {{1}}, int64[1] a3 = {{3}},
-    double d0 = {{0.0}}, double d1 = {{1.0}}, double half = {{0.5}},
-    {constants},
-    int64[2] size = {{{height}, {width}}},
-    double to_height = {{{float(height)}}}, double to_width = {{{float(width)}}},
-    double[{height}, 1] rows = {{{_middles(height)}}},
-    double[1, {width}] columns = {{{_middles(width)}}}
->
-{{
-    image_shape = Shape (image)
-    planes = Transpose <perm = [0, 3, 1, 2]> (image)
-    {values}
+            read = Cast <to = {_FLOAT}> (clipped)"""
+    sides, roi, passed = "h, w", "", ""
+    if region is None:
+        values += """
+            values = Identity (read)"""
+    else:
+        mask, colour, _ = region
+        sides = f"{mask.shape[0]}, {mask.shape[1]}"
+        roi = f", bool[1, 1, {sides}] roi"
+        passed = f", bool[1, 1, {sides}] roi_passed"
+        listed = ", ".join(repr(float(value)) for value in colour)
+        constants.append(f"float[1, {n_channels}, 1, 1] colour = {{{listed}}}")
+        values += """
+            values = Where (roi, read, colour)
+            roi_passed = Identity (roi)"""
+    c = n_channels
+    resized = _resized("unit" if region is not None else "resized")
+    if region is None:
+        unit = f"""
     sides = Slice (image_shape, a1, a3)
     equal = Equal (sides, size)
     equal_int = Cast <to = {_INT}> (equal)
     all_equal = ReduceMin <keepdims = 0> (equal_int)
     has_size = Cast <to = {_BOOL}> (all_equal)
     unit = If (has_size) <
-        then_branch = keep () => (float[n, 3, {height}, {width}] kept)
+        then_branch = keep () => (float[n, {c}, {height}, {width}] kept)
         {{ kept = Identity (values) }},
-        else_branch = resize () => (float[n, 3, {height}, {width}] resized)
-        {{
+        else_branch = resize () => (float[n, {c}, {height}, {width}] resized)
+        {{ {resized} }}
+    >"""
+    else:  # images have one size, and a branch for another one would not fit it
+        unit = "unit = Identity (values)" if mask.shape == (height, width) else resized
+    if region is None or resized == unit:
+        constants += _resizing_constants(height, width)
+        if value_range is None:
+            constants.append("double d0 = {0.0}, double d1 = {1.0}")
+    if region is None:
+        constants.append(f"int64[1] a3 = {{3}}, int64[2] size = {{{height}, {width}}}")
+    constants = ",\n    ".join(constants)
+    return f"""
+before ({kind}[n, {sides}, {c}] image{roi})
+    => (float[n, {c}, {height}, {width}] unit, int64[4] image_shape{passed})
+<
+    {constants}
+>
+{{
+    image_shape = Shape (image)
+    planes = Transpose <perm = [0, 3, 1, 2]> (image)
+    {values}
+    {unit}
+}}
+"""
+
+
+def _resizing_constants(height, width):
+    return [
+        "int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}, int64[1] a0 = {0}, int64[1] a1 = {1}",
+        "double half = {0.5}",
+        f"double to_height = {{{float(height)}}}, double to_width = {{{float(width)}}}",
+        f"double[{height}, 1] rows = {{{_middles(height)}}}",
+        f"double[1, {width}] columns = {{{_middles(width)}}}",
+    ]
+
+
+def _resized(name):
+    return f"""
             {_weights("across", "i2", "to_width", "columns", "a1", "a0")}
             {_weights("down", "i1", "to_height", "rows", "a0", "a1")}
             long = Cast <to = {_DOUBLE}> (values)
@@ -93,10 +195,7 @@ before ({kind}[n, h, w, 3] image) => (float[n, 3, {height}, {width}] unit, int64
             across_short = Cast <to = {_FLOAT}> (across_sum)
             across_done = Cast <to = {_DOUBLE}> (across_short)
             down_sum = MatMul (down, across_done)
-            resized = Cast <to = {_FLOAT}> (down_sum)
-        }}
-    >
-}}
+            {name} = Cast <to = {_FLOAT}> (down_sum)
 """
 
 

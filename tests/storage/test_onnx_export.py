@@ -75,6 +75,46 @@ def session(fitted, tmp_path_factory):
     return exported(fitted, tmp_path_factory.mktemp("onnx") / "model.onnx")
 
 
+@pytest.mark.once
+@pytest.mark.parametrize("size, value_range", [(SIZE, None), ((48, 64), None), (SIZE, (0, 255))])
+def test_a_region_of_interest_is_in_the_graph(tmp_path, size, value_range):
+    mask = np.zeros(size, dtype=bool)
+    mask[4:-6, 7:-3] = True
+    mask[8:12, 9:14] = False
+    images, labels = textures(40, size)
+    detector = small(max_iter=0, value_range=value_range).fit(images, labels, roi=mask)
+    session = exported(detector, tmp_path / "model.onnx")
+    fresh, _ = textures(6, size, seed=1)
+    fresh[3, -16:-9, -12:-6] = 255
+    noisy = fresh.copy()
+    noisy[:, ~mask] = np.random.default_rng(0).integers(0, 256, noisy[:, ~mask].shape)
+
+    def pixels_of(images):
+        return images if value_range is None else images.astype(np.float32)
+
+    for images in (fresh, noisy):
+        compare(session, detector, pixels_of(images))
+    assert detector.predict(fresh)[3] == -1
+    smaller = pixels_of(fresh[:, :-1])
+    with pytest.raises(Exception, match="Expected: "):
+        session.run(None, {"image": smaller})
+
+
+@pytest.mark.parametrize(
+    "parameters, roi, said",
+    [
+        ({"tile_size": 16}, None, "cannot export tile_size=16"),
+        ({"resize": "pad"}, None, "cannot export resize='pad'"),
+        ({}, {"checks": np.eye(*SIZE)}, "a mask for each"),
+    ],
+)
+def test_what_no_graph_holds_is_refused(tmp_path, parameters, roi, said):
+    detector = small(max_iter=0, **parameters).fit(*textures(12), roi=roi)
+    with pytest.raises(ValueError, match=said):
+        detector.to_onnx(tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_images_of_any_number_score_the_same(fitted, session):
     fresh, _ = textures(20, seed=1)
     fresh[3, 5:15, 5:15] = 255
