@@ -40,6 +40,46 @@ def add_product_option(command):
     )
 
 
+def add_roi_option(command, effect):
+    """Add ``--roi``; `effect` says what becomes of the region."""
+    command.add_argument(
+        "--roi",
+        metavar="MASK",
+        help="region of interest: an image of the size of the images, white (any value but 0) "
+        "where they are inspected; or a folder with one for each product, named like it, e.g. "
+        f"bolt.png; {effect}",
+    )
+
+
+def chosen_roi(args, products):
+    """Return `roi` of HGADDetector from ``--roi``: None, a path, or a dict from product to path.
+
+    Raises ValueError if a folder holds no mask of any product, or two of one, or one of none.
+    """
+    if args.roi is None or not os.path.isdir(args.roi):
+        return args.roi
+    from ..datasets.masks import IMAGE_ENDINGS
+
+    found, names = {}, {str(product): product for product in products}
+    for path in sorted(Path(args.roi).iterdir()):
+        if path.suffix.lower() not in IMAGE_ENDINGS:
+            continue
+        if path.stem not in names:
+            raise ValueError(
+                f"--roi: {path} is named like none of the products {list(names)}: rename it, or "
+                "move it away."
+            )
+        if names[path.stem] in found:
+            raise ValueError(f"--roi: the folder {args.roi} holds two masks of {path.stem!r}.")
+        found[names[path.stem]] = path
+    if not found:
+        raise ValueError(
+            f"--roi: the folder {args.roi} holds no mask: name them like the products, e.g. "
+            f"{next(iter(names))}.png."
+        )
+    return found
+
+
 def add_threshold_option(command, effect):
     """Add ``--false-alarm-rate``; `effect` says what becomes of the threshold."""
     command.add_argument(

@@ -8,9 +8,11 @@ from ..text import printable
 from .arguments import (
     add_class_options,
     add_machine_options,
+    add_roi_option,
     add_threshold_option,
     chosen_parameters,
     chosen_rates,
+    chosen_roi,
     parse_image_size,
     set_thresholds,
 )
@@ -51,6 +53,7 @@ def add_options(commands):
     command.add_argument(
         "--image-size", type=parse_image_size, metavar="N|HxW", help="pixels, e.g. 256 or 256x320"
     )
+    add_roi_option(command, "nothing outside is learnt, and the model keeps it for scoring")
     add_threshold_option(command, "default: about 0.05 of all")
     add_machine_options(command)
     command.add_argument(
@@ -94,6 +97,7 @@ def _fit(args, processes):
     if args.decisions is not None:
         data = with_decisions(data, load_decisions(args.decisions))
     check_rated_products(rates, np.unique(data.class_label[data.y == 1]).tolist())
+    roi = chosen_roi(args, np.unique(data.class_label[data.y == 1]).tolist())
     print(understood(data))
     if args.dry_run:
         return
@@ -102,7 +106,7 @@ def _fit(args, processes):
     is_told = detector.verbose >= 1  # by fit itself
     with naming_files(data.images):
         masks = np.where(data.y == -1, data.mask, None)
-        detector.fit(data.images, data.target, masks=masks)
+        detector.fit(data.images, data.target, masks=masks, roi=roi)
     if processes.is_first:
         set_thresholds(detector, rates)
         detector.set_params(verbose=parameters.get("verbose", 0)).save(args.out)

@@ -12,8 +12,10 @@ from ..text import csv_cell, printable
 from .arguments import (
     add_machine_options,
     add_product_option,
+    add_roi_option,
     add_scored_images,
     add_threshold_option,
+    chosen_roi,
     image_paths,
     load_detector,
     product_of,
@@ -72,6 +74,7 @@ def add_options(commands):
         f"{UNREADABLE})",
     )
     add_product_option(command)
+    add_roi_option(command, "default: that of the fit")
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     command.set_defaults(run=run)
@@ -94,6 +97,7 @@ def run(args):
         maps=args.maps is not None or args.masks is not None,
         reasons=outputs.need_reasons,
         skip_unreadable=not args.strict,
+        roi=chosen_roi(args, detector.classes_.tolist()),
     )
     print(*_COLUMNS, sep="\t")
     for finding, map_place, mask_place in zip(findings, maps, masks, strict=True):

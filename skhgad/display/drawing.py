@@ -70,11 +70,11 @@ def symlog_ticks(linear, largest):
     return [*(-tick for tick in reversed(positive)), 0.0, *positive]
 
 
-def draw_outlines(places, anomaly_map, threshold, mask):
-    """Draw the threshold's outline in all Axes, the mask's in the last, and a legend.
+def draw_outlines(places, anomaly_map, threshold, mask, roi=None):
+    """Draw the threshold's outline in all Axes, those of masks in the last, and a legend.
 
-    Map and mask (bool, or None) have shape (height, width). Returns two lists of QuadContourSet,
-    of threshold and mask, empty without an outline.
+    Map, mask and region of interest (bool, or None) have shape (height, width). Returns two lists
+    of QuadContourSet, of threshold and mask, empty without an outline.
     """
     contours, mask_contours, entries = [], [], []
     if threshold is not None and anomaly_map.min() < threshold < anomaly_map.max():
@@ -83,6 +83,9 @@ def draw_outlines(places, anomaly_map, threshold, mask):
     if mask is not None and mask.any() and not mask.all():
         mask_contours.append(_outline(places[-1], mask.astype(float), 0.5, "#56B4E9", "dashed"))
         entries.append(_legend_entry("true defect", "#56B4E9", "dashed"))
+    if roi is not None and roi.any() and not roi.all():
+        _outline(places[-1], roi.astype(float), 0.5, "#009E73", "dotted")
+        entries.append(_legend_entry("region of interest", "#009E73", "dotted"))
     if entries:
         places[-1].legend(
             handles=entries, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon=False

@@ -5,6 +5,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..datasets.masks import check_mask
 from ..images.source import ImageSource
+from ..images.views import ViewSource
 from ..validation import check_map
 from .drawing import draw_outlines, drawing_library, new_axes
 from .heat_maps import HeatScale, heat_colors, luminance
@@ -31,6 +32,10 @@ class AnomalyMapDisplay:
     typical : float, default=None
         Anomaly score up to which there is no colour. None: 0, or, if the threshold is not above 0,
         the map's minimum.
+    roi : ndarray of shape (height, width), bool, default=None
+        Region of interest, drawn dotted.
+    tiles : list of tuple (top, left, height, width), default=None
+        Tiles in which the image was seen, drawn as thin lines in the first Axes.
 
     Attributes
     ----------
@@ -53,15 +58,29 @@ class AnomalyMapDisplay:
     ['image', 'anomaly map', 'above threshold']
     """
 
-    def __init__(self, *, image, anomaly_map, threshold=None, mask=None, typical=None):
+    def __init__(
+        self,
+        *,
+        image,
+        anomaly_map,
+        threshold=None,
+        mask=None,
+        typical=None,
+        roi=None,
+        tiles=None,
+    ):
         self.image = image
         self.anomaly_map = anomaly_map
         self.threshold = threshold
         self.mask = mask
         self.typical = typical
+        self.roi = roi
+        self.tiles = tiles
 
     @classmethod
-    def from_estimator(cls, detector, X, *, class_labels=None, mask=None, ax=None, **kwargs):
+    def from_estimator(
+        cls, detector, X, *, class_labels=None, mask=None, roi=None, ax=None, **kwargs
+    ):
         """Compute the anomaly map of one image and draw it; return the display.
 
         Parameters
@@ -74,30 +93,47 @@ class AnomalyMapDisplay:
             None = inferred.
         mask : path or array-like of shape (height, width), default=None
             True defect.
+        roi : default=None
+            Region of interest, as in `HGADDetector.score_samples`; its outline is drawn, and the
+            tiles of a detector that has some.
         ax, **kwargs
             As in `plot`.
         """
         drawing_library(cls.__name__)
         check_is_fitted(detector)
-        source = ImageSource(X, value_range=detector.model_.value_range)
+        fitted = detector.model_
+        source = ImageSource(X, value_range=fitted.value_range, n_channels=fitted.n_channels)
         if len(source) != 1:
             raise ValueError(f"X holds {len(source)} images; pass one, e.g. X[:1] or [path].")
-        found = detector.inspect(X, class_labels=class_labels, maps=True)
+        found = detector.inspect(X, class_labels=class_labels, maps=True, roi=roi)
         (anomaly_map,), (label,) = found.maps, found.class_label.tolist()
         typical, threshold = HeatScale.of(detector, label)
+        region, tiles = _seen(detector, source, label, roi)
         return cls.from_predictions(
             source.read(0),
             anomaly_map,
             threshold=threshold,
             mask=mask,
             typical=typical,
+            roi=region,
+            tiles=tiles,
             ax=ax,
             **kwargs,
         )
 
     @classmethod
     def from_predictions(
-        cls, image, anomaly_map, *, threshold=None, mask=None, typical=None, ax=None, **kwargs
+        cls,
+        image,
+        anomaly_map,
+        *,
+        threshold=None,
+        mask=None,
+        typical=None,
+        roi=None,
+        tiles=None,
+        ax=None,
+        **kwargs,
     ):
         """Draw an anomaly map that is computed already; return the display.
 
@@ -106,7 +142,7 @@ class AnomalyMapDisplay:
         image : path, PIL image or array of shape (height, width[, 3])
             8-bit, or float in [0, 1].
         anomaly_map : array-like of shape (height, width)
-        threshold, typical
+        threshold, typical, roi, tiles
             As of the class.
         mask, ax, **kwargs
             As in `from_estimator`.
@@ -120,8 +156,16 @@ class AnomalyMapDisplay:
             )
         if mask is not None:
             mask = check_mask(mask, anomaly_map.shape, "of the image")
+        if roi is not None:
+            roi = check_mask(roi, anomaly_map.shape, "roi of the image")
         display = cls(
-            image=pixels, anomaly_map=anomaly_map, threshold=threshold, mask=mask, typical=typical
+            image=pixels,
+            anomaly_map=anomaly_map,
+            threshold=threshold,
+            mask=mask,
+            typical=typical,
+            roi=roi,
+            tiles=tiles,
         )
         return display.plot(ax, **kwargs)
 
@@ -168,7 +212,10 @@ class AnomalyMapDisplay:
             self.anomaly_map,
             self.threshold,
             self.mask,
+            self.roi,
         )
+        if self.tiles:
+            _draw_tiles(self.axes_[0], self.tiles)
         for axes in self.axes_:
             axes.set(xticks=[], yticks=[])
         return self
@@ -230,6 +277,32 @@ class AnomalyMapDisplay:
         if above.all():
             return "all above threshold"
         return "above threshold" if above.any() else "below threshold"
+
+
+def _seen(detector, source, label, roi):
+    """Return region of interest and tiles of one image, each None where there is none."""
+    fitted = detector.model_
+    codes = np.flatnonzero(fitted.classes == label)
+    codes = codes if len(codes) else None  # of an image of no known class
+    seen, _ = fitted.seen(detector.feature_reader(), source, codes, roi)
+    if not isinstance(seen, ViewSource):
+        return None, None
+    layout = seen.layout(0)
+    tiles = [(*corner, *layout.tile) for corner in layout.corners] if seen.is_tiled else None
+    return seen.mask(0), tiles
+
+
+def _draw_tiles(axes, tiles):
+    from matplotlib.collections import PolyCollection
+
+    corners = [
+        [(left, top), (left + width, top), (left + width, top + height), (left, top + height)]
+        for top, left, height, width in tiles
+    ]
+    outlines = PolyCollection(
+        np.array(corners) - 0.5, facecolors="none", edgecolors="#56B4E9", linewidths=0.5
+    )
+    axes.add_collection(outlines, autolim=False)
 
 
 def _heat_ticks(scale, vmin, vmax):

@@ -43,13 +43,21 @@ class Unreadable(NamedTuple):
 
 
 def inspect_files(
-    detector, paths, class_label=None, *, maps=False, reasons=False, skip_unreadable=False
+    detector,
+    paths,
+    class_label=None,
+    *,
+    maps=False,
+    reasons=False,
+    skip_unreadable=False,
+    roi=None,
 ):
     """Yield a Finding for every image, in order; with `maps`, with its anomaly map.
 
     With `reasons`, also with its explanation.
 
-    `class_label` is the class of all images; None = inferred. An image that cannot be read raises
+    `class_label` is the class of all images; None = inferred. `roi` is one mask for all images, or
+    a mapping from class to mask. An image that cannot be read raises
     ValueError or FileNotFoundError; with `skip_unreadable` it yields an Unreadable.
     """
     if not skip_unreadable:
@@ -60,34 +68,36 @@ def inspect_files(
         for first in range(0, len(paths), _CHUNK):
             chunk = paths[first : first + _CHUNK]
             find = findings_of if skip_unreadable else _inspect
-            for found in find(detector, chunk, class_label, maps=maps, reasons=reasons):
+            how = {"maps": maps, "reasons": reasons, "roi": roi}
+            for found in find(detector, chunk, class_label, **how):
                 yield found
                 bar.update()
 
 
-def _inspect(detector, paths, class_label, *, maps, reasons):
+def _inspect(detector, paths, class_label, *, maps, reasons, roi):
     """Return a Finding of each image."""
     labels = None if class_label is None else [class_label] * len(paths)
     with naming_files(paths):
         if reasons:
-            explanations = detector.explain(paths, class_labels=labels, maps=maps)
+            explanations = detector.explain(paths, class_labels=labels, maps=maps, roi=roi)
             return [
                 Finding(path, *found[:4], found.anomaly_map, found)
                 for path, found in zip(paths, explanations, strict=True)
             ]
-        inspection = detector.inspect(paths, class_labels=labels, maps=maps)
+        inspection = detector.inspect(paths, class_labels=labels, maps=maps, roi=roi)
     columns = [values.tolist() for values in inspection[:4]]
     anomaly_maps = inspection.maps or [None] * len(paths)
     return [Finding(*fields) for fields in zip(paths, *columns, anomaly_maps, strict=True)]
 
 
-def findings_of(detector, paths, class_label=None, *, maps=False, reasons=False):
+def findings_of(detector, paths, class_label=None, *, maps=False, reasons=False, roi=None):
     """Return a Finding of each image that can be read, an Unreadable of the others, in order."""
     unreadable = {}
     while len(unreadable) < len(paths):
         readable = [path for path in paths if path not in unreadable]
         try:
-            findings = iter(_inspect(detector, readable, class_label, maps=maps, reasons=reasons))
+            how = {"maps": maps, "reasons": reasons, "roi": roi}
+            findings = iter(_inspect(detector, readable, class_label, **how))
         except (ValueError, FileNotFoundError):
             broken = _unreadable_among(readable, detector.model_.value_range)
             if not broken:  # something else is wrong

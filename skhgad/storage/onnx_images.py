@@ -78,7 +78,8 @@ behind (
 <
     int64[1] behind_0 = {{0}}, int64[1] behind_1 = {{1}}, int64[1] behind_3 = {{3}},
     int64[2] behind_axes = {{2, 3}},
-    float behind_zero = {{0.0}}, float behind_least = {{{LEAST_WEIGHT}}}, float behind_huge = {{3e38}}
+    float behind_zero = {{0.0}}, float behind_huge = {{3e38}},
+    float behind_least = {{{LEAST_WEIGHT}}}
 >
 {{
     behind_planes = Unsqueeze (small, behind_1)

@@ -807,6 +807,44 @@ def test_heat_is_half_at_the_threshold():
     assert overlay(grey, np.zeros((2, 2))).tolist() == np.full((2, 2, 3), 128).tolist()
 
 
+@pytest.mark.once
+def test_a_region_of_interest_is_fitted_and_scored(products, tmp_path, capsys):
+    some = products / "stripe/train/good/00.png"
+    size = Image.open(some).size
+    white = np.zeros(size[::-1], dtype=np.uint8)
+    white[: size[1] // 2] = 255
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for product in ("checker", "stripe"):
+        Image.fromarray(white).save(masks / f"{product}.png")
+    fitted = {}
+    for name, roi in {"one": masks / "stripe.png", "folder": masks}.items():
+        arguments = ["fit", str(products), "--out", str(tmp_path / name), "--roi", str(roi)]
+        assert main([*arguments, *SMALL]) == 0
+        fitted[name] = HGADDetector.load(tmp_path / name)
+        assert fitted[name].model_.roi.of_class == (0, 0)
+        np.testing.assert_array_equal(fitted[name].model_.roi.masks[0], white > 0)
+    changed = np.array(Image.open(some))
+    changed[white == 0] = 255 - changed[white == 0]
+    Image.fromarray(changed).save(tmp_path / "changed.png")
+    capsys.readouterr()
+    rows = []
+    for path in (some, tmp_path / "changed.png"):
+        assert main(["score", str(tmp_path / "one"), str(path)]) == 0
+        rows.append(capsys.readouterr().out.splitlines()[1].split("\t")[1:])
+    assert rows[0] == rows[1]
+    everything = tmp_path / "all.png"
+    Image.fromarray(np.full_like(white, 255)).save(everything)
+    command = ["score", str(tmp_path / "one"), str(tmp_path / "changed.png")]
+    assert main([*command, "--roi", str(everything)]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split("\t")[1:] != rows[1]
+    (masks / "bolt.png").write_bytes((masks / "stripe.png").read_bytes())
+    assert main([*command, "--roi", str(masks)]) == 2
+    assert "bolt.png is named like none of the products" in capsys.readouterr().err
+    assert main([*command, "--roi", str(tmp_path / "one")]) == 2
+    assert "holds no mask" in capsys.readouterr().err
+
+
 def run_module(*argv, before=()):
     # PYTHONPATH: the package under test, wherever pytest found it, and what goes before it.
     places = [*map(str, before), str(Path(skhgad.__file__).parents[1])]

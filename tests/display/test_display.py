@@ -87,6 +87,20 @@ def test_map_display_shows_the_detector_s_map(images, image_detector, monkeypatc
     ]  # fmt: skip
 
 
+def test_region_and_tiles_are_drawn(images):
+    roi = np.zeros((48, 64), dtype=bool)
+    roi[8:40, 10:50] = True
+    detector = HGADDetector.fast(image_size=64, tile_size=32, random_state=0).fit(images, roi=roi)
+    display = AnomalyMapDisplay.from_estimator(detector, images[:1])
+    np.testing.assert_array_equal(display.roi, roi)
+    assert len(display.tiles) == 6 and (0, 0, 32, 32) in display.tiles
+    labels = [text.get_text() for text in display.axes_[-1].get_legend().get_texts()]
+    assert "region of interest" in labels
+    assert len(display.axes_[0].collections[0].get_paths()) == 6
+    plain = AnomalyMapDisplay.from_estimator(detector, images[:1], roi=np.ones((48, 64)))
+    assert plain.roi.all()
+
+
 def test_a_normal_image_does_not_glow():
     anomaly_map = np.random.default_rng(0).uniform(0, 1, (8, 8))
     grey = np.full((8, 8), 0.5)
