@@ -31,6 +31,9 @@ CHANGES = {
 }
 
 
+_BEFORE, _AFTER = 300, 1000  # pictures of a stream
+
+
 def _rotated(image, degrees):
     # Zoomed a little, so that no corner is empty.
     wide, high = image.size
@@ -98,6 +101,8 @@ def run_pictures(args):
     found = {}
     for name, change in CHANGES.items():
         found[name] = _scores(detector, paths, change)
+        if args.keep:
+            np.savez(args.keep, **{f"{k}, {i}": v[i] for k, v in found.items() for i in (0, 1)})
         print(f"{name}: mean score {found[name][0].mean():.2f}", flush=True)
     defects = detector.inspect(rng.permutation(part.X_test[part.y == -1])[: args.stream])
     rows = []
@@ -109,8 +114,7 @@ def run_pictures(args):
     lots = [lot for lot in ("solar_mono", "solar_poly") if lot in part.classes]
     if len(lots) == 2:
         rows.append(["new lot: poly among mono cells", *_new_lot(part, lots, args)])
-    n_normal = len(paths) // 2
-    print(f"{len(chosen)} pictures to fit on; {n_normal} normal ones, then {len(paths) - n_normal}")
+    print(f"{len(chosen)} pictures to fit on; of {len(paths)} others {_BEFORE}, then {_AFTER}")
     print("\n".join(markdown(["change", "alarms", "median pictures", "most pictures"], rows)))
 
 
@@ -136,8 +140,9 @@ def _scores(detector, paths, change):
 
 def _delay(detector, found, name, rng):
     """Return the pictures from the change to the alarm; None without, -1 before the change."""
-    order = rng.permutation(len(found["none"][0]))
-    before, after = np.array_split(order, 2)
+    # Before and after are different pictures, drawn with replacement.
+    halves = np.array_split(rng.permutation(len(found["none"][0])), 2)
+    before, after = (rng.choice(half, n) for half, n in zip(halves, (_BEFORE, _AFTER), strict=True))
     monitor = DriftMonitor(detector)
     for key, rows in (("none", before), (name, after)):
         monitor.update_scores(found[key][0][rows], found[key][1][rows])
@@ -148,7 +153,7 @@ def _delay(detector, found, name, rng):
 
 def _rare(detector, normal, defects, rng):
     """Whether 2 % defects among normal pictures raise an alarm."""
-    order = rng.permutation(len(normal[0]))
+    order = rng.choice(len(normal[0]), _BEFORE + _AFTER)
     scores, labels = normal[0][order], normal[1][order]
     rows = np.flatnonzero(rng.random(len(scores)) < 0.02)
     drawn = rng.choice(len(defects.score), len(rows))
@@ -190,6 +195,7 @@ def main(argv=None):
     parser.add_argument("--data", nargs="+", metavar="DIR")
     parser.add_argument("--train", type=int, default=100, help="pictures of each class to fit on")
     parser.add_argument("--stream", type=int, default=100, help="pictures of each class after it")
+    parser.add_argument("--keep", metavar="FILE.npz", help="write scores and classes there")
     parser.add_argument("--runs", type=int, default=20, help="orders of the stream")
     args = parser.parse_args(argv)
     (run_simulation if args.part == "simulation" else run_pictures)(args)
