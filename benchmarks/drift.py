@@ -9,7 +9,6 @@ stream begins with normal pictures that it has not seen, and goes on with change
 """
 
 import argparse
-import copy
 import time
 
 import numpy as np
@@ -17,6 +16,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from skhgad import HGADDetector
 from skhgad.monitor import DriftMonitor
+from skhgad.monitor.martingale import BETS, FIRST, Martingale
+from skhgad.monitor.ranks import OnlineRanks
 
 from ._data import load_parts
 from ._figures import markdown
@@ -31,6 +32,7 @@ CHANGES = {
 }
 
 
+TOLERATED = 0.03  # defects, as by default
 _BEFORE, _AFTER = 300, 1000  # pictures of a stream
 
 
@@ -52,23 +54,32 @@ def _noisy(image, sigma):
 def simulate(n_streams, length, n_calibration, defect_rate, seed=0):
     """Return how many of the streams raise an alarm at the probabilities 0.01 and 0.05."""
     rng = np.random.default_rng(seed)
-    detector = HGADDetector(random_state=0).fit(rng.normal(size=(n_calibration, 2)))
-    alarms = np.zeros(2, dtype=int)
-    for _ in range(n_streams):
-        scores = rng.normal(size=n_calibration)
-        codes = np.zeros(n_calibration, dtype=int)
-        fitted = copy.copy(detector.model_)
-        fitted.calibration = fitted.calibration._replace(
-            scores=scores, inferred=codes, given_scores=scores, codes=codes
-        )
-        of_stream = copy.copy(detector)
-        of_stream.model_ = fitted
-        monitor = DriftMonitor(of_stream)
+    p_values = np.empty((length, n_streams))
+    for column in range(n_streams):
+        ranks = OnlineRanks(rng.normal(size=n_calibration), limit=20_000)
         stream = rng.normal(size=length) - 50 * (rng.random(length) < defect_rate)
-        monitor.update_scores(stream, np.repeat(detector.classes_, length))
-        largest = monitor.history_[:, 1].max()
-        alarms += [largest >= 2, largest >= np.log10(20)]
-    return alarms
+        p_values[:, column] = [ranks.p_value(score, rng) for score in stream.tolist()]
+    largest = largest_capitals(p_values)
+    martingale = Martingale(TOLERATED)
+    capitals = [martingale.update(p_value) for p_value in p_values[:, 0]]
+    assert np.isclose(largest[0], max(capitals)), "the loop over streams differs from Martingale"
+    return np.array([np.sum(largest >= 100), np.sum(largest >= 20)])
+
+
+def largest_capitals(p_values):
+    """Do what `Martingale` does for many streams at once; return the largest capital of each.
+
+    `p_values` has shape (length, n_streams).
+    """
+    factors = (BETS / (1 + TOLERATED * BETS[:, :1])).T
+    stakes = np.zeros((p_values.shape[1], len(BETS)))
+    largest = np.ones(len(stakes))
+    for n, now in enumerate(p_values):
+        stakes += FIRST / ((n + FIRST) * (n + 1 + FIRST)) / len(BETS)
+        stakes *= factors[np.minimum((now * len(factors)).astype(int), len(factors) - 1)]
+        capital = stakes.sum(1) + FIRST / (n + 1 + FIRST)
+        largest = np.maximum(largest, capital)
+    return largest
 
 
 def run_simulation(args):
