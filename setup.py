@@ -24,7 +24,7 @@ INSTALL_REQUIRES = [
 
 ELPV = "elpv-dataset>=1.0.0"
 MATPLOTLIB = "matplotlib>=3.7.0"
-SERVE = ["fastapi>=0.115.0", "python-multipart>=0.0.13", "uvicorn>=0.30.0"]
+SERVE = ["fastapi>=0.115.6", "python-multipart>=0.0.15", "uvicorn>=0.30.0"]
 ONNX = ["onnx>=1.17.0", "onnxruntime>=1.20.0"]
 SCIKIT_IMAGE = "scikit-image>=0.22.0"
 

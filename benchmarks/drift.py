@@ -9,7 +9,6 @@ stream begins with normal pictures that it has not seen, and goes on with change
 """
 
 import argparse
-import copy
 import time
 
 import numpy as np
@@ -17,6 +16,8 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from skhgad import HGADDetector
 from skhgad.monitor import DriftMonitor
+from skhgad.monitor.martingale import BETS, FIRST, Martingale
+from skhgad.monitor.ranks import OnlineRanks
 
 from ._data import load_parts
 from ._figures import markdown
@@ -29,6 +30,10 @@ CHANGES = {
     "rotation of 3 degrees": lambda image: _rotated(image, 3),
     "noise, sigma 5": lambda image: _noisy(image, 5),
 }
+
+
+TOLERATED = 0.03  # defects, as by default
+_BEFORE, _AFTER = 300, 1000  # pictures of a stream
 
 
 def _rotated(image, degrees):
@@ -49,23 +54,32 @@ def _noisy(image, sigma):
 def simulate(n_streams, length, n_calibration, defect_rate, seed=0):
     """Return how many of the streams raise an alarm at the probabilities 0.01 and 0.05."""
     rng = np.random.default_rng(seed)
-    detector = HGADDetector(random_state=0).fit(rng.normal(size=(n_calibration, 2)))
-    alarms = np.zeros(2, dtype=int)
-    for _ in range(n_streams):
-        scores = rng.normal(size=n_calibration)
-        codes = np.zeros(n_calibration, dtype=int)
-        fitted = copy.copy(detector.model_)
-        fitted.calibration = fitted.calibration._replace(
-            scores=scores, inferred=codes, given_scores=scores, codes=codes
-        )
-        of_stream = copy.copy(detector)
-        of_stream.model_ = fitted
-        monitor = DriftMonitor(of_stream)
+    p_values = np.empty((length, n_streams))
+    for column in range(n_streams):
+        ranks = OnlineRanks(rng.normal(size=n_calibration), limit=20_000)
         stream = rng.normal(size=length) - 50 * (rng.random(length) < defect_rate)
-        monitor.update_scores(stream, np.repeat(detector.classes_, length))
-        largest = monitor.history_[:, 1].max()
-        alarms += [largest >= 2, largest >= np.log10(20)]
-    return alarms
+        p_values[:, column] = [ranks.p_value(score, rng) for score in stream.tolist()]
+    largest = largest_capitals(p_values)
+    martingale = Martingale(TOLERATED)
+    capitals = [martingale.update(p_value) for p_value in p_values[:, 0]]
+    assert np.isclose(largest[0], max(capitals)), "the loop over streams differs from Martingale"
+    return np.array([np.sum(largest >= 100), np.sum(largest >= 20)])
+
+
+def largest_capitals(p_values):
+    """Do what `Martingale` does for many streams at once; return the largest capital of each.
+
+    `p_values` has shape (length, n_streams).
+    """
+    factors = (BETS / (1 + TOLERATED * BETS[:, :1])).T
+    stakes = np.zeros((p_values.shape[1], len(BETS)))
+    largest = np.ones(len(stakes))
+    for n, now in enumerate(p_values):
+        stakes += FIRST / ((n + FIRST) * (n + 1 + FIRST)) / len(BETS)
+        stakes *= factors[np.minimum((now * len(factors)).astype(int), len(factors) - 1)]
+        capital = stakes.sum(1) + FIRST / (n + 1 + FIRST)
+        largest = np.maximum(largest, capital)
+    return largest
 
 
 def run_simulation(args):
@@ -98,6 +112,8 @@ def run_pictures(args):
     found = {}
     for name, change in CHANGES.items():
         found[name] = _scores(detector, paths, change)
+        if args.keep:
+            np.savez(args.keep, **{f"{k}, {i}": v[i] for k, v in found.items() for i in (0, 1)})
         print(f"{name}: mean score {found[name][0].mean():.2f}", flush=True)
     defects = detector.inspect(rng.permutation(part.X_test[part.y == -1])[: args.stream])
     rows = []
@@ -109,8 +125,7 @@ def run_pictures(args):
     lots = [lot for lot in ("solar_mono", "solar_poly") if lot in part.classes]
     if len(lots) == 2:
         rows.append(["new lot: poly among mono cells", *_new_lot(part, lots, args)])
-    n_normal = len(paths) // 2
-    print(f"{len(chosen)} pictures to fit on; {n_normal} normal ones, then {len(paths) - n_normal}")
+    print(f"{len(chosen)} pictures to fit on; of {len(paths)} others {_BEFORE}, then {_AFTER}")
     print("\n".join(markdown(["change", "alarms", "median pictures", "most pictures"], rows)))
 
 
@@ -136,8 +151,9 @@ def _scores(detector, paths, change):
 
 def _delay(detector, found, name, rng):
     """Return the pictures from the change to the alarm; None without, -1 before the change."""
-    order = rng.permutation(len(found["none"][0]))
-    before, after = np.array_split(order, 2)
+    # Before and after are different pictures, drawn with replacement.
+    halves = np.array_split(rng.permutation(len(found["none"][0])), 2)
+    before, after = (rng.choice(half, n) for half, n in zip(halves, (_BEFORE, _AFTER), strict=True))
     monitor = DriftMonitor(detector)
     for key, rows in (("none", before), (name, after)):
         monitor.update_scores(found[key][0][rows], found[key][1][rows])
@@ -148,7 +164,7 @@ def _delay(detector, found, name, rng):
 
 def _rare(detector, normal, defects, rng):
     """Whether 2 % defects among normal pictures raise an alarm."""
-    order = rng.permutation(len(normal[0]))
+    order = rng.choice(len(normal[0]), _BEFORE + _AFTER)
     scores, labels = normal[0][order], normal[1][order]
     rows = np.flatnonzero(rng.random(len(scores)) < 0.02)
     drawn = rng.choice(len(defects.score), len(rows))
@@ -190,6 +206,7 @@ def main(argv=None):
     parser.add_argument("--data", nargs="+", metavar="DIR")
     parser.add_argument("--train", type=int, default=100, help="pictures of each class to fit on")
     parser.add_argument("--stream", type=int, default=100, help="pictures of each class after it")
+    parser.add_argument("--keep", metavar="FILE.npz", help="write scores and classes there")
     parser.add_argument("--runs", type=int, default=20, help="orders of the stream")
     args = parser.parse_args(argv)
     (run_simulation if args.part == "simulation" else run_pictures)(args)

@@ -134,6 +134,14 @@ def parse_natural(text):
     return int(text)
 
 
+def parse_positive(text):
+    """Parse a whole number, at least 1."""
+    number = parse_natural(text)
+    if not number:
+        raise argparse.ArgumentTypeError("at least 1 is needed")
+    return number
+
+
 def parse_rate(text):
     """Parse "0.05" to (None, 0.05), "bolt=0.01" to ("bolt", 0.01)."""
     name, equals, number = text.rpartition("=")

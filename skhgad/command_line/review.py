@@ -9,7 +9,7 @@ from .arguments import (
     add_threshold_option,
     image_paths,
     load_detector,
-    parse_natural,
+    parse_positive,
     product_of,
 )
 
@@ -31,7 +31,7 @@ def add_options(commands):
     command.add_argument("--out", metavar="DIR", required=True, help=f"folder for {_NAME}")
     command.add_argument(
         "--most",
-        type=parse_natural,
+        type=parse_positive,
         default=60,
         metavar="N",
         help="images to ask about, about 40 kB each: those nearest the threshold and the most "

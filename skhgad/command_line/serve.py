@@ -11,6 +11,7 @@ from .arguments import (
     add_threshold_option,
     load_detector,
     parse_natural,
+    parse_positive,
 )
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -46,28 +47,28 @@ def add_options(commands):
     )
     command.add_argument(
         "--max-images",
-        type=parse_natural,
+        type=parse_positive,
         default=32,
         metavar="N",
         help="images of a request (default: %(default)s)",
     )
     command.add_argument(
         "--max-mib",
-        type=parse_natural,
+        type=parse_positive,
         default=32,
         metavar="N",
         help="size of a request (default: %(default)s)",
     )
     command.add_argument(
         "--max-megapixels",
-        type=parse_natural,
+        type=parse_positive,
         default=50,
         metavar="N",
         help="size of an image (default: %(default)s)",
     )
     command.add_argument(
         "--max-waiting",
-        type=parse_natural,
+        type=parse_positive,
         default=128,
         metavar="N",
         help="images that wait to be scored; more are answered with 503 (default: %(default)s)",

@@ -12,7 +12,7 @@ _N_BINS = 20
 _TAILS = ((0.1, 4.0), (0.2, 3.0), (0.3, 2.0), (0.5, 1.5), (0.5, 1.2))
 _TWO_TAILS = ((0.2, 2.5), (0.4, 1.8))
 _MIDDLES = ((0.5, 1.7),)
-_FIRST = 200  # observations after which half of the capital has been put to work
+FIRST = 200  # observations after which half of the capital has been put to work
 _LARGEST = 1e100
 
 
@@ -65,7 +65,7 @@ class Martingale:
 
     def update(self, p_value):
         """Bet on one p-value; return the capital."""
-        n, first = self.n_seen, _FIRST
+        n, first = self.n_seen, FIRST
         # Of the cash first / (n + first), what leaves first / (n + 1 + first).
         self.stakes += first / ((n + first) * (n + 1 + first)) / len(self.stakes)
         self.stakes *= self._factors[min(int(p_value * _N_BINS), _N_BINS - 1)]
@@ -83,7 +83,7 @@ class Martingale:
     def _count(self, n_seen):
         """Set the number of p-values so far, and what stakes and cash are worth."""
         self.n_seen = n_seen
-        self.capital = float(self.stakes.sum() + _FIRST / (n_seen + _FIRST))
+        self.capital = float(self.stakes.sum() + FIRST / (n_seen + FIRST))
 
     @property
     def direction(self):

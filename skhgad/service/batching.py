@@ -170,7 +170,11 @@ class Batcher:
     def _first_monitor(self):
         if self._drift_state is not None:
             try:
-                return DriftMonitor.load(self._drift_state, self.model.detector)
+                monitor = DriftMonitor.load(self._drift_state, self.model.detector)
+                monitor.false_alarm_probability = self._drift.get(
+                    "false_alarm_probability", monitor.false_alarm_probability
+                )
+                return monitor
             except FileNotFoundError:
                 pass
             except ValueError as error:

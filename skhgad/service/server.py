@@ -26,6 +26,7 @@ from .body_limit import BodyLimit
 from .service_page import service_page
 
 _PATHS = {"/score", "/map", "/health", "/drift", "/metrics", "/openapi.json", "/docs"}
+_MOST_DECODING = 4  # images at once, because large ones take memory
 
 
 @dataclass
@@ -184,6 +185,7 @@ class _Scoring:
     def __init__(self, batcher, limits):
         self.batcher = batcher
         self.limits = limits
+        self._decoding = asyncio.Semaphore(_MOST_DECODING)
 
     async def __call__(self, files, product, *, wants_maps=False):
         """Return Verdict and pixels of each upload, or raise an HTTPException that says why not."""
@@ -196,7 +198,8 @@ class _Scoring:
         for number, file in enumerate(files):
             name = file.filename or f"image {number}"
             content = await file.read()
-            images.append((name, await run_in_threadpool(self._decode, name, content)))
+            async with self._decoding:
+                images.append((name, await run_in_threadpool(self._decode, name, content)))
         try:
             futures = self.batcher.submit(images, label, wants_maps=wants_maps)
         except Overloaded:
