@@ -1,6 +1,6 @@
 """Known anomalies in fit: what they add, on other anomalies and on types not among them.
 
-    python -m benchmarks.known_anomalies --data DIR [--known 1 5 10 20] [--draws 5] [--only other] [--masks]
+    python -m benchmarks.known_anomalies --data DIR [--known 1 5 10 20] [--draws 5] [--only other]
 
 Of the anomalies of every class, so many are drawn and given to fit with the label -1; all other
 test samples are scored. "Same types": drawn from all anomalies. "Other types": drawn from one or
