@@ -1031,7 +1031,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             If it cannot be written.
         """
         check_is_fitted(self)
-        save_state(folder, *pack(self), model_card(self))
+        tensors, description = pack(self)
+        save_state(folder, tensors, description, model_card(self))
 
     @classmethod
     def load(

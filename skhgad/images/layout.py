@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,7 +156,7 @@ def stitching(
     return found[0], found[1]
 
 
-def between(places: NDArray[np.float64], n_cells: int) -> NDArray[np.float64]:
+def between(places: NDArray[np.floating[Any]], n_cells: int) -> NDArray[np.float64]:
     """Return weights of linear interpolation, ndarray (n_places, n_cells).
 
     Cell i has its middle at the place i; beyond the first and the last, theirs counts.

@@ -197,9 +197,10 @@ def check_value_range(value_range: Any) -> tuple[float, float] | None:
         raise TypeError(
             f"value_range must be None or two numbers (low, high), got {value_range!r}."
         )
-    if not (abs(low) <= LARGEST_VALUE and abs(high) <= LARGEST_VALUE and low < high):
+    black, white = float(low), float(high)
+    if not (abs(black) <= LARGEST_VALUE and abs(white) <= LARGEST_VALUE and black < white):
         raise ValueError(f"value_range must be finite with low < high, got {value_range!r:.80}.")
-    return float(low), float(high)
+    return black, white
 
 
 def _as_array(images: Any, name: str) -> NDArray[Any]:
