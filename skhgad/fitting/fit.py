@@ -19,6 +19,7 @@ from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import check_levels_of_images
 from ..validation import check_X, check_y
 from .calibrate import calibrate, choose_offset
+from .far_cells import check_magnitude, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
 from .known_defects import can_be_corrected, correct_by_known_defects, known_defects
@@ -34,6 +35,7 @@ from .tell import decisions_text
 from .warn import (
     warn_of_anomalies_in_views,
     warn_of_enlarged_images,
+    warn_of_far_cells,
     warn_of_few_calibrating,
     warn_of_labels,
     warn_of_spreads,
@@ -84,11 +86,17 @@ def fit_detector(
     seed = int(random_state.randint(2**31 - 1))
 
     normal, anomalies = np.flatnonzero(codes >= 0), np.flatnonzero(codes < 0)
+    cells = [] if takes_images else far_cells(X, codes)
+    measured = np.setdiff1d(normal, [cell.row for cell in cells]).astype(np.int64)
+    if not takes_images:
+        check_magnitude(X[measured])
     if processes.is_first:
         warn_of_labels(classes, marks_anomalies=len(normal) < len(codes))
         if reader.extractor is None:
             names = getattr(detector, "feature_names_in_", None)
-            warn_of_spreads(X[normal], codes[normal], names)
+            warn_of_far_cells(X, cells, names)
+            warn_of_spreads(X[measured], codes[measured], names)
+    far, normal = np.setdiff1d(normal, measured), measured
     shapes, device = reader.level_shapes(X), reader.device
     if takes_images:
         check_levels_of_images(parameters, shapes)
@@ -102,6 +110,7 @@ def fit_detector(
         everything = LabelledSamples(
             cache, np.arange(len(rows)), codes[of_rows], len(classes), pictures
         )
+        given_codes, given_classes = codes, classes
         everything, classes = find_classes(
             everything, classes, parameters["n_classes"], random_state
         )
@@ -125,6 +134,9 @@ def fit_detector(
             verbose=parameters["verbose"],
         )
         calibration, known = calibrate(model, evidence, parameters), None
+        if len(far):
+            far_codes = given_codes[far] if classes is given_classes else None
+            calibration = with_rows(calibration, len(everything), model, X[far], far_codes, device)
         corrects = len(anomalies) and can_be_corrected(parameters)
         if corrects and pictures is not None:
             if processes.is_first:

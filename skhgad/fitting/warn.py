@@ -60,6 +60,27 @@ def warn_of_labels(classes, *, marks_anomalies):
         )
 
 
+def warn_of_far_cells(X, cells, names=None):
+    """Name the cells, from `far_cells`, whose rows take no part in the fit.
+
+    For X and names, see `warn_of_spreads`; the rows of the cells are those of X.
+    """
+    if not cells:
+        return
+    found = [f"X[{row}, {_name(column, names)}] = {X[row, column]:.6g}" for row, column in cells]
+    _warn(
+        f"{listed(found)}: more than 50 times as far from the median as any other normal sample of "
+        "the class. Their rows take no part in the fit, as one would spoil means and covariances; "
+        "they count as normal samples that calibrate the threshold. If they are codes for missing "
+        "values or errors, remove or impute them, or give these rows the label -1; if they are "
+        "right, use a transformation such as a logarithm."
+    )
+
+
+def _name(column, names):
+    return column if names is None else repr(str(names[column]))
+
+
 def warn_of_spreads(X, codes, names=None):
     """Warn where features have spreads of other orders of magnitude than the others.
 

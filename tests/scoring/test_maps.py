@@ -26,4 +26,4 @@ def test_a_blur_beyond_the_map_takes_no_more_memory_than_the_map(monkeypatch):
         "skhgad.scoring.maps.F.pad", lambda x, *a, **k: padded.append(pad(x, *a, **k)) or padded[-1]
     )
     gaussian_blur(torch.zeros(1, 4, 6), 1e6 / 4)
-    assert max(maps.numel() for maps in padded) < 3 * 4 * 6
+    assert max(maps.numel() for maps in padded) <= 3 * 4 * 6
