@@ -39,7 +39,12 @@ LIMIT = 60.0  # seconds a case may take, on a machine with other work
 MEMORY = 1 << 30  # bytes beyond those of a good model
 BATCH = 250  # cases in a child process
 # What load cannot know: the maps that a module gives.
-LOOSE = ("backbone it was fitted with", "the backbone gives sizes", "the module returns")
+LOOSE = (
+    "backbone it was fitted with",
+    "the backbone gives sizes",
+    "the module returns",
+    "the module takes no images",
+)
 
 NUMBERS = (
     *(0, 1, -1, 2, 3, 50, 200, 2000, 8192, 1 << 24, 67108864, 10**12, 2**63, 10**400, True),

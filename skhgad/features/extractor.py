@@ -238,13 +238,28 @@ class FeatureExtractor(nn.Module):
         device = pixels.device
         backbone, half = self.fold(device), self._half_precision(device)
         with torch.autocast(device.type, half, enabled=half is not None):
-            output = backbone(pixels)
+            output = self._output_of(backbone, pixels)
         if self.spec["backbone"] is None:
             items = select_items(output_items(output), self.spec["out_indices"])
             output = [as_map(item, pixels) for item in items]
         if str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC"):  # some of timm's
             output = [m.permute(0, 3, 1, 2) for m in output]
         return [m.float() for m in output]
+
+    def _output_of(self, backbone, pixels):
+        if self.spec["backbone"] is not None:
+            return backbone(pixels)
+        try:
+            return backbone(pixels)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            height, width = pixels.shape[2:]
+            raise ValueError(
+                f"backbone: the module takes no images of {height} x {width} pixels (image_size="
+                f"{tuple(self.spec['image_size'])}, image_scales={self.spec['image_scales']}): "
+                f"{error}"
+            ) from error
 
     def _half_precision(self, device):
         return MIXED_PRECISION.get(device.type) if self.mixed_precision else None
