@@ -361,7 +361,7 @@ def tile_size(value):
     if not isinstance(sides, tuple | list) or len(sides) != 2:
         raise ValueError(f"tile_size must be None, an int or (height, width), got {value!r}.")
     for side in sides:
-        _check_number("tile_size", side, Integral, _SMALLEST_TILE, None, "left")
+        _check_number("tile_size", side, Integral, _SMALLEST_TILE, LONGEST_SIDE, "both")
     return int(sides[0]), int(sides[1])
 
 

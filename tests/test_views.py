@@ -361,6 +361,13 @@ def test_padding_changes_nothing_where_proportions_fit(normals, fresh):
     )
 
 
+def test_a_thin_picture_is_not_padded_to_all_memory(tmp_path):
+    detector = small(resize="pad").fit(products(12)[0])
+    Image.new("L", (1, 100_000)).save(tmp_path / "thin.png")
+    with pytest.raises(ValueError, match=r"thin.png\) has 100000 x 1 pixels .* seen in 100000 x"):
+        detector.predict([tmp_path / "thin.png"])
+
+
 def test_a_region_of_a_padded_picture():
     X, y = products(40, shape=(32, 20))
     mask = np.zeros((32, 20), dtype=bool)

@@ -18,6 +18,7 @@ from .source import ImageSource
 __all__ = ["ViewSource"]
 
 INSIDE_SHARE = 0.5  # of a cell that must lie inside for its position to count
+_MOST_PIXELS = 1 << 26  # of a view before it is resized; more only if its picture has a quarter
 _REMEMBERED = 8  # masks of cells that are kept for the next picture
 
 
@@ -111,6 +112,7 @@ class ViewSource:
                 layout = tiled(size, self.tile_size)
             else:
                 layout = padded(size, self.size) if self.is_padded else whole(size)
+            _check_box(layout, self.images.name(picture))
             self._layouts[picture] = layout
         return self._layouts[picture]
 
@@ -216,6 +218,16 @@ class ViewSource:
             return np.arange(n_tiles(self.layout(picture)))
         visible = np.stack([level.any(axis=1) for level in self.inside(picture)])
         return np.flatnonzero(visible.any(axis=0))
+
+
+def _check_box(layout: Layout, name: str) -> None:
+    """Raise ValueError if what surrounds a picture takes far more memory than the picture."""
+    height, width = layout.tile
+    if height * width > max(_MOST_PIXELS, 4 * layout.size[0] * layout.size[1]):
+        raise ValueError(
+            f"{name} has {layout.size[0]} x {layout.size[1]} pixels (height x width) and would be "
+            f"seen in {height} x {width}: give smaller tiles, or resize='stretch'."
+        )
 
 
 def _counts(share: NDArray[np.float64]) -> NDArray[np.bool_]:
