@@ -10,6 +10,7 @@ stream begins with normal pictures that it has not seen, and goes on with change
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
@@ -110,8 +111,12 @@ def run_pictures(args):
         [rng.permutation(paths[classes == k])[: args.stream] for k in part.classes]
     )
     found = {}
+    if args.keep and Path(args.keep).exists():
+        with np.load(args.keep) as kept:
+            found = {name: (kept[f"{name}, 0"], kept[f"{name}, 1"]) for name in CHANGES}
     for name, change in CHANGES.items():
-        found[name] = _scores(detector, paths, change)
+        if name not in found:
+            found[name] = _scores(detector, paths, change)
         if args.keep:
             np.savez(args.keep, **{f"{k}, {i}": v[i] for k, v in found.items() for i in (0, 1)})
         print(f"{name}: mean score {found[name][0].mean():.2f}", flush=True)
@@ -151,9 +156,9 @@ def _scores(detector, paths, change):
 
 def _delay(detector, found, name, rng):
     """Return the pictures from the change to the alarm; None without, -1 before the change."""
-    # Before and after are different pictures, drawn with replacement.
-    halves = np.array_split(rng.permutation(len(found["none"][0])), 2)
-    before, after = (rng.choice(half, n) for half, n in zip(halves, (_BEFORE, _AFTER), strict=True))
+    # Drawn with replacement: without a change, both come from one population.
+    n = len(found["none"][0])
+    before, after = rng.choice(n, _BEFORE), rng.choice(len(found[name][0]), _AFTER)
     monitor = DriftMonitor(detector)
     for key, rows in (("none", before), (name, after)):
         monitor.update_scores(found[key][0][rows], found[key][1][rows])
@@ -206,7 +211,9 @@ def main(argv=None):
     parser.add_argument("--data", nargs="+", metavar="DIR")
     parser.add_argument("--train", type=int, default=100, help="pictures of each class to fit on")
     parser.add_argument("--stream", type=int, default=100, help="pictures of each class after it")
-    parser.add_argument("--keep", metavar="FILE.npz", help="write scores and classes there")
+    parser.add_argument(
+        "--keep", metavar="FILE.npz", help="scores and classes: read, if it exists, else written"
+    )
     parser.add_argument("--runs", type=int, default=20, help="orders of the stream")
     args = parser.parse_args(argv)
     (run_simulation if args.part == "simulation" else run_pictures)(args)

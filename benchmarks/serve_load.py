@@ -143,7 +143,8 @@ def main(argv=None):
             httpx.post(f"{address}/score", files=[("files", ("a.jpg", contents[0]))], timeout=120)
             load = Load(address, contents, args.rate, args.seconds, args.clients)
             memory = load.run(process.pid)
-            n_batches = httpx.get(f"{address}/metrics").text.split("skhgad_batches_total ")[1]
+            text = httpx.get(f"{address}/metrics", timeout=120).text
+            n_batches = text.split("\nskhgad_batches_total ")[1].split()[0]
         finally:
             process.terminate()
             process.wait()
@@ -154,7 +155,7 @@ def main(argv=None):
         ["requests sent", load.n_sent],
         ["answers", ", ".join(f"{k}: {n}" for k, n in sorted(load.statuses.items(), key=str))],
         ["requests answered a second", f"{sum(load.statuses.values()) / taken:.1f}"],
-        ["images a batch", f"{load.n_sent / int(n_batches.split()[0]):.1f}"],
+        ["images a batch", f"{load.n_sent / int(n_batches):.1f}"],
         ["ms: median, 95 %, largest", ", ".join(f"{value:.0f}" for value in ms)],
         ["MiB after a fifth of the time, at the end", f"{early:.0f}, {memory[-1][1]:.0f}"],
     ]
