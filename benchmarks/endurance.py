@@ -297,9 +297,9 @@ def study_interrupt(args, folder, rng):
     small = ["--image-size", str(SIDE), "--device", "cpu", "--set", "random_state=0"]
     labelled = folder / "labelled"
     for kind in ("good", "scratch"):
-        (labelled / "part" / "test" / kind).mkdir(parents=True)
+        (labelled / folder.name / "test" / kind).mkdir(parents=True)
         for i, pixels in enumerate(images(3)):
-            Image.fromarray(pixels).save(labelled / "part" / "test" / kind / f"{i}.png")
+            Image.fromarray(pixels).save(labelled / folder.name / "test" / kind / f"{i}.png")
     commands = {
         "fit": ["fit", str(train), "--out", str(folder / "fitted"), *small],
         "score": ["score", str(model), str(test), "--csv", str(folder / "s.csv")],
