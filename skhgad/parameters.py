@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.utils import check_random_state, check_scalar
 from torch import nn
 
-from .budget import LONGEST_SIDE, MOST_CLASSES, check_pixels
+from .budget import LONGEST_SIDE, MOST_CLASSES, MOST_PIXELS, check_pixels
 from .devices import check_device
 from .images.source import check_value_range
 from .validation import check_rate
@@ -362,6 +362,8 @@ def tile_size(value):
         raise ValueError(f"tile_size must be None, an int or (height, width), got {value!r}.")
     for side in sides:
         _check_number("tile_size", side, Integral, _SMALLEST_TILE, LONGEST_SIDE, "both")
+    if sides[0] * sides[1] > MOST_PIXELS:
+        raise ValueError(f"tile_size={sides} has more than {MOST_PIXELS:,} pixels.")
     return int(sides[0]), int(sides[1])
 
 

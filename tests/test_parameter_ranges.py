@@ -52,6 +52,7 @@ def test_no_parameter_takes_a_huge_number(name):
         ("image_scales", (8.0,) * 16, "image_scales=.* pixels of one image"),
         ("blur_sigma", 1e5, "blur_sigma == 100000.0, must be <= 64"),
         ("clamp", 1e300, "clamp"),
+        ("tile_size", 16384, "tile_size=.* has more than 16,777,216 pixels"),
         ("unknown_rate", 1e-320, "unknown_rate must be at least 1e-09"),
         ("n_jobs", 2000, "n_jobs == 2000, must be <= 512"),
         ("device", "meta", "device='meta' cannot be used here"),
