@@ -94,8 +94,9 @@ def fit_images(folder, roi=None, **parameters):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         detector = HGADDetector(
-            TwoStages(), out_indices=(0, 1), image_size=32, max_iter=1, batch_size=2, n_blocks=2,
-            position_channels=8, random_state=0, **(EXACT | {"n_components": 3} | parameters),
+            TwoStages(), out_indices=(0, 1), image_size=32, batch_size=2, n_blocks=2,
+            position_channels=8, random_state=0,
+            **(EXACT | {"n_components": 3, "max_iter": 1} | parameters),
         ).fit(*files_of(folder), roi=roi)  # fmt: skip
     found = fitted_state(detector, files_of(folder)[0])
     return found | {"n_warnings": sum("fewer than 5" in str(w.message) for w in caught)}
