@@ -148,7 +148,7 @@ def _scores(model, samples, evidence):
             products = torch.cat(list(group.products(model, index, slice(None), directions)))
             codes = evidence.codes[:, None, None].expand(-1, products.shape[1], 1)
             found = products.gather(2, codes)[..., 0] + term.offsets[evidence.codes, None]
-            parts.append(found)
+            parts.append(found.clamp_min(0))
         evidence = evidence._replace(defects=parts)
     return score_evidence(model, evidence).scores
 

@@ -197,11 +197,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         threshold serves all products.
     known_anomalies : {"auto", "ignore"}, default="auto"
         What fit does with samples labelled -1. "auto": of each class with at least 3, it learns a
-        direction that leads from normals to these anomalies, and adds to the likelihood how far a
-        sample lies in it. Cross-fitting measures the gain on known anomalies and normals that the
-        direction has not seen; only a gain above its standard error is kept. Their class is
-        inferred. Thresholds and p-values still come from normals alone. "ignore": they are left
-        out, as they always are with ``criterion="entropy"`` and with
+        direction that leads from normals to these anomalies, and adds to the likelihood how much
+        farther a sample lies in it than most normals. Cross-fitting measures the gain on known
+        anomalies and normals that the direction has not seen; only a gain above its standard error
+        is kept. Their class is inferred. Thresholds and p-values still come from normals alone.
+        "ignore": they are left out, as they always are with ``criterion="entropy"`` and with
         ``map_normalization="exponential"``.
     validation_fraction : float in [0, 1), "cross" or "auto", default="auto"
         Which normals calibrate scores, `offset_` and p-values. "cross": all of them. Ten models,

@@ -22,6 +22,7 @@ _N_FOLDS = 10
 _N_PEAKS = 3  # positions of an image that a direction is learned from
 _MOST_NORMALS = 2000  # of a class that a direction is learned from
 _SHRINKAGE = 0.8  # of the covariance of the normals' peaks
+_FROM = 1.5  # standard deviations of normals, from which a direction counts
 # Learned from so many defects, a direction counts half as much as the likelihood.
 _HALF_WEIGHT = 5
 
@@ -178,12 +179,14 @@ def _learn_level(model, index, judged, folds, vectors):
         products, mean, deviation = _products(model, index, judged, of_class, folds, matrix)
         factors = torch.where(deviation > 0, weights / deviation, torch.zeros_like(weights))
         directions[code] = (matrix[:, -1] * factors[-1]).to(directions)
-        offsets[code] = -mean[-1] * factors[-1]
+        start = mean + _FROM * deviation
+        offsets[code] = -start[-1] * factors[-1]
         for own, group, chosen, fold, found in zip(
             values, judged, of_class, folds, products, strict=True
         ):
             fold = torch.from_numpy(fold[chosen & group.is_own])
-            own[chosen[group.is_own]] = (found - mean[fold, None]) * factors[fold, None]
+            found = (found - start[fold, None]) * factors[fold, None]
+            own[chosen[group.is_own]] = found.clamp_min(0)
     normals, defects = (
         group.gathered(own).to(directions.device) for group, own in zip(judged, values, strict=True)
     )

@@ -5,18 +5,17 @@ from torch import nn
 
 
 class DefectTerm(nn.Module):
-    """How far vectors lie in the direction of the known defects of their class.
+    """How much farther vectors lie in the direction of known defects than most normals do.
 
-    It is subtracted from the log-likelihood ratio of the level. Subtracting a linear function from
-    the log-density of a Gaussian moves its mean: the normals are looked for a little farther from
-    the known defects.
+    It is subtracted from the log-likelihood ratio of the level. What lies less far has 0: being
+    unlike the known defects makes nothing more normal.
 
     Parameters
     ----------
     directions : Tensor of shape (n_classes, n_axes)
         In the latent space. Zero for a class that is not corrected.
     offsets : Tensor of shape (n_classes,)
-        What is added to the products, so that normal vectors have a mean of 0.
+        What is added to the products; sums below 0 count as 0.
     """
 
     def __init__(self, directions, offsets):
@@ -27,7 +26,7 @@ class DefectTerm(nn.Module):
     def forward(self, z, codes):
         """Return Tensor (n, n_positions) from latent vectors (n, n_positions, n_axes)."""
         products = z @ self.directions[codes][:, :, None]
-        return products[..., 0] + self.offsets[codes][:, None]
+        return (products[..., 0] + self.offsets[codes][:, None]).clamp_min(0)
 
     def of_classes(self, corrected):
         """Return the same for the classes that a bool sequence chooses, and nothing for others."""
