@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from .estimator import HGADDetector
     from .fitting.objective import TrainingStep, hgad_loss
     from .scoring.certificate import ClassCertificate
+    from .scoring.changes import ClassChange
     from .scoring.explanation import Explanation
     from .scoring.inspection import Inspection
     from .scoring.known_anomalies import KnownAnomalies
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClassCertificate",
+    "ClassChange",
     "Explanation",
     "HGADDetector",
     "Inspection",
@@ -29,6 +31,7 @@ __all__ = [
 # Imported at first use: torch takes seconds, in which the command line must hear Ctrl-C.
 _HOMES = {
     "ClassCertificate": "scoring.certificate",
+    "ClassChange": "scoring.changes",
     "Explanation": "scoring.explanation",
     "HGADDetector": "estimator",
     "Inspection": "scoring.inspection",

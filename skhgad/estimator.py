@@ -14,10 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 from .features.reader import FeatureReader
 from .fitting.add_class import add_class
 from .fitting.fit import fit_detector
+from .fitting.forget import forget
+from .fitting.update import update
 from .parameters import FAST, PUBLISHED
 from .regions import check_threshold
 from .scoring.calibration import promised_threshold
 from .scoring.certificate import ClassCertificate, certify
+from .scoring.changes import ClassChange, class_changes, class_states
 from .scoring.explanation import Explanation, explain, with_contributions
 from .scoring.feature_shares import feature_shares
 from .scoring.inspection import Inspection, Judge, stacked_maps
@@ -573,6 +576,109 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     ) -> NDArray[np.int64]:
         """Fit as `fit`, then return `predict` of X: ndarray of shape (n_samples,), +1 or -1."""
         return self.fit(X, y, masks=masks, roi=roi).predict(X, roi=roi)
+
+    def update(
+        self,
+        X: Any,
+        y: str | int | ArrayLike | None = None,
+        *,
+        roi: Any = None,
+        return_changes: bool = False,
+    ) -> HGADDetector | list[ClassChange]:
+        """Learn more normal samples of known classes, confirmed false alarms among them.
+
+        The samples given to `fit` are not needed: the model keeps sums of them, see Notes.
+
+        Parameters
+        ----------
+        X : array-like or images
+            Normal samples, of the kind seen at fit.
+        y : str, int or array-like of shape (n_samples,), default=None
+            Label of all samples, or of each one; of `classes_`. -1 or "-1" marks a known anomaly,
+            which is left out. None = the only class, if there is one.
+        roi : default=None
+            Region of interest of these images, as in `fit`; None = the one remembered from `fit`.
+            That one stays.
+        return_changes : bool, default=False
+            Return what changed, and not the detector.
+
+        Returns
+        -------
+        self, or list of ClassChange
+            Named tuples, in the order of the classes, with the number of calibrating normals,
+            false-alarm rate and bound, threshold and mean score of each class, before and after;
+            ``pandas.DataFrame(changes)`` is a table.
+
+        Raises
+        ------
+        NotFittedError
+        ValueError, TypeError
+            Naming the label or sample that cannot be used; or the detector was fitted with
+            ``class_covariance=False``. On any error, and on Ctrl-C, the detector stays as it was.
+
+        Notes
+        -----
+        Backbone, start, flow, background and all other classes stay: with `class_labels` given,
+        their samples score exactly as before. A class of images takes the mean and covariance of
+        old and new samples together, in closed form. Of feature vectors the model keeps up to 4,096
+        of each class, to which its mixture is fitted anew; a detector of a single class, if no
+        flow was trained, then equals one fitted on everything. Of larger classes, kernels are drawn
+        from old and new vectors, and new vectors are counted in where there are a few Gaussians.
+
+        The old calibration samples stay. Each new normal is judged by a model without it, and
+        joins them, whatever `validation_fraction` is, unless that is 0. The scales of its class,
+        p-values and certificate follow. With ``contamination="auto"``, and unless it was changed
+        after `fit`, `offset_` is computed again from all calibration samples; `class_offsets_`
+        stays. Give fresh normals: ones that were given to `fit` would count twice.
+
+        False alarms alone are no fair sample of the normals. Give the other normals of the same
+        days, too, if the certificate shall hold.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skhgad import HGADDetector
+        >>> rng = np.random.default_rng(0)
+        >>> X = np.concatenate([rng.normal(0, 1, (60, 4)), rng.normal(9, 1, (60, 4))])
+        >>> detector = HGADDetector(random_state=0).fit(X, ["bolt"] * 60 + ["nut"] * 60)
+        >>> changes = detector.update(rng.normal(9, 1, (40, 4)), "nut", return_changes=True)
+        >>> [(c.class_label, c.n_normals_before, c.n_normals_after) for c in changes]
+        [('bolt', 60, 60), ('nut', 60, 100)]
+        """
+        check_is_fitted(self)
+        return self._changed_by(update(self, X, y, roi), return_changes)
+
+    def forget(
+        self, labels: str | int | ArrayLike, *, return_changes: bool = False
+    ) -> HGADDetector | list[ClassChange]:
+        """Remove classes from the fitted detector, with all that it knows of them.
+
+        Parameters
+        ----------
+        labels : str, int or array-like of these
+            One or several of `classes_`, not all.
+        return_changes : bool, default=False
+            Return what changed, and not the detector; see `update`.
+
+        Returns
+        -------
+        self, or list of ClassChange
+
+        Raises
+        ------
+        NotFittedError
+        ValueError
+            If a class is not known, or none would stay. The detector then stays as it was.
+
+        Notes
+        -----
+        With `class_labels` given, samples of the other classes score exactly as before, except
+        where the entropy of the class posterior is a criterion. Without, they are no longer taken
+        for the class that left. Start and background, which all classes share, stay. `offset_`
+        follows as for `update`; the thresholds in `class_offsets_` of these classes are removed.
+        """
+        check_is_fitted(self)
+        return self._changed_by(forget(self, labels), return_changes)
 
     def score_samples(
         self, X: Any, *, class_labels: ArrayLike | None = None, roi: Any = None
@@ -1140,6 +1246,17 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         if "text/html" in bundle:
             bundle["text/html"] = self._repr_html_inner()
         return bundle
+
+    def _changed_by(
+        self, attributes: dict[str, Any], return_changes: bool
+    ) -> HGADDetector | list[ClassChange]:
+        """Take fitted attributes, all at once; return the detector, or what changed."""
+        now = {**self.__dict__, **attributes}
+        before = class_states(self.model_, self.offset_, self.class_offsets_)
+        after = class_states(now["model_"], now["offset_"], now["class_offsets_"])
+        changes = class_changes(before, after)
+        self.__dict__.update(attributes)
+        return changes if return_changes else self
 
     def _scored_batches(
         self, X: Any, class_labels: ArrayLike | None = None, roi: Any = None

@@ -21,16 +21,19 @@ from . import (
     explain,
     export,
     fit,
+    forget,
     report,
     review,
     score,
     serve,
+    update,
     validate,
     watch,
 )
 
 _COMMANDS = (
-    demo, fit, score, watch, serve, review, evaluate, report, explain, add_class, export, validate,
+    demo, fit, score, watch, serve, review, evaluate, report, explain, add_class, update, forget,
+    export, validate,
 )  # fmt: skip
 # Wrong parameters, images and folders raise these.
 _INPUT_ERRORS = (ValueError, TypeError, OSError, FloatingPointError, ImportError)

@@ -12,15 +12,18 @@ from ..features.framing import product_masks
 from ..images.roi import ProductMasks
 from ..model.level import LevelModel
 from ..parameters import check_parameters, parameters_now
-from ..scoring.calibration import Calibration, threshold
+from ..scoring.calibration import Calibration, threshold_after
 from ..validation import check_scored_X, check_y
 from .calibrate import calibrate_new_classes, evidence_of, judges
 from .class_covariances import fit_new_classes
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
+from .new_map_classes import new_map_classes, takes_new_maps
 from .pictures import seen_at_fit
 from .samples import LabelledSamples
 from .warn import warn_uncalibrated
+
+_FIRST_IMAGES = 16  # of each class: enough to find about where it lies
 
 
 def add_class(detector, X, y, roi=None):
@@ -68,28 +71,44 @@ def add_class(detector, X, y, roi=None):
             model.freeze()
             return model
 
-        seen = samples if len(spared) != 1 else samples.chosen(np.flatnonzero(~spared[0]))
-        model = extended(seen)
         judged = replace(samples, codes=new_places[codes], n_classes=len(classes))
         evidence = []
-        if len(spared) or fraction == 0:
-            for judge, rows in judges(extended, model, samples, spared):
-                evidence += evidence_of(judge, judged.chosen(rows), reader.device)
+        if takes_new_maps(known):
+            model = extended(samples.first_of_each_class(_FIRST_IMAGES))
+            new = new_map_classes(
+                known, model, judged, _groups(spared), parameters["whitening_shrinkage"]
+            )
+            for group in range(len(spared)):
+                _write(new, group)
+                rows = np.flatnonzero(spared[group])
+                evidence += evidence_of(model, judged.chosen(rows), reader.device)
+            if len(spared) != 1:  # else the model is to be without the group
+                _write(new)
+            if fraction == 0:
+                evidence = evidence_of(model, judged, reader.device)
+        else:
+            seen = samples if len(spared) != 1 else samples.chosen(np.flatnonzero(~spared[0]))
+            model = extended(seen)
+            if len(spared) or fraction == 0:
+                for judge, rows in judges(extended, model, samples, spared):
+                    evidence += evidence_of(judge, judged.chosen(rows), reader.device)
         added = calibrate_new_classes(model, evidence, parameters, known, new_places)
     before = fitted.calibration
     before = before._replace(
         codes=known_places[before.codes], inferred=known_places[before.inferred]
     )
     calibration = Calibration(*map(np.concatenate, zip(before, added, strict=True)))
-    offset = detector.offset_
-    if parameters["contamination"] == "auto" and offset == threshold(before.scores):
-        offset = threshold(calibration.scores)
+    offset = threshold_after(detector, calibration)
+    kept = fitted.kept
+    if kept is not None:
+        kept = kept.recoded(known_places).joined(X[normal], new_places[codes])
     extended = replace(
         fitted,
         model=model,
         calibration=calibration,
         classes=classes,
         roi=joined_masks(fitted.roi, masks, (len(fitted.classes), len(labels)), order),
+        kept=kept,
     )
     return {"model_": extended, "classes_": classes, "offset_": offset}
 
@@ -111,6 +130,18 @@ def joined_masks(known, new, n_classes, order):
     if known is not None and isinstance(new, ProductMasks) and new.masks is known.masks:
         return known._replace(of_class=known.of_class[:1] * len(order))
     return ProductMasks(masks, tuple(parts[place] for place in order.tolist()), names)
+
+
+def _groups(spared):
+    """Return the group of each sample, the number of groups for one in none."""
+    if not len(spared):
+        return np.zeros(spared.shape[1], dtype=np.int64)
+    return np.where(spared.any(axis=0), spared.argmax(axis=0), len(spared))
+
+
+def _write(levels, without=None):
+    for level in levels:
+        level.write(without)
 
 
 def extended_model(known, samples, order, n_components="auto", seed=0):

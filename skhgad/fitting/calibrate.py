@@ -83,12 +83,13 @@ def _calibration(model, evidence, chosen, class_calibration, common=None):
     """
     ClassScales.identity(len(model.peak_scale), len(chosen)).write_to(model, chosen)
     weights = model.term_weights
-    parts = [_peaks_of(model, *pair) for pair in evidence]
+    parts = [peaks_of(model, *pair) for pair in evidence]
     if not parts:
         nothing, no_codes = np.empty(0), np.empty(0, dtype=np.int64)
         if class_calibration:
             ClassScales(*(np.repeat(v, len(chosen), -1) for v in common)).write_to(model, chosen)
-        return Calibration(nothing, no_codes, no_codes, nothing, nothing)
+        no_peaks = np.empty((0, 1 if weights is None else len(weights)))
+        return Calibration(nothing, no_codes, no_codes, nothing, nothing, no_peaks)
     peaks, given_peaks, codes, inferred, typicality = map(np.concatenate, zip(*parts, strict=True))
     if class_calibration:
         scales = fit_class_scales(given_peaks, codes, model.n_classes, weights, common)
@@ -104,11 +105,11 @@ def _calibration(model, evidence, chosen, class_calibration, common=None):
     scores, given_scores = (finite(-values.astype(dtype)) for values in (scores, given_scores))
     if model.map_size == (1, 1):  # a vector has no parts
         typicality = scores.copy()
-    return Calibration(scores, codes, inferred, given_scores, typicality)
+    return Calibration(scores, codes, inferred, given_scores, typicality, given_peaks)
 
 
 @torch.no_grad()
-def _peaks_of(model, inferred, given):
+def peaks_of(model, inferred, given):
     """Peaks of the terms under the class inferred and the given one, both codes, typicality."""
     peaks = given_peaks = model.peaks(inferred)
     if given is not inferred:

@@ -46,7 +46,7 @@ def fit_class_covariances(level, samples, shrinkage="ledoit_wolf", *, first=None
     counts = torch.tensor([[max(1, m.n_samples)] for m in moments])
     locations = samples.total(sums) / counts
     shifts = shifts + torch.stack([m.first / max(1, m.n_samples) for m in moments])
-    covariances = _class_covariances([m.centered() for m in moments], shrinkage)
+    covariances, weights = _class_covariances([m.centered() for m in moments], shrinkage)
     shared = torch.zeros_like(covariances[0])
     for covariance in covariances:
         shared += covariance / len(covariances)
@@ -56,6 +56,7 @@ def fit_class_covariances(level, samples, shrinkage="ledoit_wolf", *, first=None
         locations.to(level.mixture.means),
         root @ root.T,
         _background(overall, samples) if samples.n_classes > 1 else None,
+        evidence=([float(m.n_samples) for m in moments], weights),
     )
 
 
@@ -106,13 +107,14 @@ def _residual_moments(level, samples, shifts):
 
 def _class_covariances(moments, shrinkage):
     within = sum(moments, ResidualMoments(len(moments[0].first)))
-    covariances = []
+    covariances, weights = [], []
     for m in moments:
         # A class whose vectors are all the same has no spread: it takes that of all classes.
         source = m if m.covariance().trace() > 0 else within
         weight = source.ledoit_wolf_shrinkage() if shrinkage == "ledoit_wolf" else shrinkage
         covariances.append(shrink(source.covariance(), weight))
-    return covariances
+        weights.append(weight if source is m else 1.0)
+    return covariances, weights
 
 
 def _background(overall, samples):

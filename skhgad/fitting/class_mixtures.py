@@ -30,8 +30,7 @@ def fit_class_mixtures(level, samples, n_components, seed):
         Of k-means and of the order in which vectors are drawn.
     """
     x, codes = samples.vectors()
-    blocks = x.to(level.start.mean.dtype).split(1 << 16)
-    z = torch.cat([level.latent(block[:, None])[0][:, 0] for block in blocks]).double()
+    z = latent_vectors(level, x)
     modes = find_modes(x, codes, samples.n_classes, seed)
     by_class = [
         drawn_rows(z, torch.nonzero(codes == code)[:, 0], seed) for code in range(samples.n_classes)
@@ -41,10 +40,11 @@ def fit_class_mixtures(level, samples, n_components, seed):
     named = isinstance(n_components, list)
     asked = n_components if named else [n_components] * samples.n_classes
     mixtures = [
-        _fit(z[rows], modes[rows], size, named, seed, heavy_tails, n_merged)
+        fit_class(z[rows], modes[rows], size, named, seed, heavy_tails, n_merged)
         for rows, size in zip(by_class, asked, strict=True)
     ]
     by_class = [z[rows] for rows in by_class]
+    counts = torch.bincount(codes, minlength=samples.n_classes).double().tolist()
     locations = torch.stack(
         [vectors.mean(0) if len(vectors) else z.new_zeros(z.shape[1]) for vectors in by_class]
     )
@@ -63,17 +63,36 @@ def fit_class_mixtures(level, samples, n_components, seed):
         locations.to(level.mixture.means),
         root @ root.T,
         background,
+        evidence=(counts, [m.shrinkage(n) for m, n in zip(mixtures, counts, strict=True)]),
         n_merged=n_merged,
     )
 
 
-def _fit(vectors, modes, n_components, named, seed, heavy_tails, n_merged):
+def latent_vectors(level, x):
+    """Return where a level puts raw feature vectors (n, n_features); float64, on the CPU."""
+    mean = level.start.mean
+    blocks = x.to(mean.dtype).split(1 << 16)
+    z = [level.latent(block[:, None].to(mean.device))[0][:, 0] for block in blocks]
+    return torch.cat(z).double().cpu()
+
+
+def fit_class(vectors, modes, n_components, named, seed, heavy_tails, n_merged):
+    """Fit the mixture of one class.
+
+    Parameters are those of `choose_mixture`; `n_components` is the number of centers, "auto" or,
+    where it is `named`, the name of a candidate.
+    """
     if n_components == "auto" or named:
         name = n_components if named else None
         return choose_mixture(vectors, modes, seed, heavy_tails, n_merged, name)
     if n_components == 1 or not len(vectors):
         return fit_gaussian(vectors, heavy_tails, n_merged)
     return fit_mixture(vectors, n_components, torch.Generator().manual_seed(seed))
+
+
+def has_heavy_tailed_class(z, modes):
+    """Whether the vectors (n, n_features) of one class have tails too heavy for a Gaussian."""
+    return _has_heavy_tails(z, torch.zeros(len(z), dtype=torch.int64), modes)
 
 
 def _has_heavy_tails(z, codes, modes):

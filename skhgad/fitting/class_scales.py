@@ -89,13 +89,13 @@ def fit_class_scales(peaks, codes, n_classes, weights, common=None):
     -------
     ClassScales
     """
-    common = _common_scales(peaks, codes, weights) if common is None else common
+    common = common_scales(peaks, codes, weights) if common is None else common
     if common is not None and weights is None:
         common = _without_terms(common)
     # What a class without samples gets.
-    usual = _scales(peaks, weights, None) if common is None else common
+    usual = class_scales(peaks, weights, None) if common is None else common
     by_class = [peaks[codes == code] for code in range(n_classes)]
-    found = [_scales(own, weights, common) if len(own) else usual for own in by_class]
+    found = [class_scales(own, weights, common) if len(own) else usual for own in by_class]
     return ClassScales(*(np.concatenate(part, axis=-1) for part in zip(*found, strict=True)))
 
 
@@ -105,30 +105,34 @@ def left_out_scores(peaks, codes, weights, common=None):
     By scales that a sample helped to measure it would seem more usual than a fresh one. Parameters
     as in `fit_class_scales`; ndarray of shape (n_samples,).
     """
-    common = _common_scales(peaks, codes, weights) if common is None else common
+    common = common_scales(peaks, codes, weights) if common is None else common
     scores, first = np.empty(len(peaks)), np.zeros(1, dtype=np.int64)
     for code in np.unique(codes):
         rows = np.flatnonzero(codes == code)
         if len(rows) > _MOST_LEFT_OUT or (len(rows) == 1 and common is None):
-            scales = _scales(peaks[rows], weights, common)
+            scales = class_scales(peaks[rows], weights, common)
             scores[rows] = scales.scores(peaks[rows], np.zeros_like(rows), weights)
             continue
         for row in rows:
-            scales = _scales(peaks[rows[rows != row]], weights, common)
+            scales = class_scales(peaks[rows[rows != row]], weights, common)
             scores[row] = scales.scores(peaks[row][None], first, weights)[0]
     return scores
 
 
-def _common_scales(peaks, codes, weights):
+def common_scales(peaks, codes, weights):
+    """Return the median of the scales of the classes; None with less than two.
+
+    Parameters are those of `fit_class_scales`.
+    """
     present = np.unique(codes)
     if len(present) < 2:
         return None
-    found = [_scales(peaks[codes == code], weights, None) for code in present]
+    found = [class_scales(peaks[codes == code], weights, None) for code in present]
     parts = (np.concatenate(part, axis=-1) for part in zip(*found, strict=True))
     return ClassScales(*parts).typical()
 
 
-def _scales(peaks, weights, common):
+def class_scales(peaks, weights, common):
     """Return the ClassScales of one class, drawn to `common` unless that is None."""
     if not len(peaks):  # all others are left out
         return common

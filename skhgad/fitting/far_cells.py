@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..scoring.calibration import Calibration
-from ..scoring.scores import score_batch
+from ..scoring.scores import score_batch, score_evidence
 
 # How many times farther from the median than all other cells of the class. Of samples with the
 # tails of Student's t with 3 degrees of freedom, one feature in 100,000 has such a cell.
@@ -98,6 +98,10 @@ def with_rows(calibration, n_fitted, model, X, codes, device):
     features = [torch.from_numpy(X)[:, None].to(device)]
     inferred = score_batch(model, features, None)
     codes = inferred.codes if codes is None else codes
-    given = score_batch(model, features, torch.from_numpy(codes).to(device))
-    more = Calibration(inferred.scores, codes, inferred.codes, given.scores, inferred.typicality)
+    given_codes = torch.from_numpy(codes).to(device)
+    evidence = model.evidence(features, given_codes)
+    given, peaks = score_evidence(model, evidence), model.peaks(evidence).double().cpu().numpy()
+    more = Calibration(
+        inferred.scores, codes, inferred.codes, given.scores, inferred.typicality, peaks
+    )
     return Calibration(*(np.concatenate(parts) for parts in zip(calibration, more, strict=True)))

@@ -16,6 +16,7 @@ from ..features.reader import FeatureReader
 from ..images import ImageSource
 from ..parameters import check_parameters, parameters_of_fit, plain_parameters
 from ..scoring.fitted import FittedModel
+from ..scoring.kept_vectors import KeptVectors
 from ..scoring.scoring_model import check_levels_of_images
 from ..validation import check_X, check_y
 from .calibrate import calibrate, choose_offset
@@ -159,10 +160,16 @@ def fit_detector(
                 parameters, codes, classes, spared, plan.n_passes, n_centers, known
             )
             print(decisions, flush=True)
-    kept = parameters_of_fit(parameters)
+    kept = None if reader.extractor is not None else KeptVectors.of(X[normal], codes)
     return {
         "model_": FittedModel(
-            reader.extractor, model, calibration, classes, kept, remembered(regions, len(classes))
+            reader.extractor,
+            model,
+            calibration,
+            classes,
+            parameters_of_fit(parameters),
+            roi=remembered(regions, len(classes)),
+            kept=kept,
         ),
         "classes_": classes,
         "offset_": offset,

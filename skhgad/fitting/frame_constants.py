@@ -28,16 +28,15 @@ def _flat(values, evidence, insides):
     return torch.cat(found), torch.cat(codes)
 
 
-def fit_profiles(model, index, evidence, values, chosen, prior_samples):
-    """Set the profile of a level: how the mean at each position differs from that of all.
+def profile_sums(model, index, evidence, values):
+    """Sum the values inside at each position of the profile of a level, of each class.
 
-    A position is as far shrunk to 0 as few pictures have it inside. That of tiles is measured on a
-    map of the whole picture, of the size of one tile's map: each of its positions takes what the
-    tiles have near it.
+    Three Tensors (n_classes, n_positions), float64: sums, weights and numbers of pictures. Those of
+    tiles are summed on a map of the whole picture, of the size of one tile's map: each of its
+    positions takes what the tiles have near it.
     """
-    profile = model.likelihood_profile(index)
     map_shape = model.levels[index].map_shape
-    totals = torch.zeros(*profile.T.shape, dtype=torch.float64)
+    totals = torch.zeros(*model.likelihood_profile(index).T.shape, dtype=torch.float64)
     weights, pictures = torch.zeros_like(totals), torch.zeros_like(totals)
     for value, block in zip(values, evidence, strict=True):
         inside = block.frame.inside[index]
@@ -55,6 +54,16 @@ def fit_profiles(model, index, evidence, values, chosen, prior_samples):
         totals.index_add_(0, codes, kept)
         weights.index_add_(0, codes, weight)
         pictures.index_add_(0, codes, (weight > 0).double())
+    return totals, weights, pictures
+
+
+def fit_profiles(model, index, evidence, values, chosen, prior_samples):
+    """Set the profile of a level: how the mean at each position differs from that of all.
+
+    A position is as far shrunk to 0 as few pictures have it inside.
+    """
+    profile = model.likelihood_profile(index)
+    totals, weights, pictures = profile_sums(model, index, evidence, values)
     for code in chosen.tolist():
         has_any = weights[code] > 0
         if not has_any.any():

@@ -25,13 +25,20 @@ class GaussianMixture:
     `centers` has shape (n_components, n_features), `log_weights` (n_components,), `covariances`
     (n_components, n_features, n_features), or one for all components: (1, n_features, n_features).
     `n_merged` is the number of directions beyond one that the last axis stands for; see
-    `LinearStart`.
+    `LinearStart`. The prior counts as `pseudo_count` vectors in every covariance.
     """
 
     centers: torch.Tensor
     log_weights: torch.Tensor
     covariances: torch.Tensor
     n_merged: int = 0
+    pseudo_count: float = 0.0
+
+    def shrinkage(self, n_vectors):
+        """Share of the prior among so many vectors and its own; 1 where there are none."""
+        if math.isinf(self.pseudo_count) or not n_vectors:
+            return 1.0
+        return self.pseudo_count / (n_vectors + self.pseudo_count)
 
     def log_density(self, z):
         r"""Log-density of vectors (n, n_features), up to :math:`-\frac{d}{2}\ln 2\pi`."""
@@ -148,7 +155,10 @@ def _maximization(z, responsibilities, prior, pseudo_count, shared):
         (scatter + pseudo_count * prior) / (count + pseudo_count)
         for scatter, count in zip(scatters, counts, strict=True)
     ]
-    return GaussianMixture(centers, (weights / weights.sum()).log(), torch.stack(covariances))
+    log_weights = (weights / weights.sum()).log()
+    return GaussianMixture(
+        centers, log_weights, torch.stack(covariances), pseudo_count=pseudo_count
+    )
 
 
 def _prior_term(prior, whiteners):

@@ -85,16 +85,17 @@ def fit_map_level(parameters, shape, samples, index, folds):
     shrinkage = MAP_SHRINKAGE if shrinkage == "auto" else shrinkage
     # The first sees all groups of samples, the others all but a fold.
     frames = [_Frame(moments, seen, shrinkage) for seen in features.choices_of_groups()]
-    whiteners, judged = [], []
+    whiteners, evidence, judged = [], [], []
     for code in range(samples.n_classes):
         of_class = features.moments_of_class(code)
         for model, frame in enumerate(frames):
-            covariance = frame.add_class(code, of_class)
+            covariance, shrinkage = frame.add_class(code, of_class)
             if model == 0:
                 whiteners.append(whitening_matrix(covariance))
+                evidence.append((float(of_class.counts.sum()), shrinkage))
             else:
                 judged += features.judged(code, model - 1, frame, covariance)
-    level = _level(parameters, shape, frames[0], whiteners)
+    level = _level(parameters, shape, frames[0], whiteners, tuple(zip(*evidence, strict=True)))
     return level, features.left_out(frames[1:], judged) if len(frames) > 1 else None
 
 
@@ -281,16 +282,21 @@ class _Frame:
             self.background = _Gaussian(self.center + shift, self.root @ matrix)
 
     def add_class(self, code, moments):
-        """Return the shrunk covariance of a class in the latent space; the shared one is summed."""
+        """Return the shrunk covariance of a class in the latent space, and its shrinkage.
+
+        The shared covariance is summed.
+        """
         n, total = moments.counts[self.seen].sum(), moments.sums[self.seen].sum(0)
         scatter = moments.seconds[self.seen].sum(0) - torch.outer(total, total) / n
         covariance = self.root @ (scatter / n) @ self.root
         if is_rounding(scatter.trace(), n, moments.size, torch.float32):
             # A class whose vectors are all the same has no spread: it takes that of all classes.
-            covariance = self.within
-        covariance = shrink(covariance, gaussian_shrinkage(covariance, n))
+            covariance, shrinkage = shrink(self.within, gaussian_shrinkage(self.within, n)), 1.0
+        else:
+            shrinkage = gaussian_shrinkage(covariance, n)
+            covariance = shrink(covariance, shrinkage)
         self.shared += covariance / len(self.means)
-        return covariance
+        return covariance, shrinkage
 
     def latent_means(self):
         """Return the means of the classes in the latent space."""
@@ -309,7 +315,7 @@ class _Frame:
         return z @ directions.T - 0.5 * (directions * means).sum(1)
 
 
-def _level(parameters, shape, frame, whiteners):
+def _level(parameters, shape, frame, whiteners, evidence):
     n_features, *map_shape = shape
     level = empty_level(parameters, n_features, tuple(map_shape), len(whiteners), n_blocks=0)
     level.start = LinearStart(frame.center, frame.root).float()
@@ -325,7 +331,9 @@ def _level(parameters, shape, frame, whiteners):
         (mean[None], no_weight, whitener[None])
         for mean, whitener in zip(frame.latent_means(), whiteners, strict=True)
     ]
-    level.densities = ClassDensities.of(mixtures, means, frame.precision(), background)
+    level.densities = ClassDensities.of(
+        mixtures, means, frame.precision(), background, evidence=evidence
+    )
     return level
 
 

@@ -5,7 +5,8 @@ import torch
 from .frame_constants import fit_profiles, flat, flat_grid
 
 _SLOPE_PRIOR_VECTORS = 50  # weight of a slope of 1 from the background to a class
-_PROFILE_PRIOR_SAMPLES = 20  # weight of a profile that is the same everywhere
+SMALLEST_SPREAD = 1e-6  # less is rounding: the scale is then 1
+PROFILE_PRIOR_SAMPLES = 20  # weight of a profile that is the same everywhere
 
 
 @torch.no_grad()
@@ -69,7 +70,7 @@ def _fit_framed(model, evidence, chosen):
     for index in range(len(model.levels)):
         values = [block[index] for block in ratios]
         if not is_maximum:
-            fit_profiles(model, index, evidence, values, chosen, _PROFILE_PRIOR_SAMPLES)
+            fit_profiles(model, index, evidence, values, chosen, PROFILE_PRIOR_SAMPLES)
             values = [
                 value - model.profile_of(index, block.codes, block.frame)
                 for value, block in zip(values, evidence, strict=True)
@@ -159,10 +160,10 @@ def _profile(values):
     """
     if not len(values):
         return 0
-    known = len(values) / (len(values) + _PROFILE_PRIOR_SAMPLES)
+    known = len(values) / (len(values) + PROFILE_PRIOR_SAMPLES)
     return known * (values.mean(0) - values.mean())
 
 
 def _spread(values):
     spread = values.std(correction=0)
-    return torch.where(spread > 1e-6, spread, torch.ones_like(spread))
+    return torch.where(spread > SMALLEST_SPREAD, spread, torch.ones_like(spread))

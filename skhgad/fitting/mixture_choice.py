@@ -1,5 +1,7 @@
 """How many centers a class takes: from one Gaussian to a kernel at every vector."""
 
+import math
+
 import torch
 
 from .gaussian_mixture import GaussianMixture, equal_log_weights, fit_mixture, fit_modes
@@ -31,7 +33,7 @@ def fit_gaussian(z, heavy_tails=False, n_merged=0):
     n, n_axes = z.shape
     covariance = torch.eye(n_axes, dtype=z.dtype)
     mean = z.mean(0) if n else z.new_zeros(n_axes)
-    residuals = z - mean
+    residuals, pseudo = z - mean, math.inf
     if residuals.any():
         n_features, prior = n_axes + n_merged, covariance
         if heavy_tails:
@@ -43,7 +45,7 @@ def fit_gaussian(z, heavy_tails=False, n_merged=0):
                 n_features=n_features,
             )  # fmt: skip
         covariance = shrunk_covariance(residuals.T @ residuals, n, pseudo, prior)
-    return GaussianMixture(mean[None], equal_log_weights(1), covariance[None], n_merged)
+    return GaussianMixture(mean[None], equal_log_weights(1), covariance[None], n_merged, pseudo)
 
 
 def choose_mixture(z, modes, seed, heavy_tails=False, n_merged=0, name=None):
@@ -104,6 +106,14 @@ def names_of(densities, n_vectors):
             name = KERNELS if n_centers >= min(n, MOST_KERNELS) else MODES
         names.append(name)
     return names
+
+
+def name_of(mixture, n_vectors):
+    """Tell which candidate a GaussianMixture of so many vectors is; see `names_of`."""
+    n_centers = len(mixture.centers)
+    if n_centers == 1 or len(mixture.covariances) > 1:
+        return n_centers
+    return KERNELS if n_centers >= min(n_vectors, MOST_KERNELS) else MODES
 
 
 def candidates(z, modes, seed, heavy_tails, n_merged):

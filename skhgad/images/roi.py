@@ -70,6 +70,17 @@ class ProductMasks(NamedTuple):
         by_class = [self.region(code) for code in range(len(self.of_class))]
         return [by_class[int(code)] if code >= 0 else None for code in codes]
 
+    def of_classes(self, codes: Sequence[int]) -> ProductMasks | None:
+        """Return the masks of some classes, in this order and no others; None if they have none."""
+        used = sorted({self.of_class[code] for code in codes} - {-1})
+        if not used:
+            return None
+        return ProductMasks(
+            tuple(self.masks[which] for which in used),
+            tuple(used.index(w) if w >= 0 else -1 for w in (self.of_class[c] for c in codes)),
+            tuple(self.names[which] for which in used),
+        )
+
     def common_part(self, size: tuple[int, int], picture: str) -> Region:
         """Return what lies in the masks of all classes that a picture of this size may have.
 

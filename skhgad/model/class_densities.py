@@ -7,7 +7,8 @@ from torch import nn
 
 from .mixture import drawn_centers, squared_distances
 
-_PER_CLASS = ("origins", "locations", "discriminants")
+_PER_CLASS = ("origins", "locations", "discriminants", "n_vectors", "shrinkages")
+_PER_CENTER = ("whitened_centers", "shared_centers", "center_log_weights")
 _BLOCK_ENTRIES = 1 << 22  # of a matrix of distances, vectors by centers
 
 
@@ -17,8 +18,11 @@ class ClassDensities(nn.Module):
     Class k has `center_counts`[k] centers, the next ones in `whitened_centers`. A center is the
     mean of a Gaussian whose covariance is :math:`(W W^T)^{-1}`, with W the whitener that
     `center_whiteners` names. All centers of a class may share one, or each has its own.
+    Classes that joined a fitted model later may have a background of their own, one for all that
+    joined together; `own_backgrounds` names it, 0 = the common one.
     The module also holds the covariance that all classes share, and, with several classes, the
-    background: one Gaussian of all latent vectors together.
+    background: one Gaussian of all latent vectors together. More vectors of a class can be counted
+    in, because its covariances, its `n_vectors` and its `shrinkages` tell its scatter.
 
     Parameters
     ----------
@@ -27,9 +31,19 @@ class ClassDensities(nn.Module):
         Of all classes together.
     n_whiteners : int
     has_background : bool
+    n_own_backgrounds : int, default=0
     """
 
-    def __init__(self, n_classes, n_features, *, n_centers, n_whiteners, has_background):
+    def __init__(
+        self,
+        n_classes,
+        n_features,
+        *,
+        n_centers,
+        n_whiteners,
+        has_background,
+        n_own_backgrounds=0,
+    ):
         super().__init__()
         shapes = {
             "origins": (n_classes, n_features),
@@ -42,20 +56,30 @@ class ClassDensities(nn.Module):
             "shared_root": (n_features, n_features),
             "shared_centers": (n_centers, n_features),
             "discriminants": (n_classes, n_features),
+            # How many vectors a class was fitted to; the share of the prior in its covariances.
+            "n_vectors": (n_classes,),
+            "shrinkages": (n_classes,),
         }
         if has_background:
             shapes["background_mean"] = (n_features,)
             shapes["background_whitener"] = (n_features, n_features)
             shapes["background_log_det"] = ()
+            shapes["own_background_means"] = (n_own_backgrounds, n_features)
+            shapes["own_background_whiteners"] = (n_own_backgrounds, n_features, n_features)
+            shapes["own_background_log_dets"] = (n_own_backgrounds,)
         for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape))
         for name, shape in (("center_counts", (n_classes,)), ("center_whiteners", (n_centers,))):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.int64))
         self.has_background = has_background
+        if has_background:
+            self.register_buffer("own_backgrounds", torch.zeros(n_classes, dtype=torch.int64))
 
     @classmethod
     @torch.no_grad()
-    def of(cls, mixtures, locations, shared_precision, background=None, *, n_merged=0):
+    def of(
+        cls, mixtures, locations, shared_precision, background=None, *, evidence=None, n_merged=0
+    ):
         """Freeze the mixtures of all classes.
 
         Parameters
@@ -69,6 +93,10 @@ class ClassDensities(nn.Module):
         shared_precision : Tensor of shape (n_features, n_features)
             Inverse of the covariance that all classes share.
         background : tuple (mean, whitener), default=None
+        evidence : tuple (n_vectors, shrinkages), sequences of float, default=None
+            Of each class: how many vectors it was fitted to, and the share of the prior in its
+            covariances: nu of `n_vectors` + nu where the prior counts as nu vectors. None: the
+            prior alone.
         n_merged : int, default=0
             Directions beyond one that the last axis stands for; see `LinearStart`.
         """
@@ -98,6 +126,9 @@ class ClassDensities(nn.Module):
             densities.whitened_centers[places] = (offsets @ whiteners)[:, 0].to(locations)
             first_center, first_whitener = places.stop, first_whitener + len(whiteners)
         densities.locations.copy_(locations)
+        n_vectors, shrinkages = (0.0, 1.0) if evidence is None else evidence
+        densities.n_vectors.copy_(torch.as_tensor(n_vectors, dtype=torch.float64))
+        densities.shrinkages.copy_(torch.as_tensor(shrinkages, dtype=torch.float64))
         densities.set_shared_precision(shared_precision)
         if background is not None:
             mean, whitener = background
@@ -133,13 +164,98 @@ class ClassDensities(nn.Module):
         names = len(self.whiteners) + other.center_whiteners.to(self.center_whiteners)
         result.center_whiteners = torch.cat((self.center_whiteners, names))[places]
         result.center_counts = counts[order]
-        for name in ("whitened_centers", "shared_centers", "center_log_weights"):
+        for name in _PER_CENTER:
             values = getattr(self, name)
             setattr(result, name, torch.cat((values, getattr(other, name).to(values)))[places])
         for name in ("whiteners", "log_dets"):
             values = getattr(self, name)
             setattr(result, name, torch.cat((values, getattr(other, name).to(values))))
+        if self.has_background:
+            own = self.own_backgrounds
+            result.own_backgrounds = torch.cat((own, own.new_zeros(len(other.locations))))[order]
         return result
+
+    @torch.no_grad()
+    def set_own_background(self, codes, mean, whitener):
+        """Give some classes a background of their own, in place of the one that they have."""
+        number = int(self.own_backgrounds[codes[0]])
+        if not number:
+            number = len(self.own_background_log_dets) + 1
+            for name, value in (("means", mean), ("whiteners", whitener), ("log_dets", mean[0])):
+                values = getattr(self, f"own_background_{name}")
+                more = torch.zeros_like(value[None]).to(values)
+                setattr(self, f"own_background_{name}", torch.cat((values, more)))
+            self.own_backgrounds[codes] = number
+        self.own_background_means[number - 1] = mean.to(self.locations)
+        self.own_background_whiteners[number - 1] = whitener.to(self.locations)
+        self.own_background_log_dets[number - 1] = _log_det(whitener, 0).to(self.locations)
+
+    def without(self, codes):
+        """Return the densities without some classes, Tensor of int64; all others stay exactly."""
+        result = copy.deepcopy(self)
+        kept = torch.ones_like(self.center_counts, dtype=torch.bool)
+        kept[codes] = False
+        for name in (*_PER_CLASS, "center_counts"):
+            setattr(result, name, getattr(self, name)[kept])
+        places = kept.repeat_interleave(self.center_counts)
+        for name in _PER_CENTER:
+            setattr(result, name, getattr(self, name)[places])
+        names, result.center_whiteners = torch.unique(
+            self.center_whiteners[places], return_inverse=True
+        )
+        result.whiteners, result.log_dets = self.whiteners[names], self.log_dets[names]
+        if self.has_background:
+            result._keep_backgrounds_of(kept)
+        return result
+
+    def _keep_backgrounds_of(self, kept):
+        """Drop the backgrounds of classes that are not kept, a bool Tensor (n_classes,)."""
+        numbers = self.own_backgrounds[kept]
+        used = torch.unique(numbers[numbers > 0])
+        self.own_backgrounds = torch.searchsorted(used, numbers, right=True) * (numbers > 0)
+        for name in ("means", "whiteners", "log_dets"):
+            values = getattr(self, f"own_background_{name}")
+            setattr(self, f"own_background_{name}", values[used - 1])
+
+    @torch.no_grad()
+    def set_class(self, code, mixture, location, *, n_vectors, shrinkage, n_merged=0):
+        """Replace the mixture of one class in place; all others stay exactly.
+
+        `mixture` is (centers, log_weights, whiteners), as in `of`. `location`, a Tensor
+        (n_features,), is the mean of the vectors of the class. The shared precision stays.
+        """
+        new = ClassDensities.of(
+            [mixture], location[None].to(self.locations), self.shared_precision,
+            evidence=([n_vectors], [shrinkage]), n_merged=n_merged,
+        )  # fmt: skip
+        for name in _PER_CLASS:
+            getattr(self, name)[code] = getattr(new, name)[0]
+        places, names, _ = self._class_parts(code)
+        names = names.unique()
+        if (len(new.whitened_centers), len(new.whiteners)) == (
+            places.stop - places.start,
+            len(names),
+        ):
+            for name in _PER_CENTER:
+                getattr(self, name)[places] = getattr(new, name)
+            # In the order of its centers, as `of` names them.
+            self.whiteners[names], self.log_dets[names] = new.whiteners, new.log_dets
+            return
+        order = torch.arange(len(self.center_counts))
+        order = torch.cat((order[:code], order[-1:], order[code:-1]))
+        joined = self.without(torch.tensor([code])).joined(new, order)
+        self._buffers.update(joined._buffers)
+
+    def mixture_of(self, code):
+        """Return (centers, log_weights, covariances) of one class, in float64.
+
+        Shapes are those of `of`, with covariances in place of their whiteners.
+        """
+        places, names, _ = self._class_parts(code)
+        whiteners = self.whiteners[names.unique()].double()
+        covariances = [torch.linalg.inv(whitener @ whitener.T) for whitener in whiteners]
+        log_weights = self.center_log_weights[places].double()
+        return self.centers_of(code).double(), log_weights, torch.stack(covariances)
 
     def centers_of(self, code):
         """Centers of one class, Tensor (m, n_features)."""
@@ -241,10 +357,30 @@ class ClassDensities(nn.Module):
             logits.append(self.log_dets[name] - 0.5 * distances)
         return torch.cat(logits, dim=-1) + self.center_log_weights[places]
 
-    def log_density_background(self, z):
-        """Log-density of the background, with shapes and constant of `log_density_of`."""
-        distances = ((z - self.background_mean) @ self.background_whitener).square().sum(-1)
-        return self.background_log_det - 0.5 * distances
+    def log_density_background(self, z, codes):
+        """Log-density of the background, with shapes and constant of `log_density_of`.
+
+        `codes`, int64 of shape (n,), are the classes of the images z (n, n_positions, n_features).
+        """
+        numbers = self.own_backgrounds[codes]
+        if not numbers.any():
+            return self.log_density_of_background(z, 0)
+        density = torch.empty_like(z[..., 0])
+        for number in numbers.unique().tolist():
+            chosen = numbers == number
+            density[chosen] = self.log_density_of_background(z[chosen], number)
+        return density
+
+    def log_density_of_background(self, z, number):
+        """Log-density of the common background, 0, or of an own one."""
+        mean, whitener = self.background_mean, self.background_whitener
+        log_det = self.background_log_det
+        if number:
+            mean, whitener = (
+                self.own_background_means[number - 1], self.own_background_whiteners[number - 1]
+            )  # fmt: skip
+            log_det = self.own_background_log_dets[number - 1]
+        return log_det - 0.5 * ((z - mean) @ whitener).square().sum(-1)
 
 
 def _blocks(flat, places):

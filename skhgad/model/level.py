@@ -98,10 +98,14 @@ class LevelModel(nn.Module):
         background = None
         if self.densities is not None and self.densities.has_background:
             background = log_likelihood(
-                self.densities.log_density_background(z), log_det, self.n_features
+                self.background_log_density(z, codes), log_det, self.n_features
             )
         entropy = self.posterior_entropy(z, codes) if with_entropy else None
         return likelihood, background, entropy
+
+    def background_log_density(self, z, codes):
+        """Log-density under the background; see `ClassDensities.log_density_background`."""
+        return self.densities.log_density_background(z, codes)
 
     def posterior_entropy(self, z, codes):
         """Entropy of the class posterior; see `HierarchicalMixture.posterior_entropy`."""
@@ -187,11 +191,12 @@ def prior_components(parameters):
     return n_components if isinstance(n_components, int) else 1
 
 
-def room_for_densities(level, *, n_centers, n_whiteners, has_background):
+def room_for_densities(level, *, n_centers, n_whiteners, has_background, n_own_backgrounds):
     """Give a level densities, all zero, for the stored ones to be loaded into."""
     level.densities = ClassDensities(
         *level.mixture.means.shape,
         n_centers=n_centers,
         n_whiteners=n_whiteners,
         has_background=has_background,
+        n_own_backgrounds=n_own_backgrounds,
     )

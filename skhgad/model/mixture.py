@@ -124,6 +124,19 @@ class HierarchicalMixture(nn.Module):
             setattr(result, name, values)
         return result
 
+    def without(self, codes):
+        """Return the mixture without some classes, Tensor of int64."""
+        result = copy.deepcopy(self)
+        kept = torch.ones(len(self.means), dtype=torch.bool, device=self.means.device)
+        kept[codes] = False
+        for name in _PER_CLASS:
+            known = getattr(self, name)
+            values = known.detach()[kept]
+            if isinstance(known, nn.Parameter):
+                values = nn.Parameter(values, requires_grad=known.requires_grad)
+            setattr(result, name, values)
+        return result
+
     def class_discriminants(self, z):
         """Log-density of each class by its mean alone, up to a common constant.
 

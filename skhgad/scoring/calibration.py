@@ -31,6 +31,9 @@ class Calibration(NamedTuple):
         Normality scores under the class given to fit.
     typicality : ndarray of shape (n_samples,), float64
         How well each whole sample fits the inferred class; see `ScoredBatch`.
+    peaks : ndarray of shape (n_samples, n_terms), float64
+        Largest value of each term under the class given to fit, before `peak_location` and
+        `peak_scale`; see `ScoringModel.peaks`. They settle the scales of a class anew.
     """
 
     scores: np.ndarray
@@ -38,6 +41,7 @@ class Calibration(NamedTuple):
     inferred: np.ndarray
     given_scores: np.ndarray
     typicality: np.ndarray
+    peaks: np.ndarray
 
     def p_values(self, scores, codes, *, given):
         """Compare samples with those whose class was found in the same way, given or inferred.
@@ -69,6 +73,14 @@ def threshold(scores, false_alarm_rate=FALSE_ALARM_RATE):
     """
     rank = max(1, int(np.floor(false_alarm_rate * (len(scores) + 1))))
     return below_ties(np.sort(scores)[rank - 1], scores)
+
+
+def threshold_after(detector, calibration):
+    """Return `offset_` after a change: computed again where `fit` computed it, else as it is."""
+    is_computed = detector.model_.parameters["contamination"] == "auto"
+    if is_computed and detector.offset_ == threshold(detector.model_.calibration.scores):
+        return threshold(calibration.scores)
+    return detector.offset_
 
 
 def below_ties(offset, scores):

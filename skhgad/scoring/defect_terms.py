@@ -44,3 +44,9 @@ class DefectTerm(nn.Module):
         directions = torch.cat((self.directions, nothing))
         offsets = torch.cat((self.offsets, self.offsets.new_zeros(n_new)))
         return DefectTerm(directions[order], offsets[order])
+
+    def without(self, codes):
+        """Return the same without some classes, Tensor of int64."""
+        kept = torch.ones(len(self.offsets), dtype=torch.bool)
+        kept[codes] = False
+        return DefectTerm(self.directions[kept], self.offsets[kept])

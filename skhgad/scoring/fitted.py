@@ -12,6 +12,7 @@ from ..features.framing import framed, product_masks, regions_by_code
 from ..images.roi import ProductMasks
 from ..images.views import ViewSource
 from .calibration import Calibration
+from .kept_vectors import KeptVectors
 from .scores import score_batch
 from .scoring_model import ScoringModel
 from .views import judged_pictures, scored_views
@@ -36,6 +37,9 @@ class FittedModel:
         `set_params` changes in the detector later.
     roi : ProductMasks or None
         The regions of interest given to fit, unless each picture had its own.
+    kept : KeptVectors or None
+        Normal vectors with which `update` fits a class anew; None for images, of which nothing is
+        kept but sums.
     """
 
     extractor: FeatureExtractor | None
@@ -44,6 +48,7 @@ class FittedModel:
     classes: np.ndarray
     parameters: dict
     roi: ProductMasks | None = None
+    kept: KeptVectors | None = None
 
     def __post_init__(self):
         """Prepare the flows, so that every fitted model is ready to score."""

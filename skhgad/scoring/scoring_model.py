@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..budget import check_levels
+from ..model.level import LevelModel
 from ..parameters import asks_for_training, image_size
 from .frames import Frame, blurred, median_inside, on_grid, profile_at
 from .maps import added, gaussian_blur, resize
@@ -154,6 +155,34 @@ class ScoringModel(nn.Module):
                 values = torch.cat((values, more), dim=-1)[..., order]
             setattr(result, name, values.clone())
         result.defect_terms.extend(term.extended(order) for term in self.defect_terms)
+        return result.requires_grad_(False)
+
+    def without(self, codes):
+        """Return the model without some classes, Tensor of int64; all others stay exactly."""
+        kept = torch.ones(self.n_classes, dtype=torch.bool)
+        kept[codes] = False
+        levels = [
+            LevelModel(
+                level.start,
+                level.flow,
+                level.mixture.without(codes),
+                level.map_shape,
+                None if level.densities is None else level.densities.without(codes),
+            )
+            for level in self.levels
+        ]
+        result = ScoringModel(
+            levels,
+            self.map_size,
+            self.criterion,
+            self.normalization,
+            self.blur_sigma,
+            self.entropy_weight,
+        )
+        for name, values in self.named_buffers(recurse=False):
+            is_of_classes = not name.startswith("background")
+            setattr(result, name, values[..., kept] if is_of_classes else values.clone())
+        result.defect_terms.extend(term.without(codes) for term in self.defect_terms)
         return result.requires_grad_(False)
 
     @property

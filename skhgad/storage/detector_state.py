@@ -27,6 +27,7 @@ from .untrusted import (
     read_class_offsets,
     read_classes,
     read_images,
+    read_kept,
     read_known_anomalies,
     read_levels,
     read_offset,
@@ -46,6 +47,9 @@ def pack(detector):
         tensors[f"calibration.{name}"] = torch.from_numpy(values)
     for index, mask in enumerate(() if fitted.roi is None else fitted.roi.masks):
         tensors[f"roi.{index}"] = torch.from_numpy(mask.astype(np.uint8))
+    if fitted.kept is not None:
+        for name, values in fitted.kept._asdict().items():
+            tensors[f"kept.{name}"] = torch.from_numpy(values)
     attributes = {
         "classes": detector.classes_.tolist(),
         "offset": float(detector.offset_),
@@ -102,18 +106,22 @@ def unpack(cls, tensors, description, backbone):
     check_dtypes(model, parts["model"])
     model.load_state_dict(parts["model"])
     check_scores(model)
-    kept = parameters_of_fit(parameters)
     roi = read_roi(
         parts["roi"], attributes.get("roi"), len(classes), is_images=attributes["images"]
     )
-    detector.model_ = FittedModel(extractor, model, calibration, classes, kept, roi)
+    kept = None
+    if extractor is None:
+        kept = read_kept(parts["kept"], level_shapes[0][0], len(classes))
+    detector.model_ = FittedModel(
+        extractor, model, calibration, classes, parameters_of_fit(parameters), roi=roi, kept=kept
+    )
     detector.classes_ = classes
     _set_attributes(detector, attributes)
     return detector
 
 
 def _by_part(tensors):
-    parts = {"model": {}, "extractor": {}, "calibration": {}, "roi": {}}
+    parts = {"model": {}, "extractor": {}, "calibration": {}, "roi": {}, "kept": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
@@ -157,6 +165,7 @@ def _empty_model(parameters, level_shapes, n_classes, extractor, stored):
                 n_centers=sizes.n_centers,
                 n_whiteners=sizes.n_whiteners,
                 has_background=f"levels.{index}.densities.background_mean" in stored,
+                n_own_backgrounds=sizes.n_own_backgrounds,
             )
         levels.append(level)
     model = build_scoring_model(parameters, levels, extractor)

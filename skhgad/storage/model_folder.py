@@ -32,7 +32,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = "skhgad-model"
-VERSION = 6
+VERSION = 7
 MODEL_FILE = "model.safetensors"
 CARD_FILE = "MODEL_CARD.md"
 _OLD_DESCRIPTION = "model.json"  # the description up to version 3

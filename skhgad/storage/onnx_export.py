@@ -132,6 +132,16 @@ class TraceableLevel(LevelModel):
         densities = torch.stack([source.log_density_of(z, code) for code in range(n_classes)], 1)
         return densities.gather(1, codes[:, None, None].expand(-1, 1, z.shape[1]))[:, 0]
 
+    def background_log_density(self, z, codes):
+        """Log-density under the background of the class of each image."""
+        source = self.densities
+        numbers = range(1 + len(source.own_background_log_dets))
+        if len(numbers) == 1:
+            return source.log_density_of_background(z, 0)
+        densities = torch.stack([source.log_density_of_background(z, n) for n in numbers], 1)
+        chosen = source.own_backgrounds[codes][:, None, None].expand(-1, 1, z.shape[1])
+        return densities.gather(1, chosen)[:, 0]
+
     def posterior_entropy(self, z, codes):
         """Entropy of the class posterior at each position."""
         mixture = self.mixture

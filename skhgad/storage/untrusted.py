@@ -12,6 +12,7 @@ from ..images.roi import ProductMasks
 from ..model.level import prior_components
 from ..parameters import image_size
 from ..scoring.calibration import Calibration
+from ..scoring.kept_vectors import KeptVectors
 from ..scoring.known_anomalies import KnownAnomalies
 from ..scoring.scoring_model import check_levels_of_images
 from ..validation import check_known_label, check_y
@@ -161,6 +162,7 @@ class LevelSizes(NamedTuple):
     n_blocks: int
     n_centers: int
     n_whiteners: int
+    n_own_backgrounds: int
 
 
 def level_sizes(tensors, index):
@@ -174,6 +176,7 @@ def level_sizes(tensors, index):
         len(tensors[prefix + "flow.blocks.hidden_weight"]),
         n_centers,
         n_whiteners,
+        len(tensors.get(prefix + "densities.own_background_log_dets", ())),
     )
 
 
@@ -191,6 +194,17 @@ def _check_centers(parameters, tensors, index, sizes):
         raise ValueError(f"{prefix}center_counts do not add up to the centers.")
     if len(names) and not 0 <= int(names.min()) <= int(names.max()) < sizes.n_whiteners:
         raise ValueError(f"{prefix}center_whiteners names whiteners that there are not.")
+    for name, high in (("n_vectors", math.inf), ("shrinkages", 1.0)):
+        values = tensors[prefix + name]
+        if len(values) and not (0 <= float(values.min()) <= float(values.max()) <= high):
+            raise ValueError(f"{prefix}{name} must lie between 0 and {high:g}.")
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{prefix}{name} is not finite.")
+    own = tensors.get(prefix + "own_backgrounds", torch.zeros(0, dtype=torch.int64))
+    if own.dtype != torch.int64:
+        raise ValueError(f"{prefix}own_backgrounds are not whole numbers.")
+    if len(own) and not 0 <= int(own.min()) <= int(own.max()) <= sizes.n_own_backgrounds:
+        raise ValueError(f"{prefix}own_backgrounds names backgrounds that there are not.")
 
 
 def check_extractor(parameters, tensors):
@@ -205,7 +219,8 @@ def read_calibration(tensors, n_classes):
     n_samples = len(found.scores)
     for name, values in found._asdict().items():
         is_code = name in ("codes", "inferred")
-        if not n_samples or values.shape != (n_samples,):
+        n_terms = values.shape[1:] if name == "peaks" and values.ndim == 2 else ()
+        if not n_samples or values.shape != (n_samples, *n_terms):
             raise ValueError(f"calibration.{name} has shape {values.shape}.")
         if values.dtype != (np.int64 if is_code else np.float64):
             raise ValueError(f"calibration.{name} is of type {values.dtype}.")
@@ -231,6 +246,21 @@ def read_roi(tensors, of_class, n_classes, *, is_images):
             raise ValueError(f"roi.{index} is no mask.")
     names = tuple(f"roi, mask {index} of the saved model" for index in range(len(masks)))
     return ProductMasks(tuple(mask.numpy() != 0 for mask in masks), tuple(of_class), names)
+
+
+def read_kept(tensors, n_features, n_classes):
+    """Return the normal feature vectors that the model keeps."""
+    found = KeptVectors(*(tensors[name].numpy() for name in KeptVectors._fields))
+    n_kept = len(found.codes)
+    if found.x.shape != (n_kept, n_features) or found.codes.shape != (n_kept,):
+        raise ValueError(f"kept vectors of shape {found.x.shape}, codes {found.codes.shape}.")
+    if found.x.dtype != np.float64 or found.codes.dtype != np.int64:
+        raise ValueError(f"kept vectors of type {found.x.dtype}, codes {found.codes.dtype}.")
+    if n_kept and not 0 <= found.codes.min() <= found.codes.max() < n_classes:
+        raise ValueError("kept.codes names classes that there are not.")
+    if not np.isfinite(found.x).all():
+        raise ValueError("kept.x is not finite.")
+    return found
 
 
 def _read_level(shape):
@@ -263,6 +293,9 @@ def _tensor_shapes(parameters, shape, n_classes, sizes):
         shapes["densities.whitened_centers"] = (sizes.n_centers, n_axes)
         shapes["densities.shared_centers"] = (sizes.n_centers, n_axes)
         shapes["densities.shared_precision"] = (n_axes, n_axes)
+    if sizes.n_own_backgrounds:
+        shapes["densities.own_background_means"] = (sizes.n_own_backgrounds, n_axes)
+        shapes["densities.own_background_whiteners"] = (sizes.n_own_backgrounds, n_axes, n_axes)
     if n_conditions:
         shapes["flow.column_codes"] = (width, n_conditions // 2)
         shapes["flow.row_codes"] = (height, n_conditions // 2)

@@ -25,6 +25,7 @@ from benchmarks import (
     peers,
     pixel_memory,
     robustness,
+    update,
 )
 from benchmarks._features import Features, extract
 from benchmarks._methods import Bench, runs_of
@@ -587,6 +588,20 @@ class TestAddClass:
         with pytest.raises(SystemExit):
             add_class.main(f"--data {table_file} --classes bolt".split())
         assert "with one class" in capsys.readouterr().err
+
+
+def test_update_is_compared_with_a_fit_on_everything(table_file, tmp_path, capsys):
+    out = tmp_path / "out.json", tmp_path / "out.md"
+    command = f"--data {table_file} --seeds 1 --share 0.6 --json {out[0]} --markdown {out[1]}"
+    update.main(command.split())
+    (run,) = json.loads(out[0].read_text(encoding="utf-8"))["parts"]["toy"]
+    assert run["share"] == run["updated"] == run["full"] == 1.0
+    assert 0 <= run["updated_alarms"] <= 0.3
+    text = out[1].read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() == text.strip()
+    assert "### 60% of the normals, then update" in text and "| toy |" in text
+    with pytest.raises(SystemExit):
+        update.main(f"--data {table_file} --share 1".split())
 
 
 @pytest.fixture(scope="module")

@@ -727,6 +727,35 @@ def test_add_class_is_the_estimator_s(products, model, detector, tmp_path, capsy
     assert "holds 2 products, ['checker', 'stripe']" in said
 
 
+@pytest.mark.once
+def test_update_and_forget_are_the_estimator_s(products, model, detector, tmp_path, capsys):
+    rng = np.random.default_rng(5)
+    folder, copied = tmp_path / "more", tmp_path / "model"
+    for i in range(6):
+        write(folder / f"{i}.png", draw(rng, "stripe")[0])
+    shutil.copytree(model, copied)
+    argv = ["update", copied, folder, "--class", "stripe", "--out", tmp_path / "new"]
+    assert main([str(word) for word in argv]) == 0
+    said = capsys.readouterr().out
+    assert "6 more normal images of stripe" in said and "mean score" in said
+    paths = sorted(map(str, folder.iterdir()))
+    expected = copy.deepcopy(detector)
+    (_, change) = expected.update(paths, "stripe", return_changes=True)
+    assert f"{change.n_normals_before} -> {change.n_normals_after}" in said
+    found = HGADDetector.load(tmp_path / "new")
+    assert found.score_samples(paths) == pytest.approx(expected.score_samples(paths), rel=1e-3)
+    assert "--class is missing: the model knows checker, stripe" in refusal(
+        capsys, "update", copied, folder
+    )
+    assert "--class 'lid' is no product" in refusal(
+        capsys, "update", copied, folder, "--class", "lid"
+    )
+    assert "at least one must stay" in refusal(capsys, "forget", copied, "checker", "stripe")
+    assert main(["forget", str(copied), "checker"]) == 0  # replaces the model
+    assert "checker" in capsys.readouterr().out
+    assert HGADDetector.load(copied).classes_.tolist() == ["stripe"]
+
+
 def test_export_writes_what_onnxruntime_reads(products, model, detector, tmp_path, capsys):
     onnxruntime = pytest.importorskip("onnxruntime")
     file = tmp_path / "model.onnx"

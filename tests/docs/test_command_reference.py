@@ -35,7 +35,7 @@ def test_every_command_of_the_overview_is_there(reference):
     overview = build_parser().format_help()
     commands = [name.split()[1] for name in reference.help_texts() if " " in name]
     expected = {"demo", "fit", "score", "evaluate", "report", "explain", "add-class", "export"}
-    expected |= {"watch", "serve", "review", "validate"}
+    expected |= {"update", "forget", "watch", "serve", "review", "validate"}
     assert set(commands) == expected
     assert all(f"    {command} " in overview for command in commands)
 

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from backbones import two_levels
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
@@ -256,3 +257,53 @@ def test_an_error_half_way_leaves_the_detector_as_it_was(fitted, monkeypatch):
     after = detector.score_samples(X), detector.p_values(X), detector.offset_
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def raw_covariances(level):
+    """Covariances of class 1 and of its background, in the space of raw features."""
+    densities, matrix = level.densities, torch.linalg.inv(level.start.matrix.double())
+    whitener = densities.background_whitener
+    if len(densities.own_background_whiteners):
+        whitener = densities.own_background_whiteners[0]
+    background = torch.linalg.inv((whitener @ whitener.T).double())
+    return [matrix.T @ found @ matrix for found in (densities.mixture_of(1)[2][0], background)]
+
+
+@pytest.mark.once
+def test_a_new_product_scores_nearly_as_in_a_fit_on_everything():
+    """In closed form: its covariance is shrunk, and its background is, as if it had been there."""
+    X, labels = plates(["bolt", "nut", "clip"])
+    is_new = labels == "clip"
+    parameters = {"out_indices": (0, 1), "image_size": 48, "random_state": 0}
+    detector = HGADDetector(two_levels(), **parameters).fit(X[~is_new], labels[~is_new])
+    known = copy.deepcopy(detector)
+    detector.add_class(X[is_new], "clip")
+    whole = HGADDetector(two_levels(), **parameters).fit(X, labels)
+    pairs = zip(detector.model_.model.levels, whole.model_.model.levels, strict=True)
+    for level, of_whole in pairs:
+        for found, expected in zip(raw_covariances(level), raw_covariances(of_whole), strict=True):
+            gap = torch.linalg.norm(found - expected) / torch.linalg.norm(expected)
+            assert gap < 0.05
+    fresh, names = plates(["bolt", "nut", "clip"], n=20, seed=3)
+    fresh[::2, 20:23, 8:11] += 40
+    scores = [d.score_samples(fresh[names == "clip"]) for d in (detector, whole)]
+    assert np.corrcoef(*scores)[0, 1] > 0.98
+    others = names != "clip"
+    np.testing.assert_array_equal(
+        detector.score_samples(fresh[others], class_labels=names[others]),
+        known.score_samples(fresh[others], class_labels=names[others]),
+    )
+
+
+@pytest.mark.once
+def test_own_backgrounds_are_saved_and_forgotten(tmp_path):
+    fitted = fit_images(max_iter=0)
+    detector = extended(fitted, plates)
+    densities = detector.model_.model.levels[0].densities
+    assert densities.own_backgrounds.tolist() == [0, 1, 0]
+    detector.save(tmp_path / "model")
+    X, _ = plates(["bolt", "nut", "clip"], n=5, seed=3)
+    again = HGADDetector.load(tmp_path / "model", backbone=two_levels())
+    np.testing.assert_array_equal(again.score_samples(X), detector.score_samples(X))
+    without = again.forget("clip").model_.model.levels[0].densities
+    assert without.own_backgrounds.tolist() == [0, 0] and not len(without.own_background_log_dets)

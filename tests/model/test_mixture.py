@@ -360,6 +360,7 @@ def test_background_is_one_gaussian():
         identity,
         (torch.from_numpy(mean[0]), torch.from_numpy(whiteners[0])),
     )
-    found = densities.log_density_background(z).numpy() - 2 * np.log(2 * np.pi)
+    codes = torch.zeros(len(z), dtype=torch.int64)
+    found = densities.log_density_background(z, codes).numpy() - 2 * np.log(2 * np.pi)
     expected = stats.multivariate_normal(mean[0], covariances[0]).logpdf(z.numpy())
     np.testing.assert_allclose(found, expected, rtol=1e-10)

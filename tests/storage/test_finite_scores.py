@@ -51,9 +51,7 @@ def test_every_tensor_keeps_its_type(packed):
             load(packed, lambda t, n=name, d=other: t.update({n: t[n].to(d)}))
 
 
-@pytest.mark.parametrize(
-    "name", ["densities.whiteners", "flow.blocks.mix", "flow.blocks.offset"]
-)
+@pytest.mark.parametrize("name", ["densities.whiteners", "flow.blocks.mix", "flow.blocks.offset"])
 def test_finite_numbers_that_overflow_are_refused(packed, name):
     def change(tensors):
         tensors[f"model.levels.0.{name}"].fill_(1e300)

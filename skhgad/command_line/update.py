@@ -1,0 +1,69 @@
+"""The command `update`."""
+
+from pathlib import Path
+
+from ..text import printable
+from .add_class import normal_images
+from .arguments import add_machine_options, load_detector
+
+
+def add_options(commands):
+    """Add the command."""
+    text = (
+        "Teach a model more normal images of a product it knows, confirmed false alarms among "
+        "them, and show what changed; the old images are not needed."
+    )
+    command = commands.add_parser("update", help=text, description=text)
+    command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
+    command.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="holds normal images of the product, or its train/good/<image>",
+    )
+    command.add_argument(
+        "--class",
+        dest="name",
+        metavar="NAME",
+        help="the product (default: the only one of the model)",
+    )
+    command.add_argument(
+        "--out", metavar="MODEL2", help="folder of the new model (default: MODEL is replaced)"
+    )
+    add_machine_options(command)
+    command.set_defaults(run=run)
+
+
+def run(args):
+    """Update the product and save."""
+    from ..report.findings import naming_files
+    from ..scoring.changes import changes_text
+    from ..storage.model_folder import check_model_place
+
+    out = args.model if args.out is None else args.out
+    check_model_place(out, "--out")
+    detector, of_fit = load_detector(args)
+    label = known_label(detector, args.name, "--class")
+    images = normal_images(args.folder)
+    with naming_files(images):
+        changes = detector.update(images, label, return_changes=True)
+    detector.set_params(**of_fit).save(out)
+    print(
+        f"{len(images)} more normal images of {printable(label)}\n{changes_text(changes)}\n"
+        f"model: {printable(Path(out).resolve())}"
+    )
+
+
+def known_label(detector, name, option):
+    """Return the label of a class given as text; without a name, that of the only class."""
+    known = {str(label): label for label in detector.classes_.tolist()}
+    names = ", ".join(printable(label) for label in known)
+    if name is None:
+        if len(known) > 1:
+            raise ValueError(f"{option} is missing: the model knows {names}.")
+        return next(iter(known.values()))
+    if name not in known:
+        raise ValueError(
+            f"{option} {name!r} is no product of this model, which knows {names}. Use the command "
+            "add-class for a new product."
+        )
+    return known[name]

@@ -1,0 +1,298 @@
+"""More vectors of a class that a level knows, counted in by sums: no old vector is needed."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from .class_mixtures import drawn_rows, fit_class, has_heavy_tailed_class, latent_vectors
+from .covariance import gaussian_shrinkage, shrink, whitening_matrix
+from .gaussian_mixture import GaussianMixture, equal_log_weights
+from .gaussian_mixture import whitener as triangular_whitener
+from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count
+from .kernels import MOST_KERNELS, fit_kernels
+from .mixture_choice import KERNELS, name_of
+from .modes import find_modes
+
+_PRIOR_ALONE = 0.999  # from this share of the prior in a covariance, nothing is known of the rest
+_ROUNDING = 1e-10  # mean variance in latent space, up to which nothing varies but by rounding
+_STEPS = 3  # of expectation-maximisation, in which the vectors seen before keep their centers
+
+
+@dataclass(frozen=True)
+class MapClass:
+    """One Gaussian, or centers with one covariance, around which residuals are summed.
+
+    The scatter of all vectors is that of the old ones, which follows from the shrunk covariance,
+    and that of the new ones, around their common mean. This is exact. `counts`, `sums` and
+    `seconds` are moments of the new residuals, `totals` sums of the vectors, of each fold.
+    """
+
+    code: int
+    centers: torch.Tensor
+    log_weights: torch.Tensor
+    covariance: torch.Tensor  # as it is, shrunk
+    location: torch.Tensor
+    n_vectors: float
+    shrinkage: float
+    counts: torch.Tensor
+    sums: torch.Tensor
+    seconds: torch.Tensor
+    totals: torch.Tensor
+    frame: object = None  # a NewClassFrame, of a class that joined an untrained level
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, level, samples, index, code, folds, frame=None):
+        """Sum the new vectors of a class on one level, which is not changed.
+
+        `samples` are the LabelledSamples of this class alone, `index` the number of the level.
+        `folds`, an int ndarray, holds the fold of every cached sample. Of views of pictures, the
+        positions inside count.
+        """
+        densities = level.densities
+        centers, log_weights, covariances = densities.mixture_of(code)
+        n_folds, d = 1 + int(folds.max()), centers.shape[1]
+        shift = (centers[0] - level.mixture.centers()[code, 0].double()).to(level.mixture.means)
+        counts, sums = torch.zeros(n_folds).double(), torch.zeros(n_folds, d).double()
+        seconds, totals = torch.zeros(n_folds, d, d).double(), torch.zeros(n_folds, d).double()
+        for rows, (x,), codes in samples.numbered_blocks([index], level.start.mean.device):
+            block, inside = folds[rows], samples.cache.read_inside(index, rows)
+            z = level.latent(x)[0]
+            moved = z - shift
+            residuals = moved - level.mixture.expected_center(moved, codes)
+            for fold in np.unique(block).tolist():
+                places = torch.from_numpy(block == fold)[:, None].expand(z.shape[:2])
+                places = (places if inside is None else places & inside).to(z.device)
+                chosen = residuals[places]
+                counts[fold] += len(chosen)
+                sums[fold] += chosen.sum(0, dtype=torch.float64).cpu()
+                seconds[fold] += (chosen.T @ chosen).cpu()
+                totals[fold] += z[places].sum(0, dtype=torch.float64).cpu()
+        return cls(
+            code, centers.cpu(), log_weights.cpu(), covariances[0].cpu(),
+            densities.locations[code].double().cpu(), float(densities.n_vectors[code]),
+            float(densities.shrinkages[code]), counts, sums, seconds, totals, frame,
+        )  # fmt: skip
+
+    def seen(self, without):
+        """Return which folds count, a bool Tensor: all, or all but one."""
+        return torch.arange(len(self.counts)) != (-1 if without is None else without)
+
+    def write(self, densities, without=None):
+        """Set the class in densities, from the old vectors and the new ones not in a fold."""
+        seen = self.seen(without)
+        n_new = float(self.counts[seen].sum())
+        n = self.n_vectors + n_new
+        if not n_new:
+            return
+        shift = self.sums[seen].sum(0) / n
+        scatter = self.n_vectors * self._unshrunk() + self.seconds[seen].sum(0)
+        covariance = scatter / n - torch.outer(shift, shift)
+        if covariance.trace() <= _ROUNDING * len(covariance):
+            covariance, shrinkage = self.covariance, 1.0
+        elif self.frame is None:
+            shrinkage = gaussian_shrinkage(covariance, n)
+            covariance = shrink(covariance, shrinkage)
+        else:
+            covariance, shrinkage = self.frame.shrunk(covariance, n), 0.0
+        root = whitening_matrix if without is None else triangular_whitener  # which is faster
+        location = (self.n_vectors * self.location + self.totals[seen].sum(0)) / n
+        densities.set_class(
+            self.code, (self.centers + shift, self.log_weights, root(covariance)[None]), location,
+            n_vectors=n, shrinkage=shrinkage,
+        )  # fmt: skip
+
+    def _unshrunk(self):
+        """Return the covariance of the old vectors; where only the prior was left, the prior."""
+        if self.shrinkage > _PRIOR_ALONE:
+            return self.covariance
+        mean_variance = self.covariance.trace() / len(self.covariance)
+        identity = torch.eye(len(self.covariance), dtype=torch.float64)
+        prior = self.shrinkage * mean_variance * identity
+        return (self.covariance - prior) / (1 - self.shrinkage)
+
+
+class VectorClass:
+    """The mixture of a class of feature vectors, and the new vectors.
+
+    Where the model keeps the old vectors, the mixture is chosen and fitted anew to all. Else
+    kernels, which hold their vectors, are fitted anew; and of a few Gaussians, each new vector is
+    shared out among the centers by their posterior, while the old ones keep their shares.
+
+    Parameters
+    ----------
+    level : LevelModel
+    x : Tensor of shape (n_new, n_features), float64
+        The new vectors.
+    old : Tensor of shape (n_old, n_features), float64, or None
+        Those that the model keeps.
+    code : int
+    folds : Tensor of shape (n_new,), int64
+    n_components : int or "auto"
+        Of the fit.
+    seed : int
+    """
+
+    @torch.no_grad()
+    def __init__(self, level, x, old, code, folds, n_components, seed):
+        densities = level.densities
+        self.code, self.folds, self.n_merged = code, folds, level.start.n_merged
+        self.z = latent_vectors(level, x)
+        self.n_vectors = float(densities.n_vectors[code])
+        self.location = densities.locations[code].double().cpu()
+        if old is not None:
+            old_z = latent_vectors(level, old)
+            self.n_vectors, self.location = float(len(old)), old_z.mean(0)
+            self.parts = _Refit(
+                torch.cat((old, x)), torch.cat((old_z, self.z)), n_components, seed, self.n_merged
+            )
+        else:
+            parts = (part.cpu() for part in densities.mixture_of(code))
+            mixture = GaussianMixture(*parts, n_merged=self.n_merged)
+            if name_of(mixture, self.n_vectors) == KERNELS:
+                self.parts = _Kernels(mixture, self.z, self.n_vectors, seed)
+            else:
+                shrinkage = float(densities.shrinkages[code])
+                self.parts = _Counts(mixture, self.z, self.n_vectors, shrinkage)
+
+    def write(self, densities, without=None):
+        """Set the class in densities, from the old vectors and the new ones not in a fold."""
+        left_out = self.folds == (-1 if without is None else without)
+        z, mixture = self.z[~left_out], self.parts.fit(left_out)
+        n = self.n_vectors + len(z)
+        whiteners = torch.stack([whitening_matrix(c) for c in mixture.covariances])
+        densities.set_class(
+            self.code, (mixture.centers, mixture.log_weights, whiteners),
+            (self.n_vectors * self.location + z.sum(0)) / n,
+            n_vectors=n, shrinkage=mixture.shrinkage(n), n_merged=self.n_merged,
+        )  # fmt: skip
+
+
+class _Refit:
+    """The mixture of all vectors of a class, the new ones last."""
+
+    def __init__(self, x, z, n_components, seed, n_merged):
+        modes = find_modes(x, torch.zeros(len(x), dtype=torch.int64), 1, seed)
+        self.rows = drawn_rows(z, torch.arange(len(z)), seed)
+        self.z, self.modes, self.seed, self.n_merged = z, modes, seed, n_merged
+        self.heavy_tails = has_heavy_tailed_class(z, modes)
+        self.whole = self._fit(self.rows, n_components, named=False)
+        self.name = name_of(self.whole, len(self.rows))
+
+    def fit(self, left_out):
+        """Fit without some of the new vectors; kernels keep their shape."""
+        if not left_out.any():
+            return self.whole
+        n_old = len(self.z) - len(left_out)
+        kept = torch.cat((torch.ones(n_old, dtype=torch.bool), ~left_out))[self.rows]
+        if self.name == KERNELS:
+            return _without_kernels(self.whole, ~kept[: len(self.whole.centers)])
+        return self._fit(self.rows[kept], self.name, named=True)
+
+    def _fit(self, rows, n_components, named):
+        return fit_class(
+            self.z[rows], self.modes[rows], n_components, named, self.seed, self.heavy_tails,
+            self.n_merged,
+        )  # fmt: skip
+
+
+class _Kernels:
+    """Kernels at the vectors of before and at new ones; where they are too many, at a draw."""
+
+    def __init__(self, mixture, z, n_vectors, seed):
+        generator = torch.Generator().manual_seed(seed)
+        everything = torch.cat((mixture.centers, z))
+        numbers = torch.cat((torch.full((len(mixture.centers),), -1), torch.arange(len(z))))
+        order = torch.randperm(len(everything), generator=generator)
+        if len(order) > MOST_KERNELS:  # as many of each as their share of all vectors ever seen
+            n_new = round(MOST_KERNELS * len(z) / (n_vectors + len(z)))
+            is_new = numbers[order] >= 0
+            order = torch.cat((order[is_new][:n_new], order[~is_new][: MOST_KERNELS - n_new]))
+            order = order[torch.randperm(len(order), generator=generator)]
+        self.whole, self.numbers = fit_kernels(everything[order]), numbers[order]
+
+    def fit(self, left_out):
+        """Return the kernels without those at some of the new vectors; they keep their shape."""
+        return _without_kernels(self.whole, (self.numbers >= 0) & left_out[self.numbers])
+
+
+class _Counts:
+    """A few Gaussians in which new vectors are counted in."""
+
+    def __init__(self, mixture, z, n_vectors, shrinkage):
+        self.mixture, self.z = mixture, z
+        self.n_vectors, self.shrinkage = n_vectors, shrinkage
+
+    def fit(self, left_out):
+        """Count in all but some of the new vectors."""
+        return _counted_in(self.mixture, self.z[~left_out], self.n_vectors, self.shrinkage)
+
+
+def _without_kernels(mixture, left_out):
+    centers = mixture.centers[~left_out]
+    return GaussianMixture(centers, equal_log_weights(len(centers)), mixture.covariances)
+
+
+def _counted_in(mixture, z, n_vectors, shrinkage):
+    """Count new vectors in by expectation-maximisation; the old ones keep their shares.
+
+    In every covariance the old scatter and the prior stay together, as its (n + nu)-fold. Where
+    the prior was all that counted, its weight is chosen by the new vectors.
+    """
+    if not len(z):
+        pseudo = math.inf if shrinkage >= 1 else n_vectors * shrinkage / (1 - shrinkage)
+        return replace(mixture, pseudo_count=pseudo)
+    extra = 0.0
+    if shrinkage > _PRIOR_ALONE:
+        pseudo, extra = 0.0, _pseudo_count(mixture, z)
+    else:
+        pseudo = n_vectors * shrinkage / (1 - shrinkage)
+    current = mixture
+    for _ in range(1 if len(mixture.centers) == 1 else _STEPS):
+        whiteners = [triangular_whitener(covariance) for covariance in current.covariances]
+        shares = current.joint_log_density(z, whiteners).softmax(1)
+        current = _maximization(mixture, n_vectors, pseudo, z, shares)
+    if math.isinf(extra):
+        return replace(current, covariances=mixture.covariances, pseudo_count=extra)
+    if extra:
+        identity = torch.eye(z.shape[1], dtype=z.dtype)
+        n = n_vectors + len(z)
+        covariances = (n * current.covariances + extra * identity) / (n + extra)
+        current = replace(current, covariances=covariances)
+    return replace(current, pseudo_count=pseudo + extra)
+
+
+def _pseudo_count(mixture, z):
+    """Choose how many pseudo-samples the identity counts as, by new vectors left out."""
+    if len(mixture.centers) > 1 or len(z) < 2 or not (z != z[0]).any():
+        return 0.0 if len(mixture.centers) > 1 else math.inf
+    inflation = inflation_of(torch.zeros(len(z), dtype=torch.int64))
+    n_features = z.shape[1] + mixture.n_merged
+    return likeliest_pseudo_count(z - z.mean(0), inflation, 1.0, n_features, n_features=n_features)
+
+
+def _maximization(mixture, n_vectors, pseudo, z, shares):
+    """Join old centers, of fixed counts, with the new vectors' shares (n, n_centers) in them."""
+    old_counts = n_vectors * mixture.log_weights.exp()
+    counts = old_counts + shares.sum(0)
+    sums = old_counts[:, None] * mixture.centers + shares.T @ z
+    centers = sums / counts[:, None].clamp_min(1e-10)
+    scatters = []
+    for m, center in enumerate(centers):
+        residuals = (z - center) * shares[:, m : m + 1].sqrt()
+        moved = mixture.centers[m] - center
+        scatters.append(residuals.T @ residuals + old_counts[m] * torch.outer(moved, moved))
+    old_weights, n_new = old_counts + pseudo, shares.sum(0)
+    if len(mixture.covariances) == 1:
+        scatters, n_new = [sum(scatters)], n_new.sum(0, keepdim=True)
+        old_weights = old_counts.sum(0, keepdim=True) + pseudo
+    covariances = [
+        (weight * covariance + scatter) / (weight + n)
+        for weight, covariance, scatter, n in zip(
+            old_weights, mixture.covariances, scatters, n_new, strict=True
+        )
+    ]
+    log_weights = (counts / counts.sum()).log()
+    return GaussianMixture(centers, log_weights, torch.stack(covariances), mixture.n_merged)

@@ -1,0 +1,151 @@
+"""New classes of images for a level that was fitted in closed form: as `map_closed_form` fits them.
+
+Start and background of the level stay, because other classes rest on them. Each new class is shrunk
+in the latent space, and compared with the background, that a fit on everything would have.
+"""
+
+import numpy as np
+import torch
+
+from .class_mixtures import BACKGROUND_SHRINKAGE
+from .class_update import MapClass
+from .covariance import gaussian_shrinkage, shrink, whitening_matrix
+from .start import MAP_SHRINKAGE
+
+
+def takes_new_maps(model):
+    """Whether all levels of a ScoringModel are maps of untrained flows with one center a class."""
+    return all(
+        not level.has_one_position
+        and not len(level.flow.blocks.hidden_weight)
+        and level.mixture.n_components == 1
+        for level in model.levels
+    )
+
+
+class NewMapClasses:
+    """New classes of one level, from sums of their vectors in each fold.
+
+    Parameters
+    ----------
+    known : LevelModel
+        Before.
+    level : LevelModel
+        With the new classes, near their means; nothing else is read of them.
+    samples : dict of code to LabelledSamples
+        Of one class each.
+    index : int
+        Of the level.
+    folds : ndarray of int
+        Fold of each cached sample.
+    shrinkage : float
+        Of the raw covariance that the level whitens.
+    """
+
+    def __init__(self, known, level, samples, index, folds, shrinkage):
+        self.level, self.codes = level, sorted(samples)
+        self.background = None
+        if known.densities.has_background:
+            self.background = _background_of(known.densities)
+        level.densities.n_vectors[self.codes] = 0
+        frame = NewClassFrame(known, shrinkage)
+        self.n_known = frame.n_vectors
+        self.classes = [
+            MapClass.of(level, samples[code], index, code, folds, frame) for code in self.codes
+        ]
+
+    def write(self, without=None):
+        """Set the classes in the level, from all new vectors or all but those of a fold."""
+        densities = self.level.densities
+        for new in self.classes:
+            new.write(densities, without)
+        if self.background is not None:
+            densities.set_own_background(self.codes, *self._own_background(without))
+
+    def _own_background(self, without):
+        """Return mean and whitener of all vectors, old and new, together."""
+        mean, covariance = self.background
+        n = self.n_known
+        for new in self.classes:
+            seen = new.seen(without)
+            n_new = new.counts[seen].sum()
+            if not n_new:
+                continue
+            shift = new.sums[seen].sum(0) / n_new
+            own = new.seconds[seen].sum(0) / n_new - torch.outer(shift, shift)
+            apart = new.totals[seen].sum(0) / n_new - mean
+            share = n_new / (n + n_new)
+            covariance = (1 - share) * covariance + share * own
+            covariance = covariance + share * (1 - share) * torch.outer(apart, apart)
+            mean, n = mean + share * apart, n + n_new
+        return mean, whitening_matrix(shrink(covariance, BACKGROUND_SHRINKAGE))
+
+
+def _background_of(densities):
+    """Return mean and covariance of the common background, as before it was shrunk."""
+    whitener = densities.background_whitener.double().cpu()
+    covariance = torch.linalg.inv(whitener @ whitener.T)
+    identity = torch.eye(len(covariance), dtype=torch.float64)
+    prior = BACKGROUND_SHRINKAGE * covariance.trace() / len(covariance) * identity
+    covariance = (covariance - prior) / (1 - BACKGROUND_SHRINKAGE)
+    return densities.background_mean.double().cpu(), covariance
+
+
+class NewClassFrame:
+    """The latent space that a level would have, had it been fitted to a new class, too.
+
+    The covariance of the class is shrunk there, as `fit` does it. In the latent space as it is, a
+    class far from the others is no Gaussian near the identity, and would hardly be shrunk.
+
+    Parameters
+    ----------
+    level : LevelModel
+        An untrained one, whose latent space whitens the classes it was fitted to.
+    shrinkage : float
+        Of the raw covariance; see `whitening_shrinkage` of the estimator.
+    """
+
+    def __init__(self, level, shrinkage):
+        self.n_vectors = float(level.densities.n_vectors[level.mixture.generations == 0].sum())
+        self.matrix = level.start.matrix.double().cpu()
+        self.inverse = torch.linalg.inv(self.matrix)
+        self.shrinkage = shrinkage
+
+    def shrunk(self, covariance, n_vectors):
+        """Return the covariance of a class of so many vectors, shrunk in that space."""
+        raw_variance = torch.linalg.multi_dot((self.inverse.T, covariance, self.inverse)).trace()
+        raw_variance = raw_variance / len(covariance)
+        round_raw = raw_variance * self.matrix.T @ self.matrix
+        identity = torch.eye(len(covariance), dtype=torch.float64)
+        own = (1 - self.shrinkage) * covariance + self.shrinkage * round_raw
+        frame = (self.n_vectors * identity + n_vectors * own) / (self.n_vectors + n_vectors)
+        factor = torch.linalg.cholesky(frame)
+        whitened = torch.linalg.solve_triangular(factor, covariance, upper=False)
+        whitened = torch.linalg.solve_triangular(factor, whitened.T, upper=False)
+        whitened = shrink(whitened, gaussian_shrinkage(whitened, n_vectors))
+        return factor @ whitened @ factor.T
+
+
+def new_map_classes(known, model, samples, groups, shrinkage):
+    """Return the NewMapClasses of every level.
+
+    Parameters
+    ----------
+    known, model : ScoringModel
+        Before, and with the new classes near their means.
+    samples : LabelledSamples
+        Of the new classes, with codes of `model`.
+    groups : ndarray of shape (n_samples,), int
+        Fold of each cached sample, or a number above them for one in none.
+    shrinkage : float or str
+        `whitening_shrinkage` of the estimator.
+    """
+    shrinkage = MAP_SHRINKAGE if isinstance(shrinkage, str) else shrinkage
+    own = {
+        code: samples.chosen(samples.rows[samples.codes[samples.rows] == code])
+        for code in np.unique(samples.codes[samples.rows]).tolist()
+    }
+    return [
+        NewMapClasses(known.levels[index], level, own, index, groups, shrinkage)
+        for index, level in enumerate(model.levels)
+    ]
