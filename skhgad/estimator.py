@@ -559,9 +559,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
 
         Notes
         -----
-        Backbone, start, flow and background stay. A new class becomes one Gaussian with its own
-        covariance; all its centers lie at its latent mean. Its held-out normals, chosen as
-        `validation_fraction` says, put its scores on the common scale. With `class_labels` given,
+        Backbone, start, flow and background stay; in closed form, new classes of images are
+        compared with a background of their own, which knows them. A new class becomes one Gaussian
+        with its own covariance; all its centers lie at its latent mean. Its held-out normals,
+        chosen as `validation_fraction` says, put its scores on the common scale. With `class_labels` given,
         samples of the classes known before score exactly as before; without, they may be taken for
         the new class.
         With ``contamination="auto"``, and unless it was changed after `fit`, `offset_` is computed
@@ -630,6 +631,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         p-values and certificate follow. With ``contamination="auto"``, and unless it was changed
         after `fit`, `offset_` is computed again from all calibration samples; `class_offsets_`
         stays. Give fresh normals: ones that were given to `fit` would count twice.
+
+        Images are seen as at `fit`, in its regions of interest, padding or tiles. Where the
+        positions inside differ from image to image, the old ones are taken to lie like the new.
+        A row of a table with a cell that is no measurement calibrates alone, as in `fit`.
 
         False alarms alone are no fair sample of the normals. Give the other normals of the same
         days, too, if the certificate shall hold.

@@ -160,7 +160,10 @@ def fit_detector(
                 parameters, codes, classes, spared, plan.n_passes, n_centers, known
             )
             print(decisions, flush=True)
-    kept = None if reader.extractor is not None else KeptVectors.of(X[normal], codes)
+    kept = None
+    if reader.extractor is None:
+        is_given = classes is given_classes  # else nobody knows the class of rows with far cells
+        kept = KeptVectors.of(X, given_codes) if is_given else KeptVectors.of(X[normal], codes)
     return {
         "model_": FittedModel(
             reader.extractor,

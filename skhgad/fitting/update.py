@@ -11,9 +11,11 @@ from sklearn.utils import check_random_state
 from ..features.framing import product_masks
 from ..parameters import asks_for_training, check_parameters, parameters_now
 from ..scoring.calibration import threshold_after
+from ..scoring.kept_vectors import KeptVectors
 from ..validation import check_scored_X, check_y, listed
 from .calibrate import calibrate, evidence_of
 from .class_update import MapClass, VectorClass
+from .far_cells import FarCell, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import N_FOLDS, enough_to_hold_out, spare
 from .pictures import seen_at_fit
@@ -21,6 +23,7 @@ from .recalibrate import recalibrate
 from .recipe import Recipe
 from .samples import LabelledSamples
 from .schedule import training_plan
+from .warn import warn_of_far_cells
 
 
 def update(detector, X, y, roi=None):
@@ -44,16 +47,14 @@ def update(detector, X, y, roi=None):
         is_kept = np.isin(codes, kept.codes)  # of other classes, sums alone are there
         kept = kept.joined(X[is_kept], codes[is_kept])
     masks = product_masks(roi, len(X), fitted.classes, takes_images=fitted.takes_images)
-    masks = fitted.roi if masks is None else masks
+    far = _far_cells(fitted, X, codes)
+    warn_of_far_cells(X, far, getattr(detector, "feature_names_in_", None))
     if can_fit_anew(fitted):
-        X = np.concatenate((fitted.kept.x, X[normal]))
-        rows, pictures, change = np.arange(len(X)), None, _fit_anew
+        model, calibration = _fit_anew(fitted, X[normal], parameters, reader)
     else:
-        X, rows, pictures = seen_at_fit(reader, X, codes, normal, parameters, masks)
-        change = _count_in
-    codes = codes[normal]
-    with cached_features(reader, X, rows, parameters["cache_budget"]) as cache:
-        model, calibration = change(fitted, cache, codes, pictures, parameters, reader.device)
+        far = np.unique([cell.row for cell in far]).astype(np.int64)
+        masks = fitted.roi if masks is None else masks
+        model, calibration = _count_in(fitted, X, codes, far, masks, parameters, reader)
     changed = replace(fitted, model=model, calibration=calibration, kept=kept)
     return {"model_": changed, "offset_": threshold_after(detector, calibration)}
 
@@ -69,56 +70,73 @@ def can_fit_anew(fitted):
     )
 
 
-def _fit_anew(fitted, cache, _codes, _pictures, parameters, device):
-    """Fit all vectors of a single class in closed form, as `fit` does."""
-    samples = LabelledSamples(cache, np.arange(len(cache)), np.zeros(len(cache), dtype=np.int64), 1)
-    random_state = check_random_state(parameters["random_state"])
-    seed = int(random_state.randint(2**31 - 1))
-    shapes = [(level.n_features, *level.map_shape) for level in fitted.model.levels]
-    plan = training_plan(parameters, len(samples), shapes, device)
-    spared = spare(
-        samples.codes, parameters["validation_fraction"],
-        enough=enough_to_hold_out(is_trained=False, takes_images=False),
-        random_state=random_state,
-    )  # fmt: skip
-    recipe = Recipe(parameters, plan, shapes, None, device, seed)
-    model, evidence, _ = recipe.fit(samples, spared)
-    return model, calibrate(model, evidence, parameters)
+def _far_cells(fitted, X, codes):
+    """Find far cells of new feature vectors, beside the vectors that the model keeps."""
+    if fitted.kept is None:
+        return []
+    n_old = len(fitted.kept.codes)
+    cells = far_cells(
+        np.concatenate((fitted.kept.x, X)), np.concatenate((fitted.kept.codes, codes))
+    )
+    return [FarCell(cell.row - n_old, cell.column) for cell in cells if cell.row >= n_old]
 
 
-def _count_in(fitted, cache, codes, pictures, parameters, device):
-    if pictures is not None:
-        codes = codes[pictures.samples]
-    samples = LabelledSamples(cache, np.arange(len(codes)), codes, len(fitted.classes), pictures)
-    return updated_model(fitted, samples, parameters, device)
+def _fit_anew(fitted, X, parameters, reader):
+    """Fit old and new vectors of a single class in closed form, as `fit` does."""
+    X = np.concatenate((fitted.kept.x, X))
+    far = np.unique([cell.row for cell in far_cells(X, np.zeros(len(X)))]).astype(np.int64)
+    rows = np.setdiff1d(np.arange(len(X)), far)
+    with cached_features(reader, X, rows, parameters["cache_budget"]) as cache:
+        codes = np.zeros(len(rows), dtype=np.int64)
+        samples = LabelledSamples(cache, np.arange(len(rows)), codes, 1)
+        random_state = check_random_state(parameters["random_state"])
+        seed = int(random_state.randint(2**31 - 1))
+        shapes = [(level.n_features, *level.map_shape) for level in fitted.model.levels]
+        plan = training_plan(parameters, len(samples), shapes, reader.device)
+        spared = spare(
+            samples.codes, parameters["validation_fraction"],
+            enough=enough_to_hold_out(is_trained=False, takes_images=False),
+            random_state=random_state,
+        )  # fmt: skip
+        recipe = Recipe(parameters, plan, shapes, None, reader.device, seed)
+        model, evidence, _ = recipe.fit(samples, spared)
+        calibration = calibrate(model, evidence, parameters)
+    far_codes = np.zeros(len(far), dtype=np.int64)
+    return model, with_rows(calibration, len(rows), model, X[far], far_codes, reader.device)
 
 
-def updated_model(fitted, samples, parameters, device):
-    """Count samples in a fitted model, which is not changed.
+def _count_in(fitted, X, codes, far, masks, parameters, reader):
+    """Count new samples in; the vectors in the rows `far` of X calibrate alone."""
+    vectors, device = X, reader.device
+    normal = np.setdiff1d(np.flatnonzero(codes >= 0), far)
+    X, rows, pictures = seen_at_fit(reader, X, codes, normal, parameters, masks)
+    model, calibration = copy.deepcopy(fitted.model).to(device), fitted.calibration
+    model.freeze()
+    if len(rows):
+        with cached_features(reader, X, rows, parameters["cache_budget"]) as cache:
+            of_rows = normal if pictures is None else normal[pictures.samples]
+            samples = LabelledSamples(
+                cache, np.arange(len(rows)), codes[of_rows], len(fitted.classes), pictures
+            )
+            calibration = _count_samples_in(model, fitted, samples, parameters, device)
+    if len(far):
+        calibration = with_rows(
+            calibration, len(calibration.scores), model, vectors[far], codes[far], device
+        )
+    return model, calibration
 
-    Start, flow, background and everything of other classes stay as they are.
 
-    Parameters
-    ----------
-    fitted : FittedModel
-    samples : LabelledSamples
-        New normals; their codes are those of the classes of the model.
-    parameters : dict
-        Of the estimator.
-    device : torch.device
+def _count_samples_in(model, fitted, samples, parameters, device):
+    """Count samples in a copy of the fitted model; return the Calibration.
 
-    Returns
-    -------
-    model : ScoringModel
-    calibration : Calibration
-        Each new normal is judged by a model without it, unless `validation_fraction` is 0.
+    Start, flow, background and everything of other classes stay as they are. Each new normal is
+    judged by a model without it, unless `validation_fraction` is 0.
     """
     random_state = check_random_state(parameters["random_state"])
-    model = copy.deepcopy(fitted.model).to(device)
-    model.freeze()
     seed = int(random_state.randint(2**31 - 1))
     folds = samples.by_row(_folds(samples.of_pictures(samples.codes), random_state))
-    updates = _class_updates(model, fitted.kept, samples, folds, parameters["n_components"], seed)
+    kept = None if fitted.kept is None else _near(fitted.kept)
+    updates = _class_updates(model, kept, samples, folds, parameters["n_components"], seed)
     evidence = []
     if parameters["validation_fraction"] != 0:
         for fold in range(folds.max() + 1):
@@ -128,10 +146,15 @@ def updated_model(fitted, samples, parameters, device):
     if not evidence:  # the training samples calibrate
         evidence = evidence_of(model, samples, device)
     updated = np.unique(samples.codes)
-    calibration = recalibrate(
+    return recalibrate(
         model, evidence, fitted.calibration, updated, parameters["class_calibration"]
     )
-    return model, calibration
+
+
+def _near(kept):
+    """Return kept vectors without those that took no part in the fit."""
+    far = [cell.row for cell in far_cells(kept.x, kept.codes)]
+    return KeptVectors(np.delete(kept.x, far, axis=0), np.delete(kept.codes, far))
 
 
 def _folds(codes, random_state):

@@ -8,7 +8,7 @@ MOST_KEPT = 4096  # of a class; of larger classes none, sums are enough
 
 
 class KeptVectors(NamedTuple):
-    """Normal feature vectors, as given to fit.
+    """Normal feature vectors, as given to fit; those with far cells, too, see `fitting.far_cells`.
 
     Attributes
     ----------

@@ -39,6 +39,7 @@ def without_kept_vectors(detector):
     return detector
 
 
+@pytest.mark.once
 def test_a_single_class_of_vectors_equals_a_fit_on_everything():
     X, _ = vectors(["bolt"], n=90)
     detector = HGADDetector(random_state=0).fit(X[:50]).update(X[50:])
@@ -337,3 +338,37 @@ def test_a_forgotten_class_leaves_wholly(kind, request, tmp_path):
 def test_classes_that_cannot_be_forgotten_are_named(closed, labels, message):
     with pytest.raises(ValueError, match=message):
         copy.deepcopy(closed).forget(labels)
+
+
+@pytest.mark.parametrize("where", ["fit", "update"])
+@pytest.mark.once
+def test_a_cell_that_is_no_measurement_calibrates_alone(where):
+    X, _ = vectors(["bolt"], n=90)
+    X[7 if where == "fit" else 60, 2] = -9999
+    with pytest.warns(UserWarning, match=r"X\[(7|10), 2\] = -9999"):
+        detector = HGADDetector(random_state=0).fit(X[:50]).update(X[50:])
+    with pytest.warns(UserWarning, match="X"):
+        whole = HGADDetector(random_state=0).fit(X)
+    fresh, _ = vectors(["bolt"], seed=1)
+    np.testing.assert_array_equal(detector.score_samples(fresh), whole.score_samples(fresh))
+    np.testing.assert_array_equal(detector.p_values(fresh), whole.p_values(fresh))
+    assert detector.offset_ == whole.offset_
+
+
+@pytest.mark.once
+def test_a_cell_that_is_no_measurement_does_not_spoil_a_class(closed, tmp_path):
+    more, _ = vectors(["nut"], n=30, seed=7)
+    spoilt = np.concatenate([more, more[:1]])
+    spoilt[-1, 2] = 1e30
+    expected = copy.deepcopy(closed).update(more, "nut")
+    with pytest.warns(UserWarning, match=r"X\[30, 2\] = 1e\+30"):
+        detector = copy.deepcopy(closed).update(spoilt, "nut")
+    with pytest.warns(UserWarning, match=r"X\[0, 2\] = 1e\+30"):
+        alone = copy.deepcopy(closed).update(spoilt[-1:], "nut")
+    X, _ = vectors(["bolt", "nut"], n=10, seed=2)
+    for found, same in ((detector, expected), (alone, closed)):
+        np.testing.assert_array_equal(found.score_samples(X), same.score_samples(X))
+        assert len(found.model_.calibration.codes) == 1 + len(same.model_.calibration.codes)
+    detector.save(tmp_path / "model")
+    again = HGADDetector.load(tmp_path / "model").update(vectors(["nut"], seed=8)[0], "nut")
+    assert np.mean(again.predict(vectors(["nut"], n=100, seed=9)[0]) == -1) < 0.2

@@ -148,3 +148,15 @@ def test_an_updated_model_is_saved_with_its_region(kind, tmp_path):
     again = HGADDetector.load(tmp_path / "model", backbone=Stages())
     X, _ = products(6, 3, size)
     np.testing.assert_array_equal(again.score_samples(X), detector.score_samples(X))
+
+
+@pytest.mark.once
+def test_an_updated_model_with_a_new_class_is_exported_with_its_region(one_thread, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    detector = small().fit(*products(24), roi=MASK).add_class(255 - products(12, 4)[0], "dark")
+    detector.update(*products(8, 7)).to_onnx(tmp_path / "model.onnx")
+    X = products(6, 3)[0]
+    X = np.concatenate([X, 255 - X])
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (scores,) = session.run(["score"], {"image": X})
+    np.testing.assert_allclose(scores, detector.score_samples(X), rtol=1e-4, atol=1e-4)
