@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from test_views import MASK, Stages, noise_outside, products, small
@@ -152,7 +153,7 @@ def test_an_updated_model_is_saved_with_its_region(kind, tmp_path):
 
 @pytest.mark.once
 def test_an_updated_model_with_a_new_class_is_exported_with_its_region(one_thread, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+
     detector = small().fit(*products(24), roi=MASK).add_class(255 - products(12, 4)[0], "dark")
     detector.update(*products(8, 7)).to_onnx(tmp_path / "model.onnx")
     X = products(6, 3)[0]
