@@ -104,7 +104,7 @@ def left_out_evidence(model, samples, left_out, device):
     """
     rows = left_out[0].rows
     inferred = inferred_codes(samples, rows, sum(level.class_likelihoods for level in left_out))
-    parts = [(level.likelihoods, level.backgrounds, None) for level in left_out]
+    parts = [(level.likelihoods, level.backgrounds, None, None) for level in left_out]
     given = _Judged.gathered(samples, [(rows, parts)])
     every = np.sort(np.concatenate(samples.cache.processes.gather([rows])))
     return _pairs(model, samples, every, given, inferred, device)
@@ -134,7 +134,7 @@ class _Judged:
 
     @classmethod
     def gathered(cls, samples, found):
-        """Join pairs (rows, a list of (likelihoods, backgrounds, entropies) a level)."""
+        """Join pairs (rows, a list of (likelihoods, backgrounds, entropies, defects) a level)."""
         found = samples.cache.processes.gather(found)
         rows = np.concatenate([part[0] for part in found]) if found else np.empty(0, int)
         levels = []
@@ -147,11 +147,12 @@ class _Judged:
     def evidence(self, rows, codes):
         """Return the Evidence of some views, which have the `codes` (n,)."""
         places = torch.tensor([self.places[int(row)] for row in rows])
-        columns = [
+        *columns, defects = (
             [None if values is None else values[places] for values in kind]
             for kind in zip(*self.parts, strict=True)
-        ]
-        return Evidence(torch.as_tensor(codes), *columns)
+        )
+        defects = None if defects[0] is None else defects
+        return Evidence(torch.as_tensor(codes), *columns, defects=defects)
 
 
 def judged_views(model, samples, rows, codes, device):
@@ -160,7 +161,8 @@ def judged_views(model, samples, rows, codes, device):
     for part, features, _, _ in _view_blocks(samples, rows, device):
         evidence = model.evidence(features, torch.from_numpy(codes[part]).to(device))
         evidence = evidence.to("cpu")
-        kinds = evidence.likelihoods, evidence.backgrounds, evidence.entropies
+        defects = evidence.defects or [None] * len(features)
+        kinds = evidence.likelihoods, evidence.backgrounds, evidence.entropies, defects
         found.append((part, list(zip(*kinds, strict=True))))
     return _Judged.gathered(samples, found)
 
@@ -202,6 +204,7 @@ def _pairs(model, samples, rows, given, inferred, device):
                     for kind, values in (
                         (mixed.likelihoods, one.likelihoods),
                         (mixed.entropies, one.entropies),
+                        (mixed.defects or [], one.defects or []),
                     ):
                         for level, value in zip(kind, values, strict=True):
                             if value is not None:

@@ -11,6 +11,7 @@ from test_views import MASK, Stages, noise_outside, products, small
 from skhgad import HGADDetector
 from skhgad.fitting.map_constants import fit_normalizers
 from skhgad.fitting.recalibrate import recalibrate
+from skhgad.scoring.defect_terms import DefectTerm
 from skhgad.scoring.views import judged_pictures
 from skhgad.validation import check_scored_X
 
@@ -161,3 +162,22 @@ def test_an_updated_model_with_a_new_class_is_exported_with_its_region(one_threa
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     (scores,) = session.run(["score"], {"image": X})
     np.testing.assert_allclose(scores, detector.score_samples(X), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("corrected", [False, True])
+def test_a_region_of_the_whole_picture_changes_nothing(corrected, one_thread):
+    fitted = small().fit(*products(24))
+    if corrected:  # as known anomalies would
+        for level in fitted.model_.model.levels:
+            directions = torch.ones(2, level.n_features) * torch.tensor([[0.3], [0.0]])
+            term = DefectTerm(directions, torch.tensor([0.2, 0.0]))
+            fitted.model_.model.defect_terms.append(term)
+    more, labels = products(12, 7)
+    X, _ = products(12, 3)
+    scores = []
+    for roi in (None, np.ones_like(MASK)):
+        detector = copy.deepcopy(fitted).update(more, labels, roi=roi)
+        scores.append(np.concatenate([detector.score_samples(X), [detector.offset_]]))
+    np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-4)
+    assert not np.allclose(scores[0][:-1], fitted.score_samples(X), atol=1e-3)
