@@ -110,6 +110,7 @@ def test_known_anomalies_are_left_out(two_products):
     assert with_anomalies.classes_.tolist() == ["bolt", "nut"]
 
 
+@pytest.mark.once
 def test_discovers_classes(two_products):
     X, labels = two_products
     discovered = fast(n_classes=2).fit(X)
@@ -153,6 +154,7 @@ def test_more_samples_than_known_parameters_change_the_verdict(fitted, two_produ
     assert fitted.score(X, marked) == pytest.approx(scores[100:].mean())
 
 
+@pytest.mark.once
 def test_contamination_is_the_share_of_flagged_training_normals(two_products):
     X, labels = two_products
     for share in (0.05, 0.25):
@@ -411,7 +413,7 @@ def test_paper_configuration_is_the_published_one(two_products):
     assert scores[0] > scores[1]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("criterion", ["likelihood", "entropy", "likelihood_entropy"])
 @pytest.mark.parametrize("normalization", ["standardized", "exponential"])
 def test_every_criterion_tells_anomalies_between_classes(two_products, criterion, normalization):

@@ -37,7 +37,7 @@ class GreyDetector:
     def fit(self, images, target):
         assert len(images) and "-1" not in target.tolist()
 
-    def inspect(self, paths, class_labels, maps):
+    def inspect(self, paths, class_labels, maps, roi):
         maps = [np.asarray(Image.open(path), dtype=np.float32) for path in paths]
         scores = np.array([-found.max() for found in maps], dtype=float)
         zeros = np.zeros(len(paths))

@@ -776,6 +776,7 @@ def test_fit_takes_plain_folders(products, tmp_path, capsys):
     assert "12 normal images of 1 product: stripe 12" in capsys.readouterr().out
 
 
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore:.*lacks 7 of the 8 classes")
 def test_published_layouts_are_read_by_their_names(tmp_path, capsys):
     rng, folder, model = np.random.default_rng(0), tmp_path / "ad2/can", tmp_path / "model"
@@ -900,7 +901,7 @@ def test_ctrl_c_while_torch_is_imported(tmp_path):
     assert done.returncode == 2 and "--out" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_what_is_public_is_there_without_a_further_import():
     """And only that: a name that does not exist is an AttributeError."""
     code = (

@@ -87,6 +87,7 @@ def test_map_display_shows_the_detector_s_map(images, image_detector, monkeypatc
     ]  # fmt: skip
 
 
+@pytest.mark.once
 def test_region_and_tiles_are_drawn(images):
     roi = np.zeros((48, 64), dtype=bool)
     roi[8:40, 10:50] = True

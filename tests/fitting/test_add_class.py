@@ -149,7 +149,7 @@ def test_saved_and_pickled_models_are_extended_alike(make, fitted, fitted_images
     assert pickle.loads(pickle.dumps(again)).predict_class(X[-1:]).tolist() == ["clip"]
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_classes_are_added_one_after_the_other_and_to_a_single_class(tmp_path):
     detector = HGADDetector(max_iter=0, random_state=0, criterion="likelihood_entropy")
     detector.fit(*vectors(["nut"]))
@@ -162,7 +162,7 @@ def test_classes_are_added_one_after_the_other_and_to_a_single_class(tmp_path):
     np.testing.assert_array_equal(again.score_samples(X), detector.score_samples(X))
 
 
-@pytest.mark.slow
+@pytest.mark.once
 def test_the_threshold_that_fit_chose_is_derived_anew_and_another_one_stays(fitted):
     detector = extended(fitted, vectors)
     scores = np.sort(detector.model_.calibration.scores)

@@ -341,7 +341,7 @@ def test_parameters_are_compared_by_what_they_mean():
     assert comparable("weights", Path("/here/a")) == comparable("weights", "/there/a")
 
 
-@pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs POSIX signals")
 @pytest.mark.parametrize("end", ["kill", "stop"])
 def test_a_lost_process_is_an_error_in_the_others(tmp_path, end):

@@ -453,7 +453,9 @@ def test_scores_do_not_move_with_mixed_precision():
     truth, labels = np.repeat([1, 0], 300), np.repeat(["a", "b", "c"], 100)
     scores = []
     for mixed in (False, True):
-        detector = HGADDetector(max_iter=20, mixed_precision=mixed, random_state=0).fit(X, labels)
+        detector = HGADDetector(
+            max_iter=20, mixed_precision=mixed, validation_fraction=0, random_state=0
+        ).fit(X, labels)
         scores.append(detector.score_samples(np.concatenate([X, odd])))
     exact, rounded = scores
     assert (exact != rounded).any()

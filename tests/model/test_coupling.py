@@ -296,6 +296,7 @@ def conditioned(kind):
     return blocks, x, None if kind == "none" else GridCondition(*codes, positions)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", CONDITIONS)
 def test_gradients_are_those_of_finite_differences(kind):
     blocks, x, condition = conditioned(kind)

@@ -432,6 +432,7 @@ def test_plain_folders_and_a_model_without_training(detector, tmp_path, capsys):
     assert "of 3 images are anomalies" in capsys.readouterr().out
 
 
+@pytest.mark.once
 @pytest.mark.skipif(os.name == "nt", reason="no such file names there")
 def test_names_are_text_and_nothing_else(model, tmp_path):
     rng = np.random.default_rng(3)
@@ -454,6 +455,7 @@ def test_names_are_text_and_nothing_else(model, tmp_path):
     assert page.title.strip() == f"skhgad: {folder}"
 
 
+@pytest.mark.once
 def test_own_reports_are_replaced_and_nothing_else(model, products, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     run(model, products, out, "--classes", "stripe", "--top", "0")
