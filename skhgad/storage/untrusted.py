@@ -194,10 +194,10 @@ def _check_centers(parameters, tensors, index, sizes):
         raise ValueError(f"{prefix}center_counts do not add up to the centers.")
     if len(names) and not 0 <= int(names.min()) <= int(names.max()) < sizes.n_whiteners:
         raise ValueError(f"{prefix}center_whiteners names whiteners that there are not.")
-    for name, high in (("n_vectors", math.inf), ("shrinkages", 1.0)):
+    for name, high in (("n_vectors", 1e15), ("shrinkages", 1.0)):
         values = tensors[prefix + name]
         if len(values) and not (0 <= float(values.min()) <= float(values.max()) <= high):
-            raise ValueError(f"{prefix}{name} must lie between 0 and {high:g}.")
+            raise ValueError(f"{prefix}{name} must be finite, from 0 to {high:g}.")
         if not torch.isfinite(values).all():
             raise ValueError(f"{prefix}{name} is not finite.")
     own = tensors.get(prefix + "own_backgrounds", torch.zeros(0, dtype=torch.int64))
