@@ -275,7 +275,7 @@ def _check_max_features(value):
 
 
 def _check_mixed_precision(value):
-    if not isinstance(value, bool) and value != "auto":
+    if not isinstance(value, bool) and not (isinstance(value, str) and value == "auto"):
         raise ValueError(f"mixed_precision must be 'auto', True or False, got {value!r}.")
 
 
@@ -317,7 +317,7 @@ def _check_n_jobs(value):
 def _check_random_state(value):
     try:
         check_random_state(value)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # of a tuple, which it cannot put into its message
         raise ValueError(
             "random_state must be None, an int from 0 to 2**32 - 1 or a numpy.random.RandomState, "
             f"got {value!r}."

@@ -103,3 +103,11 @@ def test_labels_that_name_every_sample_are_refused():
     X = np.zeros((10_001, 1))
     with pytest.raises(ValueError, match="y names 10,001 classes, at most 10,000 are allowed"):
         HGADDetector().fit(X, np.arange(10_001))
+
+
+@pytest.mark.parametrize(
+    "name, value", [("mixed_precision", np.array([0, 0])), ("random_state", (None, None))]
+)
+def test_several_values_in_place_of_one_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        check_parameters({**HGADDetector().get_params(), name: value})
