@@ -157,8 +157,9 @@ def fit_detector(
         if parameters["verbose"] >= 1:
             n_centers = np.stack([level.n_centers.cpu().numpy() for level in model.levels])
             decisions = decisions_text(
-                parameters, codes, classes, spared, plan.n_passes, n_centers, known
-            )
+                parameters, codes, classes, spared, plan.n_passes, n_centers, known,
+                keeps_flow=any(len(level.flow.blocks.mix) for level in model.levels),
+            )  # fmt: skip
             print(decisions, flush=True)
     kept = None
     if reader.extractor is None:

@@ -70,17 +70,17 @@ class Recipe:
         """
         if len(spared) > 1 and self._leaves_folds_out():
             return *self._fit_and_leave_out(samples, spared), []
+        seen = samples.chosen(np.flatnonzero(~spared[0])) if len(spared) == 1 else samples
         recipe, model, history = self, None, []
         if len(spared) and self._may_drop_flow():
+            # With several groups the model is fitted again, to all samples, and tells of that.
             told = {} if len(spared) > 1 else {"on_pass": on_pass, "verbose": verbose}
-            recipe, model, history = self._without_useless_flow(samples, spared[0], **told)
-        seen = samples.chosen(np.flatnonzero(~spared[0])) if len(spared) == 1 else samples
+            recipe, model, history = self._better_of_two(samples, spared[0], **told)
         if model is None or len(spared) > 1:
-            model, again = recipe._fit(seen, on_pass, verbose)
-            history = again or history
-        evidence = []
-        again = recipe._with_choices_of(model, seen)
-        for judge, rows in judges(lambda chosen: again._fit(chosen)[0], model, samples, spared):
+            model, trained = recipe._fit(seen, on_pass, verbose)
+            history = trained or history
+        for_folds, evidence = recipe._with_choices_of(model, seen), []
+        for judge, rows in judges(lambda chosen: for_folds._fit(chosen)[0], model, samples, spared):
             evidence += evidence_of(judge, samples.chosen(rows), self.device)
         return model, evidence, history
 
@@ -112,7 +112,7 @@ class Recipe:
             and self.parameters["criterion"] in ("auto", "likelihood")
         )
 
-    def _without_useless_flow(self, samples, left_out, on_pass=None, verbose=0):
+    def _better_of_two(self, samples, left_out, on_pass=None, verbose=0):
         """Fit with a flow and without to all but the samples left out, which choose.
 
         Returns the recipe of the better model, this model, and the history of the training.

@@ -8,7 +8,9 @@ from ..text import printable
 _MOST = 20  # classes that are named
 
 
-def decisions_text(parameters, codes, classes, spared, n_passes, n_centers, known=None):
+def decisions_text(
+    parameters, codes, classes, spared, n_passes, n_centers, known=None, *, keeps_flow=True
+):
     """Return what a fit decided, a line each.
 
     Parameters
@@ -24,6 +26,8 @@ def decisions_text(parameters, codes, classes, spared, n_passes, n_centers, know
         Of training.
     n_centers : ndarray of shape (n_levels, n_classes)
     known : list of KnownAnomalies, default=None
+    keeps_flow : bool, default=True
+        Whether a flow that was trained scores.
 
     Returns
     -------
@@ -33,7 +37,7 @@ def decisions_text(parameters, codes, classes, spared, n_passes, n_centers, know
     lines = [
         f"{len(codes)} normal samples of {_count(len(classes), 'class', 'classes')}: "
         f"{_each(classes, sizes)}",
-        _training(parameters["max_iter"], n_passes),
+        _training(parameters["max_iter"], n_passes, keeps_flow),
         _centers(n_centers, classes, sizes),
         _held_out(spared, codes, classes),
     ]
@@ -42,9 +46,12 @@ def decisions_text(parameters, codes, classes, spared, n_passes, n_centers, know
     return "\n".join(f"skhgad: {line}" for line in lines)
 
 
-def _training(max_iter, n_passes):
+def _training(max_iter, n_passes, keeps_flow):
     if n_passes:
-        return f"the flow is trained for {_count(n_passes, 'pass', 'passes')}"
+        text = f"the flow is trained for {_count(n_passes, 'pass', 'passes')}"
+        if keeps_flow:
+            return text
+        return f"{text} and dropped: it makes held-out normals no likelier than the closed form"
     if max_iter == "auto":
         return (
             "no flow is trained: with max_iter='auto' start and mixture are fitted in closed form, "

@@ -20,13 +20,14 @@ def n_blocks(detector):
 
 
 @pytest.mark.parametrize("validation_fraction", [0.2, "cross"])
-def test_a_flow_that_learns_nothing_is_dropped(validation_fraction):
+def test_a_flow_that_learns_nothing_is_dropped(validation_fraction, capsys):
     X = np.random.default_rng(0).normal(size=(120, 6))
-    trained = HGADDetector(max_iter=3, validation_fraction=validation_fraction, random_state=0).fit(
-        X
-    )
+    trained = HGADDetector(
+        max_iter=3, validation_fraction=validation_fraction, random_state=0, verbose=1
+    ).fit(X)
     plain = HGADDetector(max_iter=0, validation_fraction=validation_fraction, random_state=0).fit(X)
     assert n_blocks(trained) == 0
+    assert "and dropped" in capsys.readouterr().out
     assert trained.n_iter_ == len(trained.history_) == 3  # it was tried
     np.testing.assert_array_equal(trained.score_samples(X), plain.score_samples(X))
 
