@@ -1256,12 +1256,15 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self, attributes: dict[str, Any], return_changes: bool
     ) -> HGADDetector | list[ClassChange]:
         """Take fitted attributes, all at once; return the detector, or what changed."""
+        if not return_changes:
+            self.__dict__.update(attributes)
+            return self
         now = {**self.__dict__, **attributes}
         before = class_states(self.model_, self.offset_, self.class_offsets_)
         after = class_states(now["model_"], now["offset_"], now["class_offsets_"])
         changes = class_changes(before, after)
         self.__dict__.update(attributes)
-        return changes if return_changes else self
+        return changes
 
     def _scored_batches(
         self, X: Any, class_labels: ArrayLike | None = None, roi: Any = None

@@ -33,6 +33,7 @@ __all__ = [
     "check_scored_X",
     "check_y",
     "is_integer",
+    "label_of_text",
     "listed",
     "marks_anomaly",
 ]
@@ -312,6 +313,14 @@ def check_known_label(label: Any, classes: NDArray[Any], name: str) -> Any:
             f"{listed(map(repr, known))}.{_suggestion(label, known)}"
         )
     return known[known.index(label)]
+
+
+def label_of_text(text: str, classes: NDArray[Any], name: str) -> Any:
+    """Return the element of `classes` that is written `text`; else ValueError, naming `name`."""
+    for label in classes.tolist():
+        if str(label) == text:
+            return label
+    raise ValueError(f"{name} {text!r}: the model knows {[str(label) for label in classes]}.")
 
 
 def check_level(level: Any, n_levels: int) -> None:

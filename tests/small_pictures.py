@@ -20,3 +20,18 @@ def write(path, pixels):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
     return path
+
+
+def fine_products(n, seed=0, shape=(SIDE, SIDE)):
+    """Return fine stripes and checks, (n, height, width, 3) uint8, and their labels."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    images = []
+    for i in range(n):
+        wave = np.sin((columns + rng.integers(0, 8)) * 0.8)
+        if i % 2:
+            wave = wave * np.sin((rows + rng.integers(0, 8)) * 0.8)
+        grey = 0.5 + 0.3 * wave + rng.normal(0, 0.03, wave.shape)
+        images.append(np.stack([grey, grey * 0.9, grey * 0.8], axis=-1))
+    labels = np.array(["stripes", "checks"] * n)[:n]
+    return (np.clip(images, 0, 1) * 255).astype(np.uint8), labels

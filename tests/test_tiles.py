@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from backbones import RandomFilters
+from small_pictures import fine_products
 
 from skhgad import HGADDetector
 from skhgad.scoring import views as scored_views
@@ -25,18 +26,7 @@ class Stages(RandomFilters):
 
 
 def products(n, seed=0, size=SIZE):
-    """Fine stripes and checks, (n, height, width, 3) uint8, and their labels."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[: size[0], : size[1]]
-    images = []
-    for i in range(n):
-        wave = np.sin((columns + rng.integers(0, 8)) * 0.8)
-        if i % 2:
-            wave = wave * np.sin((rows + rng.integers(0, 8)) * 0.8)
-        grey = 0.5 + 0.3 * wave + rng.normal(0, 0.03, wave.shape)
-        images.append(np.stack([grey, grey * 0.9, grey * 0.8], axis=-1))
-    labels = np.array(["stripes", "checks"] * n)[:n]
-    return (np.clip(images, 0, 1) * 255).astype(np.uint8), labels
+    return fine_products(n, seed, size)
 
 
 def with_spots(images, places):

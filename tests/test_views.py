@@ -9,10 +9,11 @@ from backbones import RandomFilters
 from PIL import Image
 from sklearn import set_config
 from sklearn.model_selection import cross_val_score
+from small_pictures import SIDE
+from small_pictures import fine_products as products
 
 from skhgad import HGADDetector
 
-SIDE = 32
 MASK = np.zeros((SIDE, SIDE), dtype=bool)
 MASK[4:28, 10:30] = True
 
@@ -22,21 +23,6 @@ class Stages(RandomFilters):
 
     def __init__(self, **options):
         super().__init__((8, 2), (12, 2), (12, 2), **options)
-
-
-def products(n, seed=0, shape=(SIDE, SIDE)):
-    """Stripes and checks, (n, height, width, 3) uint8, and their labels."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.mgrid[: shape[0], : shape[1]]
-    images = []
-    for i in range(n):
-        wave = np.sin((columns + rng.integers(0, 8)) * 0.8)
-        if i % 2:
-            wave = wave * np.sin((rows + rng.integers(0, 8)) * 0.8)
-        grey = 0.5 + 0.3 * wave + rng.normal(0, 0.03, wave.shape)
-        images.append(np.stack([grey, grey * 0.9, grey * 0.8], axis=-1))
-    labels = np.array(["stripes", "checks"] * n)[:n]
-    return (np.clip(images, 0, 1) * 255).astype(np.uint8), labels
 
 
 def with_blob(images, row, column):

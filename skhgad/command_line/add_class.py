@@ -3,7 +3,12 @@
 from pathlib import Path
 
 from ..text import printable
-from .arguments import add_machine_options, load_detector
+from .arguments import (
+    add_machine_options,
+    add_out_option,
+    changed_model_place,
+    load_detector,
+)
 
 
 def add_options(commands):
@@ -17,9 +22,7 @@ def add_options(commands):
         help="holds normal images of the product, or its train/good/<image>",
     )
     command.add_argument("--name", metavar="NAME", required=True, help="name of the new product")
-    command.add_argument(
-        "--out", metavar="MODEL2", help="folder of the new model (default: MODEL is replaced)"
-    )
+    add_out_option(command)
     add_machine_options(command)
     command.set_defaults(run=run)
 
@@ -27,10 +30,8 @@ def add_options(commands):
 def run(args):
     """Add the product and save."""
     from ..report.findings import naming_files
-    from ..storage.model_folder import check_model_place
 
-    out = args.model if args.out is None else args.out
-    check_model_place(out, "--out")
+    out = changed_model_place(args)
     detector, of_fit = load_detector(args)
     images = normal_images(args.folder)
     with naming_files(images):

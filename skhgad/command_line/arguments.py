@@ -80,6 +80,22 @@ def chosen_roi(args, products):
     return found
 
 
+def add_out_option(command):
+    """Add ``--out``, for a command that changes a model; see `changed_model_place`."""
+    command.add_argument(
+        "--out", metavar="MODEL2", help="folder of the new model (default: MODEL is replaced)"
+    )
+
+
+def changed_model_place(args):
+    """Return the folder for the changed model; raise ValueError if no model can be there."""
+    from ..storage.model_folder import check_model_place
+
+    out = args.model if args.out is None else args.out
+    check_model_place(out, "--out")
+    return out
+
+
 def add_threshold_option(command, effect):
     """Add ``--false-alarm-rate``; `effect` says what becomes of the threshold."""
     command.add_argument(
@@ -252,12 +268,9 @@ def product_of(detector, args):
 
 def known_class(detector, name, option):
     """Return the element of `classes_` written `name`, or raise ValueError naming the option."""
-    for label in detector.classes_.tolist():
-        if str(label) == name:
-            return label
-    raise ValueError(
-        f"{option} {name!r}: the model knows the classes {[str(k) for k in detector.classes_]}."
-    )
+    from ..validation import label_of_text
+
+    return label_of_text(name, detector.classes_, option)
 
 
 def image_paths(arguments):

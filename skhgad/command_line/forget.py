@@ -3,7 +3,12 @@
 from pathlib import Path
 
 from ..text import printable
-from .arguments import add_machine_options, load_detector
+from .arguments import (
+    add_machine_options,
+    add_out_option,
+    changed_model_place,
+    load_detector,
+)
 from .update import known_label
 
 
@@ -13,9 +18,7 @@ def add_options(commands):
     command = commands.add_parser("forget", help=text, description=text)
     command.add_argument("model", metavar="MODEL", help="folder that fit wrote")
     command.add_argument("names", metavar="NAME", nargs="+", help="a product to remove")
-    command.add_argument(
-        "--out", metavar="MODEL2", help="folder of the new model (default: MODEL is replaced)"
-    )
+    add_out_option(command)
     add_machine_options(command)
     command.set_defaults(run=run)
 
@@ -23,10 +26,8 @@ def add_options(commands):
 def run(args):
     """Remove the products and save."""
     from ..scoring.changes import changes_text
-    from ..storage.model_folder import check_model_place
 
-    out = args.model if args.out is None else args.out
-    check_model_place(out, "--out")
+    out = changed_model_place(args)
     detector, of_fit = load_detector(args)
     labels = [known_label(detector, name, "NAME") for name in args.names]
     changes = detector.forget(labels, return_changes=True)

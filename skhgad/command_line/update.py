@@ -4,7 +4,13 @@ from pathlib import Path
 
 from ..text import printable
 from .add_class import normal_images
-from .arguments import add_machine_options, load_detector
+from .arguments import (
+    add_machine_options,
+    add_out_option,
+    changed_model_place,
+    known_class,
+    load_detector,
+)
 
 
 def add_options(commands):
@@ -26,9 +32,7 @@ def add_options(commands):
         metavar="NAME",
         help="the product (default: the only one of the model)",
     )
-    command.add_argument(
-        "--out", metavar="MODEL2", help="folder of the new model (default: MODEL is replaced)"
-    )
+    add_out_option(command)
     add_machine_options(command)
     command.set_defaults(run=run)
 
@@ -37,10 +41,8 @@ def run(args):
     """Update the product and save."""
     from ..report.findings import naming_files
     from ..scoring.changes import changes_text
-    from ..storage.model_folder import check_model_place
 
-    out = args.model if args.out is None else args.out
-    check_model_place(out, "--out")
+    out = changed_model_place(args)
     detector, of_fit = load_detector(args)
     label = known_label(detector, args.name, "--class")
     images = normal_images(args.folder)
@@ -55,15 +57,16 @@ def run(args):
 
 def known_label(detector, name, option):
     """Return the label of a class given as text; without a name, that of the only class."""
-    known = {str(label): label for label in detector.classes_.tolist()}
-    names = ", ".join(printable(label) for label in known)
+    labels = detector.classes_.tolist()
+    names = ", ".join(map(printable, labels))
     if name is None:
-        if len(known) > 1:
+        if len(labels) > 1:
             raise ValueError(f"{option} is missing: the model knows {names}.")
-        return next(iter(known.values()))
-    if name not in known:
+        return labels[0]
+    try:
+        return known_class(detector, name, option)
+    except ValueError:
         raise ValueError(
             f"{option} {name!r} is no product of this model, which knows {names}. Use the command "
             "add-class for a new product."
-        )
-    return known[name]
+        ) from None

@@ -11,10 +11,10 @@ from sklearn.utils import check_random_state
 from ..features.framing import product_masks
 from ..images.roi import ProductMasks
 from ..model.level import LevelModel
-from ..parameters import check_parameters, parameters_now
-from ..scoring.calibration import Calibration, threshold_after
+from ..scoring.calibration import threshold_after
 from ..validation import check_scored_X, check_y
 from .calibrate import calibrate_new_classes, evidence_of, judges
+from .changeable import parameters_of_change
 from .class_covariances import fit_new_classes
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
@@ -31,14 +31,8 @@ def add_class(detector, X, y, roi=None):
 
     The detector itself does not change.
     """
-    check_parameters(detector.get_params(deep=False))
-    parameters = parameters_now(detector)
+    parameters = parameters_of_change(detector, "add_class")
     fitted, reader = detector.model_, detector.feature_reader()
-    if fitted.model.levels[0].densities is None:
-        raise ValueError(
-            "add_class needs a detector fitted with class_covariance=True: unit covariances come "
-            "from training, which only fit does."
-        )
     X = check_scored_X(X, detector, takes_images=fitted.takes_images)
     codes, labels = new_labels(y, fitted.classes, len(X))
     normal = np.flatnonzero(codes >= 0)
@@ -97,7 +91,7 @@ def add_class(detector, X, y, roi=None):
     before = before._replace(
         codes=known_places[before.codes], inferred=known_places[before.inferred]
     )
-    calibration = Calibration(*map(np.concatenate, zip(before, added, strict=True)))
+    calibration = before.joined(added)
     offset = threshold_after(detector, calibration)
     kept = fitted.kept
     if kept is not None:

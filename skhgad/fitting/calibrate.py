@@ -100,9 +100,7 @@ def _calibration(model, evidence, chosen, class_calibration, common=None):
     else:
         given_scores = scales.scores(given_peaks, codes, weights)
     scores = np.where(inferred == codes, given_scores, scales.scores(peaks, inferred, weights))
-    # The dtype tells `tie_distance` how exact the scores are.
-    dtype = model.score_scale.cpu().numpy().dtype
-    scores, given_scores = (finite(-values.astype(dtype)) for values in (scores, given_scores))
+    scores, given_scores = as_scores(model, scores), as_scores(model, given_scores)
     if model.map_size == (1, 1):  # a vector has no parts
         typicality = scores.copy()
     return Calibration(scores, codes, inferred, given_scores, typicality, given_peaks)
@@ -121,6 +119,12 @@ def peaks_of(model, inferred, given):
         inferred.codes.cpu().numpy(),
         finite(inferred.typicality),
     )
+
+
+def as_scores(model, anomaly):
+    """Turn anomaly scores, an ndarray, into normality scores as exact as those of the model."""
+    # The dtype tells `tie_distance` how exact the scores are.
+    return finite(-anomaly.astype(model.score_scale.cpu().numpy().dtype))
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from .class_mixtures import drawn_rows, fit_class, has_heavy_tailed_class, latent_vectors
-from .covariance import gaussian_shrinkage, shrink, whitening_matrix
+from .covariance import gaussian_shrinkage, shrink, unshrink, whitening_matrix
 from .gaussian_mixture import GaussianMixture, equal_log_weights
 from .gaussian_mixture import whitener as triangular_whitener
 from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count
@@ -108,10 +108,7 @@ class MapClass:
         """Return the covariance of the old vectors; where only the prior was left, the prior."""
         if self.shrinkage > _PRIOR_ALONE:
             return self.covariance
-        mean_variance = self.covariance.trace() / len(self.covariance)
-        identity = torch.eye(len(self.covariance), dtype=torch.float64)
-        prior = self.shrinkage * mean_variance * identity
-        return (self.covariance - prior) / (1 - self.shrinkage)
+        return unshrink(self.covariance, self.shrinkage)
 
 
 class VectorClass:

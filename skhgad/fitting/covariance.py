@@ -125,6 +125,14 @@ def shrink(covariance, shrinkage):
     return (1 - shrinkage) * covariance + shrinkage * mean_variance * identity
 
 
+def unshrink(covariance, shrinkage):
+    """Undo `shrink`, of a shrinkage below 1."""
+    n_features = len(covariance)
+    identity = torch.eye(n_features, dtype=covariance.dtype, device=covariance.device)
+    prior = shrinkage * (covariance.trace() / n_features) * identity
+    return (covariance - prior) / (1 - shrinkage)
+
+
 def whitening_matrix(covariance):
     """Inverse square root W of a float64 covariance: W = W.T and W.T @ covariance @ W = I.
 

@@ -104,4 +104,4 @@ def with_rows(calibration, n_fitted, model, X, codes, device):
     more = Calibration(
         inferred.scores, codes, inferred.codes, given.scores, inferred.typicality, peaks
     )
-    return Calibration(*(np.concatenate(parts) for parts in zip(calibration, more, strict=True)))
+    return calibration.joined(more)

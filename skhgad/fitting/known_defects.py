@@ -136,14 +136,9 @@ def _joined(parts):
     """Join blocks of Evidence to one, in the order of rows."""
     rows = torch.cat([part.rows for part in parts])
     order = rows.argsort()
-
-    def joined(name):
-        levels = zip(*(getattr(part, name) for part in parts), strict=True)
-        return [None if values[0] is None else torch.cat(values)[order] for values in levels]
-
-    codes = torch.cat([part.codes for part in parts])[order]
-    names = ("likelihoods", "backgrounds", "entropies")
-    return Evidence(codes, *map(joined, names), rows=rows[order])
+    codes, *kinds = Evidence.joined(parts)[:4]
+    kinds = [[None if level is None else level[order] for level in kind] for kind in kinds]
+    return Evidence(codes[order], *kinds, rows=rows[order])
 
 
 def _applied(model, evidence, samples, correction, chosen, parameters):

@@ -231,12 +231,8 @@ class _Features:
 
     def _blocks(self, rows):
         """Yield (rows, x, which positions lie inside) of the samples `rows` of this process."""
-        cache, first = self.samples.cache, 0
-        own = cache.processes.own(rows)
-        for (x,), _ in self.samples.chosen(rows).blocks([self.index]):
-            part = own[first : first + len(x)]
-            yield part, x, cache.read_inside(self.index, part)
-            first += len(x)
+        for part, (x,), _ in self.samples.chosen(rows).numbered_blocks([self.index]):
+            yield part, x, self.samples.cache.read_inside(self.index, part)
 
 
 class _Gaussian:

@@ -9,7 +9,7 @@ import torch
 
 from .class_mixtures import BACKGROUND_SHRINKAGE
 from .class_update import MapClass
-from .covariance import gaussian_shrinkage, shrink, whitening_matrix
+from .covariance import gaussian_shrinkage, shrink, unshrink, whitening_matrix
 from .start import MAP_SHRINKAGE
 
 
@@ -85,10 +85,8 @@ def _background_of(densities):
     """Return mean and covariance of the common background, as before it was shrunk."""
     whitener = densities.background_whitener.double().cpu()
     covariance = torch.linalg.inv(whitener @ whitener.T)
-    identity = torch.eye(len(covariance), dtype=torch.float64)
-    prior = BACKGROUND_SHRINKAGE * covariance.trace() / len(covariance) * identity
-    covariance = (covariance - prior) / (1 - BACKGROUND_SHRINKAGE)
-    return densities.background_mean.double().cpu(), covariance
+    mean = densities.background_mean.double().cpu()
+    return mean, unshrink(covariance, BACKGROUND_SHRINKAGE)
 
 
 class NewClassFrame:

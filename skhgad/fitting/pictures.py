@@ -87,7 +87,7 @@ def evidence_of_pictures(model, samples, device):
     processes = samples.cache.processes
     own = processes.own(samples.rows)
     likelihoods = torch.zeros(len(own), model.n_classes, dtype=torch.float64)
-    for part, features, inside, _ in _view_blocks(samples, samples.rows, device):
+    for part, features, inside in _view_blocks(samples, samples.rows, device):
         latents = [level.latent(x)[0] for level, x in zip(model.levels, features, strict=True)]
         found = model.class_log_likelihoods(latents, inside)
         likelihoods[np.searchsorted(own, part)] = found.double().cpu()
@@ -158,7 +158,7 @@ class _Judged:
 def judged_views(model, samples, rows, codes, device):
     """Judge the cached views `rows`; `codes` holds the class of every cached view."""
     found = []
-    for part, features, _, _ in _view_blocks(samples, rows, device):
+    for part, features, _ in _view_blocks(samples, rows, device):
         evidence = model.evidence(features, torch.from_numpy(codes[part]).to(device))
         evidence = evidence.to("cpu")
         defects = evidence.defects or [None] * len(features)
@@ -168,14 +168,11 @@ def judged_views(model, samples, rows, codes, device):
 
 
 def _view_blocks(samples, rows, device):
-    """Yield rows, features, which positions lie inside, and codes of this process's views."""
-    cache, first = samples.cache, 0
-    own = cache.processes.own(rows)
-    for features, codes in samples.chosen(rows).blocks(device=device):
-        part = own[first : first + len(codes)]
-        first += len(codes)
+    """Yield rows, features, and which positions lie inside, of this process's views."""
+    cache = samples.cache
+    for part, features, _ in samples.chosen(rows).numbered_blocks(device=device):
         inside = [cache.read_inside(index, part).to(device) for index in range(cache.n_levels)]
-        yield part, features, inside, codes
+        yield part, features, inside
 
 
 def _pairs(model, samples, rows, given, inferred, device):

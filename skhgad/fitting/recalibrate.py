@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from ..scoring.calibration import Calibration
-from ..scoring.scores import finite
-from .calibrate import peaks_of
+from .calibrate import as_scores, peaks_of
 from .class_scales import ClassScales, class_scales, common_scales, left_out_scores
 from .frame_constants import profile_sums
 from .map_constants import PROFILE_PRIOR_SAMPLES, SMALLEST_SPREAD
@@ -54,8 +53,7 @@ def recalibrate(model, evidence, before, updated, class_calibration):
     added = Calibration(
         np.zeros(len(codes)), codes, inferred, np.zeros(len(codes)), typicality, new_peaks
     )
-    joined = before._replace(peaks=old_peaks)
-    joined = Calibration(*map(np.concatenate, zip(joined, added, strict=True)))
+    joined = before._replace(peaks=old_peaks).joined(added)
     return _with_scores(model, joined, peaks, updated, class_calibration)
 
 
@@ -176,18 +174,13 @@ def _with_scores(model, calibration, inferred_peaks, updated, class_calibration)
     if not class_calibration:
         left_out = scales.scores(calibration.peaks[chosen], codes[chosen], weights)
     given_scores, scores = calibration.given_scores.copy(), calibration.scores.copy()
-    given_scores[chosen] = _as_scores(model, left_out)
+    given_scores[chosen] = as_scores(model, left_out)
     new = slice(len(scores) - len(inferred_peaks), None)
     inferred = calibration.inferred
-    scores[new] = _as_scores(model, scales.scores(inferred_peaks, inferred[new], weights))
+    scores[new] = as_scores(model, scales.scores(inferred_peaks, inferred[new], weights))
     right = chosen & (inferred == codes)
     scores[right] = given_scores[right]
     typicality = calibration.typicality
     if model.map_size == (1, 1):  # a vector has no parts
         typicality = scores.copy()
     return calibration._replace(scores=scores, given_scores=given_scores, typicality=typicality)
-
-
-def _as_scores(model, anomaly):
-    # The dtype tells `tie_distance` how exact the scores are.
-    return finite(-anomaly.astype(model.score_scale.cpu().numpy().dtype))

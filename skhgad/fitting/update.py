@@ -9,11 +9,12 @@ import torch
 from sklearn.utils import check_random_state
 
 from ..features.framing import product_masks
-from ..parameters import asks_for_training, check_parameters, parameters_now
+from ..parameters import asks_for_training
 from ..scoring.calibration import threshold_after
 from ..scoring.kept_vectors import KeptVectors
 from ..validation import check_scored_X, check_y, listed
 from .calibrate import calibrate, evidence_of
+from .changeable import parameters_of_change
 from .class_update import MapClass, VectorClass
 from .far_cells import FarCell, far_cells, with_rows
 from .feature_cache import cached_features
@@ -31,14 +32,8 @@ def update(detector, X, y, roi=None):
 
     The detector itself does not change.
     """
-    check_parameters(detector.get_params(deep=False))
-    parameters = parameters_now(detector)
+    parameters = parameters_of_change(detector, "update")
     fitted, reader = detector.model_, detector.feature_reader()
-    if fitted.model.levels[0].densities is None:
-        raise ValueError(
-            "update needs a detector fitted with class_covariance=True: unit covariances come "
-            "from training, which only fit does."
-        )
     X = check_scored_X(X, detector, takes_images=fitted.takes_images)
     codes = known_codes(y, fitted.classes, len(X))
     normal = np.flatnonzero(codes >= 0)

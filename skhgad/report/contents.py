@@ -1,7 +1,5 @@
 """Rows, cards and pictures of the report."""
 
-import base64
-import io
 import os
 from functools import partial
 from typing import NamedTuple
@@ -25,11 +23,11 @@ from ..scoring.explanation import locate
 from ..scoring.maps import resize
 from ..scoring.thresholds import offset_of
 from .clearest import Clearest
+from .data_uris import jpeg_uri, png_uri, reduced
 from .findings import inspect_files
 from .page import Table
 
 _THUMBNAIL, _PICTURE = 72, 320  # longest side in pixels
-_JPEG = {"format": "JPEG", "quality": 80}
 _MOST_LATENT = 400  # images
 
 
@@ -110,7 +108,7 @@ def collect(detector, paths, folder, measurement, n_clearest):
             mask = data.mask[index]
         row = Row(
             path=os.path.relpath(finding.path, folder),
-            thumbnail=_jpeg_uri(_reduced(pixels, _THUMBNAIL)),
+            thumbnail=jpeg_uri(reduced(pixels, _THUMBNAIL)),
             inferred_class=str(finding.class_label),
             true_class=true_class,
             defect=defect,
@@ -147,7 +145,7 @@ def draw_card(clear, rows, detector):
         mask=clear.mask,
         typical=typical,
     ).plot(figure.subplots(1, 3))
-    return Card(row, _png_uri(figure))
+    return Card(row, png_uri(figure))
 
 
 def draw_pictures(detector, paths, rows, data):
@@ -166,7 +164,7 @@ def draw_pictures(detector, paths, rows, data):
         figure = _new_figure((9.5, 5))
         TrainingCurveDisplay.from_estimator(detector, ax=figure.subplots(2, 3))
         caption = "Means over the steps of each pass."
-        pictures.append(Picture("Training", _png_uri(figure), caption))
+        pictures.append(Picture("Training", png_uri(figure), caption))
     return pictures
 
 
@@ -186,7 +184,7 @@ def _draw_scores(detector, rows, y):
         "Every point is an image; left of the line it is flagged. Linear around zero, logarithmic "
         f"beyond. Rows are the product classes {source}."
     )
-    return Picture("Scores", _png_uri(figure), caption)
+    return Picture("Scores", png_uri(figure), caption)
 
 
 def _draw_drift(detector, rows):
@@ -209,7 +207,7 @@ def _draw_drift(detector, rows):
         f"most {monitor.false_alarm_probability:g}, if the order is random and at most "
         f"{monitor.defect_rate:.0%} of the images show defects."
     )
-    return Picture("Drift", _png_uri(figure), caption)
+    return Picture("Drift", png_uri(figure), caption)
 
 
 def _draw_latent_space(detector, paths, y):
@@ -229,7 +227,7 @@ def _draw_latent_space(detector, paths, y):
         "classes and models by it."
     )
     table = gaussianity_table(display.gaussianity)
-    return Picture("Latent space", _png_uri(figure), caption, table)
+    return Picture("Latent space", png_uri(figure), caption, table)
 
 
 def gaussianity_table(gaussianity):
@@ -248,18 +246,10 @@ def gaussianity_table(gaussianity):
 def _page_size(pixels, anomaly_map, mask):
     if mask is not None:
         mask = check_mask(mask, anomaly_map.shape, "of the image")
-        mask = np.asarray(_reduced(mask.astype(np.uint8), _PICTURE, Image.Resampling.NEAREST)) > 0
-    image = np.asarray(_reduced(pixels, _PICTURE))
+        mask = np.asarray(reduced(mask.astype(np.uint8), _PICTURE, Image.Resampling.NEAREST)) > 0
+    image = np.asarray(reduced(pixels, _PICTURE))
     anomaly_map = resize(torch.from_numpy(anomaly_map)[None], image.shape[:2])[0].numpy()
     return image, anomaly_map, mask
-
-
-def _reduced(pixels, longest, resample=Image.Resampling.BILINEAR):
-    if pixels.dtype != np.uint8:
-        pixels = np.rint(255 * pixels).astype(np.uint8)
-    image = Image.fromarray(pixels)
-    image.thumbnail((longest, longest), resample)
-    return image
 
 
 def _new_figure(size):
@@ -267,19 +257,3 @@ def _new_figure(size):
     from matplotlib.figure import Figure
 
     return Figure(figsize=size, layout="compressed")
-
-
-def _jpeg_uri(image):
-    buffer = io.BytesIO()
-    image.save(buffer, **_JPEG)
-    return _data_uri(buffer, "jpeg")
-
-
-def _png_uri(figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return _data_uri(buffer, "png")
-
-
-def _data_uri(buffer, kind):
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,20 +1,12 @@
-"""The report as one HTML page.
+"""The report as one HTML page, whose images are data URIs."""
 
-Jinja2 escapes all text, file names above all. The page loads nothing: images are data URIs, and its
-content security policy allows its own style and script only.
-"""
-
-import base64
-import hashlib
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from importlib.resources import files
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from ..estimator import HGADDetector
 from ..parameters import parameters_now
@@ -22,6 +14,7 @@ from ..scoring.certificate import CONFIDENCE, bound_text
 from ..scoring.known_anomalies import known_anomalies_text
 from ..scoring.thresholds import thresholds_text
 from .evaluation import format_figure, results_table
+from .template import filled_template
 
 MARK = "<!doctype html><!-- report of skhgad -->"  # tells a report from other pages
 _PACKAGES = ("skhgad", "torch", "timm", "scikit-learn", "numpy", "scipy", "Pillow", "matplotlib")
@@ -42,14 +35,10 @@ def render_page(detector, rows, *, source, model, figures, groups, pictures):
     `source` and `model` are folders; `figures` are as from `Measurement.figures`, None without
     labels; `groups` as from `draw_groups`.
     """
-    style, script = read_part("page.css"), read_part("page.js")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return MARK + environment.from_string(read_part("page.html")).render(
-        policy=page_policy(style, script),
-        style=style,
-        script=script,
+    return MARK + filled_template(
+        "page.html",
+        ["page.css"],
+        "page.js",
         source=source,
         model=model,
         facts=_facts(detector, rows, figures),
@@ -83,23 +72,6 @@ def _choices(rows, class_filter):
         "verdict": {row.verdict for row in rows},
     }
     return {name: sorted(values) for name, values in choices.items() if values}
-
-
-def read_part(name):
-    """Return the text of a file of this folder."""
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def page_policy(style, script):
-    """Return the content security policy that allows this style and this script alone."""
-    style, script = (
-        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        for text in (style, script)
-    )
-    return (
-        f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; "
-        f"script-src 'sha256-{script}'; base-uri 'none'; form-action 'none'"
-    )
 
 
 def _facts(detector, rows, figures):

@@ -1,17 +1,15 @@
 """A page on which people decide: is this picture good, or a defect."""
 
-import base64
-import io
 from typing import NamedTuple
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from ..display.heat_maps import HeatScale, overlay
 from ..images.source import ImageSource
 from ..scoring.thresholds import offset_of
-from .page import page_policy, read_part
+from .data_uris import jpeg_uri, reduced
+from .template import filled_template
 from .verdicts import verdict_record
 
 MARK = "<!doctype html><!-- review of skhgad -->"  # tells such a page from others
@@ -53,8 +51,6 @@ def ask(finding, detector):
     pixels = ImageSource([finding.path], value_range=detector.model_.value_range).read(0)
     scale = HeatScale.of(detector, finding.class_label)
     heat = overlay(pixels, scale.heat(finding.anomaly_map))
-    if pixels.dtype != np.uint8:
-        pixels = np.rint(255 * pixels).astype(np.uint8)
     return Question(verdict_record(finding, detector), _uri(pixels), _uri(heat))
 
 
@@ -65,15 +61,10 @@ def thresholds_of(detector, findings):
 
 def render_review(questions, *, source, model, products, n_images):
     """Return the page, a str; `products` are the classes of the model, as text."""
-    style = read_part("page.css") + read_part("review.css")
-    script = read_part("review.js")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return MARK + environment.from_string(read_part("review.html")).render(
-        policy=page_policy(style, script),
-        style=style,
-        script=script,
+    return MARK + filled_template(
+        "review.html",
+        ["page.css", "review.css"],
+        "review.js",
         questions=questions,
         source=source,
         model=model,
@@ -83,8 +74,4 @@ def render_review(questions, *, source, model, products, n_images):
 
 
 def _uri(pixels):
-    image = Image.fromarray(pixels)
-    image.thumbnail((_SIDE, _SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return jpeg_uri(reduced(pixels, _SIDE, Image.Resampling.BICUBIC), quality=85)

@@ -3,12 +3,12 @@
 import heapq
 import math
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..images.source import ImageSource
 from ..storage.files import whole_file
 from ..text import printable
+from .data_uris import eight_bit
 
 MOST = 200  # images on a sheet
 _SIDE, _CAPTION, _GAP = 240, 34, 8  # pixels
@@ -64,9 +64,7 @@ class ContactSheet:
     def _tile(self, record):
         """Draw one image with the boxes of its regions and two lines of text."""
         pixels = ImageSource([record["path"]], value_range=self.value_range).read(0)
-        if pixels.dtype != np.uint8:
-            pixels = np.rint(255 * pixels).astype(np.uint8)
-        image = Image.fromarray(pixels).convert("RGB")
+        image = Image.fromarray(eight_bit(pixels)).convert("RGB")
         scale = _SIDE / max(image.size)
         image = image.resize([max(1, round(side * scale)) for side in image.size])
         draw = ImageDraw.Draw(image)

@@ -43,6 +43,10 @@ class Calibration(NamedTuple):
     typicality: np.ndarray
     peaks: np.ndarray
 
+    def joined(self, more):
+        """Return these calibration samples, then those of another Calibration."""
+        return Calibration(*map(np.concatenate, zip(self, more, strict=True)))
+
     def p_values(self, scores, codes, *, given):
         """Compare samples with those whose class was found in the same way, given or inferred.
 

@@ -139,11 +139,11 @@ class FittedModel:
         ------
         ScoredBatch
         """
-        model, n_seen, given = self.on(reader.device), 0, codes is not None
+        model, n_seen, is_given = self.on(reader.device), 0, codes is not None
         X, codes = self.seen(reader, X, codes, roi)
         codes = None if codes is None else torch.from_numpy(codes)
         if isinstance(X, ViewSource):
-            yield from scored_views(model, reader, X, codes, given=given)
+            yield from scored_views(model, reader, X, codes, given=is_given)
             return
         for features, sizes in reader.batches(X):
             given = None

@@ -36,6 +36,17 @@ class Evidence(NamedTuple):
     # hold the positions of all tiles of one picture, see `frames.as_mosaic`.
     frame: Frame | None = None
 
+    @classmethod
+    def joined(cls, parts):
+        """Join the judgements of several batches: codes, likelihoods, backgrounds, entropies."""
+
+        def join(name):
+            levels = zip(*(getattr(part, name) for part in parts), strict=True)
+            return [None if level[0] is None else torch.cat(level) for level in levels]
+
+        names = ("likelihoods", "backgrounds", "entropies")
+        return cls(torch.cat([part.codes for part in parts]), *map(join, names))
+
     def to(self, device):
         """Return the same on a device."""
         return Evidence(*(_moved(values, device) for values in self))
@@ -138,14 +149,7 @@ class ScoringModel(nn.Module):
         ScoringModel
             The constants of new classes are means over this model's; they have no profile.
         """
-        result = ScoringModel(
-            levels,
-            self.map_size,
-            self.criterion,
-            self.normalization,
-            self.blur_sigma,
-            self.entropy_weight,
-        )
+        result = self._of_levels(levels)
         for name, values in self.named_buffers(recurse=False):
             if not name.startswith("background"):  # a constant of each class, in the last axis
                 n_new = len(order) - self.n_classes
@@ -171,7 +175,16 @@ class ScoringModel(nn.Module):
             )
             for level in self.levels
         ]
-        result = ScoringModel(
+        result = self._of_levels(levels)
+        for name, values in self.named_buffers(recurse=False):
+            is_of_classes = not name.startswith("background")
+            setattr(result, name, values[..., kept] if is_of_classes else values.clone())
+        result.defect_terms.extend(term.without(codes) for term in self.defect_terms)
+        return result.requires_grad_(False)
+
+    def _of_levels(self, levels):
+        """Return a model of other levels with the settings of this one."""
+        return ScoringModel(
             levels,
             self.map_size,
             self.criterion,
@@ -179,11 +192,6 @@ class ScoringModel(nn.Module):
             self.blur_sigma,
             self.entropy_weight,
         )
-        for name, values in self.named_buffers(recurse=False):
-            is_of_classes = not name.startswith("background")
-            setattr(result, name, values[..., kept] if is_of_classes else values.clone())
-        result.defect_terms.extend(term.without(codes) for term in self.defect_terms)
-        return result.requires_grad_(False)
 
     @property
     def n_classes(self):

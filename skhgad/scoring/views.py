@@ -86,7 +86,7 @@ def _judged_parts(model, batches, code):
         codes = torch.full((len(features[0]),), code, device=features[0].device)
         parts.append(model.evidence(features, codes))
         insides.append(inside)
-    return joined(parts), [torch.cat(level) for level in zip(*insides, strict=True)]
+    return Evidence.joined(parts), [torch.cat(level) for level in zip(*insides, strict=True)]
 
 
 def _inferred_parts(model, batches):
@@ -127,17 +127,6 @@ def _on_disk(x):
     array[...] = x.cpu().numpy()
     array.flush()
     return array
-
-
-def joined(parts):
-    """Join the Evidence of the tiles of a picture."""
-
-    def join(name):
-        levels = zip(*(getattr(part, name) for part in parts), strict=True)
-        return [None if level[0] is None else torch.cat(level) for level in levels]
-
-    names = ("likelihoods", "backgrounds", "entropies")
-    return Evidence(torch.cat([part.codes for part in parts]), *map(join, names))
 
 
 def picture_evidence(model, views, picture, tiles, judged):

@@ -20,6 +20,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from ..display.heat_maps import HeatScale, overlay
 from ..images.source import ImageSource
 from ..report.findings import naming_files
+from ..validation import label_of_text
 from ..version import installed_version
 from .batching import Overloaded
 from .body_limit import BodyLimit
@@ -210,11 +211,10 @@ class _Scoring:
         return [(verdict, pixels) for verdict, (_, pixels) in zip(verdicts, images, strict=True)]
 
     def _known(self, product):
-        classes = self.batcher.model.detector.classes_.tolist()
-        for label in classes:
-            if str(label) == product:
-                return label
-        raise HTTPException(422, f"product {product!r}: the model knows {list(map(str, classes))}.")
+        try:
+            return label_of_text(product, self.batcher.model.detector.classes_, "product")
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from None
 
     def _decode(self, name, content):
         """Return the pixels of an upload."""

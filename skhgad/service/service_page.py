@@ -1,6 +1,6 @@
 """The page that describes the service, made from its OpenAPI description; it loads nothing."""
 
-from jinja2 import Environment, StrictUndefined
+from ..report.template import html_template
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title><style>
@@ -33,7 +33,4 @@ def service_page(description):
     ]
     for _, _, about in operations:
         about["parameters"] = [{"description": "", **one} for one in about["parameters"]]
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(_PAGE).render(**description["info"], operations=operations)
+    return html_template(_PAGE).render(**description["info"], operations=operations)
