@@ -40,7 +40,8 @@ def check_scores(model):
     """Refuse a scoring model that does not give a finite score to its own mean.
 
     The features of every position are those in which the start of the level is centred. They are
-    scored once as a whole, and one position of each level under every class.
+    scored once as a whole, and one position of each level under every class. Matrices must have an
+    inverse where one is taken later.
     """
     means = [level.start.mean.expand(1, math.prod(level.map_shape), -1) for level in model.levels]
     maps, _ = model(means)
@@ -52,6 +53,22 @@ def check_scores(model):
         for code in range(model.n_classes):
             density = level.log_density(z, torch.tensor([code]))
             _require_finite(density, f"the likelihood of class {code} in level {index}")
+        _check_matrices(level, index)
+
+
+def _check_matrices(level, index):
+    """Refuse matrices that have no inverse, which explanations of vectors need."""
+    if not level.start.has_rest:
+        _require_inverse(level.start.matrix, f"start.matrix of level {index}")
+    if level.has_one_position:
+        for number, whitener in enumerate(level.densities.whiteners):
+            _require_inverse(whitener, f"whitener {number} of level {index}")
+
+
+def _require_inverse(matrix, name):
+    inverse, info = torch.linalg.inv_ex(matrix)
+    if info or not torch.isfinite(inverse).all():
+        raise ValueError(f"it cannot be explained: {name} has no inverse.")
 
 
 def _require_finite(values, name):

@@ -60,6 +60,13 @@ def test_finite_numbers_that_overflow_are_refused(packed, name):
         load(packed, change)
 
 
+@pytest.mark.parametrize("name", ["start.matrix", "densities.whiteners"])
+def test_matrices_without_an_inverse_are_refused(packed, name):
+    # Scores need no inverse, the shares of an explanation do.
+    with pytest.raises(ValueError, match="no inverse"):
+        load(packed, lambda tensors: tensors[f"model.levels.0.{name}"][..., 0].zero_())
+
+
 def test_a_floor_of_the_background_may_be_missing(packed):
     loaded = load(packed, lambda t: t["model.background_floor"].fill_(-torch.inf))
     assert np.isfinite(loaded.score_samples(np.zeros((2, 3)))).all()
