@@ -19,7 +19,15 @@ def random_projection(n_features, n_components):
 
 
 def project(maps, projection):
-    """Project the channels of maps (n, n_features, height, width); None leaves them as they are."""
+    """Project the channels of maps (n, n_features, height, width); None leaves them as they are.
+
+    Raises ValueError if the projection is for maps of another width.
+    """
     if projection is None:
         return maps
+    if maps.shape[1] != projection.shape[1]:
+        raise ValueError(
+            f"the backbone gives maps of {maps.shape[1]} channels, but gave {projection.shape[1]} "
+            "at fit: load the model with the backbone it was fitted with."
+        )
     return F.conv2d(maps, projection[:, :, None, None])

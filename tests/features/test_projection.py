@@ -6,7 +6,7 @@ import torch
 from backbones import RandomFilters
 
 from skhgad import HGADDetector
-from skhgad.features.projection import random_projection
+from skhgad.features.projection import project, random_projection
 
 LAYERS = (12, 4), (16, 2)  # fused: a level of 12 + 12 + 16 features
 
@@ -81,6 +81,11 @@ def test_a_file_whose_projection_has_another_width_is_refused(narrow, tmp_path):
     save_state(tmp_path / "model", tensors, description)
     with pytest.raises(ValueError, match=r"projection_0 has shape \(11, 40\).*10 features"):
         HGADDetector.load(tmp_path / "model", backbone=RandomFilters(*LAYERS))
+
+
+def test_maps_of_another_width_are_told():
+    with pytest.raises(ValueError, match="maps of 34 channels, but gave 40 at fit: load"):
+        project(torch.zeros(1, 34, 2, 2), random_projection(40, 10))
 
 
 def test_onnx_files_project_alike(narrow, tmp_path):
