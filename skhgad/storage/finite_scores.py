@@ -60,7 +60,7 @@ def _check_matrices(level, index):
     """Refuse matrices that have no inverse, which explanations of vectors need."""
     if not level.start.has_rest:
         _require_inverse(level.start.matrix, f"start.matrix of level {index}")
-    if level.has_one_position:
+    if level.has_one_position and level.densities is not None:
         for number, whitener in enumerate(level.densities.whiteners):
             _require_inverse(whitener, f"whitener {number} of level {index}")
 
