@@ -477,13 +477,15 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         masks : sequence of n_samples masks, default=None
             Of images: which pixels of the known anomalies are defective. Each is a path, an array
             (height, width) of the image's size in which all but 0 marks a defect, or None where
-            nothing is known. Normals have None.
+            nothing is known. Normals have None. A known anomaly of which it marks nothing inside
+            `roi` is left out, with a warning.
         roi : mask, mapping of label to mask, or sequence of n_samples masks, default=None
             Region of interest of images: one mask for all; one for each product, which others than
             those named do without; or one for each image, None for a whole one. A mask is an array
             (height, width) of bool or of 0 and 1, a path or a PIL image, of the size of its image.
             What lies outside is not learnt, and changes no score, class or verdict. One mask for
-            all and masks by product are remembered, and used at scoring unless it has others.
+            all and masks by product are remembered, and used at scoring unless it has others. A
+            known anomaly has the mask of the product it is taken for.
 
         Returns
         -------
