@@ -108,7 +108,7 @@ class AnomalyMapDisplay:
         found = detector.inspect(X, class_labels=class_labels, maps=True, roi=roi)
         (anomaly_map,), (label,) = found.maps, found.class_label.tolist()
         typical, threshold = HeatScale.of(detector, label)
-        region, tiles = _seen(detector, source, label, roi)
+        region, tiles = parts_seen(detector, source, label, roi)
         return cls.from_predictions(
             source.read(0),
             anomaly_map,
@@ -279,8 +279,11 @@ class AnomalyMapDisplay:
         return "above threshold" if above.any() else "below threshold"
 
 
-def _seen(detector, source, label, roi):
-    """Return region of interest and tiles of one image, each None where there is none."""
+def parts_seen(detector, source, label, roi):
+    """Return region of interest and tiles of one image, each None where there is none.
+
+    `label` is the class that was inferred or given, `roi` as in `HGADDetector.score_samples`.
+    """
     fitted = detector.model_
     codes = np.flatnonzero(fitted.classes == label)
     codes = codes if len(codes) else None  # of an image of no known class

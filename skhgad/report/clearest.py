@@ -36,7 +36,8 @@ class Clear(NamedTuple):
     """One of the clearest images of its product and kind, at the size of the page.
 
     Tuples compare by clearness, then by `minus_index`: the earlier image is greater. `pixels`, of
-    shape (height, width[, 3]), are uint8; map and mask (bool, or None) have shape (height, width).
+    shape (height, width[, 3]), are uint8; the map, the mask of the defect and the region of
+    interest (bool, or None) have shape (height, width).
     """
 
     clearness: float
@@ -44,6 +45,7 @@ class Clear(NamedTuple):
     pixels: np.ndarray
     anomaly_map: np.ndarray
     mask: np.ndarray | None
+    roi: np.ndarray | None = None
 
 
 class Group(NamedTuple):
@@ -64,7 +66,7 @@ class Clearest:
     def offer(self, index, row, page_size):
         """Keep the image `index` if it is among the clearest so far.
 
-        `row` is its Row; page_size() returns pixels, map and mask of Clear.
+        `row` is its Row; page_size() returns the other fields of Clear.
         """
         kind = kind_of(row)
         heap = self._heaps.setdefault((row.product, KINDS.index(kind)), [])
