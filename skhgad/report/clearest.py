@@ -10,18 +10,19 @@ class Kind(NamedTuple):
     """A kind of images that the page shows, with its heading.
 
     `verdicts` are those of labelled rows. `most_normal` tells which images come first: those of the
-    highest score, or of the lowest.
+    highest score, or of the lowest. The kinds `beside` stand beside each other.
     """
 
     title: str
     verdicts: tuple
     most_normal: bool
+    beside: bool = False
 
 
 UNLABELLED = Kind("Most anomalous", (), False)
 RIGHT = Kind("Judged rightly, the most anomalous first", ("anomaly", "normal"), False)
-MISSED = Kind("Missed: labelled as defective, but not flagged", ("missed",), True)
-FALSE_ALARMS = Kind("False alarms: labelled good, but flagged", ("false alarm",), False)
+MISSED = Kind("Missed: labelled as defective, but not flagged", ("missed",), True, True)
+FALSE_ALARMS = Kind("False alarms: labelled good, but flagged", ("false alarm",), False, True)
 KINDS = (UNLABELLED, RIGHT, MISSED, FALSE_ALARMS)
 
 
