@@ -33,11 +33,19 @@ class Features:
         Where blocks go.
     seconds : float
         What the extraction took.
+    n_scales : int
+        Image scales, of which each has equally many levels, one after the other.
+    first_level : int
+        Number of the first level in the cache.
     """
 
-    def __init__(self, cache, shapes, map_size, blur_sigma, device, seconds=0.0):
+    def __init__(
+        self, cache, shapes, map_size, blur_sigma, device, seconds=0.0, *, n_scales=1, first_level=0
+    ):
         self.cache = cache
         self.shapes = shapes
+        self.n_scales = n_scales
+        self.first_level = first_level
         self.map_size = tuple(map_size)
         self.blur_sigma = blur_sigma
         self.device = device
@@ -45,6 +53,15 @@ class Features:
 
     def __len__(self):
         return len(self.cache)
+
+    def of_scale(self, index):
+        """Return the levels of one image scale alone."""
+        n = len(self.shapes) // self.n_scales
+        shapes = self.shapes[index * n : (index + 1) * n]
+        return Features(
+            self.cache, shapes, self.map_size, self.blur_sigma, self.device,
+            first_level=self.first_level + index * n,
+        )  # fmt: skip
 
     @property
     def is_table(self):
@@ -63,7 +80,9 @@ class Features:
         step = max(1, _BLOCK_BYTES // sample)
         for first in range(0, len(rows), step):
             chosen = rows[first : first + step]
-            levels = [self.cache.read(i, chosen) for i in range(len(self.shapes))]
+            levels = [
+                self.cache.read(self.first_level + i, chosen) for i in range(len(self.shapes))
+            ]
             yield chosen, [level.to(self.device) for level in levels]
 
     def joined(self, levels):
@@ -115,10 +134,11 @@ def extract(detector, X, is_images):
     else:
         source = X.astype(np.float64)
     reader = FeatureReader.for_fit(parameters, source)
-    shapes, map_size = reader.level_shapes(source), (1, 1)
+    shapes, map_size, n_scales = reader.level_shapes(source), (1, 1), 1
     if is_images:
+        n_scales = len(reader.extractor.spec["image_scales"])
         map_size = [max(1, side // GRID_STRIDE) for side in reader.extractor.spec["image_size"]]
     with cached_features(reader, source, np.arange(len(X)), detector.cache_budget) as cache:
         sigma = detector.blur_sigma * map_size[0] / BLUR_REFERENCE
         seconds = time.perf_counter() - start
-        yield Features(cache, shapes, map_size, sigma, reader.device, seconds)
+        yield Features(cache, shapes, map_size, sigma, reader.device, seconds, n_scales=n_scales)

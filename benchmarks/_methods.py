@@ -14,6 +14,7 @@ from ._data import Part
 from ._features import Features
 from ._figures import record_run
 from ._paper_protocol import PaperProtocolDetector
+from ._scales import run_scales_summed
 from .peers import NearestNeighbours, make_peer, scores_and_maps
 
 TITLES = {
@@ -34,6 +35,9 @@ ON_REQUEST = ("hgad-given", "hgad-unlabelled")
 IMAGES_ONLY = ("padim", "reconstruction")
 TABLES_ONLY = ("iforest", "lof", "ocsvm", "gmm")
 FORMS = ("no labels", "class given")
+# Peers that have a row of their own for calibrated scales. The others learn too long to be fitted
+# once more for each fold and scale.
+SUMMED = ("nn", "padim", "mahalanobis")
 # One class, one center at its mean, unit covariance: an ordinary conditional flow.
 SINGLE_GAUSSIAN = {
     "n_classes": "auto",
@@ -135,6 +139,9 @@ def runs_of(key, bench, seeds):
                 for protocol in bench.protocols:
                     if protocol == "honest" or form == "class given":
                         yield protocol, f"{TITLES[key]}, {form}", record
+            if key in SUMMED and bench.part.is_images and "honest" in bench.protocols:
+                record = run_scales_summed(bench, key, seed)
+                yield "honest", f"{TITLES[key]}, class given, scales summed", record
 
 
 def is_deterministic(key, part):

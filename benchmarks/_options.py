@@ -17,7 +17,7 @@ import skhgad
 from skhgad import HGADDetector
 from skhgad.command_line.arguments import chosen_parameters, parse_image_size
 from skhgad.devices import resolve_device
-from skhgad.parameters import check_parameters
+from skhgad.parameters import BACKBONE_RECIPES, check_parameters
 from skhgad.storage.files import check_file_place
 
 from ._data import LOADERS, load_parts
@@ -82,7 +82,11 @@ def add_detector_options(parser):
     """Add the options that `read_parameters` reads."""
     group = parser.add_argument_group("detector")
     group.add_argument("--paper", action="store_true", help="start from HGADDetector.paper()")
-    group.add_argument("--backbone", metavar="NAME", help="timm model")
+    group.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help=f"timm model, or with settings of its own {', '.join(BACKBONE_RECIPES)}",
+    )
     group.add_argument("--weights", metavar="auto|FILE", help="checkpoint of the backbone")
     group.add_argument("--image-size", type=parse_image_size, metavar="N|HxW", help="pixels")
     group.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps ... (default: auto)")

@@ -25,7 +25,8 @@ PROTOCOLS = {"honest": ("honest",), "paper": ("paper",), "both": ("honest", "pap
 _NOTES = {
     "honest": "HGAD is trained with class labels and not told the class of a test sample, except "
     'where a row says so. "class given": one model per class, and the class of each test sample '
-    "is told.",
+    'is told. "scales summed": such a model for each image scale, its scores calibrated by class '
+    "on left-out normals and summed as HGAD does with its levels.",
     "paper": "HGAD is told the class of each test image, takes the maxima of its maps over the "
     "test set of the class, and keeps the pass with the best test AUROC. Peers are told the class, "
     "nothing more.",

@@ -18,13 +18,11 @@ from sklearn.metrics import roc_auc_score
 
 from skhgad import HGADDetector
 from skhgad.features.reader import FeatureReader
-from skhgad.fitting.defect_directions import JudgedSamples, peaks
 from skhgad.fitting.feature_cache import cached_features
 from skhgad.fitting.fit import fit_detector
 from skhgad.fitting.known_defects import KnownDefects, correct_by_known_defects, judged
 from skhgad.fitting.samples import LabelledSamples
 from skhgad.parameters import plain_parameters
-from skhgad.scoring.scores import score_evidence
 from skhgad.validation import check_X
 
 from ._figures import markdown, write_json, write_markdown
@@ -68,10 +66,9 @@ DRAWS = {SAME: draw_same, OTHER: draw_other}
 
 def kinds_of(model, defects, codes, names):
     """Return the type of each anomaly: its folder, or its cluster where a class has one folder."""
-    maps = model.standardized_ratios(defects.evidence)
     vectors = []
-    for index, level in enumerate(model.levels):
-        found = defects.vectors(model, index, peaks(maps[index], level.map_shape)[:, :1])[:, 0]
+    for index, places in enumerate(defects.peak_places(model)):
+        found = defects.vectors(model, index, places[:, :, :1])[:, 0]
         vectors.append(found / found.norm(dim=1, keepdim=True))
     vectors, kinds = torch.cat(vectors, 1).numpy(), np.array(names, dtype=object)
     for code in np.unique(codes):
@@ -96,10 +93,10 @@ class Study:
         part = self.part
         codes = part.codes(part.class_test[part.y == -1])
         names = np.full(len(codes), "") if part.defects is None else part.defects[part.y == -1]
-        defects = JudgedSamples(known.samples, judged(model, known.samples))
+        defects = judged(model, known.samples)
         kinds = kinds_of(model, defects, codes, names)
-        tests = [(self.normals, judged(model, self.normals)), (known.samples, defects.evidence)]
-        before = [_scores(model, *test) for test in tests]
+        tests = [judged(model, self.normals), defects]
+        before = [_scores(model, test) for test in tests]
         for protocol in self.protocols:
             draw = DRAWS[protocol]
             for n in self.numbers:
@@ -114,7 +111,7 @@ class Study:
                     )
                     after = before
                     if corrected is not model:
-                        after = [_scores(corrected, *test) for test in tests]
+                        after = [_scores(corrected, test) for test in tests]
                     tested = np.setdiff1d(np.arange(len(codes)), left_out)
                     record = {"protocol": protocol, "known": n, "seed": seed}
                     for name, scores in (("ignore", before), ("auto", after)):
@@ -139,18 +136,18 @@ class Study:
 
 
 @torch.no_grad()
-def _scores(model, samples, evidence):
-    """Score samples by evidence without, and by terms with the correction."""
-    if len(model.defect_terms):
-        group, parts = JudgedSamples(samples, evidence), []
-        for index, term in enumerate(model.defect_terms):
-            directions = term.directions.double().T
-            products = torch.cat(list(group.products(model, index, slice(None), directions)))
-            codes = evidence.codes[:, None, None].expand(-1, products.shape[1], 1)
-            found = products.gather(2, codes)[..., 0] + term.offsets[evidence.codes, None]
-            parts.append(found.clamp_min(0))
-        evidence = evidence._replace(defects=parts)
-    return score_evidence(model, evidence).scores
+def _scores(model, group):
+    """Score JudgedSamples by evidence without, and by terms with the correction."""
+    if not len(model.defect_terms):
+        return group.scores(model)
+    codes, added = torch.from_numpy(group.codes), []
+    for index, term in enumerate(model.defect_terms):
+        directions = term.directions.double().T
+        products = torch.cat([p for _, p in group.products(model, index, slice(None), directions)])
+        of_class = codes[:, None, None].expand(-1, products.shape[1], 1)
+        found = products.gather(2, of_class)[..., 0] + term.offsets[codes, None]
+        added.append(found.clamp_min(0))
+    return group.scores(model, added)
 
 
 def run_part(part, parameters, protocols, numbers, n_draws, *, with_masks):

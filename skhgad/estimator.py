@@ -16,7 +16,7 @@ from .fitting.add_class import add_class
 from .fitting.fit import fit_detector
 from .fitting.forget import forget
 from .fitting.update import update
-from .parameters import FAST, PUBLISHED
+from .parameters import FAST, PUBLISHED, backbone_recipe
 from .regions import check_threshold
 from .scoring.calibration import promised_threshold
 from .scoring.certificate import ClassCertificate, certify
@@ -460,6 +460,43 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         return cls(**{**FAST, **overrides})
 
+    @classmethod
+    def with_backbone(cls, name: str, **overrides: Any) -> HGADDetector:
+        """Return settings for a self-supervised vision transformer of timm, unfitted.
+
+        Parameters
+        ----------
+        name : {"dinov2-small", "dinov2-base", "dinov3-small", "dinov3-base"}
+            DINOv2 with registers sees images of 448 pixels in patches of 14, DINOv3 images of 512
+            pixels in patches of 16. The output of the blocks 3, 6 and 9 (of 12, numbered from 0)
+            makes three levels, whose scores are added.
+        **overrides
+            Parameters to set differently. `image_size` should be a multiple of the patch.
+
+        Returns
+        -------
+        HGADDetector
+
+        Raises
+        ------
+        ValueError
+            If there are no settings of that name.
+
+        Notes
+        -----
+        timm downloads the weights at `fit`, from https://huggingface.co/timm. Without a network,
+        download ``model.safetensors`` elsewhere and pass ``weights="model.safetensors"``. The
+        weights of DINOv3 have a licence of their own. These settings were tested with random
+        weights alone; how accurate they are, is not known to us.
+
+        Examples
+        --------
+        >>> from skhgad import HGADDetector
+        >>> HGADDetector.with_backbone("dinov2-small", random_state=0).image_size
+        448
+        """
+        return cls(**{**backbone_recipe(name), **overrides})
+
     def fit(
         self, X: Any, y: ArrayLike | None = None, *, masks: Any = None, roi: Any = None
     ) -> HGADDetector:
@@ -477,13 +514,15 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         masks : sequence of n_samples masks, default=None
             Of images: which pixels of the known anomalies are defective. Each is a path, an array
             (height, width) of the image's size in which all but 0 marks a defect, or None where
-            nothing is known. Normals have None.
+            nothing is known. Normals have None. A known anomaly of which it marks nothing inside
+            `roi` is left out, with a warning.
         roi : mask, mapping of label to mask, or sequence of n_samples masks, default=None
             Region of interest of images: one mask for all; one for each product, which others than
             those named do without; or one for each image, None for a whole one. A mask is an array
             (height, width) of bool or of 0 and 1, a path or a PIL image, of the size of its image.
             What lies outside is not learnt, and changes no score, class or verdict. One mask for
-            all and masks by product are remembered, and used at scoring unless it has others.
+            all and masks by product are remembered, and used at scoring unless it has others. A
+            known anomaly has the mask of the product it is taken for.
 
         Returns
         -------

@@ -97,6 +97,25 @@ PUBLISHED = {
     "blur_sigma": 4.0,
 }
 
+_TRANSFORMER = {
+    "out_indices": (3, 6, 9),  # blocks of 12, numbered from 0
+    "image_scales": (1.0,),
+    "fuse_stages": False,  # all blocks have the same grid
+    "pool_size": 1,
+    "max_features": 768,  # nothing is projected
+}
+# Self-supervised vision transformers of timm, see `HGADDetector.with_backbone`. Images have 32 x 32
+# patches. The normalisation is that of timm's configuration of the model.
+BACKBONE_RECIPES = {
+    name: {"backbone": model, "image_size": size, **_TRANSFORMER}
+    for name, model, size in (
+        ("dinov2-small", "vit_small_patch14_reg4_dinov2.lvd142m", 448),
+        ("dinov2-base", "vit_base_patch14_reg4_dinov2.lvd142m", 448),
+        ("dinov3-small", "vit_small_patch16_dinov3.lvd1689m", 512),
+        ("dinov3-base", "vit_base_patch16_dinov3.lvd1689m", 512),
+    )
+}
+
 # One scale of the default's two: `HGADDetector.fast`.
 FAST = {"image_size": 256, "image_scales": (1.0,)}
 
@@ -183,6 +202,16 @@ def check_parameters(parameters):
         check(parameters[name])
     check_image_budget(parameters)
     _check_tiles(parameters)
+
+
+def backbone_recipe(name):
+    """Return a copy of the parameters that `BACKBONE_RECIPES` has of a name; ValueError without."""
+    if not isinstance(name, str) or name not in BACKBONE_RECIPES:
+        raise ValueError(
+            f"there are no settings for the backbone {name!r}, only for "
+            f"{', '.join(BACKBONE_RECIPES)}. HGADDetector(backbone=...) takes any model of timm."
+        )
+    return dict(BACKBONE_RECIPES[name])
 
 
 def checked_names():

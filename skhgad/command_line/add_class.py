@@ -6,7 +6,9 @@ from ..text import printable
 from .arguments import (
     add_machine_options,
     add_out_option,
+    add_roi_option,
     changed_model_place,
+    chosen_roi,
     load_detector,
 )
 
@@ -22,6 +24,10 @@ def add_options(commands):
         help="holds normal images of the product, or its train/good/<image>",
     )
     command.add_argument("--name", metavar="NAME", required=True, help="name of the new product")
+    add_roi_option(
+        command,
+        "the model keeps it for the product; default: that of the fit, if all products share it",
+    )
     add_out_option(command)
     add_machine_options(command)
     command.set_defaults(run=run)
@@ -33,9 +39,11 @@ def run(args):
 
     out = changed_model_place(args)
     detector, of_fit = load_detector(args)
+    label = new_label(detector, args.name)
+    roi = chosen_roi(args, [label])
     images = normal_images(args.folder)
     with naming_files(images):
-        detector.add_class(images, new_label(detector, args.name))
+        detector.add_class(images, label, roi=roi)
     detector.set_params(**of_fit).save(out)
     names = ", ".join(printable(name) for name in detector.classes_)
     print(

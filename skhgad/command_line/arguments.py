@@ -222,9 +222,11 @@ def parse_count(text):
 def chosen_parameters(args):
     """Return the parameters that options and ``--set`` give, as dict; `random_state` defaults to 0.
 
-    Values are not checked. A ``--set`` of an unknown or repeated name raises ValueError.
+    A backbone of `BACKBONE_RECIPES` brings its other parameters, where none are given. Values are
+    not checked. A ``--set`` of an unknown or repeated name raises ValueError.
     """
     from ..estimator import HGADDetector
+    from ..parameters import BACKBONE_RECIPES
 
     names = ("backbone", "n_components", "image_size", "device", "n_jobs", "random_state")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -243,6 +245,10 @@ def chosen_parameters(args):
             given[name] = literal_eval(text)
         except (ValueError, SyntaxError):
             given[name] = text  # a word, such as likelihood
+    recipe = BACKBONE_RECIPES.get(given.get("backbone"))
+    if recipe is not None:
+        del given["backbone"]
+        given = recipe | given
     return {"random_state": 0, **given}
 
 

@@ -2,7 +2,14 @@
 
 import json
 
-from .arguments import add_class_options, add_machine_options, add_threshold_option, load_detector
+from .arguments import (
+    add_class_options,
+    add_machine_options,
+    add_roi_option,
+    add_threshold_option,
+    chosen_roi,
+    load_detector,
+)
 
 
 def add_options(commands):
@@ -19,6 +26,7 @@ def add_options(commands):
     )
     add_class_options(command)
     command.add_argument("--json", metavar="FILE", help="write all figures")
+    add_roi_option(command, "default: that of the fit")
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     command.set_defaults(run=run)
@@ -35,7 +43,8 @@ def run(args):
     detector, _ = load_detector(args)
     data = labelled_images(detector, args.folder, args.classes)
     measurement = Measurement.of(detector, data)
-    findings = inspect_files(detector, data.images.tolist(), maps=bool(measurement.masked))
+    roi = chosen_roi(args, detector.classes_.tolist())
+    findings = inspect_files(detector, data.images.tolist(), maps=bool(measurement.masked), roi=roi)
     for index, finding in enumerate(findings):
         measurement.update(index, finding)
     figures = measurement.figures()

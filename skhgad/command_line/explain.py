@@ -6,8 +6,10 @@ from ..text import printable
 from .arguments import (
     add_machine_options,
     add_product_option,
+    add_roi_option,
     add_scored_images,
     add_threshold_option,
+    chosen_roi,
     image_paths,
     load_detector,
     product_of,
@@ -27,6 +29,7 @@ def add_options(commands):
         help="write everything to a file, in full precision; - prints it in place of the text",
     )
     add_product_option(command)
+    add_roi_option(command, "default: that of the fit")
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     command.set_defaults(run=run)
@@ -42,8 +45,9 @@ def run(args):
         check_file_place(args.json, "--json")
     paths, _ = image_paths(args.images)
     detector, _ = load_detector(args)
-    records = []
-    for finding in inspect_files(detector, paths, product_of(detector, args), reasons=True):
+    records, roi = [], chosen_roi(args, detector.classes_.tolist())
+    label = product_of(detector, args)
+    for finding in inspect_files(detector, paths, label, reasons=True, roi=roi):
         records.append(verdict_record(finding, detector))
         if args.json != "-":
             print(explanation_text(finding.path, finding.explanation, records[-1]["threshold"]))

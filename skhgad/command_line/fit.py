@@ -48,7 +48,11 @@ def add_options(commands):
         help="CSV files that the page of review saved: more normal images, and known defects; they "
         "count where FOLDER says otherwise",
     )
-    command.add_argument("--backbone", metavar="NAME", help="timm model")
+    command.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="timm model, or dinov2-small, dinov2-base, dinov3-small, dinov3-base",
+    )
     command.add_argument("--n-components", type=int, metavar="N", help="centers inside a class")
     command.add_argument(
         "--image-size", type=parse_image_size, metavar="N|HxW", help="pixels, e.g. 256 or 256x320"

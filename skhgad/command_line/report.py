@@ -7,7 +7,9 @@ from ..text import printable
 from .arguments import (
     add_class_options,
     add_machine_options,
+    add_roi_option,
     add_threshold_option,
+    chosen_roi,
     image_paths,
     load_detector,
     parse_count,
@@ -42,6 +44,7 @@ def add_options(commands):
         "%(default)s)",
     )
     add_class_options(command)
+    add_roi_option(command, "default: that of the fit")
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     command.set_defaults(run=run)
@@ -66,7 +69,8 @@ def run(args):
         raise ValueError(f"--classes: {args.folder!r} holds no <class>/test/ folders to choose of.")
     else:
         (paths, _), data, measurement = image_paths([args.folder]), None, None
-    rows, groups = collect(detector, paths, args.folder, measurement, args.top)
+    roi = chosen_roi(args, detector.classes_.tolist())
+    rows, groups = collect(detector, paths, args.folder, measurement, args.top, roi)
     figures = None
     if measurement is not None:
         figures = measurement.figures()
@@ -78,7 +82,7 @@ def run(args):
         model=args.model,
         figures=figures,
         groups=draw_groups(groups, rows, detector),
-        pictures=draw_pictures(detector, paths, rows, data),
+        pictures=draw_pictures(detector, paths, rows, data, roi),
     )
     target = Path(args.out) / _NAME
     target.parent.mkdir(parents=True, exist_ok=True)

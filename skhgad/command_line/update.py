@@ -7,7 +7,9 @@ from .add_class import normal_images
 from .arguments import (
     add_machine_options,
     add_out_option,
+    add_roi_option,
     changed_model_place,
+    chosen_roi,
     known_class,
     load_detector,
 )
@@ -32,6 +34,7 @@ def add_options(commands):
         metavar="NAME",
         help="the product (default: the only one of the model)",
     )
+    add_roi_option(command, "of these images; default: that of the fit, which the model keeps")
     add_out_option(command)
     add_machine_options(command)
     command.set_defaults(run=run)
@@ -45,9 +48,10 @@ def run(args):
     out = changed_model_place(args)
     detector, of_fit = load_detector(args)
     label = known_label(detector, args.name, "--class")
+    roi = chosen_roi(args, detector.classes_.tolist())
     images = normal_images(args.folder)
     with naming_files(images):
-        changes = detector.update(images, label, return_changes=True)
+        changes = detector.update(images, label, roi=roi, return_changes=True)
     detector.set_params(**of_fit).save(out)
     print(
         f"{len(images)} more normal images of {printable(label)}\n{changes_text(changes)}\n"

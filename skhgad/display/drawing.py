@@ -70,22 +70,28 @@ def symlog_ticks(linear, largest):
     return [*(-tick for tick in reversed(positive)), 0.0, *positive]
 
 
-def draw_outlines(places, anomaly_map, threshold, mask, roi=None):
+def draw_outlines(places, anomaly_map, threshold, mask, roi=None, like_known=None):
     """Draw the threshold's outline in all Axes, those of masks in the last, and a legend.
 
-    Map, mask and region of interest (bool, or None) have shape (height, width). Returns two lists
-    of QuadContourSet, of threshold and mask, empty without an outline.
+    The map and the masks (of the defect, of the region of interest, of what is like known
+    anomalies; bool, or None) have shape (height, width). Returns two lists of QuadContourSet, of
+    threshold and defect, empty without an outline.
     """
     contours, mask_contours, entries = [], [], []
     if threshold is not None and anomaly_map.min() < threshold < anomaly_map.max():
         contours = [_outline(ax, anomaly_map, threshold, "white", "solid") for ax in places]
         entries.append(_legend_entry("threshold", "white", "solid"))
-    if mask is not None and mask.any() and not mask.all():
-        mask_contours.append(_outline(places[-1], mask.astype(float), 0.5, "#56B4E9", "dashed"))
-        entries.append(_legend_entry("true defect", "#56B4E9", "dashed"))
-    if roi is not None and roi.any() and not roi.all():
-        _outline(places[-1], roi.astype(float), 0.5, "#009E73", "dotted")
-        entries.append(_legend_entry("region of interest", "#009E73", "dotted"))
+    for found, label, color, style in (
+        (mask, "true defect", "#56B4E9", "dashed"),
+        (roi, "region of interest", "#009E73", "dotted"),
+        (like_known, "like known anomalies", "#E69F00", "dashdot"),
+    ):
+        if found is None or not found.any() or found.all():
+            continue
+        contour = _outline(places[-1], found.astype(float), 0.5, color, style)
+        entries.append(_legend_entry(label, color, style))
+        if found is mask:
+            mask_contours.append(contour)
     if entries:
         places[-1].legend(
             handles=entries, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon=False

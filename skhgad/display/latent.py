@@ -61,6 +61,7 @@ class LatentSpaceDisplay:
         level=-1,
         n_positions=None,
         random_state=0,
+        roi=None,
         ax=None,
         **kwargs,
     ):
@@ -87,6 +88,8 @@ class LatentSpaceDisplay:
             Random positions to show of every image; None = the mean over all.
         random_state : int, RandomState or None, default=0
             Of that choice.
+        roi : default=None
+            Region of interest of images, as in `HGADDetector.score_samples`.
         ax, **kwargs
             As in `plot`.
         """
@@ -94,7 +97,7 @@ class LatentSpaceDisplay:
         from sklearn.decomposition import PCA  # here, because it imports half of scikit-learn
 
         check_is_fitted(detector)
-        latent = latent_points(detector, X, class_labels, level, n_positions, random_state)
+        latent = latent_points(detector, X, class_labels, level, n_positions, random_state, roi)
         means, centers = latent_centers(detector, level)
         # A kernel is at every training vector: too many to draw.
         centers = [c if 1 < len(c) <= _MOST_CENTERS else c[:0] for c in centers]

@@ -34,7 +34,7 @@ class LatentPoints(NamedTuple):
     standardised_samples: np.ndarray
 
 
-def latent_points(detector, X, class_labels, level, n_positions, random_state):
+def latent_points(detector, X, class_labels, level, n_positions, random_state, roi=None):
     """Return LatentPoints; parameters are as of `LatentSpaceDisplay.from_estimator`."""
     fitted, reader = detector.model_, detector.feature_reader()
     X = check_scored_X(X, detector, takes_images=fitted.takes_images)
@@ -46,7 +46,7 @@ def latent_points(detector, X, class_labels, level, n_positions, random_state):
     judging = np.random.RandomState(0)  # of its own, so that the points do not depend on it
     level_model = fitted.model.levels[level]
     parts, n_seen = [], 0
-    for latents, batch_codes in latent_batches(fitted, reader, X, given):
+    for latents, batch_codes in latent_batches(fitted, reader, X, given, roi):
         z = latents[level].cpu().double().numpy()
         rows = np.arange(n_seen, n_seen + len(z))
         n_seen += len(z)

@@ -6,11 +6,14 @@ from sklearn.utils.validation import check_is_fitted
 from ..datasets.masks import check_mask
 from ..images.source import ImageSource
 from ..images.views import ViewSource
+from ..scoring.inspection import image_map
+from ..scoring.known_share import known_share
 from ..validation import check_map
 from .drawing import draw_outlines, drawing_library, new_axes
 from .heat_maps import HeatScale, heat_colors, luminance
 
 _TOP_HEAT = 0.85  # the colour bar reaches this heat
+_LARGER_PART = 0.5  # of the height of the map
 _TICK_DISTANCE = 0.09  # in heat, at least
 
 
@@ -36,6 +39,8 @@ class AnomalyMapDisplay:
         Region of interest, drawn dotted.
     tiles : list of tuple (top, left, height, width), default=None
         Tiles in which the image was seen, drawn as thin lines in the first Axes.
+    like_known : ndarray of shape (height, width), bool, default=None
+        Where the map is high because the image is like known anomalies, drawn dash-dotted.
 
     Attributes
     ----------
@@ -68,6 +73,7 @@ class AnomalyMapDisplay:
         typical=None,
         roi=None,
         tiles=None,
+        like_known=None,
     ):
         self.image = image
         self.anomaly_map = anomaly_map
@@ -76,6 +82,7 @@ class AnomalyMapDisplay:
         self.typical = typical
         self.roi = roi
         self.tiles = tiles
+        self.like_known = like_known
 
     @classmethod
     def from_estimator(
@@ -95,7 +102,8 @@ class AnomalyMapDisplay:
             True defect.
         roi : default=None
             Region of interest, as in `HGADDetector.score_samples`; its outline is drawn, and the
-            tiles of a detector that has some.
+            tiles of a detector that has some. If known anomalies correct the class, an outline
+            shows where they are the larger part of what lies above the threshold.
         ax, **kwargs
             As in `plot`.
         """
@@ -108,7 +116,10 @@ class AnomalyMapDisplay:
         found = detector.inspect(X, class_labels=class_labels, maps=True, roi=roi)
         (anomaly_map,), (label,) = found.maps, found.class_label.tolist()
         typical, threshold = HeatScale.of(detector, label)
-        region, tiles = _seen(detector, source, label, roi)
+        region, tiles = parts_seen(detector, source, label, roi)
+        like_known = _like_known(detector, source, label, roi)
+        if like_known is not None:
+            like_known &= anomaly_map > threshold
         return cls.from_predictions(
             source.read(0),
             anomaly_map,
@@ -117,6 +128,7 @@ class AnomalyMapDisplay:
             typical=typical,
             roi=region,
             tiles=tiles,
+            like_known=like_known,
             ax=ax,
             **kwargs,
         )
@@ -132,6 +144,7 @@ class AnomalyMapDisplay:
         typical=None,
         roi=None,
         tiles=None,
+        like_known=None,
         ax=None,
         **kwargs,
     ):
@@ -142,7 +155,7 @@ class AnomalyMapDisplay:
         image : path, PIL image or array of shape (height, width[, 3])
             8-bit, or float in [0, 1].
         anomaly_map : array-like of shape (height, width)
-        threshold, typical, roi, tiles
+        threshold, typical, roi, tiles, like_known
             As of the class.
         mask, ax, **kwargs
             As in `from_estimator`.
@@ -158,6 +171,8 @@ class AnomalyMapDisplay:
             mask = check_mask(mask, anomaly_map.shape, "of the image")
         if roi is not None:
             roi = check_mask(roi, anomaly_map.shape, "roi of the image")
+        if like_known is not None:
+            like_known = check_mask(like_known, anomaly_map.shape, "like_known of the image")
         display = cls(
             image=pixels,
             anomaly_map=anomaly_map,
@@ -166,6 +181,7 @@ class AnomalyMapDisplay:
             typical=typical,
             roi=roi,
             tiles=tiles,
+            like_known=like_known,
         )
         return display.plot(ax, **kwargs)
 
@@ -213,6 +229,7 @@ class AnomalyMapDisplay:
             self.threshold,
             self.mask,
             self.roi,
+            self.like_known,
         )
         if self.tiles:
             _draw_tiles(self.axes_[0], self.tiles)
@@ -279,8 +296,11 @@ class AnomalyMapDisplay:
         return "above threshold" if above.any() else "below threshold"
 
 
-def _seen(detector, source, label, roi):
-    """Return region of interest and tiles of one image, each None where there is none."""
+def parts_seen(detector, source, label, roi):
+    """Return region of interest and tiles of one image, each None where there is none.
+
+    `label` is the class that was inferred or given, `roi` as in `HGADDetector.score_samples`.
+    """
     fitted = detector.model_
     codes = np.flatnonzero(fitted.classes == label)
     codes = codes if len(codes) else None  # of an image of no known class
@@ -290,6 +310,19 @@ def _seen(detector, source, label, roi):
     layout = seen.layout(0)
     tiles = [(*corner, *layout.tile) for corner in layout.corners] if seen.is_tiled else None
     return seen.mask(0), tiles
+
+
+def _like_known(detector, source, label, roi):
+    """Return where known anomalies are the larger part of the map of one image, or None."""
+    fitted = detector.model_
+    codes = np.flatnonzero(fitted.classes == label)
+    if not len(fitted.model.defect_terms) or not len(codes):
+        return None
+    (batch,) = fitted.scored_batches(detector.feature_reader(), source, codes, roi)
+    share = known_share(fitted.model, batch)
+    if share is None:
+        return None
+    return image_map(batch._replace(maps=share), 0) > _LARGER_PART
 
 
 def _draw_tiles(axes, tiles):

@@ -5,6 +5,7 @@ import re
 
 import torch
 
+from ..parameters import BACKBONE_RECIPES
 from .checkpoints import check_filled, embedded_state_dict, load_checked, read_checkpoint
 from .efficientnet_lite0 import EfficientNetLite0
 
@@ -58,6 +59,8 @@ def _create_timm(name, weights, stages, image_size):
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('.')[0]}*")[:5]
         hint = f"; did you mean {', '.join(close)}?" if close else "; see timm.list_models()"
+        if name in BACKBONE_RECIPES:
+            hint = f"; HGADDetector.with_backbone({name!r}) has settings of that name"
         raise ValueError(f"backbone={name!r} is not a timm model{hint}")
     options = {"features_only": True, "out_indices": stages}
     state = None
@@ -156,7 +159,13 @@ def _source(weights, name):
 
 
 def _cannot_be_built(name, weights, stages, error):
-    return (
+    text = (
         f"backbone={name!r} with out_indices={stages} and weights={weights!r} cannot be built: "
         f"{error}"
     )
+    if weights == "auto" and name not in _EMBEDDED_NAMES:
+        text += (
+            " Its weights come from https://huggingface.co/timm. Without a network, download the "
+            "checkpoint (model.safetensors) elsewhere and pass its path as weights=."
+        )
+    return text

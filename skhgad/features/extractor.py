@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import threading
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 
@@ -236,9 +237,11 @@ class FeatureExtractor(nn.Module):
 
     def _run_backbone(self, pixels):
         device = pixels.device
-        backbone, half = self.fold(device), self._half_precision(device)
-        with torch.autocast(device.type, half, enabled=half is not None):
-            output = self._output_of(backbone, pixels)
+        half = self._half_precision(device)
+        with self._naming_size(pixels):
+            backbone = self.fold(device)
+            with torch.autocast(device.type, half, enabled=half is not None):
+                output = backbone(pixels)
         if self.spec["backbone"] is None:
             items = select_items(output_items(output), self.spec["out_indices"])
             output = [as_map(item, pixels) for item in items]
@@ -246,17 +249,21 @@ class FeatureExtractor(nn.Module):
             output = [m.permute(0, 3, 1, 2) for m in output]
         return [m.float() for m in output]
 
-    def _output_of(self, backbone, pixels):
-        if self.spec["backbone"] is not None:
-            return backbone(pixels)
+    @contextmanager
+    def _naming_size(self, pixels):
+        """Let errors of the backbone about the size of images say what to change."""
+        name = self.spec["backbone"]
         try:
-            return backbone(pixels)
+            yield
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
+            if name is not None and isinstance(error, RuntimeError):
+                raise
             height, width = pixels.shape[2:]
+            who = "the module" if name is None else repr(name)
             raise ValueError(
-                f"backbone: the module takes no images of {height} x {width} pixels (image_size="
+                f"backbone: {who} takes no images of {height} x {width} pixels (image_size="
                 f"{tuple(self.spec['image_size'])}, image_scales={self.spec['image_scales']}): "
                 f"{error}"
             ) from error

@@ -151,7 +151,8 @@ def cached_features(reader, X, rows, budget, processes=ALONE):
                 for features, inside in reader.view_batches(X, own_rows, quiet=quiet):
                     cache.write(n_written, features, inside)
                     n_written += len(features[0])
-                cache.sizes[:] = [X.tile_shape(row) for row in own_rows.tolist()]
+                shapes = [X.tile_shape(row) for row in own_rows.tolist()]
+                cache.sizes[:] = np.reshape(shapes, (-1, 2))
             else:
                 for features, sizes in reader.batches(X, own_rows, quiet=quiet):
                     cache.write(n_written, features)

@@ -25,6 +25,7 @@ from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
 from .known_defects import can_be_corrected, correct_by_known_defects, known_defects
 from .known_masks import check_masks
+from .known_regions import check_common_parts, in_regions_of_classes
 from .objective import check_trainable
 from .pictures import remembered, seen_at_fit
 from .processes import Processes
@@ -34,7 +35,7 @@ from .samples import LabelledSamples
 from .schedule import training_plan
 from .tell import decisions_text
 from .warn import (
-    warn_of_anomalies_in_views,
+    warn_of_anomalies_outside,
     warn_of_enlarged_images,
     warn_of_far_cells,
     warn_of_few_calibrating,
@@ -101,8 +102,13 @@ def fit_detector(
     shapes, device = reader.level_shapes(X), reader.device
     if takes_images:
         check_levels_of_images(parameters, shapes)
+    corrects = len(anomalies) > 0 and can_be_corrected(parameters)
     with processes.agree():
-        X, rows, pictures = seen_at_fit(reader, X, codes, normal, parameters, regions)
+        if corrects:
+            check_common_parts(X, anomalies, regions)
+        X, rows, pictures = seen_at_fit(
+            reader, X, codes, normal, parameters, regions, with_anomalies=corrects
+        )
     with cached_features(reader, X, rows, parameters["cache_budget"], processes) as cache:
         sizes = processes.gather_rows(cache.sizes, np.arange(len(rows)))
         if processes.is_first and takes_images and parameters["tile_size"] is None:
@@ -138,13 +144,12 @@ def fit_detector(
         if len(far):
             far_codes = given_codes[far] if classes is given_classes else None
             calibration = with_rows(calibration, len(everything), model, X[far], far_codes, device)
-        corrects = len(anomalies) and can_be_corrected(parameters)
-        if corrects and pictures is not None:
-            if processes.is_first:
-                warn_of_anomalies_in_views()
-        elif corrects:
+        if corrects:
             fitted = model, evidence, calibration
+            X = in_regions_of_classes(reader, X, anomalies, regions, model, parameters, everything)
             with known_defects(reader, X, anomalies, masks, parameters, everything) as defects:
+                if processes.is_first and defects.outside:
+                    warn_of_anomalies_outside(defects.outside)
                 model, calibration, known = correct(
                     fitted, everything, defects, parameters, classes
                 )

@@ -5,21 +5,22 @@
 
 import copy
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
 
+from ..images.views import ViewSource
 from ..scoring.known_anomalies import KnownAnomalies
-from ..scoring.scores import score_evidence
-from ..scoring.scoring_model import Evidence
 from .calibrate import calibrate
-from .defect_directions import FEWEST_DEFECTS, JudgedSamples, learn_correction
+from .defect_directions import FEWEST_DEFECTS, learn_correction
 from .feature_cache import cached_features
 from .folds import FEWEST
+from .judged_samples import JudgedSamples, rows_of, with_defects
 from .known_gain import measured_gain, no_gain
-from .known_masks import check_mask_sizes, marked_positions
+from .known_masks import check_mask_sizes, marked_positions, marked_views
+from .pictures import Pictures, inferred_evidence
 from .samples import LabelledSamples
 
 
@@ -31,12 +32,15 @@ class KnownDefects:
     ----------
     samples : LabelledSamples
         Their codes say nothing.
-    marked : list of Tensor of shape (n_samples, n_positions), bool, or None
-        Where the defects of each may lie, by level; None = anywhere.
+    marked : list of Tensor of shape (n_rows, n_positions), bool, or None
+        Where the defects of each cached sample or view may lie, by level; None = anywhere.
+    outside : list of str
+        Names of the pictures left out, because their masks mark nothing inside their regions.
     """
 
     samples: LabelledSamples
     marked: list | None = None
+    outside: list = field(default_factory=list)
 
 
 def can_be_corrected(parameters):
@@ -52,9 +56,14 @@ def can_be_corrected(parameters):
 def known_defects(reader, X, rows, masks, parameters, normals):
     """Enter the KnownDefects of the samples `rows` of X, beside the LabelledSamples of normals.
 
-    `masks` are as from `check_masks`. Each process extracts and holds its own.
+    X may be a ViewSource, of which `rows` are pictures. `masks` are as from `check_masks`. Each
+    process extracts and holds its own.
     """
     processes, marked = normals.cache.processes, None
+    if isinstance(X, ViewSource):
+        with _known_in_views(reader, X, rows, masks, parameters, normals) as known:
+            yield known
+        return
     with cached_features(reader, X, rows, parameters["cache_budget"], processes) as cache:
         if masks is not None:
             with processes.agree():
@@ -64,6 +73,31 @@ def known_defects(reader, X, rows, masks, parameters, normals):
         codes = np.zeros(len(rows), dtype=np.int64)
         samples = LabelledSamples(cache, np.arange(len(rows)), codes, normals.n_classes)
         yield KnownDefects(samples, marked)
+
+
+@contextmanager
+def _known_in_views(reader, views, rows, masks, parameters, normals):
+    """Enter the KnownDefects of the pictures `rows` of a ViewSource; see `known_defects`."""
+    processes, marked, outside = normals.cache.processes, None, []
+    if masks is not None:
+        with processes.agree():
+            sizes = [views.layout(row).size for row in rows.tolist()]
+            check_mask_sizes(masks, rows, sizes)
+            marked = marked_views(masks, views, rows)
+        is_seen = np.array([found is not None for found in marked])
+        outside = [views.images.name(row) for row in rows[~is_seen].tolist()]
+        rows = rows[is_seen]
+        if len(rows):
+            found = [levels for levels in marked if levels is not None]
+            marked = [torch.cat(level) for level in zip(*found, strict=True)]
+    pictures = Pictures.of(views, rows)
+    n = len(pictures.rows)
+    with cached_features(
+        reader, views, pictures.rows, parameters["cache_budget"], processes
+    ) as cache:
+        codes = np.zeros(n, dtype=np.int64)
+        samples = LabelledSamples(cache, np.arange(n), codes, normals.n_classes, pictures)
+        yield KnownDefects(samples, marked, outside)
 
 
 @torch.no_grad()
@@ -90,18 +124,19 @@ def correct_by_known_defects(fitted, samples, known, parameters, classes):
     verdicts : list of KnownAnomalies
     """
     model, evidence, calibration = fitted
-    defects = JudgedSamples(known.samples, judged(model, known.samples))
+    if not len(known.samples):
+        return model, calibration, [KnownAnomalies(name, *no_gain(0)) for name in classes.tolist()]
+    defects = judged(model, known.samples)
     counts = np.bincount(defects.codes, minlength=len(classes))
     n_normals = np.bincount(calibration.codes, minlength=len(classes))
     can_gain = (counts >= FEWEST_DEFECTS) & (n_normals >= FEWEST)
     gains = [no_gain(count) for count in counts]
     if can_gain.any():
-        normals = JudgedSamples(samples, _joined([given for _, given in evidence]))
+        normals = JudgedSamples(samples, [given for _, given in evidence])
         correction = learn_correction(model, normals, defects, known.marked)
         trial, tried = _applied(model, evidence, samples, correction, can_gain, parameters)
-        before = calibration, score_evidence(model, defects.evidence).scores
-        corrected = defects.evidence._replace(defects=correction.of_defects)
-        after = tried, score_evidence(trial, corrected).scores
+        before = calibration, defects.scores(model)
+        after = tried, defects.scores(trial, correction.of_defects)
         for code in np.flatnonzero(can_gain):
             pairs = (
                 (found.given_scores[found.codes == code], scores[defects.codes == code])
@@ -123,22 +158,15 @@ def correct_by_known_defects(fitted, samples, known, parameters, classes):
 
 
 def judged(model, samples):
-    """Return the Evidence of samples whose class is inferred, in the order of rows."""
+    """Return the JudgedSamples of samples, or pictures, whose class is inferred."""
     device = model.score_scale.device
+    if samples.pictures is not None:
+        return JudgedSamples(samples, inferred_evidence(model, samples, device))
     parts = [
         model.evidence(features)._replace(rows=torch.from_numpy(rows))
         for rows, features, _ in samples.numbered_blocks(device=device)
     ]
-    return _joined(samples.cache.processes.gather(parts, device))
-
-
-def _joined(parts):
-    """Join blocks of Evidence to one, in the order of rows."""
-    rows = torch.cat([part.rows for part in parts])
-    order = rows.argsort()
-    codes, *kinds = Evidence.joined(parts)[:4]
-    kinds = [[None if level is None else level[order] for level in kind] for kind in kinds]
-    return Evidence(codes[order], *kinds, rows=rows[order])
+    return JudgedSamples(samples, samples.cache.processes.gather(parts, device))
 
 
 def _applied(model, evidence, samples, correction, chosen, parameters):
@@ -146,43 +174,44 @@ def _applied(model, evidence, samples, correction, chosen, parameters):
     corrected = copy.deepcopy(model)
     terms = [term.of_classes(chosen) for term in correction.terms]
     corrected.defect_terms = nn.ModuleList(terms)
-    is_chosen = torch.as_tensor(chosen, device=model.score_scale.device)
-    rows = torch.cat([given.rows for _, given in evidence]).sort().values
-
-    def with_defects(given):
-        places = torch.searchsorted(rows, given.rows)
-        factors = is_chosen[given.codes][:, None]
-        return given._replace(
-            defects=[values[places] * factors for values in correction.of_normals]
-        )
-
+    device, pictures = model.score_scale.device, samples.pictures
+    rows = np.sort(np.concatenate([rows_of(given) for _, given in evidence]))
     pairs = []
     for inferred, given in evidence:
-        own = with_defects(given)
+        places = torch.from_numpy(np.searchsorted(rows, rows_of(given))).to(device)
+        factors = torch.from_numpy(chosen[_codes_of_rows(given)]).to(device)[:, None]
+        added = [values[places] * factors for values in correction.of_normals]
+        own = with_defects(corrected, given, added, pictures)
         if inferred is given:
             pairs.append((own, own))
-        else:
-            wrong = _of_wrong_class(corrected, samples, inferred, given)
-            defects = [values.clone() for values in own.defects]
-            for place, found in wrong:
-                for level, values in enumerate(found):
-                    defects[level][place] = values
-            pairs.append((inferred._replace(defects=defects), own))
+            continue
+        added = [values.clone() for values in added]
+        for place, found in _of_wrong_class(corrected, samples, inferred, given):
+            for level, values in enumerate(found):
+                added[level][place] = values
+        pairs.append((with_defects(corrected, inferred, added, pictures), own))
     return corrected, calibrate(corrected, pairs, parameters)
 
 
+def _codes_of_rows(evidence):
+    """Return the class of each row, which is that of its sample, an ndarray of int."""
+    codes = evidence.codes.cpu().numpy()
+    return codes.repeat(len(evidence.rows) // len(codes))
+
+
 def _of_wrong_class(model, samples, inferred, given):
-    """Return what the terms say of samples that are taken for another class.
+    """Return what the terms say of the rows of samples that are taken for another class.
 
     As pairs of their place and a Tensor (n_positions,) a level. The terms of that class have not
     seen them.
     """
     processes, device, found = samples.cache.processes, model.score_scale.device, []
-    for place in torch.nonzero(inferred.codes != given.codes)[:, 0].tolist():
-        row = given.rows[[place]].cpu().numpy()
+    rows, codes = rows_of(given), _codes_of_rows(inferred)
+    for place in np.flatnonzero(codes != _codes_of_rows(given)).tolist():
+        row = rows[[place]]
         if not len(processes.own(row)):
             continue
-        code, values = inferred.codes[[place]], []
+        code, values = torch.from_numpy(codes[[place]]).to(device), []
         for index, (level, term) in enumerate(zip(model.levels, model.defect_terms, strict=True)):
             z, _ = level.latent(samples.cache.read(index, row).to(device))
             values.append(term(z, code)[0])

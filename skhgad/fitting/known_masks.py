@@ -4,9 +4,9 @@ import os
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from ..datasets.masks import load_mask
+from ..images.layout import by_tile, cell_edges, shares, whole
 
 
 def check_masks(masks, codes, *, takes_images):
@@ -102,9 +102,50 @@ def marked_positions(masks, shapes):
 def _positions(mask, map_shape):
     if mask is None:
         return torch.ones(map_shape, dtype=torch.bool).flatten()
-    pixels = torch.from_numpy(mask).float()[None, None]
-    covered = F.adaptive_avg_pool2d(pixels, tuple(map_shape)).flatten()
-    return covered >= 0.5 * covered.max()
+    return torch.from_numpy(_most_covered(mask, whole(mask.shape), tuple(map_shape))[0])
+
+
+def marked_views(masks, views, rows):
+    """Return which positions of each view masks mark, of some pictures of a ViewSource.
+
+    What lies outside the region of a picture is not marked.
+
+    Parameters
+    ----------
+    masks : list of None or ndarray of shape (height, width), bool
+    views : ViewSource
+    rows : ndarray of shape (n_masks,), int
+        Numbers of the pictures.
+
+    Returns
+    -------
+    list of None, or list of Tensor of shape (n_views, n_positions), bool
+        One a picture: a Tensor a level, see `marked_positions`; or None where the mask marks
+        nothing inside.
+    """
+    found = []
+    for mask, row in zip(masks, rows.tolist(), strict=True):
+        layout, inside, region = views.layout(row), views.inside(row), views.mask(row)
+        if mask is not None:
+            part = mask if region is None else mask & region
+            inside = [
+                _most_covered(part, layout, shape, chosen)
+                for shape, chosen in zip(views.map_shapes, inside, strict=True)
+            ]
+        tiles = views.tile_of[views.picture_of == row]
+        levels = [torch.from_numpy(chosen[tiles]) for chosen in inside]
+        found.append(levels if all(level.any() for level in levels) else None)
+    return found
+
+
+def _most_covered(mask, layout, map_shape, inside=None):
+    """Return of the cells inside those of which a mask covers most, bool (n_tiles, n_positions)."""
+    covered = by_tile(shares(layout, cell_edges(layout, map_shape), mask), layout)
+    if inside is not None:
+        covered = np.where(inside, covered, 0)
+    most = covered.max()
+    # A hair below half, because shares are sums of fractions.
+    return covered >= 0.5 * most * (1 - 1e-9) if most > 0 else np.zeros_like(covered, dtype=bool)
 
 
 def _read(mask, i):

@@ -4,7 +4,7 @@ A row of the cache is a view; the samples are pictures. Everything that is count
 through here: who is left out, which class a picture has, what is said of it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,8 +47,11 @@ class Pictures:
         return np.unique(self.samples, return_index=True)[1]
 
 
-def seen_at_fit(reader, X, codes, normal, parameters, masks):
+def seen_at_fit(reader, X, codes, normal, parameters, masks, *, with_anomalies=False):
     """Return X as the model will see it.
+
+    The regions of known anomalies are left out unless `with_anomalies`; the masks of products say
+    nothing of them, because their class is not known.
 
     Returns
     -------
@@ -64,7 +67,7 @@ def seen_at_fit(reader, X, codes, normal, parameters, masks):
         regions = masks.regions(np.zeros(len(codes), dtype=np.int64))
     else:
         regions = regions_by_code(masks, codes)
-    if regions is not None:  # those of known anomalies are not read
+    if regions is not None and not with_anomalies:  # those of known anomalies are not read
         regions = [
             region if code >= 0 else None for region, code in zip(regions, codes, strict=True)
         ]
@@ -84,6 +87,21 @@ def remembered(masks, n_classes):
 
 def evidence_of_pictures(model, samples, device):
     """Compute the evidence of pictures, as `calibrate.evidence_of` does that of samples."""
+    inferred = codes_of_pictures(model, samples, device)
+    given = judged_views(model, samples, samples.rows, samples.codes, device)
+    return _pairs(model, samples, samples.rows, given, inferred, device)
+
+
+def inferred_evidence(model, samples, device):
+    """Compute the evidence of pictures under the class inferred, a list of blocks."""
+    codes = codes_of_pictures(model, samples, device)
+    samples = replace(samples, codes=codes[samples.pictures.samples])
+    given = judged_views(model, samples, samples.rows, samples.codes, device)
+    return [found for found, _ in _pairs(model, samples, samples.rows, given, codes, device)]
+
+
+def codes_of_pictures(model, samples, device):
+    """Infer the class of each picture from its cached views; see `inferred_codes`."""
     processes = samples.cache.processes
     own = processes.own(samples.rows)
     likelihoods = torch.zeros(len(own), model.n_classes, dtype=torch.float64)
@@ -91,9 +109,7 @@ def evidence_of_pictures(model, samples, device):
         latents = [level.latent(x)[0] for level, x in zip(model.levels, features, strict=True)]
         found = model.class_log_likelihoods(latents, inside)
         likelihoods[np.searchsorted(own, part)] = found.double().cpu()
-    inferred = inferred_codes(samples, own, likelihoods)
-    given = judged_views(model, samples, samples.rows, samples.codes, device)
-    return _pairs(model, samples, samples.rows, given, inferred, device)
+    return inferred_codes(samples, own, likelihoods)
 
 
 def left_out_evidence(model, samples, left_out, device):
@@ -222,8 +238,10 @@ def _evidence(model, pictures, rows, evidence):
     views = pictures.views
     inside = [torch.from_numpy(i) for i in views.inside_of_views(pictures.rows[rows])]
     numbers = views.picture_of[pictures.rows[rows]]
+    evidence = evidence._replace(rows=torch.from_numpy(rows))
     if views.is_tiled:
         tiles = views.tile_of[pictures.rows[rows]]
-        return picture_evidence(model, views, int(numbers[0]), tiles, (evidence, inside))
+        found = picture_evidence(model, views, int(numbers[0]), tiles, (evidence, inside))
+        return found._replace(rows=evidence.rows)
     frame = frame_of_maps(views, numbers.tolist(), inside, model.map_size)
     return evidence._replace(frame=frame)

@@ -153,11 +153,12 @@ def warn_of_enlarged_images(source, rows, sizes, parameters):
     )
 
 
-def warn_of_anomalies_in_views():
-    """Warn that known anomalies cannot correct a model that sees parts of images."""
+def warn_of_anomalies_outside(names):
+    """Warn of known anomalies, by name, whose masks mark nothing that a model sees."""
     _warn(
-        "the known anomalies were left out: known_anomalies='auto' does not use them together with "
-        "roi, resize='pad' or tile_size. Set known_anomalies='ignore' to say so."
+        f"{listed(names)}: known anomalies whose masks mark nothing inside the region of interest "
+        "were left out. Correct mask or region, or pass None as mask where the defect is not "
+        "marked."
     )
 
 

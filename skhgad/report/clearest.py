@@ -10,18 +10,19 @@ class Kind(NamedTuple):
     """A kind of images that the page shows, with its heading.
 
     `verdicts` are those of labelled rows. `most_normal` tells which images come first: those of the
-    highest score, or of the lowest.
+    highest score, or of the lowest. The kinds `beside` stand beside each other.
     """
 
     title: str
     verdicts: tuple
     most_normal: bool
+    beside: bool = False
 
 
 UNLABELLED = Kind("Most anomalous", (), False)
 RIGHT = Kind("Judged rightly, the most anomalous first", ("anomaly", "normal"), False)
-MISSED = Kind("Missed: labelled as defective, but not flagged", ("missed",), True)
-FALSE_ALARMS = Kind("False alarms: labelled good, but flagged", ("false alarm",), False)
+MISSED = Kind("Missed: labelled as defective, but not flagged", ("missed",), True, True)
+FALSE_ALARMS = Kind("False alarms: labelled good, but flagged", ("false alarm",), False, True)
 KINDS = (UNLABELLED, RIGHT, MISSED, FALSE_ALARMS)
 
 
@@ -36,7 +37,8 @@ class Clear(NamedTuple):
     """One of the clearest images of its product and kind, at the size of the page.
 
     Tuples compare by clearness, then by `minus_index`: the earlier image is greater. `pixels`, of
-    shape (height, width[, 3]), are uint8; map and mask (bool, or None) have shape (height, width).
+    shape (height, width[, 3]), are uint8; the map, the mask of the defect and the region of
+    interest (bool, or None) have shape (height, width).
     """
 
     clearness: float
@@ -44,6 +46,7 @@ class Clear(NamedTuple):
     pixels: np.ndarray
     anomaly_map: np.ndarray
     mask: np.ndarray | None
+    roi: np.ndarray | None = None
 
 
 class Group(NamedTuple):
@@ -64,7 +67,7 @@ class Clearest:
     def offer(self, index, row, page_size):
         """Keep the image `index` if it is among the clearest so far.
 
-        `row` is its Row; page_size() returns pixels, map and mask of Clear.
+        `row` is its Row; page_size() returns the other fields of Clear.
         """
         kind = kind_of(row)
         heap = self._heaps.setdefault((row.product, KINDS.index(kind)), [])

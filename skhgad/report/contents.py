@@ -17,6 +17,7 @@ from ..display import (
     TrainingCurveDisplay,
 )
 from ..display.heat_maps import HeatScale
+from ..display.maps import parts_seen
 from ..images.source import ImageSource
 from ..monitor import DriftMonitor
 from ..scoring.explanation import locate
@@ -91,13 +92,13 @@ class Picture(NamedTuple):
     table: Table | None = None
 
 
-def collect(detector, paths, folder, measurement, n_clearest):
+def collect(detector, paths, folder, measurement, n_clearest, roi=None):
     """Inspect images; return a list of Row, in order, and of Group, `n_clearest` images in each.
 
-    `measurement` is given each finding; None without labels.
+    `measurement` is given each finding; None without labels. `roi` is as in `inspect_files`.
     """
     rows, clearest = [], Clearest(n_clearest)
-    for index, finding in enumerate(inspect_files(detector, paths, maps=True)):
+    for index, finding in enumerate(inspect_files(detector, paths, maps=True, roi=roi)):
         pixels = ImageSource([finding.path], value_range=detector.model_.value_range).read(0)
         location = locate(finding.anomaly_map, -offset_of(detector, finding.class_label))
         true_class = defect = mask = None
@@ -120,7 +121,8 @@ def collect(detector, paths, folder, measurement, n_clearest):
             area=location.area,
         )
         rows.append(row)
-        clearest.offer(index, row, partial(_page_size, pixels, finding.anomaly_map, mask))
+        region = partial(_region, detector, finding, roi)
+        clearest.offer(index, row, partial(_page_size, pixels, finding.anomaly_map, mask, region))
     return rows, clearest.groups()
 
 
@@ -144,20 +146,20 @@ def draw_card(clear, rows, detector):
         threshold=threshold,
         mask=clear.mask,
         typical=typical,
+        roi=clear.roi,
     ).plot(figure.subplots(1, 3))
     return Card(row, png_uri(figure))
 
 
-def draw_pictures(detector, paths, rows, data):
+def draw_pictures(detector, paths, rows, data, roi=None):
     """Draw scores, latent space, drift and training; return a list of Picture.
 
-    `data` is as from `load_folder`, or None.
+    `data` is as from `load_folder`, or None; `roi` as in `inspect_files`.
     """
     y = None if data is None else data.y
-    pictures = [
-        _draw_scores(detector, rows, y),
-        _draw_latent_space(detector, paths, y),
-    ]
+    pictures = [_draw_scores(detector, rows, y)]
+    if detector.model_.parameters["tile_size"] is None:  # latent vectors of tiles overlap
+        pictures.append(_draw_latent_space(detector, paths, y, roi))
     if data is None:
         pictures.append(_draw_drift(detector, rows))
     if detector.history_:
@@ -210,11 +212,12 @@ def _draw_drift(detector, rows):
     return Picture("Drift", png_uri(figure), caption)
 
 
-def _draw_latent_space(detector, paths, y):
+def _draw_latent_space(detector, paths, y, roi):
     chosen = np.unique(np.linspace(0, len(paths) - 1, _MOST_LATENT).round().astype(int))
     figure = _new_figure((9, max(5.5, 1 + 0.25 * len(detector.classes_))))
+    shown, of_shown = [paths[i] for i in chosen], None if y is None else y[chosen]
     display = LatentSpaceDisplay.from_estimator(
-        detector, [paths[i] for i in chosen], None if y is None else y[chosen], ax=figure.subplots()
+        detector, shown, of_shown, roi=roi, ax=figure.subplots()
     )
     share = "images" if len(chosen) == len(paths) else f"{len(chosen)} of {len(paths)} images"
     caption = (
@@ -243,13 +246,24 @@ def gaussianity_table(gaussianity):
     return Table(header, rows)
 
 
-def _page_size(pixels, anomaly_map, mask):
+def _region(detector, finding, roi):
+    """Return the region of interest in which an image was inspected, or None."""
+    source = ImageSource([finding.path], value_range=detector.model_.value_range)
+    return parts_seen(detector, source, finding.class_label, roi)[0]
+
+
+def _page_size(pixels, anomaly_map, mask, region):
+    def mask_reduced(mask):
+        if mask is None:
+            return None
+        mask = reduced(mask.astype(np.uint8), _PICTURE, Image.Resampling.NEAREST)
+        return np.asarray(mask) > 0
+
     if mask is not None:
         mask = check_mask(mask, anomaly_map.shape, "of the image")
-        mask = np.asarray(reduced(mask.astype(np.uint8), _PICTURE, Image.Resampling.NEAREST)) > 0
     image = np.asarray(reduced(pixels, _PICTURE))
     anomaly_map = resize(torch.from_numpy(anomaly_map)[None], image.shape[:2])[0].numpy()
-    return image, anomaly_map, mask
+    return image, anomaly_map, mask_reduced(mask), mask_reduced(region())
 
 
 def _new_figure(size):

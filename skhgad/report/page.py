@@ -13,6 +13,7 @@ from ..parameters import parameters_now
 from ..scoring.certificate import CONFIDENCE, bound_text
 from ..scoring.known_anomalies import known_anomalies_text
 from ..scoring.thresholds import thresholds_text
+from .densities import densities_of
 from .evaluation import format_figure, results_table
 from .template import filled_template
 
@@ -45,6 +46,7 @@ def render_page(detector, rows, *, source, model, figures, groups, pictures):
         classes=_class_table(rows) if figures is None else _results(figures),
         notes=[] if figures is None else figures["notes"],
         certificate=_certificate(detector),
+        densities=_densities(detector),
         known_anomalies=_known_anomalies(detector),
         warnings=[] if figures is None else [found["text"] for found in figures["warnings"]],
         products=[(name, list(of_it)) for name, of_it in groupby(groups, lambda g: g.product)],
@@ -120,6 +122,11 @@ def _certificate(detector):
     ]
     bound = f"false alarms ({100 * CONFIDENCE:g} % confidence)"
     return Table(["class of the model", "calibrating normals", "of these flagged", bound], rows)
+
+
+def _densities(detector):
+    rows = [[str(label), *texts] for label, *texts in densities_of(detector)]
+    return Table(["class of the model", "density of each level", "shrinkage"], rows)
 
 
 def _known_anomalies(detector):

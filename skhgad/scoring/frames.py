@@ -52,6 +52,23 @@ def as_mosaic(values, layout, map_shape):
     return tiles.permute(0, 2, 1, 3).reshape(1, -1)
 
 
+def as_tiles(mosaic, layout, map_shape):
+    """Cut what `as_mosaic` returned into tiles again, Tensor (n_tiles, n_positions)."""
+    height, width = map_shape
+    tiles = mosaic.reshape(len(layout.tops), height, len(layout.lefts), width)
+    return tiles.permute(0, 2, 1, 3).reshape(-1, height * width)
+
+
+def as_whole(values, tiles, layout, map_shape):
+    """Lay some of the tiles of a picture side by side as `as_mosaic` does; the others hold 0.
+
+    `values` (n, n_positions) are those of the `tiles`, an int ndarray (n,).
+    """
+    every = values.new_zeros(len(layout.corners), values.shape[1])
+    every[torch.from_numpy(tiles).to(values.device)] = values
+    return as_mosaic(every, layout, map_shape)
+
+
 def on_grid(values, index, map_shape, size, frame):
     """Bring the positions (n, n_positions) of the level `index` to the grid, Tensor (n, *size).
 

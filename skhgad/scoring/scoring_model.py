@@ -31,21 +31,25 @@ class Evidence(NamedTuple):
     typicality: torch.Tensor | None = None
     # What known defects add, see `DefectTerm`; None where they add nothing.
     defects: list | None = None
-    rows: torch.Tensor | None = None  # (n,): the samples by their number in a cache, during fit
+    # (n,): the samples by their number in a cache, during fit; of a picture in tiles, its views.
+    rows: torch.Tensor | None = None
     # What lies inside; None: everything, and each sample is one map. Of tiles, the Tensors above
     # hold the positions of all tiles of one picture, see `frames.as_mosaic`.
     frame: Frame | None = None
 
     @classmethod
     def joined(cls, parts):
-        """Join the judgements of several batches: codes, likelihoods, backgrounds, entropies."""
+        """Join the judgements of several batches of views, without typicality, rows and frame."""
 
         def join(name):
+            if getattr(parts[0], name) is None:
+                return None
             levels = zip(*(getattr(part, name) for part in parts), strict=True)
             return [None if level[0] is None else torch.cat(level) for level in levels]
 
         names = ("likelihoods", "backgrounds", "entropies")
-        return cls(torch.cat([part.codes for part in parts]), *map(join, names))
+        codes = torch.cat([part.codes for part in parts])
+        return cls(codes, *map(join, names), defects=join("defects"))
 
     def to(self, device):
         """Return the same on a device."""
@@ -398,8 +402,8 @@ class ScoringModel(nn.Module):
 
     def standardized_ratios(self, evidence):
         """Return `standardized` of each level, before it is brought to the grid and blurred."""
-        ratios = self.likelihood_ratios(evidence)
-        return [self.standardized(ratio, i, evidence.codes) for i, ratio in enumerate(ratios)]
+        ratios, codes, frame = self.likelihood_ratios(evidence), evidence.codes, evidence.frame
+        return [self.standardized(ratio, i, codes, frame) for i, ratio in enumerate(ratios)]
 
     def standardized(self, ratio, level, codes, frame=None):
         """Return how far a level's ratios lie below their mean, in standard deviations.

@@ -1,12 +1,11 @@
 """Scores of pictures that are seen in part: a region of interest, a padded picture or tiles."""
 
-import math
 import tempfile
 
 import numpy as np
 import torch
 
-from .frames import Frame, as_mosaic
+from .frames import Frame, as_whole
 from .scores import score_evidence
 from .scoring_model import Evidence
 
@@ -148,20 +147,19 @@ def picture_evidence(model, views, picture, tiles, judged):
         Of one sample; without typicality.
     """
     evidence, inside = judged
-    layout, n_tiles = views.layout(picture), len(views.layout(picture).corners)
+    layout = views.layout(picture)
     shapes = [level.map_shape for level in model.levels]
 
-    def whole(values, map_shape):
+    def all_levels(values):
         if values is None:
             return None
-        every = values.new_zeros(n_tiles, math.prod(map_shape))
-        every[torch.from_numpy(tiles).to(values.device)] = values
-        return as_mosaic(every, layout, map_shape)
-
-    def all_levels(values):
-        return [whole(level, shape) for level, shape in zip(values, shapes, strict=True)]
+        return [
+            None if level is None else as_whole(level, tiles, layout, shape)
+            for level, shape in zip(values, shapes, strict=True)
+        ]
 
     grid = torch.from_numpy(views.grid_inside(picture, tuple(model.map_size)))[None]
     frame = Frame(all_levels(inside), grid.to(inside[0].device), layout)
     parts = (evidence.likelihoods, evidence.backgrounds, evidence.entropies)
-    return Evidence(evidence.codes[:1], *map(all_levels, parts), frame=frame)
+    defects = all_levels(evidence.defects)
+    return Evidence(evidence.codes[:1], *map(all_levels, parts), defects=defects, frame=frame)

@@ -461,14 +461,15 @@ class TestRuns:
         )
         content = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
         rows = content["parts"]["folder"]["protocols"]["honest"]
-        forms = ("no labels", "class given")
+        forms = ("no labels", "class given", "class given, scales summed")
         names = ("PatchCore", "PaDiM", "Mahalanobis")
         assert list(rows) == [
             "HGAD, class inferred",
             *(f"{name}, {form}" for name in names for form in forms),
         ]
-        for name in ("PatchCore, class given", "PaDiM, class given", "Mahalanobis, class given"):
+        for name in (f"{name}, {form}" for name in names for form in forms[1:]):
             (run,) = rows[name]
+            assert ("false_alarm_rate" in run["image"]["pooled"]) == ("summed" in name)
             assert run["image"]["mean"]["auroc"] == 1.0, name
             assert run["pixel"]["mean"]["auroc"] > 0.75, name
         assert set(rows["HGAD, class inferred"][0]["pixel"]["per_class"]) == {"dark", "light"}

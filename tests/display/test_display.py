@@ -5,6 +5,7 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
+from backbones import two_levels
 from PIL import Image
 
 matplotlib.use("Agg")
@@ -20,6 +21,9 @@ from skhgad.display import (
     TrainingCurveDisplay,
 )
 from skhgad.display.heat_maps import HeatScale, overlay, write_heat_map
+from skhgad.images import ImageSource
+from skhgad.scoring.defect_terms import DefectTerm
+from skhgad.scoring.known_share import known_share
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -100,6 +104,47 @@ def test_region_and_tiles_are_drawn(images):
     assert len(display.axes_[0].collections[0].get_paths()) == 6
     plain = AnomalyMapDisplay.from_estimator(detector, images[:1], roi=np.ones((48, 64)))
     assert plain.roi.all()
+
+
+def test_what_is_like_known_anomalies_is_outlined():
+    rng = np.random.default_rng(0)
+    X = rng.integers(90, 130, (20, 32, 48, 3), dtype=np.uint8)
+    parameters = {"out_indices": (0, 1), "image_size": 32, "tile_size": 32, "random_state": 0}
+    detector = HGADDetector(two_levels(), **parameters).fit(X)
+    damaged = X[:1].copy()
+    damaged[0, 8:20, 8:20] = 200
+    plain = AnomalyMapDisplay.from_estimator(detector, damaged)
+    assert plain.like_known is None
+    model = detector.model_.model
+    for level in model.levels:  # as known anomalies would
+        direction = level.mixture.means.new_zeros(1, level.n_axes)
+        z = level.latent(detector_features(detector, damaged, level))[0]
+        direction[0] = 3 * z.flatten(0, 1)[z.norm(dim=2).argmax()]
+        most = (z @ direction[0]).max()
+        model.defect_terms.append(DefectTerm(direction, -0.7 * most[None]))
+    display = AnomalyMapDisplay.from_estimator(detector, damaged)
+    inside = display.like_known
+    assert inside.any() and (display.anomaly_map[inside] > display.threshold).all()
+    assert inside[8:20, 8:20].sum() > 0.5 * inside.sum()
+    assert "like known anomalies" in legend_of(display)
+    assert "like known anomalies" not in legend_of(plain)
+    (batch,) = detector.model_.scored_batches(
+        detector.feature_reader(), ImageSource(damaged), np.zeros(1, dtype=int)
+    )
+    share = known_share(model, batch)
+    assert 0 <= share.min() and 0.5 < share.max() <= 1
+
+
+def detector_features(detector, X, level):
+    """Features of the first tile."""
+    fitted, reader = detector.model_, detector.feature_reader()
+    seen, _ = fitted.seen(reader, ImageSource(X))
+    features, _ = next(iter(reader.view_batches(seen)))
+    return features[list(fitted.model.levels).index(level)][:1]
+
+
+def legend_of(display):
+    return [text.get_text() for text in display.axes_[-1].get_legend().get_texts()]
 
 
 def test_a_normal_image_does_not_glow():

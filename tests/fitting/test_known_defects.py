@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from skhgad import HGADDetector
-from skhgad.fitting.defect_directions import peaks
+from skhgad.fitting.judged_samples import peaks
 from skhgad.fitting.known_gain import measured_gain
 from skhgad.fitting.known_masks import check_masks, marked_positions
 from skhgad.scoring.known_anomalies import KnownAnomalies, known_anomalies_text

@@ -88,8 +88,13 @@ def fitted_state(detector, X):
     return state | {"offset": detector.offset_, "scores": detector.score_samples(X)}
 
 
-def fit_images(folder, roi=None, **parameters):
-    """Batches of two, so that every other step leaves a process without an image of its own."""
+def fit_images(folder, roi=None, n_known=0, **parameters):
+    """Batches of two, so that every other step leaves a process without an image of its own.
+
+    The first `n_known` images are known anomalies.
+    """
+    paths, labels = files_of(folder)
+    labels[:n_known] = ["-1"] * n_known
     torch.manual_seed(Processes.current().rank)  # the first process has the weights that count
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -97,8 +102,9 @@ def fit_images(folder, roi=None, **parameters):
             TwoStages(), out_indices=(0, 1), image_size=32, batch_size=2, n_blocks=2,
             position_channels=8, random_state=0,
             **(EXACT | {"n_components": 3, "max_iter": 1} | parameters),
-        ).fit(*files_of(folder), roi=roi)  # fmt: skip
-    found = fitted_state(detector, files_of(folder)[0])
+        ).fit(paths, labels, roi=roi)  # fmt: skip
+    assert not n_known or sum(found.n_anomalies for found in detector.known_anomalies_) == n_known
+    found = fitted_state(detector, paths)
     return found | {"n_warnings": sum("fewer than 5" in str(w.message) for w in caught)}
 
 
@@ -122,7 +128,7 @@ SCENARIOS = {
     "images": fit_images,
     "region": lambda folder: fit_images(folder, REGION),
     "tiles": lambda folder: fit_images(
-        folder, {"bolt": REGION, "clip": REGION.T}, tile_size=20, max_iter=0, n_components=1
+        folder, {"bolt": REGION, "clip": REGION.T}, 5, tile_size=20, max_iter=0, n_components=1
     ),
     "published": lambda folder: fit_images(
         folder, start="published", class_covariance=False, map_normalization="exponential"

@@ -22,6 +22,7 @@ from skhgad.metrics import image_metrics, mardia, miss_rates, pixel_metrics
 from skhgad.regions import find_regions
 from skhgad.report.clearest import Clearest
 from skhgad.report.contents import Row, gaussianity_table
+from skhgad.report.densities import densities_of
 from skhgad.report.evaluation import figures_text
 from skhgad.report.page import render_page
 
@@ -191,6 +192,19 @@ def test_the_page_certifies_every_class(html, detector):
         counts = [str(found.n_normals), str(found.n_flagged)]
         bound = f"at most {100 * found.bound:.3g} %"
         assert re.findall("<td>(.*?)</td>", row) == [found.class_label, *counts, bound]
+
+
+def test_the_page_names_the_density_of_every_class(html, detector):
+    section = re.search(r'<section id="densities">.*?</section>', html, re.DOTALL).group()
+    _, *rows = re.findall(r"<tr>(.*?)</tr>", section)
+    found = [tuple(re.findall("<td>(.*?)</td>", row)) for row in rows]
+    assert found == densities_of(detector) and len(found) == 2
+
+
+def test_misses_and_false_alarms_stand_beside_each_other(html):
+    kinds = re.findall(r'<section class="group( beside)?"><h4>(\w+)', html)
+    assert {"Missed", "False"} & {title for _, title in kinds}
+    assert all(bool(beside) == (title in ("Missed", "False")) for beside, title in kinds)
 
 
 def test_products_called_mean_and_pooled_have_rows_of_their_own(detector):

@@ -1,0 +1,45 @@
+"""The density that a model has of each class, in words."""
+
+
+def density_of(densities, code):
+    """Name the density of a class in one level by its ClassDensities; None has unit covariances."""
+    if densities is None:
+        return "Gaussians of unit covariance at the centers of the training"
+    centers, _, covariances = densities.mixture_of(code)
+    if len(centers) == 1:
+        return "one Gaussian"
+    if len(covariances) == 1:
+        return f"{len(centers)} centers, one covariance"
+    return f"{len(centers)} Gaussians"
+
+
+def densities_of(detector):
+    """Return, of each class, its label, its density in words, and its shrinkage.
+
+    Returns
+    -------
+    list of tuple (label, str, str)
+        Levels that have the same are named once. The shrinkage is the share of the prior in the
+        covariance, the smallest and the largest of the levels; "" where it is unknown.
+    """
+    levels = detector.model_.model.levels
+    rows = []
+    for code, label in enumerate(detector.classes_.tolist()):
+        names = {}
+        for index, level in enumerate(levels):
+            names.setdefault(density_of(level.densities, code), []).append(str(index))
+        text = "; ".join(
+            name if len(names) == 1 else f"level{'s' * (len(own) > 1)} {', '.join(own)}: {name}"
+            for name, own in names.items()
+        )
+        rows.append((label, text, _shrinkage(levels, code)))
+    return rows
+
+
+def _shrinkage(levels, code):
+    densities = [level.densities for level in levels if level.densities is not None]
+    found = [float(of_level.shrinkages[code]) for of_level in densities]
+    if not found:
+        return ""
+    low, high = f"{min(found):.2f}", f"{max(found):.2f}"
+    return low if low == high else f"{low} to {high}"
