@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..parameters import SCALES, image_size
 from .backbones import create_backbone, resolve_stages
-from .folding import fold_batch_norm
+from .folding import fold_batch_norm, for_processor
 from .module_outputs import as_map, output_items, select_items
 from .projection import project, random_projection
 
@@ -153,6 +153,18 @@ class FeatureExtractor(nn.Module):
         """Channels of the pixels: as many as the mean has values."""
         return self.mean.shape[1]
 
+    @property
+    def is_stateless(self):
+        """Whether several threads may run the backbone at once; of a user's module, who knows.
+
+        Some of timm's keep the maps of the last call, in hooks.
+        """
+        return self.spec["backbone"] is not None and not any(
+            type(value).__name__ == "FeatureHooks"
+            for module in self.backbone.modules()
+            for value in vars(module).values()
+        )
+
     def room_for_projections(self, state):
         """Make room for the projections of a saved extractor, before its state dict is loaded.
 
@@ -232,7 +244,8 @@ class FeatureExtractor(nn.Module):
             if device not in self._folded:
                 blank = torch.zeros(1, self.n_channels, *self.spec["image_size"], device=device)
                 blank = blank.contiguous(memory_format=torch.channels_last)
-                self._folded[device] = fold_batch_norm(self.backbone, blank)
+                folded = fold_batch_norm(self.backbone, blank)
+                self._folded[device] = for_processor(folded) if device.type == "cpu" else folded
         return self._folded[device]
 
     def _run_backbone(self, pixels):
