@@ -97,6 +97,11 @@ class FeatureExtractor(nn.Module):
         None = the backbone is run once to see.
     mixed_precision : bool, default=True
         Whether a GPU runs the backbone in float16.
+
+    Attributes
+    ----------
+    is_stateless : bool
+        Whether several threads may run the backbone at once. False for a module: nobody knows.
     """
 
     def __init__(
@@ -134,6 +139,7 @@ class FeatureExtractor(nn.Module):
             self.register_buffer(name, value.view(1, -1, 1, 1))
         _check_normalisation(self.mean, self.std)
         self.mixed_precision = mixed_precision
+        self.is_stateless = _is_stateless(self.backbone) and isinstance(backbone, str)
         self._folded = {}  # by device: see `fold`; never saved
         self.eval().requires_grad_(False)
         self.to(memory_format=torch.channels_last)
@@ -152,18 +158,6 @@ class FeatureExtractor(nn.Module):
     def n_channels(self):
         """Channels of the pixels: as many as the mean has values."""
         return self.mean.shape[1]
-
-    @property
-    def is_stateless(self):
-        """Whether several threads may run the backbone at once; of a user's module, who knows.
-
-        Some of timm's keep the maps of the last call, in hooks.
-        """
-        return self.spec["backbone"] is not None and not any(
-            type(value).__name__ == "FeatureHooks"
-            for module in self.backbone.modules()
-            for value in vars(module).values()
-        )
 
     def room_for_projections(self, state):
         """Make room for the projections of a saved extractor, before its state dict is loaded.
@@ -343,6 +337,18 @@ def _indices(backbone, out_indices):
     if isinstance(backbone, str):
         return list(resolve_stages(out_indices))
     return out_indices if isinstance(out_indices, str) else [int(index) for index in out_indices]
+
+
+def _is_stateless(backbone):
+    """Tell whether several threads may run one of timm's backbones at once.
+
+    Some keep the maps of the last call, in hooks.
+    """
+    return not any(
+        type(value).__name__ == "FeatureHooks"
+        for module in backbone.modules()
+        for value in vars(module).values()
+    )
 
 
 def _projection_name(index):
