@@ -19,7 +19,7 @@ from .devices import keep_to_one_thread_if_forked
 
 _state = threading.local()  # of each thread: `granted`, the threads that its work may use
 _setting = threading.Lock()
-_limits = {"entered": 0, "undo": None}  # of matrix libraries, whose setting all threads share
+_matrix_libraries = threading.Lock()  # held by the thread that has limited those of the process
 
 
 def granted_threads(n_jobs=None):
@@ -101,25 +101,17 @@ def torch_threads(n):
 def matrix_libraries_on_one_thread():
     """Keep OpenBLAS, MKL and OpenMP of numpy, scipy and scikit-learn to one thread.
 
-    OpenMP in this thread. Of the others, which know one setting for the whole process, until the
-    last thread that is in here leaves. It sees libraries that are loaded when it is entered.
+    OpenMP in this thread. The others know one setting for the whole process: the first thread that
+    enters sets it, and brings it back when it leaves; threads that enter meanwhile leave it alone.
+    It sees libraries that are loaded when it is entered.
     """
     libraries = ThreadpoolController()
     with ExitStack() as stack:
-        stack.enter_context(libraries.limit(limits=1, user_api="openmp"))
-        with _setting:
-            if not _limits["entered"]:
-                _limits["undo"] = ExitStack()
-            # Nested limits see those before, and are undone in the order that brings them back.
-            _limits["undo"].enter_context(libraries.limit(limits=1, user_api="blas"))
-            _limits["entered"] += 1
-        try:
-            yield
-        finally:
-            with _setting:
-                _limits["entered"] -= 1
-                if not _limits["entered"]:
-                    _limits["undo"].close()
+        stack.enter_context(libraries.select(user_api="openmp").limit(limits=1))
+        if _matrix_libraries.acquire(blocking=False):
+            stack.callback(_matrix_libraries.release)
+            stack.enter_context(libraries.select(user_api="blas").limit(limits=1))
+        yield
 
 
 def in_threads(function, items, n):

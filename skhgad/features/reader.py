@@ -26,8 +26,9 @@ class FeatureReader:
 
     `extractor` is None for feature vectors. Features of images are remembered in `memory`, a folder
     or the location of a joblib.Memory, as `FeatureStore` does it. `n_jobs` threads decode images
-    and, on the CPU, run the backbone, each on images of its own. `verbose` >= 1 shows a progress bar of images. Raises ValueError if the device is not there,
-    TypeError for a `memory` of another type.
+    and, on the CPU, run the backbone, each on images of its own. `verbose` >= 1 shows a progress
+    bar of images. Raises ValueError if the device is not there, TypeError for a `memory` of another
+    type.
     """
 
     def __init__(self, extractor, *, device="auto", memory=None, n_jobs=None, verbose=0):
@@ -113,7 +114,8 @@ class FeatureReader:
             def begin(batch):
                 if store is None:
                     return self._begin(batch.pixels, n_threads, workers), batch.sizes
-                return self._begin_unknown(batch.pixels, digest, store, n_threads, workers), batch.sizes
+                finish = self._begin_unknown(batch.pixels, digest, store, n_threads, workers)
+                return finish, batch.sizes
 
             for finish, sizes in _one_ahead(map(begin, batches), is_ahead=spreads):
                 yield finish(), sizes
@@ -167,7 +169,9 @@ class FeatureReader:
 
 def _joined(pieces):
     """Join the levels of several pieces of a batch."""
-    return pieces[0] if len(pieces) == 1 else [torch.cat(level) for level in zip(*pieces, strict=True)]
+    if len(pieces) == 1:
+        return pieces[0]
+    return [torch.cat(level) for level in zip(*pieces, strict=True)]
 
 
 def _one_ahead(items, *, is_ahead):
