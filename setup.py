@@ -17,6 +17,7 @@ INSTALL_REQUIRES = [
     "safetensors>=0.4.5",  # reads empty tensors from bytes
     "scikit-learn>=1.6.0",  # public validate_data, __sklearn_tags__
     "scipy>=1.10.0",
+    "threadpoolctl>=3.1.0",
     "timm>=1.0.3",  # features_only for vision transformers
     "torch>=2.6.0",  # before 2.6 a crafted file could run code through weights_only=True
     "tqdm>=4.64.0",

@@ -77,7 +77,7 @@ def parse(arguments=None):
 def fitted_detector(options):
     """Fit for a moment: speed depends on shapes alone."""
     detector = HGADDetector.fast(
-        options.backbone,
+        backbone=options.backbone,
         weights=None if options.weights == "none" else options.weights,
         image_size=options.image_size,
         max_iter=1,

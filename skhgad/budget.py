@@ -14,6 +14,10 @@ MOST_MAP_NUMBERS = 1 << 24
 MOST_CLASSES = 10_000
 
 _LARGEST_BATCH = 32
+# Pixels that a processor passes through a backbone at once: of more, the maps are so large that the
+# system gives and takes their memory at every layer, which can take longer than the layer.
+_PIXELS_AT_ONCE = 2 * 384**2
+_PIECES = 8  # of a batch, at least, for threads to share
 
 
 def n_pixels(size, scales):
@@ -78,3 +82,9 @@ def images_per_batch(size, scales, levels):
     by_pixels = MOST_PIXELS // math.ceil(n_pixels(size, scales))
     by_numbers = MOST_NUMBERS // n_numbers(levels)
     return max(1, min(_LARGEST_BATCH, by_pixels, by_numbers))
+
+
+def images_at_once(n_images, size, scales):
+    """Return how many images of a batch a processor passes through the backbone at once."""
+    largest = max(1, max(scales)) ** 2 * math.prod(size)
+    return max(1, min(-(-n_images // _PIECES), int(_PIXELS_AT_ONCE / largest)))

@@ -6,6 +6,7 @@ import threading
 import torch
 
 _process = os.getpid()
+_was_forked = False
 _moving = threading.Lock()
 
 
@@ -86,8 +87,10 @@ def keep_to_one_thread_if_forked():
     """Limit torch to one thread in a process that was forked after skhgad was imported.
 
     OpenMP's threads do not survive a fork: the first parallel loop would wait for them for ever.
+    Returns whether this is such a process.
     """
-    global _process
+    global _process, _was_forked
     if os.getpid() != _process:
         torch.set_num_threads(1)
-        _process = os.getpid()
+        _process, _was_forked = os.getpid(), True
+    return _was_forked

@@ -32,6 +32,7 @@ from .storage.detector_state import pack, unpack
 from .storage.model_card import model_card
 from .storage.model_folder import load_state, save_state
 from .storage.onnx_export import write_onnx
+from .threads import computing, stepwise
 from .validation import check_class_labels, check_scored_X, check_y
 
 if TYPE_CHECKING:
@@ -238,7 +239,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         scorings; of a Memory its location. The files hold numbers and no code. What is damaged
         there is computed again.
     n_jobs : int, default=None
-        Threads that decode images. None = one, or several where a GPU would wait for them.
+        Threads that decode images and that compute on the CPU. None = as many as torch uses, of
+        which one decodes, or several where a GPU would wait for them; 1 = all in the calling
+        thread; -1 = one for each core. Results are equal but for rounding.
     random_state : int, RandomState or None, default=None
         Source of the held-out samples and folds, the starting weights and the order of training.
     verbose : int, default=0
@@ -552,7 +555,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         before = self.__dict__.copy()
         try:
-            self.__dict__.update(fit_detector(self, X, y, masks=masks, roi=roi))
+            with computing(self.n_jobs):
+                self.__dict__.update(fit_detector(self, X, y, masks=masks, roi=roi))
         except BaseException:  # also Ctrl-C: nothing half-fitted is left behind
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -608,7 +612,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         again from the calibration samples of all classes; `class_offsets_` stays.
         """
         check_is_fitted(self)
-        self.__dict__.update(add_class(self, X, y, roi))
+        with computing(self.n_jobs):
+            self.__dict__.update(add_class(self, X, y, roi))
         return self
 
     def fit_predict(
@@ -690,7 +695,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         [('bolt', 60, 60), ('nut', 60, 100)]
         """
         check_is_fitted(self)
-        return self._changed_by(update(self, X, y, roi), return_changes)
+        with computing(self.n_jobs):
+            return self._changed_by(update(self, X, y, roi), return_changes)
 
     def forget(
         self, labels: str | int | ArrayLike, *, return_changes: bool = False
@@ -1025,7 +1031,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         reader = self.feature_reader()
         found = explain(
             self._judge(),
-            self.model_.scored_batches(reader, X, codes, roi),
+            self._batches(X, codes, roi),
             threshold,
             given=codes is not None,
             maps=maps,
@@ -1311,7 +1317,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """Validate X and the labels; iterate over the scores, batch by batch."""
         check_is_fitted(self)
         X, codes = self._checked(X, class_labels)
-        return self.model_.scored_batches(self.feature_reader(), X, codes, roi)
+        return self._batches(X, codes, roi)
+
+    def _batches(self, X: Any, codes: NDArray[np.int64] | None, roi: Any) -> Iterator[ScoredBatch]:
+        """Iterate over the scores of what `_checked` returned, on the threads of `n_jobs`."""
+        batches = self.model_.scored_batches(self.feature_reader(), X, codes, roi)
+        return stepwise(batches, self.n_jobs, on_one=self.model_.takes_images and len(X) > 1)
 
     def _checked(
         self, X: Any, class_labels: ArrayLike | None

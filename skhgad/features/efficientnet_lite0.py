@@ -66,7 +66,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, x):
         """Return a list of maps (n, channels, height, width)."""
-        x = F.relu6(self.bn1(self.conv_stem(x)))
+        x = _clipped(self.bn1(self.conv_stem(x)))
         maps = []
         for index in range(self._wanted[-1] + 1):
             x = self.blocks[index](x)
@@ -100,7 +100,7 @@ class _DepthwiseSeparable(nn.Module):
         self.bn2 = _normalization(n_out)
 
     def forward(self, x):
-        x = F.relu6(self.bn1(self.conv_dw(x)))
+        x = _clipped(self.bn1(self.conv_dw(x)))
         return self.bn2(self.conv_pw(x))
 
 
@@ -119,10 +119,14 @@ class _InvertedResidual(nn.Module):
         self.has_skip = n_in == n_out and stride == 1
 
     def forward(self, x):
-        hidden = F.relu6(self.bn1(self.conv_pw(x)))
-        hidden = F.relu6(self.bn2(self.conv_dw(hidden)))
+        hidden = _clipped(self.bn1(self.conv_pw(x)))
+        hidden = _clipped(self.bn2(self.conv_dw(hidden)))
         out = self.bn3(self.conv_pwl(hidden))
         return out + x if self.has_skip else out
+
+
+def _clipped(x):
+    return F.relu6(x, inplace=True)  # new memory for each map would take longer than clipping
 
 
 def _convolution(n_in, n_out, kernel_size=1, stride=1, groups=1):

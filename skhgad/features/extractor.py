@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..parameters import SCALES, image_size
 from .backbones import create_backbone, resolve_stages
-from .folding import fold_batch_norm
+from .folding import fold_batch_norm, for_processor
 from .module_outputs import as_map, output_items, select_items
 from .projection import project, random_projection
 
@@ -97,6 +97,11 @@ class FeatureExtractor(nn.Module):
         None = the backbone is run once to see.
     mixed_precision : bool, default=True
         Whether a GPU runs the backbone in float16.
+
+    Attributes
+    ----------
+    is_stateless : bool
+        Whether several threads may run the backbone at once. False for a module: nobody knows.
     """
 
     def __init__(
@@ -134,6 +139,7 @@ class FeatureExtractor(nn.Module):
             self.register_buffer(name, value.view(1, -1, 1, 1))
         _check_normalisation(self.mean, self.std)
         self.mixed_precision = mixed_precision
+        self.is_stateless = _is_stateless(self.backbone) and isinstance(backbone, str)
         self._folded = {}  # by device: see `fold`; never saved
         self.eval().requires_grad_(False)
         self.to(memory_format=torch.channels_last)
@@ -232,7 +238,8 @@ class FeatureExtractor(nn.Module):
             if device not in self._folded:
                 blank = torch.zeros(1, self.n_channels, *self.spec["image_size"], device=device)
                 blank = blank.contiguous(memory_format=torch.channels_last)
-                self._folded[device] = fold_batch_norm(self.backbone, blank)
+                folded = fold_batch_norm(self.backbone, blank)
+                self._folded[device] = for_processor(folded) if device.type == "cpu" else folded
         return self._folded[device]
 
     def _run_backbone(self, pixels):
@@ -330,6 +337,18 @@ def _indices(backbone, out_indices):
     if isinstance(backbone, str):
         return list(resolve_stages(out_indices))
     return out_indices if isinstance(out_indices, str) else [int(index) for index in out_indices]
+
+
+def _is_stateless(backbone):
+    """Tell whether several threads may run one of timm's backbones at once.
+
+    Some keep the maps of the last call, in hooks.
+    """
+    return not any(
+        type(value).__name__ == "FeatureHooks"
+        for module in backbone.modules()
+        for value in vars(module).values()
+    )
 
 
 def _projection_name(index):

@@ -1,17 +1,19 @@
 """The one way from X to features, for vectors and images."""
 
 import hashlib
-from contextlib import closing
+from contextlib import ExitStack, closing
+from functools import partial
 
 import numpy as np
 import torch
 from joblib import cpu_count, effective_n_jobs
 from tqdm import tqdm
 
-from ..budget import images_per_batch
+from ..budget import images_at_once, images_per_batch
 from ..devices import keep_to_one_thread_if_forked, move_to, resolve_device, to_device
 from ..images import ImageSource, iter_batches
 from ..parameters import memory_folder
+from ..threads import granted_threads, torch_threads, worker_threads
 from .extractor import build_extractor
 from .store import FeatureStore
 
@@ -23,9 +25,10 @@ class FeatureReader:
     """Reads the features of samples, batch by batch, onto a device.
 
     `extractor` is None for feature vectors. Features of images are remembered in `memory`, a folder
-    or the location of a joblib.Memory, as `FeatureStore` does it. `n_jobs` threads decode images.
-    `verbose` >= 1 shows a progress bar of images. Raises ValueError if the device is not there,
-    TypeError for a `memory` of another type.
+    or the location of a joblib.Memory, as `FeatureStore` does it. `n_jobs` threads decode images
+    and, on the CPU, run the backbone, each on images of its own. `verbose` >= 1 shows a progress
+    bar of images. Raises ValueError if the device is not there, TypeError for a `memory` of another
+    type.
     """
 
     def __init__(self, extractor, *, device="auto", memory=None, n_jobs=None, verbose=0):
@@ -96,36 +99,96 @@ class FeatureReader:
             n_jobs = min(_MOST_THREADS, cpu_count())
         n_images = images_per_batch(size, spec["image_scales"], self.extractor.levels)
         batches = iter_batches(source, size=size, batch_size=n_images, n_jobs=n_jobs, indices=rows)
-        extract = self._extract
+        store = digest = None
         if self.folder is not None:
             shapes = [(height * width, n) for n, height, width in self.extractor.levels]
             store = FeatureStore(self.folder, shapes)
             digest = self.extractor.digest(self.device)
+        n_threads = granted_threads(self.n_jobs)
+        total = len(source) if rows is None else len(rows)
+        spreads = n_threads > 1 and total > 1 and self.cuts_batches
+        with ExitStack() as stack:
+            stack.enter_context(closing(batches))  # ends its threads, whatever refers to them
+            workers = stack.enter_context(worker_threads(n_threads)) if spreads else None
 
-            def extract(pixels):
-                return self._extract_once(pixels, digest, store)
+            def begin(batch):
+                if store is None:
+                    return self._begin(batch.pixels, n_threads, workers), batch.sizes
+                finish = self._begin_unknown(batch.pixels, digest, store, n_threads, workers)
+                return finish, batch.sizes
 
-        with closing(batches):  # ends its threads, whatever a traceback still refers to
-            for batch in batches:
-                yield extract(batch.pixels), batch.sizes
+            for finish, sizes in _one_ahead(map(begin, batches), is_ahead=spreads):
+                yield finish(), sizes
 
-    def _extract(self, pixels):
-        with torch.inference_mode():
+    @property
+    def cuts_batches(self):
+        """Whether images pass the backbone a few at a time, which any thread may do.
+
+        A GPU takes whole batches, and so does a module that may remember what it saw last.
+        """
+        return self.device.type == "cpu" and self.extractor.is_stateless
+
+    def _begin(self, pixels, n_threads, workers=None):
+        """Begin to extract features; return a function that waits for them."""
+        if not self.cuts_batches:
+            return partial(self._extract, pixels, n_threads)
+        spec = self.extractor.spec
+        # Whatever the number of threads, so that it changes no feature.
+        n_images = images_at_once(len(pixels), spec["image_size"], spec["image_scales"])
+        pieces = np.split(pixels, range(n_images, len(pixels), n_images))
+        if workers is None:
+            # One image has no pieces, so that torch's own threads are all there is to use.
+            threads = n_threads if len(pixels) == 1 else 1
+            return lambda: _joined([self._extract(piece, threads) for piece in pieces])
+        begun = [workers.submit(self._extract, piece) for piece in pieces]
+        return lambda: _joined([future.result() for future in begun])
+
+    def _extract(self, pixels, n_threads=1):
+        with torch_threads(n_threads), torch.inference_mode():
             return self.extractor(to_device(torch.from_numpy(pixels), self.device))
 
-    def _extract_once(self, pixels, digest, store):
-        """Extract the features of the images that the store does not hold, and store them."""
+    def _begin_unknown(self, pixels, digest, store, *threads):
+        """As `_begin`, of the images that the store does not hold; they are stored in the end."""
         keys = [hashlib.sha256(digest.encode() + image.tobytes()).hexdigest() for image in pixels]
         images = [store.load(key) for key in keys]
         unknown = [i for i, levels in enumerate(images) if levels is None]
-        if unknown:
-            arrays = [level.cpu().numpy() for level in self._extract(pixels[unknown])]
+        extracted = self._begin(pixels[unknown], *threads) if unknown else list
+
+        def finish():
+            arrays = [level.cpu().numpy() for level in extracted()]
             for row, i in enumerate(unknown):
                 images[i] = [array[row] for array in arrays]
                 store.save(keys[i], images[i])
-        return [
-            torch.from_numpy(np.stack(level)).to(self.device) for level in zip(*images, strict=True)
-        ]
+            return [
+                torch.from_numpy(np.stack(level)).to(self.device)
+                for level in zip(*images, strict=True)
+            ]
+
+        return finish
+
+
+def _joined(pieces):
+    """Join the levels of several pieces of a batch."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return [torch.cat(level) for level in zip(*pieces, strict=True)]
+
+
+def _one_ahead(items, *, is_ahead):
+    """Yield items, each when the next has begun; an error of the next comes after it."""
+    waiting, error = [], None
+    while error is None:
+        try:
+            waiting.append(next(items))
+        except StopIteration:
+            break
+        except Exception as raised:
+            error = raised
+        if waiting and (not is_ahead or len(waiting) > 1 or error is not None):
+            yield waiting.pop(0)
+    yield from waiting
+    if error is not None:
+        raise error
 
 
 def repeated(x, inside):

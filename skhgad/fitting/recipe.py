@@ -7,6 +7,7 @@ import torch
 
 from ..features.extractor import FeatureExtractor
 from ..scoring.scoring_model import Evidence, build_scoring_model
+from ..threads import granted_threads, in_threads, torch_threads
 from .calibrate import evidence_of, judges
 from .class_covariances import fit_covariances
 from .flow_choice import flow_pays
@@ -19,6 +20,9 @@ from .start import build_level
 from .training import train_levels
 
 _BLOCK = 32  # samples whose maps are judged at once
+# Multiplications of a product, some 10 ms of one thread. Threads that share a smaller one wait for
+# each other as long as they compute, where other processes keep the cores busy.
+_LARGE_PRODUCT = 2**28
 
 
 @dataclass(frozen=True)
@@ -91,11 +95,21 @@ class Recipe:
             return self._scoring_model(levels), []
         generator = torch.Generator().manual_seed(self.seed)
         levels = self._untrained_levels(samples, generator)
-        history = train_levels(
-            levels, samples, self.plan, generator, self.device, verbose=verbose, on_pass=on_pass
-        )
+        with torch_threads(granted_threads() if self._has_large_steps() else 1):
+            history = train_levels(
+                levels, samples, self.plan, generator, self.device, verbose=verbose, on_pass=on_pass
+            )
         model = self._scoring_model(levels, samples)
         return model, history
+
+    def _has_large_steps(self):
+        """Whether products of a training step are large enough for several threads to share."""
+        hidden, n_images = self.parameters["hidden_ratio"], self.plan.batch_size
+        share = self.plan.position_fraction
+        return _LARGE_PRODUCT < max(
+            n_images * height * width * share * hidden * n_features**2
+            for n_features, height, width in self.shapes
+        )
 
     def _may_drop_flow(self):
         """Whether a flow is trained that a mixture found without it may replace.
@@ -165,11 +179,12 @@ class Recipe:
         return model, samples.cache.processes.gather(pairs, self.device)
 
     def _closed_form(self, samples, folds):
-        found = [
-            fit_map_level(self.parameters, shape, samples, index, folds)
-            for index, shape in enumerate(self.shapes)
-        ]
-        return zip(*found, strict=True)
+        def fit(index):
+            return fit_map_level(self.parameters, self.shapes[index], samples, index, folds)
+
+        # Processes ask each other in an order that all of them share.
+        n_threads = granted_threads() if samples.cache.processes.size == 1 else 1
+        return zip(*in_threads(fit, range(len(self.shapes)), n_threads), strict=True)
 
     def _judged(self, model, samples, left_out):
         """Turn what models without a fold say of its samples into Evidence, as `evidence_of` does.

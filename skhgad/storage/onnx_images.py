@@ -1,7 +1,7 @@
 """Preprocessing and final resizing of ONNX files of images, in ONNX's text form.
 
-Images are resized as by Pillow's antialiased bilinear filter on float pixels: along rows, then
-along columns. What comes in between is rounded to float32, as by Pillow.
+Images are resized as by Pillow's antialiased bilinear filter on float pixels: along columns, then
+along rows. Sums are in float32, where Pillow's are in float64.
 """
 
 import numpy as np
@@ -9,7 +9,8 @@ import onnx
 
 from ..scoring.frames import LEAST_WEIGHT
 
-_FLOAT, _INT, _BOOL, _DOUBLE = 1, 6, 9, 11  # element types
+_FLOAT, _INT, _BOOL, _DOUBLE = 1, 7, 9, 11  # element types
+_BLOCK = 16  # output rows or columns of one product
 
 
 def surround(core, size, value_range, opset, *, n_channels=3, region=None):
@@ -144,7 +145,7 @@ def _before(height, width, value_range, n_channels, region):
         unit = f"""
     sides = Slice (image_shape, a1, a3)
     equal = Equal (sides, size)
-    equal_int = Cast <to = {_INT}> (equal)
+    equal_int = Cast <to = 6> (equal)
     all_equal = ReduceMin <keepdims = 0> (equal_int)
     has_size = Cast <to = {_BOOL}> (all_equal)
     unit = If (has_size) <
@@ -178,25 +179,32 @@ before ({kind}[n, {sides}, {c}] image{roi})
 
 
 def _resizing_constants(height, width):
-    return [
+    constants = [
         "int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}, int64[1] a0 = {0}, int64[1] a1 = {1}",
-        "double half = {0.5}",
-        f"double to_height = {{{float(height)}}}, double to_width = {{{float(width)}}}",
-        f"double[{height}, 1] rows = {{{_middles(height)}}}",
-        f"double[1, {width}] columns = {{{_middles(width)}}}",
+        "int64[1] a2 = {2}, int64[1] a3_resize = {3}, int64[1] a4_resize = {4}",
+        "int64[1] am1 = {-1}, int64[1] last_axis = {-1}",
+        "double half = {0.5}, double d2 = {2.0}, double d3 = {3.0}, double tiny = {1e-9}",
     ]
+    for name, side in (("down", height), ("across", width)):
+        n_blocks = -(-side // _BLOCK)
+        n_padded = n_blocks * _BLOCK
+        first = ", ".join(str(block * _BLOCK + 0.5) for block in range(n_blocks))
+        constants += [
+            f"double {name}_target = {{{float(side)}}}, int64[1] {name}_end = {{{side}}}",
+            f"double[{n_blocks}, 1] {name}_first = {{{first}}}",
+            f"double[{n_blocks}, {_BLOCK}, 1] {name}_outputs = {{{_middles(n_padded)}}}",
+            f"int64[1] {name}_cut_first = {{{n_blocks}}}",
+            f"int64[1] {name}_padded = {{{n_padded}}}, double {name}_block = {{{float(_BLOCK)}}}",
+        ]
+    return constants
 
 
 def _resized(name):
     return f"""
-            {_weights("across", "i2", "to_width", "columns", "a1", "a0")}
-            {_weights("down", "i1", "to_height", "rows", "a0", "a1")}
-            long = Cast <to = {_DOUBLE}> (values)
-            across_sum = MatMul (long, across)
-            across_short = Cast <to = {_FLOAT}> (across_sum)
-            across_done = Cast <to = {_DOUBLE}> (across_short)
-            down_sum = MatMul (down, across_done)
-            {name} = Cast <to = {_FLOAT}> (down_sum)
+            {_banded("down", "values", "short", "i1")}
+            short_turned = Transpose <perm = [0, 1, 3, 2]> (short)
+            {_banded("across", "short_turned", "unit_turned", "i2")}
+            {name} = Transpose <perm = [0, 1, 3, 2]> (unit_turned)
 """
 
 
@@ -204,24 +212,59 @@ def _middles(n):
     return ", ".join(f"{i + 0.5}" for i in range(n))
 
 
-def _weights(name, side, target, middles, tap_axis, sum_axis):
-    """Return the text for weights: a triangle around each target pixel's middle."""
+def _banded(name, source, result, side):
+    """Return the text that resizes the third axis, a few output rows at a time.
+
+    Each block of output rows is a product of its weights, a triangle around each row's middle, and
+    of the input rows that it needs: all of them would be a product with mostly zeros.
+    """
     return f"""
             {name}_n = Gather (image_shape, {side})
             {name}_long = Cast <to = {_DOUBLE}> ({name}_n)
-            {name}_ratio = Div ({name}_long, {target})
+            {name}_ratio = Div ({name}_long, {name}_target)
             {name}_support = Max ({name}_ratio, d1)
             {name}_inverse = Div (d1, {name}_support)
-            {name}_middles = Mul ({middles}, {name}_ratio)
-            {name}_range = Range (i0, {name}_n, i1)
-            {name}_range_long = Cast <to = {_DOUBLE}> ({name}_range)
-            {name}_taps = Unsqueeze ({name}_range_long, {tap_axis})
-            {name}_offset = Sub ({name}_taps, {name}_middles)
+            {name}_span = Mul ({name}_ratio, {name}_block)
+            {name}_twice = Mul ({name}_support, d2)
+            {name}_reach = Add ({name}_span, {name}_twice)
+            {name}_reach_more = Add ({name}_reach, d3)
+            {name}_wanted = Min ({name}_reach_more, {name}_long)
+            {name}_taps_floor = Floor ({name}_wanted)
+            {name}_room = Sub ({name}_long, {name}_taps_floor)
+            {name}_taps = Cast <to = {_INT}> ({name}_taps_floor)
+            {name}_begin_middle = Mul ({name}_first, {name}_ratio)
+            {name}_begin_low = Sub ({name}_begin_middle, {name}_support)
+            {name}_begin_down = Floor ({name}_begin_low)
+            {name}_begin_least = Max ({name}_begin_down, d0)
+            {name}_begin_double = Min ({name}_begin_least, {name}_room)
+            {name}_begin = Cast <to = {_INT}> ({name}_begin_double)
+            {name}_range = Range (i0, {name}_taps, i1)
+            {name}_places = Add ({name}_begin, {name}_range)
+            {name}_flat = Reshape ({name}_places, am1)
+            {name}_rows = Gather <axis = 2> ({source}, {name}_flat)
+            {name}_shape = Shape ({name}_rows)
+            {name}_leading = Slice ({name}_shape, a0, a2)
+            {name}_width = Slice ({name}_shape, a3_resize, a4_resize)
+            {name}_tap_count = Unsqueeze ({name}_taps, a0)
+            {name}_blocks_shape = Concat <axis = 0>
+                ({name}_leading, {name}_cut_first, {name}_tap_count, {name}_width)
+            {name}_blocks = Reshape ({name}_rows, {name}_blocks_shape)
+            {name}_middles = Mul ({name}_outputs, {name}_ratio)
+            {name}_places_long = Cast <to = {_DOUBLE}> ({name}_places)
+            {name}_places_apart = Unsqueeze ({name}_places_long, a1)
+            {name}_offset = Sub ({name}_places_apart, {name}_middles)
             {name}_centred = Add ({name}_offset, half)
             {name}_relative = Mul ({name}_centred, {name}_inverse)
             {name}_distance = Abs ({name}_relative)
             {name}_height = Sub (d1, {name}_distance)
             {name}_high = Max ({name}_height, d0)
-            {name}_total = ReduceSum <keepdims = 1> ({name}_high, {sum_axis})
-            {name} = Div ({name}_high, {name}_total)
+            {name}_sum = ReduceSum <keepdims = 1> ({name}_high, last_axis)
+            {name}_total = Max ({name}_sum, tiny)
+            {name}_share = Div ({name}_high, {name}_total)
+            {name}_weights = Cast <to = {_FLOAT}> ({name}_share)
+            {name}_product = MatMul ({name}_weights, {name}_blocks)
+            {name}_joined_shape = Concat <axis = 0>
+                ({name}_leading, {name}_padded, {name}_width)
+            {name}_joined = Reshape ({name}_product, {name}_joined_shape)
+            {result} = Slice ({name}_joined, a0, {name}_end, a2)
     """
