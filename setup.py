@@ -31,8 +31,10 @@ SCIKIT_IMAGE = "scikit-image>=0.22.0"
 EXTRAS_REQUIRE = {
     "display": [MATPLOTLIB],
     "demo": [ELPV, MATPLOTLIB],
+    "mlflow": ["alembic", "mlflow-skinny", "sqlalchemy"],
     "onnx": ONNX,
     "serve": SERVE,
+    "tensorboard": ["tensorboard"],
     "test": [
         *ONNX,
         *SERVE,

@@ -41,7 +41,9 @@ _HOMES = {
     "TrainingStep": "fitting.objective",
     "hgad_loss": "fitting.objective",
 }
-_MODULES = ("datasets", "display", "estimator", "images", "metrics", "monitor", "regions")
+_MODULES = (
+    "callbacks", "datasets", "display", "estimator", "images", "metrics", "monitor", "regions",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
