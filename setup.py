@@ -29,6 +29,7 @@ ONNX = ["onnx>=1.17.0", "onnxruntime>=1.20.0"]
 SCIKIT_IMAGE = "scikit-image>=0.22.0"
 
 EXTRAS_REQUIRE = {
+    "dask": ["distributed"],
     "display": [MATPLOTLIB],
     "demo": [ELPV, MATPLOTLIB],
     "mlflow": ["alembic", "mlflow-skinny", "sqlalchemy"],
