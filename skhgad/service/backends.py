@@ -4,11 +4,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
 import joblib
+from joblib.parallel import get_active_backend
 
 from ..version import how_to_install
 
 BACKENDS = ("joblib", "dask")
 _MOST_LOSSES = 3  # workers lost in a row without a result; dask allows as many for one call
+_ROUND = 8  # calls a worker, between two looks at what they gave
 _AHEAD = 3  # calls for each thread of a cluster that are under way at once
 
 
@@ -82,17 +84,26 @@ class Backend:
     def _with_joblib(self, function, items):
         first, n_lost = 0, 0
         while first < len(items):
-            parallel = joblib.Parallel(
-                n_jobs=self.n_workers or -1, return_as="generator", batch_size=1
-            )
             try:
-                for result in parallel(joblib.delayed(function)(item) for item in items[first:]):
+                for result in self._run_by_joblib(function, items[first:]):
                     first, n_lost = first + 1, 0
                     yield result
             except BrokenProcessPool as error:  # joblib then gives up all calls under way
                 n_lost += 1
                 if n_lost == _MOST_LOSSES:
                     raise _lost(items[first]) from error
+
+    def _run_by_joblib(self, function, items):
+        n_jobs, call = self.n_workers or -1, joblib.delayed(function)
+        chosen, _ = get_active_backend()
+        if chosen.supports_return_generator:
+            parallel = joblib.Parallel(n_jobs=n_jobs, return_as="generator", batch_size=1)
+            yield from parallel(call(item) for item in items)
+            return
+        n_at_once = _ROUND * max(1, chosen.effective_n_jobs(n_jobs))  # such as Ray's backend
+        for first in range(0, len(items), n_at_once):
+            parallel = joblib.Parallel(n_jobs=n_jobs, batch_size=1)
+            yield from parallel(call(item) for item in items[first : first + n_at_once])
 
     def _with_dask(self, function, items):
         distributed = _distributed()

@@ -3,6 +3,7 @@
 import sys
 
 import calls
+import joblib
 import pytest
 
 from skhgad.service.backends import Backend
@@ -37,6 +38,13 @@ def test_an_error_of_a_call_is_raised(backend):
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OverflowError, match="three"):
         next(results)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_backend_of_joblib_may_be_chosen_that_yields_nothing_meanwhile():
+    """Such as that of Ray, which is derived from this one."""
+    with joblib.parallel_config(backend="multiprocessing"):
+        assert list(Backend("joblib", 2).map(calls.square, range(40))) == [i**2 for i in range(40)]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
