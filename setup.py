@@ -29,11 +29,15 @@ SERVE = ["fastapi>=0.115.6", "python-multipart>=0.0.15", "uvicorn>=0.30.0"]
 ONNX = ["onnx>=1.17.0", "onnxruntime>=1.20.0"]
 SCIKIT_IMAGE = "scikit-image>=0.22.0"
 
+# Dask, MLflow and TensorBoard have no floors: the tests run with their newest versions alone.
 EXTRAS_REQUIRE = {
+    "dask": ["distributed"],
     "display": [MATPLOTLIB],
     "demo": [ELPV, MATPLOTLIB],
+    "mlflow": ["alembic", "mlflow-skinny", "sqlalchemy"],  # the last two for a store in sqlite
     "onnx": ONNX,
     "serve": SERVE,
+    "tensorboard": ["tensorboard"],
     "test": [
         *ONNX,
         *SERVE,

@@ -50,9 +50,9 @@ class PaperProtocolDetector(HGADDetector):
         self._evaluate(self.n_iter_, self.model_.model.levels)
         return self
 
-    def _after_pass(self, number, levels):
-        if number % self._watched[3] == 0:
-            self._evaluate(number, levels)
+    def _after_pass(self, info, levels):
+        if info.number % self._watched[3] == 0:
+            self._evaluate(info.number, levels)
 
     @torch.no_grad()
     def _evaluate(self, number, levels):

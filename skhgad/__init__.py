@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .scoring.known_anomalies import KnownAnomalies
     from .scoring.latents import Latents
     from .scoring.level_maps import LevelMaps
+    from .service.many_files import score_files
 
 __all__ = [
     "ClassCertificate",
@@ -26,6 +27,7 @@ __all__ = [
     "TrainingStep",
     "__version__",
     "hgad_loss",
+    "score_files",
 ]
 
 # Imported at first use: torch takes seconds, in which the command line must hear Ctrl-C.
@@ -40,8 +42,11 @@ _HOMES = {
     "LevelMaps": "scoring.level_maps",
     "TrainingStep": "fitting.objective",
     "hgad_loss": "fitting.objective",
+    "score_files": "service.many_files",
 }
-_MODULES = ("datasets", "display", "estimator", "images", "metrics", "monitor", "regions")
+_MODULES = (
+    "callbacks", "datasets", "display", "estimator", "images", "metrics", "monitor", "regions",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

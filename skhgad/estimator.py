@@ -15,6 +15,7 @@ from .features.reader import FeatureReader
 from .fitting.add_class import add_class
 from .fitting.fit import fit_detector
 from .fitting.forget import forget
+from .fitting.listeners import Listeners
 from .fitting.update import update
 from .parameters import FAST, PUBLISHED, backbone_recipe
 from .regions import check_threshold
@@ -247,6 +248,13 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     verbose : int, default=0
         >= 1 shows progress bars, and says what `fit` decided: the sizes of the classes, whether a
         flow is trained and why, the centers chosen, and what was held out.
+    callbacks : callback or list of callbacks, default=None
+        Told of a fit: when it starts, after each pass of a training, and when it ends, or fails. A
+        callback is an object with some of the methods of `skhgad.callbacks.Callback`, such as
+        `skhgad.callbacks.TensorBoardCallback` and `skhgad.callbacks.MLflowCallback`; or a function
+        that is called with a `skhgad.callbacks.PassInfo` after each pass, and with a
+        `skhgad.callbacks.FitInfo` at the end. What a callback raises, `fit` raises. Of several
+        processes that fit together the first calls its own. No saved model holds them.
 
     Attributes
     ----------
@@ -367,6 +375,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
+        callbacks: Any = None,
     ) -> None:
         self.backbone = backbone
         self.weights = weights
@@ -424,6 +433,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
+        self.callbacks = callbacks
 
     @classmethod
     def paper(cls, **overrides: Any) -> HGADDetector:
@@ -539,6 +549,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             If the loss is not finite.
         RuntimeError
             In a group of processes, where another one failed.
+        Exception
+            Of any type, that a callback raised. The detector is then what it was before.
 
         Warns
         -----
@@ -555,8 +567,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         before = self.__dict__.copy()
         try:
-            with computing(self.n_jobs):
-                self.__dict__.update(fit_detector(self, X, y, masks=masks, roi=roi))
+            with Listeners() as listeners:
+                with computing(self.n_jobs):
+                    self.__dict__.update(
+                        fit_detector(self, X, y, masks=masks, roi=roi, listeners=listeners)
+                    )
+                listeners.end(self)
         except BaseException:  # also Ctrl-C: nothing half-fitted is left behind
             self.__dict__.clear()
             self.__dict__.update(before)

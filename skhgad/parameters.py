@@ -42,6 +42,7 @@ PARAMETER_GROUPS = {
     "Thresholds": ("validation_fraction", "contamination", "unknown_rate"),
     "Running": (
         "cache_budget", "device", "mixed_precision", "memory", "n_jobs", "random_state", "verbose",
+        "callbacks",
     ),
 }  # fmt: skip
 
@@ -55,6 +56,7 @@ STARTS = ("whitened", "published")
 CRITERIA = ("likelihood_entropy", "likelihood", "entropy")
 NORMALIZATIONS = ("standardized", "exponential")
 RESIZES = ("stretch", "pad")
+CALLBACK_METHODS = ("on_fit_start", "on_pass_end", "on_fit_end", "on_fit_error")
 
 # Yao et al., ECCV 2024: `HGADDetector.paper`.
 PUBLISHED = {
@@ -253,12 +255,13 @@ def parameters_of_fit(parameters):
     -------
     dict
         Without those of `SETTABLE_AFTER_FIT`. A backbone that is a module becomes None, because
-        the feature extractor has its own copy. A loss becomes its name.
+        the feature extractor has its own copy. A loss becomes its name. Callbacks become None.
     """
     kept = {name: v for name, v in parameters.items() if name not in SETTABLE_AFTER_FIT}
     if not isinstance(kept["backbone"], str):
         kept["backbone"] = None
     kept["loss"] = name_of(kept["loss"])
+    kept["callbacks"] = None
     return kept
 
 
@@ -279,7 +282,7 @@ def parameters_now(detector):
     """Return all parameters of a fitted detector, as dict: of its fit, or as they are set now.
 
     `SETTABLE_AFTER_FIT` are as they are set now. A backbone that is a module is None, a loss its
-    name.
+    name, and callbacks are None.
     """
     return {**detector.get_params(deep=False), **detector.model_.parameters}
 
@@ -332,6 +335,24 @@ def _check_loss(value):
             "loss must be None or a function that takes a skhgad.TrainingStep and returns a 0-d "
             f"Tensor, got {value!r}."
         )
+
+
+def callback_methods(callback):
+    """Return the names of the methods of `CALLBACK_METHODS` that an object has, as list."""
+    return [name for name in CALLBACK_METHODS if callable(getattr(callback, name, None))]
+
+
+def _check_callbacks(value):
+    several = value if isinstance(value, list | tuple) else [value]
+    for index, callback in enumerate([] if value is None else several):
+        name = f"callbacks[{index}]" if several is value else "callbacks"
+        if isinstance(callback, type):
+            raise TypeError(f"{name} is a class: write {callback.__name__}(...).")
+        if not callable(callback) and not callback_methods(callback):
+            raise TypeError(
+                f"{name} must be a function or have one of the methods "
+                f"{', '.join(CALLBACK_METHODS)}, got {callback!r:.80}."
+            )
 
 
 def _check_n_jobs(value):
@@ -445,6 +466,7 @@ _CHECKS = {
     "position_channels": _check_position_channels,
     "unknown_rate": _check_unknown_rate,
     "loss": _check_loss,
+    "callbacks": _check_callbacks,
     "n_jobs": _check_n_jobs,
     "random_state": _check_random_state,
     "betas": _check_betas,

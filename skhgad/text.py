@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import Any
 
-__all__ = ["csv_cell", "printable", "printable_lines"]
+__all__ = ["csv_cell", "markdown_cell", "markdown_table", "printable", "printable_lines"]
 
 _LINE_BREAKS = {"Cc", "Zl", "Zp"}  # categories of control characters and line separators
 _DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -48,6 +48,18 @@ def csv_cell(value: Any) -> Any:
         if not _NUMBER.fullmatch(value):
             return f"'{value}"
     return value
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown; the cells are taken as they are."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown_cell(value: Any) -> str:
+    """Return text that breaks no table of Markdown and is no markup."""
+    text = printable(value)
+    return "".join(f"\\{mark}" if mark in "\\|`*_<>[]#" else mark for mark in text)
 
 
 def _escaped(character: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..text import csv_cell, printable
+from . import score_many
 from .arguments import (
     add_machine_options,
     add_product_option,
@@ -23,7 +24,7 @@ from .arguments import (
 
 UNREADABLE = 3  # exit status: some images could not be read
 ANOMALIES = 1  # exit status with --fail-on-anomaly: some images are anomalies
-_COLUMNS = ("path", "class", "score", "p_value", "verdict")
+COLUMNS = ("path", "class", "score", "p_value", "verdict")
 
 
 def add_options(commands):
@@ -77,6 +78,7 @@ def add_options(commands):
     add_roi_option(command, "default: that of the fit")
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
+    score_many.add_backend_options(command)
     command.set_defaults(run=run)
 
 
@@ -84,8 +86,11 @@ def run(args):
     """Score images, print the table and write files; return the exit status."""
     from ..report.findings import inspect_files
 
+    score_many.check_backend_options(args)
     paths, folders = image_paths(args.images)
     check_places(args)
+    if args.backend is not None:
+        return score_many.run(args, paths)
     maps = places_of(args.maps, "--maps", ".png", paths, folders)
     masks = places_of(args.masks, "--masks", "_mask.png", paths, folders)
     detector, _ = load_detector(args)
@@ -99,7 +104,7 @@ def run(args):
         skip_unreadable=not args.strict,
         roi=chosen_roi(args, detector.classes_.tolist()),
     )
-    print(*_COLUMNS, sep="\t")
+    print(*COLUMNS, sep="\t")
     for finding, map_place, mask_place in zip(findings, maps, masks, strict=True):
         outputs.add(finding, map_place, mask_place)
     outputs.write()
@@ -146,33 +151,44 @@ class Outputs:
 
     def write(self):
         """Write the files that were asked for, and a summary to stderr."""
-        from ..scoring.thresholds import thresholds_text
-
         if self.args.csv is not None:
             write_csv(self.args.csv, self.rows[0], [row.values() for row in self.rows])
         if self.args.jsonl is not None:
             write_jsonl(self.args.jsonl, self.records)
-        n_unreadable, offset = self._count("error"), self.detector.offset_
-        print(
-            f"{self._count('anomaly')} of {len(self.rows) - n_unreadable} images are anomalies "
-            f"(score below {thresholds_text(offset, self.detector.class_offsets_)})",
-            file=sys.stderr,
-        )
+        say_how_many(self.rows, self.detector)
         if self.sheet is not None:
             n_shown = self.sheet.write(self.args.sheet)
             of_all = "" if n_shown == self.sheet.n_flagged else f" of {self.sheet.n_flagged}"
             print(f"sheet: {n_shown}{of_all} flagged images", file=sys.stderr)
-        if n_unreadable:
-            print(f"{n_unreadable} of {len(self.rows)} images could not be read", file=sys.stderr)
 
     def status(self):
-        """Return the exit status; an anomaly goes before an image that could not be read."""
-        if self.args.fail_on_anomaly and self._count("anomaly"):
-            return ANOMALIES
-        return UNREADABLE if self._count("error") else 0
+        """Return the exit status."""
+        return status_of(self.rows, self.args)
 
-    def _count(self, verdict):
-        return sum(row["verdict"] == verdict for row in self.rows)
+
+def say_how_many(rows, detector):
+    """Print a summary to stderr: how many images are anomalies, and could not be read."""
+    from ..scoring.thresholds import thresholds_text
+
+    n_unreadable = _count(rows, "error")
+    print(
+        f"{_count(rows, 'anomaly')} of {len(rows) - n_unreadable} images are anomalies "
+        f"(score below {thresholds_text(detector.offset_, detector.class_offsets_)})",
+        file=sys.stderr,
+    )
+    if n_unreadable:
+        print(f"{n_unreadable} of {len(rows)} images could not be read", file=sys.stderr)
+
+
+def status_of(rows, args):
+    """Return the exit status; an anomaly goes before an image that could not be read."""
+    if args.fail_on_anomaly and _count(rows, "anomaly"):
+        return ANOMALIES
+    return UNREADABLE if _count(rows, "error") else 0
+
+
+def _count(rows, verdict):
+    return sum(row["verdict"] == verdict for row in rows)
 
 
 def check_places(args):
@@ -191,12 +207,12 @@ def record_of(finding, map_place=None, mask_place=None):
     """Return a row of the table as dict; the places of heat map and mask are None without them."""
     from ..report.findings import Unreadable
 
-    values = dict.fromkeys(_COLUMNS)
+    values = dict.fromkeys(COLUMNS)
     values["error"] = None
     if isinstance(finding, Unreadable):
         values.update(path=finding.path, verdict="error", error=finding.error)
     else:
-        values.update(zip(_COLUMNS, (*finding[:4], finding.verdict), strict=True))
+        values.update(zip(COLUMNS, (*finding[:4], finding.verdict), strict=True))
     for name, place in (("map", map_place), ("mask", mask_place)):
         if place is not None:
             values[name] = None if values["error"] else str(place)
@@ -205,7 +221,7 @@ def record_of(finding, map_place=None, mask_place=None):
 
 def show(record):
     """Print a row of the table; of an unreadable image also why, on stderr."""
-    cells = ["" if record[name] is None else record[name] for name in _COLUMNS]
+    cells = ["" if record[name] is None else record[name] for name in COLUMNS]
     cells = [f"{cell:.4f}" if isinstance(cell, float) else printable(cell) for cell in cells]
     tqdm.write("\t".join(cells))
     if record["error"] is not None:

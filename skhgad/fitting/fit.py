@@ -26,6 +26,7 @@ from .folds import enough_to_hold_out, spare
 from .known_defects import can_be_corrected, correct_by_known_defects, known_defects
 from .known_masks import check_masks
 from .known_regions import check_common_parts, in_regions_of_classes
+from .listeners import Listeners
 from .objective import check_trainable
 from .pictures import remembered, seen_at_fit
 from .processes import Processes
@@ -47,15 +48,26 @@ from .warn import (
 
 
 def fit_detector(
-    detector, X, y=None, *, masks=None, roi=None, on_pass=None, correct=correct_by_known_defects
+    detector,
+    X,
+    y=None,
+    *,
+    masks=None,
+    roi=None,
+    listeners=None,
+    on_pass=None,
+    correct=correct_by_known_defects,
 ):
     """Return the fitted attributes of a detector, as a dict; see `HGADDetector.fit`.
 
     Only `n_features_in_` and `feature_names_in_` are set on the detector itself.
-    on_pass(pass_number, levels) is called after each pass of the training. `correct` stands in for
-    `correct_by_known_defects`: benchmarks try many choices of known defects on one fit.
+    `listeners` tells the callbacks; who gives them tells of the end, with `listeners.decisions`.
+    on_pass(info, levels), with a PassInfo, is called after each pass of the training. `correct`
+    stands in for `correct_by_known_defects`: benchmarks try many choices of known defects on one
+    fit.
     """
     keep_to_one_thread_if_forked()
+    listeners = Listeners() if listeners is None else listeners
     processes = Processes.current()
     processes.meet()
     parameters = detector.get_params(deep=False)
@@ -85,6 +97,7 @@ def fit_detector(
     if reader.extractor is not None:
         processes.share_state(reader.extractor)
     random_state = processes.broadcast(random_state)
+    listeners.start(detector, processes)
     seed = int(random_state.randint(2**31 - 1))
 
     normal, anomalies = np.flatnonzero(codes >= 0), np.flatnonzero(codes < 0)
@@ -137,7 +150,7 @@ def fit_detector(
         model, evidence, history = recipe.fit(
             everything,
             everything.by_row(spared),
-            on_pass=on_pass,
+            on_pass=listeners.before(on_pass),
             verbose=parameters["verbose"],
         )
         calibration, known = calibrate(model, evidence, parameters), None
@@ -156,16 +169,25 @@ def fit_detector(
         offset = choose_offset(model, everything, calibration, parameters["contamination"], device)
     processes.share_state(model)  # machines that differ round differently
     calibration, offset = processes.broadcast((calibration, offset))
+    n_spared = np.bincount(codes[spared.any(axis=0)], minlength=len(classes))
+    keeps_flow = plan.n_passes > 0 and any(len(level.flow.blocks.mix) for level in model.levels)
     if processes.is_first:
-        n_spared = np.bincount(codes[spared.any(axis=0)], minlength=len(classes))
         warn_of_few_calibrating(n_spared, classes, parameters)
         if parameters["verbose"] >= 1:
             n_centers = np.stack([level.n_centers.cpu().numpy() for level in model.levels])
             decisions = decisions_text(
                 parameters, codes, classes, spared, plan.n_passes, n_centers, known,
-                keeps_flow=any(len(level.flow.blocks.mix) for level in model.levels),
+                keeps_flow=keeps_flow,
             )  # fmt: skip
             print(decisions, flush=True)
+    n_normals = np.bincount(codes, minlength=len(classes))
+    listeners.decisions = {
+        "n_normals": dict(zip(classes.tolist(), n_normals.tolist(), strict=True)),
+        "n_held_out": dict(zip(classes.tolist(), n_spared.tolist(), strict=True)),
+        "n_anomalies": len(anomalies),
+        "n_passes": plan.n_passes,
+        "keeps_flow": keeps_flow,
+    }
     kept = None
     if reader.extractor is None:
         is_given = classes is given_classes  # else nobody knows the class of rows with far cells

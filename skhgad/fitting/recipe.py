@@ -59,7 +59,7 @@ class Recipe:
             From `folds.spare`. The model is fitted without the samples of a single group, and to
             all samples where there are several.
         on_pass : callable, default=None
-            on_pass(pass_number, levels) is called after each pass of the training.
+            on_pass(info, levels), with a PassInfo, is called after each pass of the training.
         verbose : int, default=0
             >= 1 shows the progress of the training.
 
@@ -77,9 +77,12 @@ class Recipe:
         seen = samples.chosen(np.flatnonzero(~spared[0])) if len(spared) == 1 else samples
         recipe, model, history = self, None, []
         if len(spared) and self._may_drop_flow():
-            # With several groups the model is fitted again, to all samples, and tells of that.
-            told = {} if len(spared) > 1 else {"on_pass": on_pass, "verbose": verbose}
+            told, untold = {"on_pass": on_pass, "verbose": verbose}, []
+            if len(spared) > 1:  # a flow that stays is trained again, on all samples
+                told = {"on_pass": lambda *call: untold.append(call)}
             recipe, model, history = self._better_of_two(samples, spared[0], **told)
+            for call in untold if recipe is not self and on_pass is not None else ():
+                on_pass(*call)
         if model is None or len(spared) > 1:
             model, trained = recipe._fit(seen, on_pass, verbose)
             history = trained or history

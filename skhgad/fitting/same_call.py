@@ -10,7 +10,7 @@ from ..images import ImageSource
 from ..parameters import name_of
 
 # Each machine has its own; they change no result but by rounding.
-_OF_EACH_PROCESS = {"cache_budget", "device", "memory", "n_jobs", "verbose"}
+_OF_EACH_PROCESS = {"cache_budget", "callbacks", "device", "memory", "n_jobs", "verbose"}
 
 
 def check_same_parameters(processes, parameters):

@@ -1,12 +1,14 @@
 """Two-stage training of all levels at once, by stochastic gradient steps."""
 
 import math
+import time
 
 import numpy as np
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from ..callbacks.pass_info import PassInfo
 from ..devices import to_device
 from ..model.losses import (
     entropy_loss,
@@ -112,7 +114,8 @@ def train(levels, read, rows, codes, plan, generator, *, on_pass=None, processes
 def train_levels(levels, samples, plan, generator, device, *, verbose=0, on_pass=None):
     """Train the levels on LabelledSamples; they stay on `device`. Return the history, as `train`.
 
-    `verbose` >= 1 shows a progress bar. on_pass(pass_number, levels) is called after each pass.
+    `verbose` >= 1 shows a progress bar. on_pass(info, levels), with a PassInfo, is called after
+    each pass.
     """
     if not plan.n_passes:  # an optimiser would import torch's compiler
         return []
@@ -130,11 +133,22 @@ def train_levels(levels, samples, plan, generator, device, *, verbose=0, on_pass
             x = x[:, positions]
         return starts[level](x)[0].float()
 
+    clock = [time.perf_counter()]
+
     def after_pass(number, record):
         bar.set_postfix(loss=f"{record['loss']:.4g}")
         bar.update()
+        clock.append(time.perf_counter())
         if on_pass is not None:
-            on_pass(number, levels)
+            losses = {name: value for name, value in record.items() if name != "learning_rate"}
+            seconds = clock[-1] - clock[-2]
+            on_pass(
+                PassInfo(
+                    number, plan.n_passes, losses, record["learning_rate"], seconds, len(samples)
+                ),
+                levels,
+            )
+            clock[-1] = time.perf_counter()  # the time of the callbacks is not that of a pass
 
     with bar:
         return train(

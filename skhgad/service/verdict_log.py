@@ -21,6 +21,8 @@ class VerdictLog:
     Parameters
     ----------
     path : str or path
+    keep : callable, default=None
+        Takes a record that the file holds and returns what `records` has of it; None = all of it.
 
     Raises
     ------
@@ -34,8 +36,9 @@ class VerdictLog:
         What it held when it was opened; empty it when it was read.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, keep=None):
         self.path = Path(path)
+        self._keep = keep
         is_new = not self.path.exists()
         self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         try:
@@ -90,23 +93,23 @@ class VerdictLog:
 
     def _read(self):
         """Return the records; cut off what a crash left behind the last whole line."""
-        self._file.seek(0)
-        content = self._file.read()
-        lines = content.split(b"\n")
-        self._size = len(content) - len(lines.pop())
-        records = []
-        for number, line in enumerate(lines, start=1):
-            record = _parsed(line)
-            if record is None and number == len(lines):
-                self._size -= len(line) + 1
-            elif record is None:
-                raise ValueError(
-                    f"line {number} of {str(self.path)!r} is no record of skhgad: give another "
-                    "file, or mend that line."
-                )
-            else:
-                records.append(record)
-        if self._size < len(content):
+        records, broken, self._size = [], None, 0
+        with open(self.path, "rb") as file:  # the one that is open has no buffer
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                if broken is not None:
+                    raise ValueError(
+                        f"line {broken} of {str(self.path)!r} is no record of skhgad: give another "
+                        "file, or mend that line."
+                    )
+                record = _parsed(line)
+                if record is None:
+                    broken = number  # of the crash, unless another line follows
+                else:
+                    records.append(record if self._keep is None else self._keep(record))
+                    self._size += len(line)
+        if self._size < os.fstat(self._file.fileno()).st_size:
             os.ftruncate(self._file.fileno(), self._size)
             os.fsync(self._file.fileno())
         return records

@@ -133,11 +133,12 @@ def _new_detector(cls, parameters, backbone):
         name: tuple(value) if isinstance(value, list) else value
         for name, value in parameters.items()
     }
-    # Models of older versions know no such parameter.
-    parameters = {"known_anomalies": "ignore", **parameters}
+    # Models of older versions know no such parameters.
+    parameters = {"known_anomalies": "ignore", "callbacks": None, **parameters}
     check_names(parameters, cls._get_param_names())
-    # Never the file's choice: `memory` is a place on this machine, and `n_jobs` starts threads.
-    parameters |= {"memory": None, "n_jobs": None}
+    # Never the file's choice: `memory` is a place on this machine, `n_jobs` starts threads, and
+    # callbacks are code.
+    parameters |= {"memory": None, "n_jobs": None, "callbacks": None}
     if parameters["backbone"] is None:
         if backbone is None:
             raise ValueError(

@@ -8,7 +8,7 @@ import numpy as np
 from ..parameters import parameters_now
 from ..scoring.certificate import CONFIDENCE, bound_text, certify
 from ..scoring.thresholds import offset_of, offsets_by_code
-from ..text import printable
+from ..text import markdown_cell, markdown_table
 from ..version import installed_version
 
 CARD_MARK = "<!-- model card of skhgad -->"
@@ -73,20 +73,25 @@ def _products(detector):
     calibration, classes = detector.model_.calibration, detector.classes_.tolist()
     counts = np.bincount(calibration.codes, minlength=len(classes)).tolist()
     rows = [
-        [_cell(label), str(count), f"{offset_of(detector, label):.6g}"]
+        [markdown_cell(label), str(count), f"{offset_of(detector, label):.6g}"]
         for label, count in zip(classes, counts, strict=True)
     ]
-    return _table(["product", "calibrating normal samples", "threshold"], rows)
+    return markdown_table(["product", "calibrating normal samples", "threshold"], rows)
 
 
 def _certificate(detector):
     offsets = offsets_by_code(detector.offset_, detector.class_offsets_, detector.classes_)
     rows = [
-        [_cell(found.class_label), str(found.n_normals), str(found.n_flagged), bound_text(found)]
+        [
+            markdown_cell(found.class_label),
+            str(found.n_normals),
+            str(found.n_flagged),
+            bound_text(found),
+        ]
         for found in certify(detector.model_, offsets, CONFIDENCE)
     ]
     bound = f"false alarms, with {100 * CONFIDENCE:g} % confidence"
-    return _table(["product", "calibrating normals", "of these flagged", bound], rows)
+    return markdown_table(["product", "calibrating normals", "of these flagged", bound], rows)
 
 
 def _settings(detector):
@@ -96,8 +101,8 @@ def _settings(detector):
         text = repr(value)
         if text != repr(defaults.get(name)):
             short = text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 3]}..."
-            rows.append([f"`{name}`", _cell(short)])
-    return _table(["parameter", "value"], rows) if rows else "None."
+            rows.append([f"`{name}`", markdown_cell(short)])
+    return markdown_table(["parameter", "value"], rows) if rows else "None."
 
 
 def _versions():
@@ -107,7 +112,7 @@ def _versions():
             rows.append([name, version(name)])
         except PackageNotFoundError:
             continue
-    return _table(["package", "version"], rows)
+    return markdown_table(["package", "version"], rows)
 
 
 def _licences(detector):
@@ -116,7 +121,7 @@ def _licences(detector):
     code = "skhgad: BSD-3-Clause."
     if not detector.model_.takes_images:
         return code
-    name = _cell(backbone) if isinstance(backbone, str) else None
+    name = markdown_cell(backbone) if isinstance(backbone, str) else None
     if name is None:
         own = "The backbone is a module of the user's, and so are its terms."
     elif weights is None:
@@ -134,14 +139,3 @@ def _licences(detector):
         f"{code} {own} The model also holds statistics of the samples of the fit, whose terms are "
         "not known here."
     )
-
-
-def _table(header, rows):
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(value):
-    """Return text that breaks no table and is no markup."""
-    text = printable(value)
-    return "".join(f"\\{mark}" if mark in "\\|`*_<>[]#" else mark for mark in text)

@@ -22,13 +22,18 @@ def n_blocks(detector):
 @pytest.mark.parametrize("validation_fraction", [0.2, "cross"])
 def test_a_flow_that_learns_nothing_is_dropped(validation_fraction, capsys):
     X = np.random.default_rng(0).normal(size=(120, 6))
+    told = []
     trained = HGADDetector(
-        max_iter=3, validation_fraction=validation_fraction, random_state=0, verbose=1
-    ).fit(X)
+        max_iter=3, validation_fraction=validation_fraction, random_state=0, verbose=1,
+        callbacks=told.append,
+    ).fit(X)  # fmt: skip
     plain = HGADDetector(max_iter=0, validation_fraction=validation_fraction, random_state=0).fit(X)
     assert n_blocks(trained) == 0
     assert "and dropped" in capsys.readouterr().out
     assert trained.n_iter_ == len(trained.history_) == 3  # it was tried
+    *passes, end = told
+    assert [info.losses["loss"] for info in passes] == [r["loss"] for r in trained.history_]
+    assert (end.n_passes, end.keeps_flow) == (3, False)
     np.testing.assert_array_equal(trained.score_samples(X), plain.score_samples(X))
 
 

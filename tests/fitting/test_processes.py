@@ -22,6 +22,7 @@ from PIL import Image
 from torch import distributed, nn
 
 from skhgad import HGADDetector, hgad_loss, images
+from skhgad.callbacks import Callback
 from skhgad.command_line.main import main
 from skhgad.devices import resolve_device
 from skhgad.fitting.feature_cache import FeatureCache
@@ -180,6 +181,25 @@ def message_of(*data, **parameters):
     return ""
 
 
+class RaisesAtTheEnd(Callback):
+    """Counts passes; raises at the end."""
+
+    n_passes = 0
+
+    def on_pass_end(self, info):
+        self.n_passes += 1
+
+    def on_fit_end(self, detector, info):
+        raise OverflowError(f"told of {self.n_passes} passes and {info.n_normals}")
+
+
+def told():
+    """What a fit raises whose callback raises, and the passes that this process was told of."""
+    callback = RaisesAtTheEnd()
+    message = message_of(vectors(), callbacks=callback, max_iter=2, random_state=0)
+    return message, str(callback.n_passes)
+
+
 def fit_on_the_command_line(folder, rank):
     """What ``torchrun -m skhgad fit`` prints in this process; the rendezvous is a file again."""
     join = distributed.init_process_group
@@ -218,6 +238,7 @@ def work(rank, folder):
     for name, values in DIFFERENT.items():
         found[f"different_{name}"] = message_of(vectors(), **{name: values[rank]})
     found["own"] = message_of(vectors(), random_state=0, n_jobs=1 + rank, cache_budget=rank << 20)
+    found["told"] = told()
     leave_group()
     found["status"], found["printed"] = fit_on_the_command_line(folder, rank)
     np.savez(folder / f"found{rank}.npz", **found)
@@ -228,7 +249,7 @@ def be_lost(rank, folder, end):
     where = rendezvous(folder / "lost", rank)
     distributed.init_process_group(**where, timeout=timedelta(seconds=SHORT_TIMEOUT))
 
-    def on_pass(number, levels):
+    def on_pass(info, levels):
         if rank:
             os.kill(os.getpid(), signal.SIGKILL if end == "kill" else signal.SIGSTOP)
 
@@ -318,6 +339,12 @@ def test_a_file_that_one_process_cannot_read_stops_all(together):
     first, second = messages(together, "broken")
     assert first.startswith("RuntimeError: process 1 of 2 failed with ValueError: X[7]")
     assert second.startswith("ValueError: X[7]") and "broken.png" in second
+
+
+def test_the_first_process_alone_calls_callbacks_and_an_error_stops_all(together):
+    first, second = (own["found"]["told"].tolist() for own in together[1])
+    assert first == ["OverflowError: told of 2 passes and {0: 90}", "2"]
+    assert second == [f"RuntimeError: process 0 of 2 failed with {first[0]}", "0"]
 
 
 def test_a_parameter_that_is_wrong_in_one_process_stops_all(together):
