@@ -1,7 +1,10 @@
 """Preprocessing and final resizing of ONNX files of images, in ONNX's text form.
 
 Images are resized as by Pillow's antialiased bilinear filter on float pixels: along rows, then
-along columns. What comes in between is rounded to float32, as by Pillow.
+along columns, by matrices of weights. What comes in between is rounded to float32, as by Pillow.
+
+Images that have the right size already are not resized: the matrices are multiplied by none of
+them. A branch (If) would say the same, but OpenVINO 2026.4 then gets the first image wrong.
 """
 
 import numpy as np
@@ -9,7 +12,7 @@ import onnx
 
 from ..scoring.frames import LEAST_WEIGHT
 
-_FLOAT, _INT, _BOOL, _DOUBLE = 1, 6, 9, 11  # element types
+_FLOAT, _INT, _DOUBLE = 1, 7, 11  # element types
 
 
 def surround(core, size, value_range, opset, *, n_channels=3, region=None):
@@ -139,28 +142,15 @@ def _before(height, width, value_range, n_channels, region):
             values = Where (roi, read, colour)
             roi_passed = Identity (roi)"""
     c = n_channels
-    resized = _resized("unit" if region is not None else "resized")
-    if region is None:
-        unit = f"""
-    sides = Slice (image_shape, a1, a3)
-    equal = Equal (sides, size)
-    equal_int = Cast <to = {_INT}> (equal)
-    all_equal = ReduceMin <keepdims = 0> (equal_int)
-    has_size = Cast <to = {_BOOL}> (all_equal)
-    unit = If (has_size) <
-        then_branch = keep () => (float[n, {c}, {height}, {width}] kept)
-        {{ kept = Identity (values) }},
-        else_branch = resize () => (float[n, {c}, {height}, {width}] resized)
-        {{ {resized} }}
-    >"""
-    else:  # images have one size, and a branch for another one would not fit it
-        unit = "unit = Identity (values)" if mask.shape == (height, width) else resized
-    if region is None or resized == unit:
+    if region is not None and mask.shape == (height, width):  # of all images
+        unit = "unit = Identity (values)"
+    else:
+        unit = _resized()
         constants += _resizing_constants(height, width)
+        constants.append(f"int64[1] a3 = {{3}}, int64[2] size = {{{height}, {width}}}")
+        constants.append(f"int64[1] plane = {{{c}}}")
         if value_range is None:
             constants.append("double d0 = {0.0}, double d1 = {1.0}")
-    if region is None:
-        constants.append(f"int64[1] a3 = {{3}}, int64[2] size = {{{height}, {width}}}")
     constants = ",\n    ".join(constants)
     return f"""
 before ({kind}[n, {sides}, {c}] image{roi})
@@ -187,16 +177,28 @@ def _resizing_constants(height, width):
     ]
 
 
-def _resized(name):
+def _resized():
+    """Return the text that resizes all images or none: "kept" or "done" holds none of them."""
     return f"""
-            {_weights("across", "i2", "to_width", "columns", "a1", "a0")}
-            {_weights("down", "i1", "to_height", "rows", "a0", "a1")}
-            long = Cast <to = {_DOUBLE}> (values)
-            across_sum = MatMul (long, across)
-            across_short = Cast <to = {_FLOAT}> (across_sum)
-            across_done = Cast <to = {_DOUBLE}> (across_short)
-            down_sum = MatMul (down, across_done)
-            {name} = Cast <to = {_FLOAT}> (down_sum)
+    count = Slice (image_shape, a0, a1)
+    sides = Slice (image_shape, a1, a3)
+    equal = Equal (sides, size)
+    equal_int = Cast <to = {_INT}> (equal)
+    has_size = ReduceMin <keepdims = 1> (equal_int, a0)
+    n_kept = Mul (count, has_size)
+    kept_shape = Concat <axis = 0> (n_kept, plane, size)
+    kept_values = Slice (values, a0, n_kept, a0)
+    kept = Reshape <allowzero = 1> (kept_values, kept_shape)
+    others = Slice (values, n_kept, count, a0)
+    {_weights("across", "i2", "to_width", "columns", "a1", "a0")}
+    {_weights("down", "i1", "to_height", "rows", "a0", "a1")}
+    long = Cast <to = {_DOUBLE}> (others)
+    across_sum = MatMul (long, across)
+    across_short = Cast <to = {_FLOAT}> (across_sum)
+    across_done = Cast <to = {_DOUBLE}> (across_short)
+    down_sum = MatMul (down, across_done)
+    done = Cast <to = {_FLOAT}> (down_sum)
+    unit = Concat <axis = 0> (kept, done)
 """
 
 
