@@ -75,7 +75,8 @@ def test_openvino_runs_two_scales_and_vectors(tmp_path):
     """Equal scores where the images are seen at two scales; of vectors, up to single precision."""
     openvino = pytest.importorskip("openvino", reason="openvino is not installed")
     rng = np.random.default_rng(0)
-    images, labels = [draw(rng, label) for label in ["a", "stripe"] * 4], ["a", "stripe"] * 4
+    labels = ["a", "stripe"] * 6
+    images = [draw(rng, label) for label in labels]
     detector = HGADDetector(image_size=64, random_state=0).fit(images, labels)
     detector.to_onnx(tmp_path / "model.onnx")
     opened = open_file(tmp_path / "model.onnx", "openvino")
