@@ -216,6 +216,10 @@ def test_a_replaced_model_answers_and_drift_outlives_the_process(model, rng, tmp
     assert second.figures.n_reloads == 1 and second.monitor.n_seen_ == 1
     second.end()
     assert DriftMonitor.load(state, HGADDetector.load(own)).n_seen_ == 1
+    held = HeldModel(str(own), lambda: HGADDetector.load(own), print)
+    third = Batcher(held, 8, Figures(), drift={"burn_in": 7}, drift_state=state)
+    assert third.monitor.burn_in == 7 and third.monitor.n_seen_ == 1
+    third.end()
 
 
 # the command
