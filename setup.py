@@ -27,6 +27,7 @@ ELPV = "elpv-dataset>=1.0.0"
 MATPLOTLIB = "matplotlib>=3.7.0"
 SERVE = ["fastapi>=0.115.6", "python-multipart>=0.0.15", "uvicorn>=0.30.0"]
 ONNX = ["onnx>=1.17.0", "onnxruntime>=1.20.0"]
+OPENVINO = "openvino>=2026.4.0"
 SCIKIT_IMAGE = "scikit-image>=0.22.0"
 
 # Dask, MLflow and TensorBoard have no floors: the tests run with their newest versions alone.
@@ -36,6 +37,7 @@ EXTRAS_REQUIRE = {
     "demo": [ELPV, MATPLOTLIB],
     "mlflow": ["alembic", "mlflow-skinny", "sqlalchemy"],  # the last two for a store in sqlite
     "onnx": ONNX,
+    "openvino": [*ONNX, OPENVINO],
     "serve": SERVE,
     "tensorboard": ["tensorboard"],
     "test": [
@@ -45,6 +47,8 @@ EXTRAS_REQUIRE = {
         "httpx>=0.27.0",  # fastapi.testclient
         "hypothesis>=6.100.0",
         MATPLOTLIB,
+        # What it says depends on no version of Python, and it is large.
+        f"{OPENVINO}; python_version == '3.12'",
         "pandas>=2.0.0",
         "pytest>=8.0.0",
         "pytest-xdist>=3.5.0",

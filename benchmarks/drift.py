@@ -1,8 +1,9 @@
 """How well does DriftMonitor keep its promise, and how soon does it find a drift?
 
-Part "simulation": streams of scores that do not drift, without and with defects, each with
-calibration scores of its own. Part "pictures": a model of the normal pictures of each class; the
-stream begins with normal pictures that it has not seen, and goes on with changed ones.
+Part "simulation": streams of pictures that do not drift, without and with defects: their scores,
+brightness, contrast and sharpness, each with calibration values of its own. Part "pictures": a
+model of the normal pictures of each class; the stream begins with normal pictures that it has not
+seen, and goes on with changed ones.
 
     python -m benchmarks.drift --part simulation
     python -m benchmarks.drift --part pictures --data DIR
@@ -10,6 +11,7 @@ stream begins with normal pictures that it has not seen, and goes on with change
 
 import argparse
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from skhgad import HGADDetector
 from skhgad.monitor import DriftMonitor
-from skhgad.monitor.martingale import BETS, FIRST, Martingale
+from skhgad.monitor.martingale import BETS, FIRST, Martingale, factors
 from skhgad.monitor.ranks import OnlineRanks
 
 from ._data import load_parts
@@ -53,34 +55,41 @@ def _noisy(image, sigma):
 
 
 def simulate(n_streams, length, n_calibration, defect_rate, seed=0):
-    """Return how many of the streams raise an alarm at the probabilities 0.01 and 0.05."""
+    """Return how many of the streams raise an alarm at the probabilities 0.01 and 0.05.
+
+    Defects have the lowest scores, and are brighter and of more contrast than all normals, and
+    blurred.
+    """
     rng = np.random.default_rng(seed)
-    p_values = np.empty((length, n_streams))
-    for column in range(n_streams):
-        ranks = OnlineRanks(rng.normal(size=n_calibration), limit=20_000)
-        stream = rng.normal(size=length) - 50 * (rng.random(length) < defect_rate)
-        p_values[:, column] = [ranks.p_value(score, rng) for score in stream.tolist()]
-    largest = largest_capitals(p_values)
-    martingale = Martingale(TOLERATED)
-    capitals = [martingale.update(p_value) for p_value in p_values[:, 0]]
-    assert np.isclose(largest[0], max(capitals)), "the loop over streams differs from Martingale"
+    defective = rng.random((length, n_streams)) < defect_rate
+    capitals = []
+    for index, side in enumerate((-1, 1, 1, -1)):  # of the score and of STATISTICS
+        p_values = np.empty((length, n_streams))
+        for column in range(n_streams):
+            ranks = OnlineRanks(rng.normal(size=n_calibration), limit=20_000)
+            stream = rng.normal(size=length) + 50 * side * defective[:, column]
+            p_values[:, column] = [ranks.p_value(score, rng) for score in stream.tolist()]
+        capitals.append(capitals_of(p_values, "low" if index == 0 else "anywhere"))
+    largest = np.mean(capitals, axis=0).max(axis=0)
     return np.array([np.sum(largest >= 100), np.sum(largest >= 20)])
 
 
-def largest_capitals(p_values):
-    """Do what `Martingale` does for many streams at once; return the largest capital of each.
+def capitals_of(p_values, defects):
+    """Do what `Martingale` does for many streams at once.
 
-    `p_values` has shape (length, n_streams).
+    `p_values` has shape (length, n_streams), as the array that is returned.
     """
-    factors = (BETS / (1 + TOLERATED * BETS[:, :1])).T
+    factor = factors(TOLERATED, defects)
     stakes = np.zeros((p_values.shape[1], len(BETS)))
-    largest = np.ones(len(stakes))
+    capitals = np.empty_like(p_values)
     for n, now in enumerate(p_values):
         stakes += FIRST / ((n + FIRST) * (n + 1 + FIRST)) / len(BETS)
-        stakes *= factors[np.minimum((now * len(factors)).astype(int), len(factors) - 1)]
-        capital = stakes.sum(1) + FIRST / (n + 1 + FIRST)
-        largest = np.maximum(largest, capital)
-    return largest
+        stakes *= factor[np.minimum((now * len(factor)).astype(int), len(factor) - 1)]
+        capitals[n] = stakes.sum(1) + FIRST / (n + 1 + FIRST)
+    martingale = Martingale(TOLERATED, defects)
+    expected = [martingale.update(p_value) for p_value in p_values[:, 0]]
+    assert np.allclose(capitals[:, 0], expected), "the loop over streams differs from Martingale"
+    return capitals
 
 
 def run_simulation(args):
@@ -113,25 +122,27 @@ def run_pictures(args):
     found = {}
     if args.keep and Path(args.keep).exists():
         with np.load(args.keep) as kept:
-            found = {name: (kept[f"{name}, 0"], kept[f"{name}, 1"]) for name in CHANGES}
+            found = {name: tuple(kept[f"{name}, {i}"] for i in range(3)) for name in CHANGES}
     for name, change in CHANGES.items():
         if name not in found:
             found[name] = _scores(detector, paths, change)
         if args.keep:
-            np.savez(args.keep, **{f"{k}, {i}": v[i] for k, v in found.items() for i in (0, 1)})
+            np.savez(args.keep, **{f"{k}, {i}": v[i] for k, v in found.items() for i in range(3)})
         print(f"{name}: mean score {found[name][0].mean():.2f}", flush=True)
-    defects = detector.inspect(rng.permutation(part.X_test[part.y == -1])[: args.stream])
+    broken = rng.permutation(part.X_test[part.y == -1])[: args.stream]
+    defects = _scores(detector, broken, CHANGES["none"])
     rows = []
     for name in CHANGES:
-        delays = [_delay(detector, found, name, np.random.default_rng(i)) for i in range(args.runs)]
-        rows.append([name, *_summary(delays)])
+        runs = [_alarm(detector, found, name, np.random.default_rng(i)) for i in range(args.runs)]
+        rows.append([name, *_summary(runs)])
     alarms = [_rare(detector, found["none"], defects, np.random.default_rng(i)) for i in range(50)]
-    rows.append(["2 % defects", f"{sum(alarms)} of 50", "-", "-"])
+    rows.append(["2 % defects", f"{sum(alarms)} of 50", "-", "-", "-"])
     lots = [lot for lot in ("solar_mono", "solar_poly") if lot in part.classes]
     if len(lots) == 2:
         rows.append(["new lot: poly among mono cells", *_new_lot(part, lots, args)])
     print(f"{len(chosen)} pictures to fit on; of {len(paths)} others {_BEFORE}, then {_AFTER}")
-    print("\n".join(markdown(["change", "alarms", "median pictures", "most pictures"], rows)))
+    head = ["change", "alarms", "median pictures", "most pictures", "what is named"]
+    print("\n".join(markdown(head, rows)))
 
 
 def _halves(part, n_train, rng):
@@ -142,39 +153,46 @@ def _halves(part, n_train, rng):
 
 
 def _scores(detector, paths, change):
-    labels, scores = [], []
+    labels, scores, looks = [], [], []
     for first in range(0, len(paths), 32):
         images = []
         for path in paths[first : first + 32]:
             with Image.open(path) as image:
                 images.append(change(image.convert("RGB")))
-        inspection = detector.inspect(images)
+        source = detector.model_.observed(images)
+        inspection = detector.inspect(source)
         labels.append(inspection.class_label)
         scores.append(inspection.score)
-    return np.concatenate(scores), np.concatenate(labels)
+        looks.append(source.appearance)
+    return np.concatenate(scores), np.concatenate(labels), np.concatenate(looks)
 
 
-def _delay(detector, found, name, rng):
-    """Return the pictures from the change to the alarm; None without, -1 before the change."""
+def _alarm(detector, found, name, rng):
+    """Return the pictures from the change to the alarm and what is named; None without an alarm.
+
+    -1 is before the change.
+    """
     # Drawn with replacement: without a change, both come from one population.
     n = len(found["none"][0])
     before, after = rng.choice(n, _BEFORE), rng.choice(len(found[name][0]), _AFTER)
     monitor = DriftMonitor(detector)
     for key, rows in (("none", before), (name, after)):
-        monitor.update_scores(found[key][0][rows], found[key][1][rows])
+        monitor.update_scores(*(values[rows] for values in found[key]))
     if monitor.alarm_ is None:
         return None
-    return max(-1, monitor.alarm_.n_seen - len(before))
+    alarm = monitor.alarm_
+    return max(-1, alarm.n_seen - len(before)), f"{alarm.statistic} {alarm.direction}"
 
 
 def _rare(detector, normal, defects, rng):
     """Whether 2 % defects among normal pictures raise an alarm."""
     order = rng.choice(len(normal[0]), _BEFORE + _AFTER)
-    scores, labels = normal[0][order], normal[1][order]
-    rows = np.flatnonzero(rng.random(len(scores)) < 0.02)
-    drawn = rng.choice(len(defects.score), len(rows))
-    scores[rows], labels[rows] = defects.score[drawn], defects.class_label[drawn]
-    return DriftMonitor(detector).update_scores(scores, labels).alarm_ is not None
+    stream = [values[order] for values in normal]
+    rows = np.flatnonzero(rng.random(len(order)) < 0.02)
+    drawn = rng.choice(len(defects[0]), len(rows))
+    for values, broken in zip(stream, defects, strict=True):
+        values[rows] = broken[drawn]
+    return DriftMonitor(detector).update_scores(*stream).alarm_ is not None
 
 
 def _new_lot(part, lots, args):
@@ -187,19 +205,20 @@ def _new_lot(part, lots, args):
     found = _scores(detector, part.X_train[rows[args.train :][: args.stream]], none)
     other = _scores(detector, part.X_train[part.class_train == lots[1]][: len(found[0])], none)
     both = {"none": found, "lot": other}
-    delays = [_delay(detector, both, "lot", np.random.default_rng(i)) for i in range(args.runs)]
-    return _summary(delays)
+    runs = [_alarm(detector, both, "lot", np.random.default_rng(i)) for i in range(args.runs)]
+    return _summary(runs)
 
 
-def _summary(delays):
-    found = [delay for delay in delays if delay is not None]
-    alarms = f"{len(found)} of {len(delays)}"
+def _summary(runs):
+    found = [delay for delay, _ in filter(None, runs)]
+    alarms = f"{len(found)} of {len(runs)}"
     early = sum(delay == -1 for delay in found)
     if early:
         alarms += f", {early} before the change"
     if not found:
-        return [alarms, "-", "-"]
-    return [alarms, f"{np.median(found):.0f}", str(max(found))]
+        return [alarms, "-", "-", "-"]
+    named = Counter(name for _, name in filter(None, runs)).most_common(1)[0][0]
+    return [alarms, f"{np.median(found):.0f}", str(max(found)), named]
 
 
 def main(argv=None):

@@ -19,7 +19,7 @@ from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.validation import check_array, validate_data
 
 from .budget import MOST_CLASSES
-from .images.source import ImageSource
+from .images.source import ImageSource, check_value_range
 
 __all__ = [
     "check_X",
@@ -53,9 +53,9 @@ def check_X(X, *, value_range=None, estimator=None, reset=False, n_channels=3):
 
     Parameters
     ----------
-    X : array-like, DataFrame, Series or sequence
+    X : array-like, DataFrame, Series, sequence or ImageSource
         Feature vectors of shape (n_samples, n_features), also as a list of lists or of 1-D arrays;
-        or images, as `skhgad.images.ImageSource` takes them.
+        or images, as `skhgad.images.ImageSource` takes them, or such a source.
     value_range : tuple (low, high), default=None
         Pixel values that mean black and white, for images of more than 8 bits.
     estimator : estimator object, default=None
@@ -90,8 +90,15 @@ def check_X(X, *, value_range=None, estimator=None, reset=False, n_channels=3):
     ImageSource(n_images=5, value_range=None)
     """
     _refuse_single(X)
-    if _is_images(X):
-        source = ImageSource(X, value_range=value_range, n_channels=n_channels)
+    if isinstance(X, ImageSource) or _is_images(X):
+        source = X
+        if not isinstance(X, ImageSource):
+            source = ImageSource(X, value_range=value_range, n_channels=n_channels)
+        elif (X.value_range, X.n_channels) != (check_value_range(value_range), n_channels):
+            raise ValueError(
+                f"X is an ImageSource with value_range={X.value_range} and n_channels="
+                f"{X.n_channels}; value_range={value_range} and n_channels={n_channels} are needed."
+            )
         if reset:
             for stale in ("n_features_in_", "feature_names_in_"):
                 if hasattr(estimator, stale):

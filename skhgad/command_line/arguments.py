@@ -111,7 +111,7 @@ def add_threshold_option(command, effect):
 
 
 def add_drift_options(command):
-    """Add ``--drift-probability``."""
+    """Add ``--drift-probability`` and ``--drift-burn-in``; `drift_options` reads them."""
     command.add_argument(
         "--drift-probability",
         type=parse_probability,
@@ -119,6 +119,20 @@ def add_drift_options(command):
         metavar="P",
         help="of ever warning of drift where there is none (default: %(default)g)",
     )
+    command.add_argument(
+        "--drift-burn-in",
+        type=parse_natural,
+        default=0,
+        metavar="N",
+        help="the first N images of each product only join those that later ones are compared "
+        "with, for a line that differs a little from the images of the fit from the first day "
+        "(default: %(default)s)",
+    )
+
+
+def drift_options(args):
+    """Return the parameters of `DriftMonitor` that a command was given."""
+    return {"false_alarm_probability": args.drift_probability, "burn_in": args.drift_burn_in}
 
 
 def parse_probability(text):

@@ -9,6 +9,7 @@ from .arguments import (
     add_drift_options,
     add_machine_options,
     add_threshold_option,
+    drift_options,
     load_detector,
     parse_natural,
     parse_positive,
@@ -118,7 +119,7 @@ def build(args, token):
         model,
         args.max_waiting,
         figures,
-        drift={"false_alarm_probability": args.drift_probability},
+        drift=drift_options(args),
         drift_state=args.drift_state,
         warn=_warn,
     )

@@ -10,6 +10,7 @@ from .arguments import (
     add_machine_options,
     add_product_option,
     add_threshold_option,
+    drift_options,
     load_detector,
     parse_seconds,
     product_of,
@@ -87,7 +88,7 @@ def run(args):
             label,
             settle=args.settle,
             patience=args.patience,
-            drift={"false_alarm_probability": args.drift_probability},
+            drift=drift_options(args),
         )
         if args.reset_drift:
             watch.reset_drift()
@@ -126,9 +127,8 @@ class _Report:
 def drift_text(alarm):
     """Say in one sentence what an Alarm of a DriftMonitor means."""
     return (
-        f"drift, seen at image {alarm.n_seen}: the scores of {printable(alarm.product)} are "
-        f"{alarm.direction} than those of the fit (evidence {alarm.evidence:.3g}): check camera, "
-        "light and product; once mended, use --reset-drift."
+        f"drift, seen at image {alarm.n_seen}: {printable(alarm.text)} (evidence "
+        f"{alarm.evidence:.3g}): check camera, light and product; once mended, use --reset-drift."
     )
 
 

@@ -63,7 +63,7 @@ class DriftDisplay:
         self.limit_line_ = ax.axhline(limit, label=f"alarm at {self.limit:g}", **style)
         self.alarm_line_ = None
         if self.alarm is not None:
-            label = f"alarm: {self.alarm.product}, scores {self.alarm.direction}"
+            label = f"alarm: {self.alarm.product}, {self.alarm.statistic} {self.alarm.direction}"
             self.alarm_line_ = ax.axvline(self.alarm.n_seen, color=_LIMIT, linewidth=1, label=label)
         ax.set_ylim(min(-1.0, evidence.min(initial=0.0)) - 0.2, 2 * limit + 0.2)
         ax.set_xlabel("pictures")

@@ -11,6 +11,7 @@ from sklearn.utils import check_random_state
 from ..features.framing import product_masks
 from ..images.roi import ProductMasks
 from ..model.level import LevelModel
+from ..scoring.appearances import appearances_of, same_regions
 from ..scoring.calibration import threshold_after
 from ..validation import check_scored_X, check_y
 from .calibrate import calibrate_new_classes, evidence_of, judges
@@ -39,8 +40,10 @@ def add_class(detector, X, y, roi=None):
     masks = product_masks(roi, len(X), labels, takes_images=fitted.takes_images)
     if masks is None and fitted.roi is not None and fitted.roi.is_common:
         masks = fitted.roi._replace(of_class=fitted.roi.of_class[:1] * len(labels))
-    X, rows, pictures = seen_at_fit(reader, X, codes, normal, parameters, masks)
+    observed = fitted.observed(X) if fitted.takes_images else X
+    X, rows, pictures = seen_at_fit(reader, observed, codes, normal, parameters, masks)
     codes = codes[normal]
+    new_codes = codes
     random_state = check_random_state(parameters["random_state"])
     fraction = parameters["validation_fraction"]
     # Whatever was trained stays: the new classes alone are fitted.
@@ -104,6 +107,13 @@ def add_class(detector, X, y, roi=None):
         roi=joined_masks(fitted.roi, masks, (len(fitted.classes), len(labels)), order),
         kept=kept,
     )
+    if fitted.takes_images:
+        extended.appearances = None
+        if same_regions(fitted.roi, extended.roi):  # else they are not comparable
+            known = fitted.appearances
+            known = None if known is None else known.recoded(known_places)
+            looks = observed.appearance[normal]
+            extended.appearances = appearances_of(looks, new_places[new_codes], known)
     return {"model_": extended, "classes_": classes, "offset_": offset}
 
 

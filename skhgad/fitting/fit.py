@@ -14,7 +14,9 @@ from ..features.extractor import channels_of
 from ..features.framing import product_masks
 from ..features.reader import FeatureReader
 from ..images import ImageSource
+from ..images.appearance import ObservedSource
 from ..parameters import check_parameters, parameters_of_fit, plain_parameters
+from ..scoring.appearances import appearances_of
 from ..scoring.fitted import FittedModel
 from ..scoring.kept_vectors import KeptVectors
 from ..scoring.scoring_model import check_levels_of_images
@@ -116,11 +118,12 @@ def fit_detector(
     if takes_images:
         check_levels_of_images(parameters, shapes)
     corrects = len(anomalies) > 0 and can_be_corrected(parameters)
+    observed = ObservedSource(X, regions) if takes_images else X
     with processes.agree():
         if corrects:
             check_common_parts(X, anomalies, regions)
         X, rows, pictures = seen_at_fit(
-            reader, X, codes, normal, parameters, regions, with_anomalies=corrects
+            reader, observed, codes, normal, parameters, regions, with_anomalies=corrects
         )
     with cached_features(reader, X, rows, parameters["cache_budget"], processes) as cache:
         sizes = processes.gather_rows(cache.sizes, np.arange(len(rows)))
@@ -188,8 +191,12 @@ def fit_detector(
         "n_passes": plan.n_passes,
         "keeps_flow": keeps_flow,
     }
-    kept = None
-    if reader.extractor is None:
+    kept = appearances = None
+    if takes_images:
+        # Each process read its own pictures; fmax passes over NaN.
+        seen = np.fmax.reduce(processes.gather([observed.appearance]))
+        appearances = appearances_of(seen[normal], codes)
+    else:
         is_given = classes is given_classes  # else nobody knows the class of rows with far cells
         kept = KeptVectors.of(X, given_codes) if is_given else KeptVectors.of(X[normal], codes)
     return {
@@ -201,6 +208,7 @@ def fit_detector(
             parameters_of_fit(parameters),
             roi=remembered(regions, len(classes)),
             kept=kept,
+            appearances=appearances,
         ),
         "classes_": classes,
         "offset_": offset,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..scoring.appearances import same_regions
 from ..scoring.calibration import Calibration, threshold_after
 from ..validation import check_known_label
 
@@ -40,6 +41,9 @@ def forget(detector: Any, labels: Any) -> dict[str, Any]:
         roi=None if fitted.roi is None else fitted.roi.of_classes(kept.tolist()),
         kept=vectors,
     )
+    changed.appearances = None
+    if fitted.appearances is not None and same_regions(fitted.roi, changed.roi):
+        changed.appearances = fitted.appearances.without(codes).recoded(places)
     return {
         "model_": changed,
         "classes_": classes,

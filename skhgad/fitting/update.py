@@ -10,6 +10,7 @@ from sklearn.utils import check_random_state
 
 from ..features.framing import product_masks
 from ..parameters import asks_for_training
+from ..scoring.appearances import appearances_of
 from ..scoring.calibration import threshold_after
 from ..scoring.kept_vectors import KeptVectors
 from ..validation import check_scored_X, check_y, listed
@@ -42,6 +43,7 @@ def update(detector, X, y, roi=None):
         is_kept = np.isin(codes, kept.codes)  # of other classes, sums alone are there
         kept = kept.joined(X[is_kept], codes[is_kept])
     masks = product_masks(roi, len(X), fitted.classes, takes_images=fitted.takes_images)
+    X = fitted.observed(X) if fitted.takes_images else X
     far = _far_cells(fitted, X, codes)
     warn_of_far_cells(X, far, getattr(detector, "feature_names_in_", None))
     if can_fit_anew(fitted):
@@ -51,6 +53,8 @@ def update(detector, X, y, roi=None):
         masks = fitted.roi if masks is None else masks
         model, calibration = _count_in(fitted, X, codes, far, masks, parameters, reader)
     changed = replace(fitted, model=model, calibration=calibration, kept=kept)
+    if fitted.takes_images:
+        changed.appearances = appearances_of(X.appearance, codes, fitted.appearances)
     return {"model_": changed, "offset_": threshold_after(detector, calibration)}
 
 

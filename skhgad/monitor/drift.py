@@ -13,15 +13,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from ..images.appearance import STATISTICS
 from ..storage.files import whole_file
-from ..validation import check_rate
-from .martingale import Martingale
-from .ranks import OnlineRanks
+from ..validation import check_rate, check_scored_X
+from .streams import StatisticStream
 
 FORMAT = "skhgad-drift"
-VERSION = 1
+VERSION = 2
 ALL = "all products"
+SCORE = "score"
 _LARGEST_REFERENCE = 20_000  # scores of a product
+_LARGEST_OF_APPEARANCE = 5_000  # pictures of a product
 _LONGEST_HISTORY = 20_000
 
 
@@ -35,24 +37,40 @@ class Alarm(NamedTuple):
     product : str or int
         The product whose evidence was largest; "all products" where theirs together was.
     direction : {"lower", "higher", "wider", "narrower"}
-        How the scores have changed. Lower: less normal, as by noise or another light. Higher:
-        smoother than normal, as by blur.
+        How they have changed. Lower scores: less normal. Higher scores: smoother than normal.
     evidence : float
         At that moment, at least ``1 / false_alarm_probability``.
+    statistic : {"score", "brightness", "contrast", "sharpness"}
+        What has changed most: the scores, or how the pictures look.
     """
 
     n_seen: int
     product: str | int
     direction: str
     evidence: float
+    statistic: str = SCORE
+
+    @property
+    def text(self) -> str:
+        """In one sentence without a full stop: what has changed."""
+        what = "the scores" if self.statistic == SCORE else f"the {self.statistic} of pictures"
+        verb = "are" if self.statistic == SCORE else "is"
+        changed = {
+            "wider": "more often very low or very high",
+            "narrower": "less often very low or very high",
+        }.get(self.direction, self.direction)
+        return f"{what} of {self.product} {verb} {changed} than at the fit"
 
 
 class DriftMonitor:
-    """Tells from a stream of samples whether their scores still are those of normal samples.
+    """Tells whether the samples of a stream still are like the normal samples of the fit.
 
     Each score is ranked among the calibration scores of its product and all earlier scores of the
     stream. Without drift the ranks are independent and uniform. A conformal test martingale bets
     against that, for each product and for all together; what it wins is the evidence of drift.
+
+    Of pictures, `brightness`, `contrast` and `sharpness` are watched in the same way, because a
+    detector may hardly feel a change of light that its backbone was trained to overlook.
 
     Parameters
     ----------
@@ -146,12 +164,11 @@ class DriftMonitor:
         self.classes_given = classes_given
         self.random_state = random_state
         self._generator = np.random.default_rng(random_state)
-        self._ranks = {
-            label: OnlineRanks(scores, max(_LARGEST_REFERENCE, 2 * len(scores)))
-            for label, scores in _references(detector.model_, classes_given).items()
-        }
-        self._burnt = dict.fromkeys(self._ranks, 0)
-        self._martingales = {label: Martingale(defect_rate) for label in self._places()}
+        self._streams = {SCORE: self._stream(_references(detector.model_, classes_given))}
+        if detector.model_.takes_images:
+            for name, scores in _appearances(detector.model_).items():
+                self._streams[name] = self._stream(scores, is_score=False)
+        self._burnt = dict.fromkeys(detector.classes_.tolist(), 0)
         self._history: list[list[float]] = []
         self._every = 1  # samples between two points of the history
         self.n_seen_ = 0
@@ -176,10 +193,16 @@ class DriftMonitor:
                 f"class_labels are {'missing' if self.classes_given else 'given'}, but the monitor "
                 f"was made with classes_given={self.classes_given}."
             )
+        fitted = self.detector.model_
+        X = check_scored_X(X, self.detector, takes_images=fitted.takes_images)
+        X = fitted.observed(X) if fitted.takes_images else X
         found = self.detector.inspect(X, class_labels=class_labels)
-        return self.update_scores(found.score, found.class_label)
+        appearance = X.appearance if fitted.takes_images else None
+        return self.update_scores(found.score, found.class_label, appearance)
 
-    def update_scores(self, scores: ArrayLike, class_labels: ArrayLike) -> DriftMonitor:
+    def update_scores(
+        self, scores: ArrayLike, class_labels: ArrayLike, appearance: ArrayLike | None = None
+    ) -> DriftMonitor:
         """Take scores that the detector gave already as the next ones of the stream.
 
         Parameters
@@ -189,6 +212,10 @@ class DriftMonitor:
         class_labels : array-like of shape (n_samples,)
             The products, inferred, or given with ``classes_given=True``. What is none of
             `classes_`, such as "unknown", is counted in `n_unknown_`.
+        appearance : array-like of shape (n_samples, 3), default=None
+            Brightness, contrast and sharpness of each picture, as
+            `skhgad.images.appearance.appearance_of` measures them; without it, or where a row is
+            NaN, the scores alone are watched.
 
         Returns
         -------
@@ -208,8 +235,9 @@ class DriftMonitor:
             )
         if not np.isfinite(values).all():
             raise ValueError(f"scores[{np.flatnonzero(~np.isfinite(values))[0]}] is not finite.")
-        for score, label in zip(values.tolist(), labels.tolist(), strict=True):
-            self._take(score, label)
+        looks = self._checked(appearance, len(values))
+        for score, label, look in zip(values.tolist(), labels.tolist(), looks, strict=True):
+            self._take({SCORE: score, **look}, label)
         return self
 
     @property
@@ -224,7 +252,20 @@ class DriftMonitor:
     @property
     def product_evidence_(self) -> dict[str | int, float]:
         """The evidence of each product now."""
-        return {label: martingale.capital for label, martingale in self._martingales.items()}
+        # The mean of martingales is one: watching several statistics keeps the promise.
+        streams = self._streams.values()
+        return {
+            place: sum(stream.martingales[place].capital for stream in streams) / len(streams)
+            for place in self._places()
+        }
+
+    @property
+    def statistic_evidence_(self) -> dict[str, dict[str | int, float]]:
+        """The evidence of each statistic and product now: {"score": {label: float}, ...}."""
+        return {
+            name: {place: own.capital for place, own in stream.martingales.items()}
+            for name, stream in self._streams.items()
+        }
 
     @property
     def history_(self) -> NDArray[np.float64]:
@@ -233,19 +274,15 @@ class DriftMonitor:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole state as plain values, ready for JSON."""
-        labels = list(self._ranks)
+        labels = list(self._burnt)
         return {
             "format": FORMAT,
             "version": VERSION,
             "detector": fingerprint(self.detector),
             "parameters": {name: getattr(self, name) for name in _PARAMETERS},
             "generator": self._generator.bit_generator.state,
-            "references": [self._ranks[label].scores for label in labels],
             "burnt": [self._burnt[label] for label in labels],
-            "martingales": [
-                {"stakes": own.stakes.tolist(), "n_seen": own.n_seen}
-                for own in self._martingales.values()
-            ],
+            "streams": {name: stream.to_dict() for name, stream in self._streams.items()},
             "history": self._history,
             "every": self._every,
             "n_seen": self.n_seen_,
@@ -266,7 +303,8 @@ class DriftMonitor:
             raise ValueError("this is no state of a DriftMonitor.")
         if state.get("version") != VERSION:
             raise ValueError(
-                f"the state has version {state.get('version')!r}, this skhgad reads {VERSION}."
+                f"the state has version {state.get('version')!r}, this skhgad reads {VERSION}: "
+                "begin with a new monitor."
             )
         if state.get("detector") != fingerprint(detector):
             raise ValueError(
@@ -302,28 +340,55 @@ class DriftMonitor:
             raise ValueError(f"{str(path)!r} cannot be used: {error}") from error
 
     def _places(self) -> list[str | int]:
-        labels = list(self._ranks)
+        labels = self.detector.classes_.tolist()
         return labels if len(labels) == 1 else [*labels, ALL]
 
-    def _take(self, score: float, label: Any) -> None:
+    def _stream(
+        self, references: dict[str | int, list[float]], *, is_score: bool = True
+    ) -> StatisticStream:
+        limit = _LARGEST_REFERENCE if is_score else _LARGEST_OF_APPEARANCE
+        defects = "low" if is_score else "anywhere"
+        return StatisticStream(references, self._places(), limit, self.defect_rate, defects)
+
+    def _checked(self, appearance: ArrayLike | None, n_samples: int) -> list[dict[str, float]]:
+        """Return {statistic: value} of each sample; empty where it was not measured."""
+        if appearance is None:
+            return [{} for _ in range(n_samples)]
+        values = np.asarray(appearance, dtype=np.float64)
+        if values.shape != (n_samples, len(STATISTICS)):
+            raise ValueError(
+                f"appearance has shape {values.shape}; {(n_samples, len(STATISTICS))} is needed: "
+                f"{', '.join(STATISTICS)} of each picture."
+            )
+        if not self.detector.model_.takes_images:
+            raise ValueError("appearance is given, but this detector was fitted on vectors.")
+        return [
+            dict(zip(STATISTICS, row, strict=True)) if all(map(math.isfinite, row)) else {}
+            for row in values.tolist()
+        ]
+
+    def _take(self, values: dict[str, float], label: Any) -> None:
         self.n_seen_ += 1
-        ranks = self._ranks.get(label)
-        if ranks is None:
+        if label not in self._burnt:
             self.n_unknown_ += 1
         elif self._burnt[label] < self.burn_in:
             self._burnt[label] += 1
-            ranks.add(score, self._generator)
+            for name, value in values.items():
+                self._streams[name].add(value, label, self._generator)
         else:
-            p_value = ranks.p_value(score, self._generator)
-            for place in (label, ALL) if ALL in self._martingales else (label,):
-                self._martingales[place].update(p_value)
+            for name, value in values.items():
+                self._streams[name].bet(value, label, self._generator)
         evidence = self.evidence_
         if self.alarm_ is None and evidence >= 1 / self.false_alarm_probability:
-            capitals = self.product_evidence_
-            product = max(capitals, key=lambda place: capitals[place])
-            direction = self._martingales[product].direction
-            self.alarm_ = Alarm(self.n_seen_, product, direction, evidence)
+            self.alarm_ = self._new_alarm(evidence)
         self._note(evidence)
+
+    def _new_alarm(self, evidence: float) -> Alarm:
+        by_product, by_statistic = self.product_evidence_, self.statistic_evidence_
+        product = max(by_product, key=lambda place: by_product[place])
+        statistic = max(by_statistic, key=lambda name: by_statistic[name][product])
+        direction = self._streams[statistic].martingales[product].direction
+        return Alarm(self.n_seen_, product, direction, evidence, statistic)
 
     def _note(self, evidence: float) -> None:
         if self.n_seen_ % self._every:
@@ -334,11 +399,11 @@ class DriftMonitor:
             self._history = [point for point in self._history if not point[0] % self._every]
 
     def _restore(self, state: dict[str, Any]) -> None:
-        for ranks, scores in zip(self._ranks.values(), state["references"], strict=True):
-            ranks.scores = sorted(map(float, scores))
-        self._burnt = dict(zip(self._ranks, state["burnt"], strict=True))
-        for own, saved in zip(self._martingales.values(), state["martingales"], strict=True):
-            own.restore(saved["stakes"], saved["n_seen"])
+        if set(state["streams"]) != set(self._streams):
+            raise KeyError("it has other statistics")
+        for name, stream in self._streams.items():
+            stream.restore(state["streams"][name])
+        self._burnt = dict(zip(self._burnt, state["burnt"], strict=True))
         self._generator.bit_generator.state = state["generator"]
         self._history, self._every = state["history"], state["every"]
         self.n_seen_, self.n_unknown_ = state["n_seen"], state["n_unknown"]
@@ -372,4 +437,16 @@ def _references(fitted: Any, classes_given: bool) -> dict[str | int, list[float]
     return {
         label: scores[finite & (codes == code)].tolist()
         for code, label in enumerate(fitted.classes.tolist())
+    }
+
+
+def _appearances(fitted: Any) -> dict[str, dict[str | int, list[float]]]:
+    """Return {statistic: {label: values of the normal pictures}}; without values, empty lists."""
+    kept = fitted.appearances
+    return {
+        name: {
+            label: [] if kept is None else kept.x[kept.codes == code, column].tolist()
+            for code, label in enumerate(fitted.classes.tolist())
+        }
+        for column, name in enumerate(STATISTICS)
     }

@@ -40,15 +40,23 @@ def _bets():
 BETS, DIRECTIONS = _bets()
 
 
+def factors(defect_rate, defects):
+    """Return by what each bet multiplies its stake: ndarray (n_bins, n_bets); see `Martingale`."""
+    won = BETS[:, :1] if defects == "low" else BETS.max(axis=1, keepdims=True)
+    return (BETS / (1 + defect_rate * won)).T.copy()
+
+
 class Martingale:
     """Bets on p-values: a mixture over what a drift looks like and over when it begins.
 
     Parameters
     ----------
     defect_rate : float in [0, 1)
-        Share of the stream that may be defects, with p-values however low, and be no drift. Each
-        bet is divided by what defects could win: ``1 + defect_rate * its density at 0``. No bet is
-        higher than 4, so a single picture says little.
+        Share of the stream that may be defects and be no drift. Each bet is divided by what they
+        could win: ``1 + defect_rate * density``. No bet is higher than 4, so a single picture says
+        little.
+    defects : {"low", "anywhere"}, default="low"
+        Where the p-values of defects lie: the density is that at 0, or the largest.
 
     Attributes
     ----------
@@ -56,9 +64,8 @@ class Martingale:
         Stakes and cash: 1 at the start.
     """
 
-    def __init__(self, defect_rate):
-        fair = 1 + defect_rate * BETS[:, :1]
-        self._factors = (BETS / fair).T.copy()
+    def __init__(self, defect_rate, defects="low"):
+        self._factors = factors(defect_rate, defects)
         self.stakes = np.zeros(len(BETS))
         self.n_seen = 0
         self.capital = 1.0

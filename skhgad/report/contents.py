@@ -38,6 +38,7 @@ class Row(NamedTuple):
     `path` is relative to the report's folder, `thumbnail` a data URI. `true_class` and `defect`
     ("good" for a normal image) are None without labels. `peak` is (row, column) in the anomaly
     map; `n_regions` and `area`, a share of the image, are of what exceeds the threshold.
+    `appearance` holds brightness, contrast and sharpness.
     """
 
     path: str
@@ -51,6 +52,7 @@ class Row(NamedTuple):
     peak: tuple
     n_regions: int
     area: float
+    appearance: tuple | None = None
 
     @property
     def product(self):
@@ -99,7 +101,8 @@ def collect(detector, paths, folder, measurement, n_clearest, roi=None):
     """
     rows, clearest = [], Clearest(n_clearest)
     for index, finding in enumerate(inspect_files(detector, paths, maps=True, roi=roi)):
-        pixels = ImageSource([finding.path], value_range=detector.model_.value_range).read(0)
+        source = detector.model_.observed([finding.path])
+        pixels = source.read(0)
         location = locate(finding.anomaly_map, -offset_of(detector, finding.class_label))
         true_class = defect = mask = None
         if measurement is not None:
@@ -119,6 +122,7 @@ def collect(detector, paths, folder, measurement, n_clearest, roi=None):
             peak=location.peak_position,
             n_regions=len(location.regions),
             area=location.area,
+            appearance=tuple(source.appearance[0].tolist()),
         )
         rows.append(row)
         region = partial(_region, detector, finding, roi)
@@ -193,18 +197,18 @@ def _draw_drift(detector, rows):
     """Draw the evidence of drift, the images taken by their paths."""
     by_text = {str(label): label for label in detector.classes_.tolist()}
     labels = np.array([by_text.get(row.inferred_class) for row in rows], dtype=object)
-    monitor = DriftMonitor(detector).update_scores([row.score for row in rows], labels)
+    monitor = DriftMonitor(detector).update_scores(
+        [row.score for row in rows], labels, [row.appearance for row in rows]
+    )
     figure = _new_figure((9, 3))
     DriftDisplay.from_monitor(monitor, ax=figure.subplots())
     alarm, verdict = monitor.alarm_, "No drift is found."
     if alarm is not None:
-        verdict = (
-            f"At image {alarm.n_seen} there is drift: the scores of {alarm.product} are "
-            f"{alarm.direction} than those of the fit."
-        )
+        verdict = f"At image {alarm.n_seen} there is drift: {alarm.text}."
     caption = (
         f"{verdict} The images are taken in the order of their paths. The evidence is what a fair "
-        "player would have made of 1 by betting that scores have changed since the fit; without a "
+        "player would have made of 1 by betting that scores, brightness, contrast or sharpness "
+        "have changed since the fit; without a "
         f"change it ever exceeds {1 / monitor.false_alarm_probability:g} with a probability of at "
         f"most {monitor.false_alarm_probability:g}, if the order is random and at most "
         f"{monitor.defect_rate:.0%} of the images show defects."

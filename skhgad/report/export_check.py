@@ -1,13 +1,11 @@
 """An exported ONNX file beside the model that it was exported from, on the user's own pictures."""
 
-import json
 from typing import NamedTuple
 
 import numpy as np
 
 from ..images.source import ImageSource
 from ..text import printable
-from ..version import how_to_install
 from .findings import inspect_files
 
 TOLERANCE = 1e-3  # of scores and maps, of their size or of 1 where that is larger
@@ -39,31 +37,9 @@ class Comparison(NamedTuple):
         return worst <= TOLERANCE and not self.other_class and not self.other_verdict
 
 
-def open_session(file):
-    """Return an onnxruntime session of a file; ImportError says how to install onnxruntime."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError(
-            "validate needs the package onnxruntime. Install it: "
-            f"{how_to_install('onnx', 'onnx', 'onnxruntime')}."
-        ) from error
-    try:
-        return onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has exceptions of its own
-        raise ValueError(
-            f"{str(file)!r} is no ONNX file that onnxruntime can run: {error}"
-        ) from None
-
-
-def check_same_model(session, detector):
+def check_same_model(opened, detector):
     """Raise ValueError if a file was exported from a model with other classes or thresholds."""
-    properties = session.get_modelmeta().custom_metadata_map
-    try:
-        classes = json.loads(properties["classes"])
-        offsets = json.loads(properties["class_offsets"])
-    except (KeyError, ValueError):
-        raise ValueError("the ONNX file was not exported by skhgad.") from None
+    classes, offsets = opened.of_file("classes"), opened.of_file("class_offsets")
     own = detector.classes_.tolist()
     if classes != own:
         raise ValueError(f"the ONNX file knows the classes {classes}, the model {own}.")
@@ -74,16 +50,14 @@ def check_same_model(session, detector):
         )
 
 
-def compare(session, detector, paths):
-    """Score images by both; return a Comparison."""
+def compare(opened, detector, paths):
+    """Score images by a model and by its OpenFile; return a Comparison."""
     value_range, classes = detector.model_.value_range, detector.classes_.tolist()
     worst_score = worst_map = 0.0
     other_class, other_verdict = [], []
     for finding in inspect_files(detector, paths, maps=True):
         pixels = ImageSource([finding.path], value_range=value_range).read(0)
-        score, index, found = session.run(
-            ["score", "class_index", "map"], {"image": _raw(pixels, value_range)[None]}
-        )
+        score, index, found = opened.run(_raw(pixels, value_range)[None])
         size = max(1.0, abs(finding.score))
         worst_score = max(worst_score, abs(float(score[0]) - finding.score) / size)
         difference = np.abs(found[0].astype(np.float64) - finding.anomaly_map).max()

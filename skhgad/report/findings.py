@@ -18,7 +18,8 @@ class Finding(NamedTuple):
     """What a detector says of one image.
 
     `anomaly_map` is None or an ndarray of shape (height, width), float32, of the image's size.
-    `explanation` is None where no reasons were asked for.
+    `explanation` is None where no reasons were asked for. `appearance` holds brightness, contrast
+    and sharpness, where they were asked for.
     """
 
     path: str
@@ -28,6 +29,7 @@ class Finding(NamedTuple):
     is_anomaly: bool
     anomaly_map: np.ndarray | None
     explanation: Explanation | None = None
+    appearance: tuple[float, ...] | None = None
 
     @property
     def verdict(self):
@@ -74,15 +76,19 @@ def inspect_files(
                 bar.update()
 
 
-def _inspect(detector, paths, class_label, *, maps, reasons, roi):
+def _inspect(detector, paths, class_label, *, maps, reasons, roi, source_of=None):
     """Return a Finding of each image."""
     labels = None if class_label is None else [class_label] * len(paths)
     with naming_files(paths):
         if reasons:
-            explanations = detector.explain(paths, class_labels=labels, maps=maps, roi=roi)
+            X = paths if source_of is None else source_of(paths)
+            explanations = detector.explain(X, class_labels=labels, maps=maps, roi=roi)
+            looks = [None] * len(paths)
+            if source_of is not None:
+                looks = [tuple(row) for row in X.appearance.tolist()]
             return [
-                Finding(path, *found[:4], found.anomaly_map, found)
-                for path, found in zip(paths, explanations, strict=True)
+                Finding(path, *found[:4], found.anomaly_map, found, look)
+                for path, found, look in zip(paths, explanations, looks, strict=True)
             ]
         inspection = detector.inspect(paths, class_labels=labels, maps=maps, roi=roi)
     columns = [values.tolist() for values in inspection[:4]]
@@ -90,13 +96,24 @@ def _inspect(detector, paths, class_label, *, maps, reasons, roi):
     return [Finding(*fields) for fields in zip(paths, *columns, anomaly_maps, strict=True)]
 
 
-def findings_of(detector, paths, class_label=None, *, maps=False, reasons=False, roi=None):
-    """Return a Finding of each image that can be read, an Unreadable of the others, in order."""
+def observed_findings(detector, paths, class_label=None):
+    """Return what `findings_of` does, with reasons and with how each image looks."""
+    source_of = detector.model_.observed
+    return findings_of(detector, paths, class_label, reasons=True, source_of=source_of)
+
+
+def findings_of(
+    detector, paths, class_label=None, *, maps=False, reasons=False, roi=None, source_of=None
+):
+    """Return a Finding of each image that can be read, an Unreadable of the others, in order.
+
+    `source_of` makes an ObservedSource of paths, where the appearance of images is asked for.
+    """
     unreadable = {}
     while len(unreadable) < len(paths):
         readable = [path for path in paths if path not in unreadable]
         try:
-            how = {"maps": maps, "reasons": reasons, "roi": roi}
+            how = {"maps": maps, "reasons": reasons, "roi": roi, "source_of": source_of}
             findings = iter(_inspect(detector, readable, class_label, **how))
         except (ValueError, FileNotFoundError):
             broken = _unreadable_among(readable, detector.model_.value_range)

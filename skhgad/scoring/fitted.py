@@ -9,6 +9,8 @@ import torch
 from ..devices import move_to
 from ..features.extractor import FeatureExtractor
 from ..features.framing import framed, product_masks, regions_by_code
+from ..images import ImageSource
+from ..images.appearance import ObservedSource
 from ..images.roi import ProductMasks
 from ..images.views import ViewSource
 from .calibration import Calibration
@@ -37,6 +39,9 @@ class FittedModel:
         `set_params` changes in the detector later.
     roi : ProductMasks or None
         The regions of interest given to fit, unless each picture had its own.
+    appearances : KeptVectors or None
+        How the normal pictures looked, see `appearances_of`; None for vectors, and for models of
+        older versions.
     kept : KeptVectors or None
         Normal vectors with which `update` fits a class anew; None for images, of which nothing is
         kept but sums.
@@ -49,6 +54,7 @@ class FittedModel:
     parameters: dict
     roi: ProductMasks | None = None
     kept: KeptVectors | None = None
+    appearances: KeptVectors | None = None
 
     def __post_init__(self):
         """Prepare the flows, so that every fitted model is ready to score."""
@@ -78,6 +84,15 @@ class FittedModel:
         """Return the scoring model on a device, moved there if need be, by one thread alone."""
         move_to(self.model, device, self.model.freeze)
         return self.model
+
+    def observed(self, X):
+        """Return images as a source that notes how they look when they are read.
+
+        `X` is an ImageSource, or what it takes. Regions of interest are those of the fit.
+        """
+        if not isinstance(X, ImageSource):
+            X = ImageSource(X, value_range=self.value_range, n_channels=self.n_channels)
+        return ObservedSource(X, self.roi)
 
     def seen(self, reader, X, codes=None, roi=None):
         """Return X as this model sees it, and the classes that this took.

@@ -132,8 +132,9 @@ class Batcher:
     def _score(self, batch, given):
         start, detector = time.perf_counter(), self.model.detector
         try:
+            images = detector.model_.observed([one.pixels for one in batch])
             explanations = detector.explain(
-                [one.pixels for one in batch],
+                images,
                 class_labels=[one.product for one in batch] if given else None,
                 maps=any(one.wants_map for one in batch),
             )
@@ -152,6 +153,7 @@ class Batcher:
             self.monitor.update_scores(
                 [found.score for found in explanations],
                 [found.class_label for found in explanations],
+                images.appearance,
             )
         self.figures.scored(verdicts, time.perf_counter() - start)
         for one, verdict in zip(batch, verdicts, strict=True):
@@ -171,9 +173,8 @@ class Batcher:
         if self._drift_state is not None:
             try:
                 monitor = DriftMonitor.load(self._drift_state, self.model.detector)
-                monitor.false_alarm_probability = self._drift.get(
-                    "false_alarm_probability", monitor.false_alarm_probability
-                )
+                for name in ("false_alarm_probability", "burn_in"):
+                    setattr(monitor, name, self._drift.get(name, getattr(monitor, name)))
                 return monitor
             except FileNotFoundError:
                 pass

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..datasets.masks import IMAGE_ENDINGS
+from ..images.appearance import STATISTICS
 from ..monitor import DriftMonitor
-from ..report.findings import Unreadable, findings_of
+from ..report.findings import Unreadable, observed_findings
 from ..report.verdicts import verdict_record
 
 _CHUNK = 16  # files between two writes to the log
@@ -109,7 +110,7 @@ class FolderWatch:
     def _score(self, versions, now, last):
         """Score files; return the records, which are in the log by then."""
         paths = [str(self.folder / version.file) for version in versions]
-        findings = findings_of(self.model.detector, paths, self.class_label, reasons=True)
+        findings = observed_findings(self.model.detector, paths, self.class_label)
         records = []
         for version, finding in zip(versions, findings, strict=True):
             if self._version(self.folder / version.file) != version:
@@ -137,6 +138,8 @@ class FolderWatch:
             "model": self.model.identity,
             **verdict_record(finding, self.model.detector),
         }
+        if not isinstance(finding, Unreadable):
+            record["appearance"] = dict(zip(STATISTICS, finding.appearance, strict=True))
         self._watch_drift(record)
         alarm = self.monitor.alarm_
         record["drift"] = {
@@ -146,8 +149,14 @@ class FolderWatch:
         return record
 
     def _watch_drift(self, record):
-        if record["verdict"] != "error":
-            self.monitor.update_scores([record["score"]], [record["class"]])
+        if record["verdict"] == "error":
+            return
+        look = record.get("appearance")  # logs of older versions have none
+        self.monitor.update_scores(
+            [record["score"]],
+            [record["class"]],
+            None if look is None else [[look[name] for name in STATISTICS]],
+        )
 
     def _begin_monitor(self):
         self.monitor = DriftMonitor(self.model.detector, **self._drift)

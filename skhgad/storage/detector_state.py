@@ -23,6 +23,7 @@ from .untrusted import (
     check_names,
     has_defect_terms,
     level_sizes,
+    read_appearances,
     read_calibration,
     read_class_offsets,
     read_classes,
@@ -50,6 +51,9 @@ def pack(detector):
     if fitted.kept is not None:
         for name, values in fitted.kept._asdict().items():
             tensors[f"kept.{name}"] = torch.from_numpy(values)
+    if fitted.appearances is not None:
+        for name, values in fitted.appearances._asdict().items():
+            tensors[f"appearances.{name}"] = torch.from_numpy(values)
     attributes = {
         "classes": detector.classes_.tolist(),
         "offset": float(detector.offset_),
@@ -112,16 +116,19 @@ def unpack(cls, tensors, description, backbone):
     kept = None
     if extractor is None:
         kept = read_kept(parts["kept"], level_shapes[0][0], len(classes))
+    appearances = read_appearances(parts["appearances"], extractor, len(classes))
     detector.model_ = FittedModel(
-        extractor, model, calibration, classes, parameters_of_fit(parameters), roi=roi, kept=kept
-    )
+        extractor, model, calibration, classes, parameters_of_fit(parameters), roi=roi, kept=kept,
+        appearances=appearances,
+    )  # fmt: skip
     detector.classes_ = classes
     _set_attributes(detector, attributes)
     return detector
 
 
 def _by_part(tensors):
-    parts = {"model": {}, "extractor": {}, "calibration": {}, "roi": {}, "kept": {}}
+    names = ("model", "extractor", "calibration", "roi", "kept", "appearances")
+    parts = {name: {} for name in names}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor

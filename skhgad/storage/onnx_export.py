@@ -53,6 +53,7 @@ def write_onnx(detector, path):
                 n_channels=fitted.n_channels,
                 region=_region_constants(fitted),
             )
+        del model.opset_import[1:]  # merging models names the one operator set once for each
         model.producer_name, model.producer_version = "skhgad", installed_version()
         onnx.helper.set_model_props(model, _properties(detector))
         onnx.checker.check_model(model)

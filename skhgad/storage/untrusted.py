@@ -8,6 +8,7 @@ import torch
 
 from ..features.backbones import create_backbone
 from ..features.outline import outline
+from ..images.appearance import STATISTICS
 from ..images.roi import ProductMasks
 from ..model.level import prior_components
 from ..parameters import image_size
@@ -248,18 +249,27 @@ def read_roi(tensors, of_class, n_classes, *, is_images):
     return ProductMasks(tuple(mask.numpy() != 0 for mask in masks), tuple(of_class), names)
 
 
-def read_kept(tensors, n_features, n_classes):
+def read_appearances(tensors, extractor, n_classes):
+    """Return how the normal pictures looked; None of models of older versions and of vectors."""
+    if not tensors:
+        return None
+    if extractor is None:
+        raise ValueError("a model of feature vectors has appearances of pictures.")
+    return read_kept(tensors, len(STATISTICS), n_classes, "appearances")
+
+
+def read_kept(tensors, n_features, n_classes, name="kept"):
     """Return the normal feature vectors that the model keeps."""
     found = KeptVectors(*(tensors[name].numpy() for name in KeptVectors._fields))
     n_kept = len(found.codes)
     if found.x.shape != (n_kept, n_features) or found.codes.shape != (n_kept,):
-        raise ValueError(f"kept vectors of shape {found.x.shape}, codes {found.codes.shape}.")
+        raise ValueError(f"{name}.x has shape {found.x.shape}, {name}.codes {found.codes.shape}.")
     if found.x.dtype != np.float64 or found.codes.dtype != np.int64:
-        raise ValueError(f"kept vectors of type {found.x.dtype}, codes {found.codes.dtype}.")
+        raise ValueError(f"{name}.x is of type {found.x.dtype}, {name}.codes {found.codes.dtype}.")
     if n_kept and not 0 <= found.codes.min() <= found.codes.max() < n_classes:
-        raise ValueError("kept.codes names classes that there are not.")
+        raise ValueError(f"{name}.codes names classes that there are not.")
     if not np.isfinite(found.x).all():
-        raise ValueError("kept.x is not finite.")
+        raise ValueError(f"{name}.x is not finite.")
     return found
 
 

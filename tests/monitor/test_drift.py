@@ -1,15 +1,19 @@
 """DriftMonitor: the promise about false alarms, what it finds, its state and its picture."""
 
+import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import kstest
+from small_pictures import draw
 
 from skhgad import HGADDetector
 from skhgad.display import DriftDisplay
+from skhgad.images.appearance import STATISTICS, appearance_of
 from skhgad.monitor import DriftMonitor
-from skhgad.monitor.martingale import BETS, DIRECTIONS, Martingale
+from skhgad.monitor.martingale import BETS, DIRECTIONS, Martingale, factors
 from skhgad.monitor.ranks import OnlineRanks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,6 +51,15 @@ def test_a_low_score_has_a_low_p_value():
     ranks, rng = OnlineRanks([1.0, 2.0, 3.0], limit=100), np.random.default_rng(0)
     assert ranks.p_value(0.0, rng) < 1 / 4 and ranks.p_value(9.0, rng) > 4 / 5
     assert ranks.scores == [0.0, 1.0, 2.0, 3.0, 9.0]
+
+
+@pytest.mark.parametrize("defects", ["low", "anywhere"])
+def test_defects_win_nothing_where_they_may_lie(defects):
+    """A step over uniform p-values and a share of defects at the most favourable place."""
+    rate, fair = 0.05, factors(0.05, defects)
+    worst = fair[0] if defects == "low" else fair.max(axis=0)
+    mean = (1 - rate) * fair.mean(axis=0) + rate * worst
+    assert 0.9 < mean.min() <= mean.max() <= 1
 
 
 def test_every_bet_is_fair_and_bounded():
@@ -135,10 +148,74 @@ def test_a_restored_monitor_goes_on_as_if_never_interrupted(detector, tmp_path):
     other = HGADDetector(random_state=0).fit(X)
     with pytest.raises(ValueError, match="drift.json.*of another detector"):
         DriftMonitor.load(path, other)
-    for text in ("{", "[]", json.dumps({**whole.to_dict(), "martingales": None})):
+    for text in ("{", "[]", json.dumps({**whole.to_dict(), "streams": None})):
         path.write_text(text)
         with pytest.raises(ValueError, match="cannot be used"):
             DriftMonitor.load(path, detector)
+
+
+def test_a_state_of_an_older_version_is_refused_by_name(detector, tmp_path):
+    path = tmp_path / "drift.json"
+    path.write_text(json.dumps({**DriftMonitor(detector).to_dict(), "version": 1}))
+    with pytest.raises(ValueError, match="drift.json.*version 1.*begin with a new monitor"):
+        DriftMonitor.load(path, detector)
+
+
+# of pictures
+
+
+def test_how_pictures_look_is_watched_beside_their_scores(small_detector, tmp_path):
+    """The scores stay; the pictures get 10 % brighter, blurred, or flatter."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice(["checker", "stripe"], 400)
+    scores = rng.choice(small_detector.model_.calibration.scores, 400)
+    kept = small_detector.model_.appearances
+    looks = kept.x[rng.integers(0, len(kept.x), 400)]
+    monitor = DriftMonitor(small_detector).update_scores(scores, labels, looks)
+    assert monitor.alarm_ is None
+    state = monitor.to_dict()
+    for name, factor, direction in (
+        ("brightness", 1.1, "higher"), ("contrast", 0.7, "lower"), ("sharpness", 0.7, "lower"),
+    ):  # fmt: skip
+        changed = looks.copy()
+        changed[:, STATISTICS.index(name)] *= factor
+        own = DriftMonitor.from_dict(state, small_detector)
+        alarm = own.update_scores(scores, labels, changed).alarm_
+        assert (alarm.statistic, alarm.direction) == (name, direction) and alarm.n_seen < 460
+        assert alarm.text.startswith(f"the {name} of pictures of {alarm.product} is {direction}")
+        parts = own.statistic_evidence_
+        mean = np.mean([parts[part]["stripe"] for part in parts])
+        assert own.product_evidence_["stripe"] == pytest.approx(mean)
+    defects = looks.copy()
+    defects[rng.random(400) < 0.02] = 9
+    own = DriftMonitor.from_dict(state, small_detector).update_scores(scores, labels, defects)
+    assert own.alarm_ is None
+    # Half of them measured: the others are judged by their scores alone.
+    looks[::2] = np.nan
+    own = DriftMonitor.from_dict(state, small_detector).update_scores(scores, labels, looks)
+    assert own.n_seen_ == 800 and own.alarm_ is None
+
+
+def test_pictures_are_measured_as_they_are_scored(small_detector):
+    rng = np.random.default_rng(0)
+    pictures = [draw(rng, "stripe") for _ in range(6)]
+    found = small_detector.inspect(pictures)
+    looks = [appearance_of(picture) for picture in pictures]
+    given = DriftMonitor(small_detector).update_scores(found.score, found.class_label, looks)
+    measured = DriftMonitor(small_detector).update(pictures)
+    assert measured.to_dict() == given.to_dict()
+    assert all(part["stripe"] != 1 for part in measured.statistic_evidence_.values())
+
+
+def test_a_model_without_appearances_compares_with_the_stream(small_detector):
+    older = copy.copy(small_detector)
+    older.model_ = replace(small_detector.model_, appearances=None)
+    rng = np.random.default_rng(0)
+    looks = rng.normal(1, 0.05, (300, 3))
+    looks[200:, 0] *= 1.2
+    scores = rng.choice(small_detector.model_.calibration.scores, 300)
+    alarm = DriftMonitor(older).update_scores(scores, ["stripe"] * 300, looks).alarm_
+    assert alarm.statistic == "brightness" and 200 < alarm.n_seen < 260
 
 
 def test_burn_in_joins_the_reference_without_a_bet(detector):
@@ -168,6 +245,10 @@ def test_what_cannot_be_used_is_named(detector):
     assert monitor.n_seen_ == 0
     with pytest.raises(ValueError, match="class_labels are given"):
         monitor.update(np.zeros((1, 4)), class_labels=["bolt"])
+    with pytest.raises(ValueError, match="fitted on vectors"):
+        monitor.update_scores([0.0], ["bolt"], [[0, 0, 0]])
+    with pytest.raises(ValueError, match=r"shape \(1, 2\)"):
+        monitor.update_scores([0.0], ["bolt"], [[0, 0]])
     for wrong in ({"false_alarm_probability": 0}, {"defect_rate": 1.0}, {"burn_in": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             DriftMonitor(detector, **wrong)

@@ -161,7 +161,7 @@ class _Slow:
     def explain(self, images, **options):
         self.may.wait(60)
         self.sizes.append(len(images))
-        if any(image.max() == 0 for image in images):
+        if any(images.read(i).max() == 0 for i in range(len(images))):
             raise RuntimeError("black")
         return self._detector.explain(images, **options)
 
@@ -207,6 +207,8 @@ def test_a_replaced_model_answers_and_drift_outlives_the_process(model, rng, tmp
     first.end()
     second = batcher()
     assert second.monitor.to_dict() == first.monitor.to_dict() and second.monitor.n_seen_ == 2
+    look = second.monitor.statistic_evidence_["brightness"]
+    assert look["stripe"] != 1 and look["checker"] != 1
     other = HGADDetector(image_size=32, image_scales=(1,), random_state=0)
     other.fit([draw(rng, "checker") for _ in range(8)], ["lid"] * 8).save(own)
     (future,) = second.submit([("c", draw(rng, "checker"))])
@@ -214,6 +216,10 @@ def test_a_replaced_model_answers_and_drift_outlives_the_process(model, rng, tmp
     assert second.figures.n_reloads == 1 and second.monitor.n_seen_ == 1
     second.end()
     assert DriftMonitor.load(state, HGADDetector.load(own)).n_seen_ == 1
+    held = HeldModel(str(own), lambda: HGADDetector.load(own), print)
+    third = Batcher(held, 8, Figures(), drift={"burn_in": 7}, drift_state=state)
+    assert third.monitor.burn_in == 7 and third.monitor.n_seen_ == 1
+    third.end()
 
 
 # the command

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_pictures import draw, write
 
 import skhgad
 from skhgad import HGADDetector
 from skhgad.command_line.main import main
+from skhgad.images.appearance import STATISTICS, appearance_of
 from skhgad.report.verdicts import FIELDS
 from skhgad.service.folder_watch import FolderWatch
 from skhgad.service.held_model import HeldModel
@@ -130,7 +132,33 @@ def test_drift_is_the_same_after_a_restart_and_warns(model, detector, rng, tmp_p
     assert [r["file"] for r in apart] == [r["file"] for r in at_once]
     assert [r["drift"] for r in apart] == [r["drift"] for r in at_once]
     assert apart[-1]["drift"]["alarm"]["evidence"] >= 2.5
-    assert "drift, seen at image" in capsys.readouterr().err
+    assert "the scores of stripe are lower than at the fit" in capsys.readouterr().err
+    assert appearance_of(np.asarray(Image.open(half / "30.png"))) == pytest.approx(
+        list(apart[30]["appearance"].values())
+    )
+    assert list(apart[0]["appearance"]) == list(STATISTICS)
+
+
+def test_the_burn_in_only_joins_the_reference(model, rng, tmp_path):
+    log = tmp_path / "log.jsonl"
+    for i in range(4):
+        write(tmp_path / f"in/{i}.png", draw(rng, "stripe"))
+        os.utime(tmp_path / f"in/{i}.png", (i, i))
+    watch(model, tmp_path / "in", log, "--drift-burn-in", "3")
+    evidence = [record["drift"]["evidence"] for record in records_of(log)]
+    assert evidence[:3] == [1, 1, 1] and evidence[3] != 1
+
+
+def test_a_log_of_an_older_version_goes_on(model, rng, tmp_path):
+    log = tmp_path / "log.jsonl"
+    write(tmp_path / "in/0.png", draw(rng, "stripe"))
+    watch(model, tmp_path / "in", log)
+    (record,) = records_of(log)
+    del record["appearance"]
+    log.write_text(json.dumps(record) + "\n")
+    write(tmp_path / "in/1.png", draw(rng, "stripe"))
+    assert watch(model, tmp_path / "in", log) == 0
+    assert [r["file"] for r in records_of(log)] == ["0.png", "1.png"]
 
 
 def test_a_replaced_model_is_read_again(model, detector, rng, tmp_path):

@@ -1,0 +1,101 @@
+"""How a picture looks as a whole: its brightness, contrast and sharpness."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .decoding import Pixels
+from .roi import ProductMasks
+from .source import ImageSource
+
+__all__ = ["STATISTICS", "ObservedSource", "appearance_of"]
+
+STATISTICS = ("brightness", "contrast", "sharpness")
+_N_POINTS = 1 << 15  # about as many pixels of a picture are looked at
+
+
+def appearance_of(pixels: Pixels, inside: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    """Return the statistics of a picture.
+
+    Parameters
+    ----------
+    pixels : ndarray of shape (height, width, channels)
+        As from `ImageSource.read`.
+    inside : ndarray of shape (height, width), bool, default=None
+        The pixels that count; None = all.
+
+    Returns
+    -------
+    ndarray of shape (3,), float64
+        Of the mean of the channels, in [0, 1]: the mean, the standard deviation, and the mean
+        second difference of neighbouring pixels divided by their mean first difference. The last
+        changes with focus and noise, and not with brightness or contrast; it is 0 where all pixels
+        are equal.
+    """
+    step = max(1, round((pixels.shape[0] * pixels.shape[1] / _N_POINTS) ** 0.5))
+
+    def grid(below: int, right: int) -> NDArray[np.float64]:
+        """Return every `step`-th pixel, each replaced by a neighbour; at an edge by itself."""
+        rows, columns = (
+            np.clip(np.arange(0, n, step) + shift, 0, n - 1)
+            for n, shift in zip(pixels.shape[:2], (below, right), strict=True)
+        )
+        chosen = pixels[np.ix_(rows, columns)].astype(np.float64)
+        grey: NDArray[np.float64] = np.einsum("hwc->hw", chosen) / pixels.shape[2]
+        return grey
+
+    here = grid(0, 0)
+    first, second = np.zeros_like(here), np.zeros_like(here)
+    for below, right in ((0, 1), (1, 0)):
+        after, before = grid(below, right), grid(-below, -right)
+        first += np.abs(after - here) + np.abs(here - before)
+        second += np.abs(after - 2 * here + before)
+    if inside is not None and inside[::step, ::step].any():
+        counted = inside[::step, ::step]
+        here, first, second = here[counted], first[counted], second[counted]
+    white = 255 if pixels.dtype == np.uint8 else 1
+    steepness = first.mean()
+    sharpness = second.mean() / steepness if steepness > 0 else 0.0
+    return np.array([here.mean() / white, here.std() / white, sharpness])
+
+
+class ObservedSource(ImageSource):
+    """An ImageSource that notes how each picture looks when it is read.
+
+    Parameters
+    ----------
+    images : ImageSource
+    roi : ProductMasks or None, default=None
+        Only what lies in the masks of all products counts.
+
+    Attributes
+    ----------
+    appearance : ndarray of shape (n_images, 3), float64
+        `STATISTICS` of each picture; NaN before it is read.
+    """
+
+    def __init__(self, images: ImageSource, roi: Any = None) -> None:
+        # The images were checked when `images` was made.
+        self.__dict__.update(images.__dict__)
+        self.roi = roi if isinstance(roi, ProductMasks) else None
+        self.appearance = np.full((len(images), len(STATISTICS)), np.nan)
+
+    def read(self, i: int) -> Pixels:
+        """Decode image `i`, as `ImageSource.read` documents."""
+        pixels = super().read(i)
+        if np.isnan(self.appearance[i]).any():
+            self.appearance[i] = appearance_of(pixels, self._inside(i, pixels.shape[:2]))
+        return pixels
+
+    def _inside(self, i: int, size: tuple[int, ...]) -> NDArray[np.bool_] | None:
+        """Return what lies in the regions of all products, or None: the whole picture."""
+        if self.roi is None:
+            return None
+        try:
+            region = self.roi.common_part((size[0], size[1]), self.name(i))
+        except ValueError:  # nothing lies in all of them
+            return None
+        return region.read((size[0], size[1]), self.name(i))
