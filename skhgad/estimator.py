@@ -538,6 +538,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         ------
         ValueError, TypeError, FileNotFoundError
             Naming the parameter, label, mask, image or file that cannot be used.
+        MemoryError
+            If a table would need more memory than the machine has, before any work; it names
+            both, and what to do.
         FloatingPointError
             If the loss is not finite.
         RuntimeError

@@ -5,6 +5,7 @@ correct by known defects.
 """
 
 from dataclasses import replace
+from numbers import Integral
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -33,6 +34,7 @@ from .recipe import Recipe
 from .same_call import check_same_data, check_same_parameters, check_same_regions
 from .samples import LabelledSamples
 from .schedule import training_plan
+from .table_memory import check_table_memory
 from .tell import decisions_text
 from .warn import (
     warn_of_anomalies_outside,
@@ -73,6 +75,10 @@ def fit_detector(
         )
         codes, classes = check_y(y, len(X))
         takes_images = isinstance(X, ImageSource)
+        if not takes_images:
+            n_wanted = parameters["n_classes"]
+            n_classes = n_wanted if isinstance(n_wanted, Integral) else len(classes)
+            check_table_memory(*X.shape, int(n_classes), parameters)
         masks = check_masks(masks, codes, takes_images=takes_images)
         discovers = parameters["n_classes"] not in ("auto", len(classes))
         regions = product_masks(
