@@ -99,7 +99,7 @@ def fit_detector(
     cells = [] if takes_images else far_cells(X, codes)
     measured = np.setdiff1d(normal, [cell.row for cell in cells]).astype(np.int64)
     if not takes_images:
-        check_magnitude(X[measured])
+        check_magnitude(X[measured], getattr(detector, "feature_names_in_", None))
     if processes.is_first:
         warn_of_labels(classes, marks_anomalies=len(normal) < len(codes))
         if reader.extractor is None:
