@@ -71,6 +71,12 @@ class Part:
         """Index of each label in `classes`."""
         return np.searchsorted(self.classes, labels)
 
+    def rows_of(self, label):
+        """Return the rows of a class among the samples to fit on, and among those to test on."""
+        return tuple(
+            np.flatnonzero(labels == label) for labels in (self.class_train, self.class_test)
+        )
+
     def taking(self, train, test):
         """Return the part with the rows that two masks choose."""
         return replace(

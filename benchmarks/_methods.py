@@ -21,6 +21,7 @@ TITLES = {
     "hgad": "HGAD, class inferred",
     "hgad-given": "HGAD, class given",
     "hgad-unlabelled": "HGAD, no labels",
+    "hgad-alone": "HGAD, one model a class",
     "nn": "PatchCore",
     "padim": "PaDiM",
     "mahalanobis": "Mahalanobis",
@@ -31,7 +32,7 @@ TITLES = {
     "ocsvm": "one-class SVM",
     "gmm": "Gaussian mixture",
 }
-ON_REQUEST = ("hgad-given", "hgad-unlabelled")
+ON_REQUEST = ("hgad-given", "hgad-unlabelled", "hgad-alone")
 IMAGES_ONLY = ("padim", "reconstruction")
 TABLES_ONLY = ("iforest", "lof", "ocsvm", "gmm")
 FORMS = ("no labels", "class given")
@@ -90,6 +91,25 @@ class Bench:
         y = self.part.class_train if labels else None
         return self.score(detector, seed, _fit(detector, self.part.X_train, y))
 
+    def fit_each_and_score(self, seed):
+        """Fit HGADDetector to each class by itself, and measure each on its own test samples."""
+        part, n_test = self.part, len(self.part.X_test)
+        scores, offsets, seconds = np.empty(n_test), np.empty(n_test), np.zeros(2)
+        maps = None
+        for name in np.unique(part.class_test):
+            train, test = part.rows_of(name)
+            detector = HGADDetector(**self.parameters, random_state=seed)
+            seconds[0] += _fit(detector, part.X_train[train])
+            start = time.perf_counter()
+            _, scores[test], grids = score_with_grids(detector, part.X_test[test])
+            seconds[1] += time.perf_counter() - start
+            offsets[test] = detector.offset_
+            maps = torch.empty(n_test, *grids.shape[1:]) if maps is None else maps
+            maps[test] = grids
+        return self.record(
+            seed, scores, maps, offset=offsets, fit_seconds=seconds[0], score_seconds=seconds[1]
+        )
+
     def score(self, detector, seed, fit_seconds, class_labels=None):
         """Score the test samples with a fitted detector and measure that."""
         start = time.perf_counter()
@@ -133,6 +153,8 @@ def runs_of(key, bench, seeds):
                 n_classes = len(bench.part.classes)
                 record = bench.fit_and_score(seed, labels=False, n_classes=n_classes)
                 yield "honest", TITLES[key], record
+        elif key == "hgad-alone":
+            yield "honest", TITLES[key], bench.fit_each_and_score(seed)
         else:
             for form in FORMS if "honest" in bench.protocols else FORMS[1:]:
                 record = run_peer(bench, key, form, seed)
@@ -199,10 +221,7 @@ def run_peer(bench, key, form, seed):
     n_test = len(part.X_test)
     groups = [(np.arange(len(part.X_train)), np.arange(n_test))]
     if form == "class given":
-        groups = [
-            (np.flatnonzero(part.class_train == name), np.flatnonzero(part.class_test == name))
-            for name in part.classes
-        ]
+        groups = [part.rows_of(name) for name in part.classes]
     n_classes = len(part.classes) if form == "no labels" else 1
     fit_and_score = _run_flow if key == "flow" else _run_feature_peer
     scores, maps = np.empty(n_test), torch.empty(n_test, *bench.test.map_size)

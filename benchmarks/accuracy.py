@@ -79,7 +79,8 @@ def methods_of(part, args):
     """Keys of the methods to run on a part, in the order of the table."""
     keys = applicable(part)
     if args.protocol == "paper":
-        keys.remove("hgad-unlabelled")  # its classes have no names to be told
+        # The classes of the first have no names to be told, the second knows no others.
+        keys = [key for key in keys if key not in ("hgad-unlabelled", "hgad-alone")]
     if args.methods is None:
         return tuple(key for key in keys if key not in ON_REQUEST)
     return tuple(key for key in keys if key in args.methods)

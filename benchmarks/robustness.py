@@ -7,18 +7,16 @@ docs/benchmarks.rst says what is measured.
 """
 
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
-import torch
 from sklearn.covariance import LedoitWolf
 
 from skhgad import HGADDetector
 
 from ._features import extract
 from ._figures import cell, markdown, values, write_json, write_markdown
-from ._methods import TITLES, Bench, applicable, run_hgad, run_peer, score_with_grids
+from ._methods import TITLES, Bench, applicable, run_hgad, run_peer
 from ._options import (
     benchmark_parser,
     describe_run,
@@ -181,22 +179,8 @@ class Study:
         for setting, part in ((_EQUAL, equal), (_TAIL, tail)):
             bench = Bench(part, None, None, self.parameters, pixel_size=self.pixel_size)
             self.add(setting, TITLES["hgad"], bench.fit_and_score(seed))
-        self.add(_ALONE, TITLES["hgad"], self._fitted_alone(tail, seed))
-
-    def _fitted_alone(self, part, seed):
-        """Return the record of a detector for each class, told the class of each test sample."""
-        scores, maps, seconds = np.empty(len(part.X_test)), [None] * len(part.X_test), 0.0
-        for label in np.unique(part.class_test):
-            own, tested = part.class_train == label, np.flatnonzero(part.class_test == label)
-            detector = HGADDetector(**self.parameters, random_state=seed)
-            start = time.perf_counter()
-            detector.fit(part.X_train[own])
-            seconds += time.perf_counter() - start
-            _, scores[tested], grids = score_with_grids(detector, part.X_test[tested])
-            for row, grid in zip(tested, grids, strict=True):
-                maps[row] = grid
-        bench = Bench(part, None, None, self.parameters, pixel_size=self.pixel_size)
-        return bench.record(seed, scores, torch.stack(maps), fit_seconds=seconds)
+        bench = Bench(tail, None, None, self.parameters, pixel_size=self.pixel_size)
+        self.add(_ALONE, TITLES["hgad"], bench.fit_each_and_score(seed))
 
     def add(self, setting, title, record):
         """Keep a record."""
@@ -333,7 +317,7 @@ def _tail_table(settings, figures, with_losses):
 def parse_arguments(arguments=None):
     """Return the options, the parts and the detector's parameters; exit on wrong usage."""
     parser = benchmark_parser("robustness", __doc__, pixels=True)
-    keys = [key for key in TITLES if key != "hgad-unlabelled"]
+    keys = [key for key in TITLES if key not in ("hgad-unlabelled", "hgad-alone")]
     parser.add_argument(
         "--methods",
         nargs="+",

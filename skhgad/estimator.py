@@ -130,8 +130,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     n_classes : int, "discover" or "auto", default="auto"
         "auto": the classes in y; one class without y. With y None or a single class, an int finds
         that many classes by clustering. "discover" also finds their number, up to 100: the largest
-        one whose clusters are found again in random parts of the samples. A class needs at least
-        5 samples to be counted, better 20.
+        one whose clusters lie apart and are found again in random parts of the samples. A class
+        needs at least 5 samples to be counted, better 20. Samples far from every class, alone or in
+        a small group, take no part in the fit, as they may be defects; a warning names them. So
+        does "discover" with classes of at most a tenth of all samples that have less than a quarter
+        of the median class.
     n_components : int or "auto", default="auto"
         Centers inside each class. An int fits so many Gaussians to every class. "auto" chooses for
         each class of feature vectors by the likelihood of vectors left out: one Gaussian; its
@@ -545,6 +548,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         ------
         ValueError, TypeError, FileNotFoundError
             Naming the parameter, label, mask, image or file that cannot be used.
+        MemoryError
+            If a table would need more memory than the machine has, before any work; it names
+            both, and what to do.
         FloatingPointError
             If the loss is not finite.
         RuntimeError
@@ -556,7 +562,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -----
         UserWarning
             If y holds exactly 0 and 1, or names classes like defects ("bad", "NG", "defective");
-            if features have very different spreads; if images are enlarged more than four times;
+            if features have very different spreads; if samples are left out, because they belong
+            to no class discovered; if images are enlarged more than four times;
             if too few normals of a class are held out for the rate that ``contamination="auto"``
             promises. Each names what was found and what to do.
 

@@ -372,7 +372,7 @@ def test_local_checkpoints_are_read_without_pickle(tmp_path):
     extractor = FeatureExtractor("resnet18", path, (1,), (64, 64), (1.0,), 1, True, 1.0)
     torch.testing.assert_close(extractor.backbone.conv1.weight, model.conv1.weight)
     torch.save(nn.Linear(2, 2), path)
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
+    with pytest.raises(ValueError, match="not a readable checkpoint: it holds no plain tensors"):
         checkpoints.read_checkpoint(path)
 
 

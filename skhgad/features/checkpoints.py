@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import pickle
 from pathlib import Path
 
 import torch
@@ -61,7 +62,13 @@ def read_checkpoint(path):
     try:
         stored = _read_file(path)
     except Exception as error:
-        raise ValueError(f"weights={str(path)!r} is not a readable checkpoint: {error}") from error
+        # PyTorch's own words advise to run what the file holds.
+        is_pickle = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds no plain tensors, or is damaged" if is_pickle else error
+        raise ValueError(
+            f"weights={str(path)!r} is not a readable checkpoint: {reason}. Pass a state dict that "
+            "torch.save or safetensors wrote."
+        ) from error
     for key in _WRAPPERS:
         if isinstance(stored, dict) and isinstance(stored.get(key), dict):
             stored = stored[key]

@@ -17,6 +17,7 @@ from ..validation import check_scored_X, check_y
 from .calibrate import calibrate_new_classes, evidence_of, judges
 from .changeable import parameters_of_change
 from .class_covariances import fit_new_classes
+from .far_cells import check_largest
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
 from .new_map_classes import new_map_classes, takes_new_maps
@@ -37,6 +38,8 @@ def add_class(detector, X, y, roi=None):
     X = check_scored_X(X, detector, takes_images=fitted.takes_images)
     codes, labels = new_labels(y, fitted.classes, len(X))
     normal = np.flatnonzero(codes >= 0)
+    if not fitted.takes_images:
+        check_largest(X[normal], getattr(detector, "feature_names_in_", None))
     masks = product_masks(roi, len(X), labels, takes_images=fitted.takes_images)
     if masks is None and fitted.roi is not None and fitted.roi.is_common:
         masks = fitted.roi._replace(of_class=fitted.roi.of_class[:1] * len(labels))

@@ -2,11 +2,13 @@
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 from sklearn.metrics import pairwise_distances_argmin
 from sklearn.metrics.cluster import contingency_matrix
 
 from ..regions import number_by_first
+from .strays import far_from_class, in_small_class, is_scattered
 
 _EMBEDDING_COMPONENTS = 32
 _MOST_CLASSES = 100
@@ -16,14 +18,20 @@ _SMALLEST_CLASS = 5
 _N_DRAWS = 10
 _DRAWN_SHARE = 0.6
 _STABLE = 0.85  # mean Jaccard index of "highly stable" clusters, Hennig (2007)
+# Distance of means over the sum of standard deviations, along the line through the means. Halves of
+# one cluster have 1.1 to 2; the products of images and of their features that were tried, 2.8.
+_SEPARATED = 2.0
+_MOST_ROUNDS = 3
 
 
 def discover_classes(samples, n_classes, random_state):
     """Group samples into classes by Ward clustering of image-level embeddings.
 
     With `n_classes` "discover", `count_clusters` finds how many, at most 100. Returns int64 codes
-    (n_rows,), numbered in the order of their first samples. Raises ValueError if there are fewer
-    distinct samples than classes. Of views of pictures, the samples are the pictures.
+    (n_rows,), numbered in the order of their first samples; -1 of samples that seem to be defects:
+    see `far_from_class` and, where classes are counted, `in_small_class`. Raises ValueError if
+    there are fewer distinct samples than classes. Of views of pictures, the samples are the
+    pictures.
     """
     # Use a separate generator, so that later draws do not depend on whether classes are counted.
     random_state = np.random.RandomState(random_state.randint(2**31 - 1))
@@ -39,12 +47,45 @@ def discover_classes(samples, n_classes, random_state):
     n_kept = min(_EMBEDDING_COMPONENTS, *embedding.shape)
     points = PCA(n_kept, random_state=random_state).fit_transform(embedding)
     chosen = random_state.permutation(len(points))[:_MOST_POINTS]
+    chosen = _if_enough(points, chosen[~is_scattered(points[chosen])], n_classes, chosen)
+    is_apart = np.zeros(len(points), dtype=bool)
+    for _ in range(_MOST_ROUNDS):
+        labels = _clusters(points, chosen, n_classes, random_state)
+        is_new = _seem_defects(points, labels, is_apart, counted=n_classes == "discover")
+        is_apart |= is_new
+        if not is_new[chosen].any():
+            break
+        chosen = _if_enough(points, chosen[~is_apart[chosen]], n_classes, chosen)
+    labels[~is_apart] = number_by_first(labels[~is_apart])
+    labels[is_apart] = -1
+    return samples.cache.processes.broadcast(labels)
+
+
+def _if_enough(points, rows, n_classes, others):
+    """Return rows if their points are as many as there should be classes, else the others."""
+    if n_classes == "discover" or len(np.unique(points[rows], axis=0)) >= n_classes:
+        return rows
+    return others
+
+
+def _clusters(points, chosen, n_classes, random_state):
+    """Return the labels of all points, by clusters of those chosen."""
     if n_classes == "discover":
         n_classes = count_clusters(points[chosen], random_state)
     labels = np.full(len(points), -1)
     labels[chosen] = cluster(points[chosen], n_classes)
-    labels = number_by_first(_completed(labels, points))
-    return samples.cache.processes.broadcast(labels)
+    return _completed(labels, points)
+
+
+def _seem_defects(points, labels, is_apart, counted):
+    """Tell which points seem to be defects, beside those that are apart already."""
+    rows = np.flatnonzero(~is_apart)
+    found = far_from_class(points[rows], labels[rows])
+    if counted:
+        found |= in_small_class(labels[rows], ~found)
+    is_new = np.zeros(len(points), dtype=bool)
+    is_new[rows[found]] = True
+    return is_new
 
 
 def means_of_pictures(means, samples, level):
@@ -79,12 +120,12 @@ def embed(samples):
 
 
 def count_clusters(points, random_state):
-    """Find the largest number of clusters of which each is found again; 1 if none is stable.
+    """Find the largest number of clusters that are separated and found again; 1 if there is none.
 
     The tree of all points is compared with those of random parts. A number of clusters is stable if
     each meets, on average, a cluster of the part with a Jaccard index of 0.85. Source: C. Hennig,
     "Cluster-wise assessment of cluster stability", Computational Statistics & Data Analysis 52,
-    2007.
+    2007. Where points are few, halves of one cluster are stable, too; see `separation`.
     """
     most = min(_MOST_CLASSES, len(points) // (2 * _SMALLEST_CLASS))
     if most < 2:
@@ -97,8 +138,27 @@ def count_clusters(points, random_state):
         cuts_of_part = ward_cuts(points[drawn], len(cuts), smallest)
         for total, labels, labels_of_part in zip(found_again, cuts, cuts_of_part, strict=False):
             total += _best_jaccard(labels[drawn], labels_of_part, len(total))
-    stable = [total.min() >= _STABLE * _N_DRAWS for total in found_again]
-    return 1 + int(np.flatnonzero(stable).max(initial=0))
+    for labels, total in zip(cuts[:0:-1], found_again[:0:-1], strict=True):
+        if total.min() >= _STABLE * _N_DRAWS and separation(points, labels) >= _SEPARATED:
+            return len(total)
+    return 1
+
+
+def separation(points, labels):
+    """Tell how far each cluster is from the one with the nearest mean; return the least.
+
+    It is the distance of the means, over the sum of the standard deviations along that line.
+    """
+    means = np.stack([points[labels == label].mean(0) for label in range(labels.max() + 1)])
+    distances = cdist(means, means)
+    np.fill_diagonal(distances, np.inf)
+    found = []
+    for label, nearest in enumerate(distances.argmin(1)):
+        distance = distances[label, nearest]
+        line = (means[label] - means[nearest]) / max(distance, np.finfo(float).tiny)
+        spread = sum((points[labels == one] @ line).std() for one in (label, nearest))
+        found.append(distance / max(spread, np.finfo(float).tiny))
+    return min(found)
 
 
 def cluster(points, n_clusters):

@@ -17,6 +17,7 @@ from ..scoring.scores import score_batch, score_evidence
 _FARTHER = 50.0
 _MOST_ROWS = 0.01  # of a class, for one feature; one row at least
 _SMALLEST_TABLE = 1e-150  # the squares of smaller values are 0, or have few digits
+_LARGEST_VALUE = 1e150  # the squares of larger values are infinite
 _FEWEST = 10  # vectors of a class, below which nothing is far
 
 
@@ -49,8 +50,26 @@ def far_cells(X, codes):
     return sorted(cells)
 
 
-def check_magnitude(X):
-    """Raise ValueError if all values of X are so small that their squares are 0 in float64."""
+def check_largest(X, names=None):
+    """Raise ValueError if X has values of which float64 cannot hold the squares.
+
+    `names` are those of the features.
+    """
+    if X.size and np.abs(X).max() > _LARGEST_VALUE:
+        row, column = np.unravel_index(np.abs(X).argmax(), X.shape)
+        feature = f"feature {column}" if names is None else repr(str(names[column]))
+        raise ValueError(
+            f"X has {X[row, column]:.3g} in {feature}, and float64 cannot hold its square: scale X "
+            "first, e.g. make_pipeline(MaxAbsScaler(), HGADDetector())."
+        )
+
+
+def check_magnitude(X, names=None):
+    """Raise ValueError if all values of X are too small, or some too large, to be squared.
+
+    For `names` see `check_largest`.
+    """
+    check_largest(X, names)
     extent = np.abs(X).max(initial=0)
     if 0 < extent < _SMALLEST_TABLE:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Extracted features during fit, in memory or in a file."""
 
+import copy
 import math
 import os
 import tempfile
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from .processes import ALONE
+from .processes import ALONE, OfSome
 
 _HALF_MAX = 65504.0
 _PIECE = 1 << 20  # bytes written at a time
@@ -42,6 +43,7 @@ class FeatureCache:
         self.dtype = np.dtype(dtype)
         self.processes = processes
         self._n_samples = n_samples
+        self._numbers = np.arange(n_samples)
         n_own = len(processes.own(np.arange(n_samples)))
         self.sizes = np.zeros((n_own, 2), dtype=np.int64)
         self.inside = None
@@ -74,6 +76,13 @@ class FeatureCache:
         """Number of levels."""
         return len(self.shapes)
 
+    def of_rows(self, rows):
+        """Return the same cache with some of its samples, numbered from 0 again; for reading."""
+        other = copy.copy(self)
+        other.processes = OfSome(self.processes, rows)
+        other._n_samples, other._numbers = len(rows), self._numbers[rows]
+        return other
+
     def write(self, start, levels, inside=None):
         """Store samples of this process after its first `start`.
 
@@ -91,7 +100,7 @@ class FeatureCache:
 
         `rows` names samples of this process by their number among all.
         """
-        block = self._arrays[level][rows // self.processes.size]
+        block = self._arrays[level][self._places(rows)]
         if self.spilled:
             block = block.astype(self.dtype) * self._scale[level] + self._shift[level]
         return torch.from_numpy(np.ascontiguousarray(block))
@@ -103,7 +112,10 @@ class FeatureCache:
         """
         if self.inside is None:
             return None
-        return torch.from_numpy(self.inside[level][rows // self.processes.size])
+        return torch.from_numpy(self.inside[level][self._places(rows)])
+
+    def _places(self, rows):
+        return self._numbers[rows] // self.processes.size
 
     @staticmethod
     def _spill(shapes):

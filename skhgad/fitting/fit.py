@@ -5,6 +5,7 @@ correct by known defects.
 """
 
 from dataclasses import replace
+from numbers import Integral
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -36,6 +37,7 @@ from .recipe import Recipe
 from .same_call import check_same_data, check_same_parameters, check_same_regions
 from .samples import LabelledSamples
 from .schedule import training_plan
+from .table_memory import check_table_memory
 from .tell import decisions_text
 from .warn import (
     warn_of_anomalies_outside,
@@ -43,6 +45,8 @@ from .warn import (
     warn_of_far_cells,
     warn_of_few_calibrating,
     warn_of_labels,
+    warn_of_samples_apart,
+    warn_of_small_classes,
     warn_of_spreads,
     warn_of_unused_loss,
     warn_uncalibrated,
@@ -85,6 +89,10 @@ def fit_detector(
         )
         codes, classes = check_y(y, len(X))
         takes_images = isinstance(X, ImageSource)
+        if not takes_images:
+            n_wanted = parameters["n_classes"]
+            n_classes = n_wanted if isinstance(n_wanted, Integral) else len(classes)
+            check_table_memory(*X.shape, int(n_classes), parameters)
         masks = check_masks(masks, codes, takes_images=takes_images)
         discovers = parameters["n_classes"] not in ("auto", len(classes))
         regions = product_masks(
@@ -106,7 +114,7 @@ def fit_detector(
     cells = [] if takes_images else far_cells(X, codes)
     measured = np.setdiff1d(normal, [cell.row for cell in cells]).astype(np.int64)
     if not takes_images:
-        check_magnitude(X[measured])
+        check_magnitude(X[measured], getattr(detector, "feature_names_in_", None))
     if processes.is_first:
         warn_of_labels(classes, marks_anomalies=len(normal) < len(codes))
         if reader.extractor is None:
@@ -134,10 +142,15 @@ def fit_detector(
             cache, np.arange(len(rows)), codes[of_rows], len(classes), pictures
         )
         given_codes, given_classes = codes, classes
-        everything, classes = find_classes(
+        everything, classes, apart = find_classes(
             everything, classes, parameters["n_classes"], random_state
         )
+        if processes.is_first:
+            warn_of_samples_apart(normal[apart], len(normal))
+        normal = normal[~apart]
         codes = everything.of_pictures(everything.codes)
+        if processes.is_first and parameters["n_classes"] == "discover":
+            warn_of_small_classes(codes, normal)
         plan = training_plan(parameters, len(everything), shapes, device)
         if processes.is_first:
             warn_of_unused_loss(parameters, plan.n_passes)
@@ -225,12 +238,19 @@ def passes_done(parameters, plan):
 
 
 def find_classes(samples, classes, n_classes, random_state):
-    """Return the samples with the classes to fit, and the labels of these.
+    """Find the classes to fit: discovered where `n_classes` asks for it; else it must fit y.
 
-    Classes are discovered where `n_classes` asks for it; else it must fit y.
+    Returns
+    -------
+    samples : LabelledSamples
+        Without those that belong to no class that was discovered.
+    classes : ndarray
+        The labels.
+    is_apart : ndarray of shape (n_samples,) or, of views, (n_pictures,), bool
+        Which samples belong to none.
     """
     if n_classes in ("auto", len(classes)):
-        return samples, classes
+        return samples, classes, np.zeros(len(samples.of_pictures(samples.codes)), dtype=bool)
     if len(classes) > 1:
         raise ValueError(
             f"n_classes={n_classes!r}, but y names {len(classes)} classes: "
@@ -239,5 +259,6 @@ def find_classes(samples, classes, n_classes, random_state):
     from .discovery import discover_classes  # and parts of scikit-learn that nothing else needs
 
     codes = discover_classes(samples, n_classes, random_state)
-    classes = np.arange(codes.max() + 1)
-    return replace(samples, codes=samples.by_row(codes), n_classes=len(classes)), classes
+    classes, is_apart = np.arange(codes.max() + 1), codes < 0
+    samples = replace(samples, codes=samples.by_row(codes), n_classes=len(classes))
+    return samples.kept(~is_apart) if is_apart.any() else samples, classes, is_apart

@@ -56,7 +56,7 @@ class JudgedSamples:
     def is_own(self):
         """Which rows this process holds."""
         processes = self.samples.cache.processes
-        return self.rows % processes.size == processes.rank
+        return processes.owner(self.rows) == processes.rank
 
     def gathered(self, values):
         """Join ndarrays of values of the rows that each process holds to a Tensor of all."""

@@ -59,7 +59,7 @@ def known_defects(reader, X, rows, masks, parameters, normals):
     X may be a ViewSource, of which `rows` are pictures. `masks` are as from `check_masks`. Each
     process extracts and holds its own.
     """
-    processes, marked = normals.cache.processes, None
+    processes, marked = normals.cache.processes.everyone, None
     if isinstance(X, ViewSource):
         with _known_in_views(reader, X, rows, masks, parameters, normals) as known:
             yield known
@@ -78,7 +78,7 @@ def known_defects(reader, X, rows, masks, parameters, normals):
 @contextmanager
 def _known_in_views(reader, views, rows, masks, parameters, normals):
     """Enter the KnownDefects of the pictures `rows` of a ViewSource; see `known_defects`."""
-    processes, marked, outside = normals.cache.processes, None, []
+    processes, marked, outside = normals.cache.processes.everyone, None, []
     if masks is not None:
         with processes.agree():
             sizes = [views.layout(row).size for row in rows.tolist()]

@@ -42,6 +42,12 @@ class Pictures:
         rows = np.flatnonzero(np.isin(views.picture_of, normal))
         return cls(views, rows, np.searchsorted(normal, views.picture_of[rows]))
 
+    def kept(self, is_kept):
+        """Return the views of the pictures that a mask (n_pictures,) chooses."""
+        of_views = is_kept[self.samples]
+        numbers = np.cumsum(is_kept) - 1
+        return Pictures(self.views, self.rows[of_views], numbers[self.samples[of_views]])
+
     def first_rows(self):
         """Return the first cached view of each picture."""
         return np.unique(self.samples, return_index=True)[1]

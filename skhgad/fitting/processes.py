@@ -57,9 +57,18 @@ class Processes:
         """Number of processes on this machine; all of the group unless torchrun says otherwise."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) if self.size > 1 else 1
 
+    @property
+    def everyone(self):
+        """The group, for all samples there are; see `OfSome`."""
+        return self
+
+    def owner(self, rows):
+        """Return the rank of the process to which each of `rows`, an ndarray of int, belongs."""
+        return rows % self.size
+
     def own(self, rows):
         """Return the samples among `rows`, an ndarray of int, that belong to this process."""
-        return rows[rows % self.size == self.rank]
+        return rows[self.owner(rows) == self.rank]
 
     def gather(self, items, device="cpu"):
         """Join the lists of all processes, in the order of their ranks.
@@ -82,7 +91,7 @@ class Processes:
         """Join ndarrays of the values of own(rows) to one of the values of `rows`."""
         whole = np.empty((len(rows), *values.shape[1:]), values.dtype)
         for rank, part in enumerate(self.gather([values])):
-            whole[rows % self.size == rank] = part
+            whole[self.owner(rows) == rank] = part
         return whole
 
     def total(self, value):
@@ -175,6 +184,26 @@ def _state(pid):
     except OSError:  # of another user, or no /proc
         return ""
     return {"Z": "ended", "X": "ended", "T": "stopped", "t": "stopped"}.get(status, "")
+
+
+class OfSome(Processes):
+    """The same group, for some of its samples, which are numbered from 0 again.
+
+    `numbers`, an ndarray of int, holds the former number of each.
+    """
+
+    def __init__(self, processes, numbers):
+        self.__dict__.update(processes.__dict__)
+        self._before, self._numbers = processes, numbers
+
+    @property
+    def everyone(self):
+        """The group, for all samples there are."""
+        return self._before.everyone
+
+    def owner(self, rows):
+        """Return the rank of the process to which each of `rows`, an ndarray of int, belongs."""
+        return self._before.owner(self._numbers[rows])
 
 
 ALONE = Processes()

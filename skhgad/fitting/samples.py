@@ -68,6 +68,17 @@ class LabelledSamples:
         """Return other samples of the same cache."""
         return replace(self, rows=rows)
 
+    def kept(self, is_kept):
+        """Return all samples of the cache, or pictures, that a mask chooses, numbered from 0."""
+        rows = np.flatnonzero(self.by_row(is_kept))
+        return replace(
+            self,
+            cache=self.cache.of_rows(rows),
+            rows=np.arange(len(rows)),
+            codes=self.codes[rows],
+            pictures=None if self.pictures is None else self.pictures.kept(is_kept),
+        )
+
     def blocks(self, levels=None, device="cpu"):
         """Read the samples in blocks of bounded memory; each process reads its own.
 

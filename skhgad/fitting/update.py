@@ -17,7 +17,7 @@ from ..validation import check_scored_X, check_y, listed
 from .calibrate import calibrate, evidence_of
 from .changeable import parameters_of_change
 from .class_update import MapClass, VectorClass
-from .far_cells import FarCell, far_cells, with_rows
+from .far_cells import FarCell, check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import N_FOLDS, enough_to_hold_out, spare
 from .pictures import seen_at_fit
@@ -45,7 +45,11 @@ def update(detector, X, y, roi=None):
     masks = product_masks(roi, len(X), fitted.classes, takes_images=fitted.takes_images)
     X = fitted.observed(X) if fitted.takes_images else X
     far = _far_cells(fitted, X, codes)
-    warn_of_far_cells(X, far, getattr(detector, "feature_names_in_", None))
+    names = getattr(detector, "feature_names_in_", None)
+    warn_of_far_cells(X, far, names)
+    if not fitted.takes_images:
+        measured = np.setdiff1d(normal, [cell.row for cell in far]).astype(np.int64)
+        check_largest(X[measured], names)
     if can_fit_anew(fitted):
         model, calibration = _fit_anew(fitted, X[normal], parameters, reader)
     else:

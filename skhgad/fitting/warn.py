@@ -77,6 +77,37 @@ def warn_of_far_cells(X, cells, names=None):
     )
 
 
+def warn_of_samples_apart(rows, n_normal):
+    """Name the samples that `discover_classes` left out, by their rows (n,) in X."""
+    if not len(rows):
+        return
+    _warn(
+        f"{len(rows)} of {n_normal} normal samples take no part in the fit and its threshold: "
+        f"{listed([f'X[{row}]' for row in rows])}. They are far from the classes discovered, or "
+        "form a group too small for one, as defects among the normal samples do. If they are "
+        "defects, give them the label -1; if they are normal, name the products in y."
+    )
+
+
+def warn_of_small_classes(codes, rows):
+    """Name the classes that `discover_classes` found and that may be a group of defects.
+
+    `codes` are those of the samples `rows` (n,) of X.
+    """
+    sizes = np.bincount(codes)
+    small = np.flatnonzero((sizes < np.median(sizes) / 2) & (sizes <= 0.15 * len(codes)))
+    if len(small):
+        found = [
+            f"class {code} has {sizes[code]} of {len(codes)} samples, X[{rows[codes == code][0]}] "
+            "the first"
+            for code in small.tolist()
+        ]
+        _warn(
+            f"{listed(found)}: much fewer than other classes discovered. If they are defects, give "
+            "them the label -1: predict_class(X) tells which samples they are."
+        )
+
+
 def _name(column, names):
     return column if names is None else repr(str(names[column]))
 

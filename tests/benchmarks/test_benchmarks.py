@@ -504,12 +504,15 @@ class TestRuns:
 
     def test_hgad_variants_run_on_request(self, table_file, tmp_path):
         accuracy.main(
-            f"--data {table_file} --seeds 1 --methods hgad-given hgad-unlabelled --set max_iter=1 "
-            f"--set n_blocks=1 --json {tmp_path / 'a.json'}".split()
+            f"--data {table_file} --seeds 1 --methods hgad-given hgad-unlabelled hgad-alone "
+            f"--set max_iter=1 --set n_blocks=1 --json {tmp_path / 'a.json'}".split()
         )
         content = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
         rows = content["parts"]["toy"]["protocols"]["honest"]
-        assert list(rows) == ["HGAD, class given", "HGAD, no labels"]
+        assert list(rows) == ["HGAD, class given", "HGAD, no labels", "HGAD, one model a class"]
+        alone = rows["HGAD, one model a class"][0]["image"]
+        assert set(alone["per_class"]) == {"bolt", "nut"}
+        assert alone["mean"]["auroc"] > 0.9 and alone["mean"]["false_alarm_rate"] < 0.5
         assert "class_found" not in rows["HGAD, no labels"][0]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import make_blobs
+from sklearn.datasets import load_iris, make_blobs
 from sklearn.metrics import adjusted_rand_score
 
 from skhgad.fitting import discovery
@@ -54,7 +54,16 @@ def test_one_product_is_one_class(kind):
         "lognormal": rng.lognormal(size=(200, 20)),
         "line": rng.uniform(size=(200, 1)) * np.ones(8) + 0.01 * rng.normal(size=(200, 8)),
     }[kind]
-    assert not discover(X, "discover").any()
+    found = discover(X, "discover")
+    assert found.max() == 0
+    assert (found < 0).mean() <= (0.01 if kind in ("student", "lognormal") else 0)
+
+
+def test_halves_of_a_small_class_are_no_classes():
+    X, y = load_iris(return_X_y=True)
+    for seed in range(3):  # without `separation`: 3, 4 and 3 classes
+        rows = np.random.default_rng(seed).permutation(np.flatnonzero(y < 2))[:50]
+        assert discover(X[rows], "discover").max() + 1 == 2
 
 
 @pytest.mark.parametrize("n_classes", [3, "discover"])

@@ -5,6 +5,8 @@ import warnings
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MaxAbsScaler
 
 from skhgad import HGADDetector
 from skhgad.fitting.far_cells import far_cells
@@ -92,5 +94,23 @@ def test_a_table_whose_squares_are_zero_is_refused():
         HGADDetector(random_state=0).fit(table() * 1e-310)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        detector = HGADDetector(random_state=0).fit(table() * 1e-140)
-    assert detector.score_samples([[1e-139] * 5]) < detector.offset_
+        for scale in (1e-140, 1e140):
+            detector = HGADDetector(random_state=0).fit(table() * scale)
+            assert detector.score_samples([[10 * scale] * 5]) < detector.offset_
+
+
+@pytest.mark.parametrize("scale", [1e160, 1e200, 1e300])
+def test_values_whose_squares_are_infinite_are_refused(scale):
+    X = pytest.importorskip("pandas").DataFrame(table(), columns=list("abcde"))
+    X["c"] *= scale
+    message = r"^X has -?[\d.]+e\+\d+ in 'c', and float64 cannot hold its square.*MaxAbsScaler"
+    with pytest.raises(ValueError, match=message):
+        HGADDetector(random_state=0).fit(X)
+    detector = HGADDetector(random_state=0, n_components=1).fit(table(), ["a"] * 300)
+    before = detector.score_samples(table())
+    for change, label in ((detector.update, "a"), (detector.add_class, "b")):
+        with pytest.raises(ValueError, match=r"\+\d+ in feature 2, and float64"):
+            change(X.to_numpy()[:60], [label] * 60)
+    np.testing.assert_array_equal(detector.score_samples(table()), before)
+    scaled = make_pipeline(MaxAbsScaler(), HGADDetector(random_state=0)).fit(X)
+    assert scaled.predict(X).mean() > 0.8

@@ -1,0 +1,92 @@
+"""Points that belong to no class that was discovered, as defects among normal samples do."""
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+_NEIGHBOURS = 5  # that tell whether a point is alone
+_ALONE = 4.0  # times as far from them as they from theirs
+_FEWEST = 20  # points of a class, below which none is far
+_MOST_POINTS = 2000  # of a class, to which distances are measured
+_PART = 4  # of a class: a group of more than a quarter is no stray
+# A uniform class has at most 2 at a corner or an end. The second is in robust standard deviations,
+# of logarithms: 10 features of Student's t with 3 degrees of freedom have 0.5 % beyond it.
+_FARTHER, _DEVIATIONS = 2.2, 6.0
+_SMALLEST_DEVIATION = 0.1
+_MOST_OF_ALL = 0.1  # a group of more samples is a class, however small beside the others
+
+
+def is_scattered(points):
+    """Find points that have no others near them, before classes are known.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n_points,), bool
+    """
+    if len(points) < _FEWEST:
+        return np.zeros(len(points), dtype=bool)
+    distances, rows = NearestNeighbors(n_neighbors=_NEIGHBOURS).fit(points).kneighbors()
+    reach = distances[:, -1]
+    usual = np.median(reach)
+    return (usual > 0) & (reach > _ALONE * np.maximum(usual, np.median(reach[rows], axis=1)))
+
+
+def far_from_class(points, labels):
+    """Find points far from their class: alone, or in a group of less than a quarter of it.
+
+    Measured is the distance within which a quarter of the class lies. It is compared with that of
+    the other points, as a ratio and in their robust standard deviations.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, n_features)
+    labels : ndarray of shape (n_points,), int
+
+    Returns
+    -------
+    ndarray of shape (n_points,), bool
+    """
+    is_far = np.zeros(len(points), dtype=bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        if len(rows) >= _FEWEST:
+            is_far[rows] = _far_in_class(points[rows])
+    return is_far
+
+
+def in_small_class(labels, counted):
+    """Find points of classes too small to be told from a group of defects.
+
+    Such a class has less than a quarter of the points of the median class, and at most a tenth of
+    all. `counted`, a bool ndarray of the shape of `labels`, tells which points count.
+    """
+    sizes = np.bincount(labels[counted], minlength=labels.max() + 1)
+    usual = np.median(sizes[sizes > 0])
+    is_small = (sizes < usual / _PART) & (sizes <= _MOST_OF_ALL * len(labels))
+    return is_small[labels]
+
+
+def _far_in_class(points):
+    some = points[:: -(-len(points) // _MOST_POINTS)]
+    reach = _reach(points, some, len(some) // _PART)
+    usual = np.median(reach)
+    if not usual > 0:
+        return np.zeros(len(points), dtype=bool)
+    ratios = np.log(np.maximum(reach / usual, 1e-9))
+    deviation = max(1.4826 * np.median(np.abs(ratios)), _SMALLEST_DEVIATION)
+    is_far = (ratios > np.log(_FARTHER)) & (ratios > _DEVIATIONS * deviation)
+    if is_far.any():  # the end of a long tail has no gap
+        others = points[~is_far]
+        gaps = NearestNeighbors(n_neighbors=1).fit(others).kneighbors(points[is_far])[0][:, 0]
+        is_far[is_far] = gaps > usual
+    return is_far
+
+
+def _reach(points, others, n_neighbours):
+    """Distance of each point to its n-th nearest of the others."""
+    neighbours = NearestNeighbors(n_neighbors=n_neighbours).fit(others)
+    blocks = np.array_split(points, -(-len(points) // _MOST_POINTS))
+    return np.concatenate([neighbours.kneighbors(block)[0][:, -1] for block in blocks])
