@@ -118,13 +118,13 @@ def _product_of(folder: Path) -> _Product | None:
 
 
 def _class_name(root: Path) -> str:
-    """Return the folder's name; that of the product for <class>/train/good."""
-    root = root.resolve()
-    if root.name == FOLDER.normal and root.parent.name in FOLDER.splits:
-        root = root.parent.parent
-    elif root.name in FOLDER.splits:
-        root = root.parent
-    return root.name
+    """Return the folder's name; that of the product for <class>/good and <class>/train/good."""
+    folder = root.resolve()
+    if folder.name == FOLDER.normal:
+        folder = folder.parent
+    if folder.name in FOLDER.splits:
+        folder = folder.parent
+    return folder.name or root.resolve().name
 
 
 def _has_images(files: Sequence[Path]) -> bool:

@@ -463,6 +463,13 @@ def test_folder_that_is_one_class(tmp_path, parts, strict):
         load_folder(tmp_path / "lid", classes=["cap"])
 
 
+@pytest.mark.parametrize("folder", ["lid/good", "lid/train/good"])
+def test_a_folder_called_good_has_the_name_of_its_product(tmp_path, folder):
+    write(tmp_path, [f"{folder}/a.png"])
+    data = load_folder(tmp_path / folder, split="train")
+    assert data.classes.tolist() == ["lid"]
+
+
 def test_folder_class_without_the_split_is_told(tmp_path):
     write(tmp_path, ["cap/train/good/a.png", "lid/test/good/a.png"])
     with pytest.warns(UserWarning, match="split='train': class 'lid' is left out"):
