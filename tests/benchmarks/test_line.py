@@ -21,6 +21,7 @@ def test_changed_pictures_keep_their_size():
 
 
 def test_delays_are_counted_from_the_change():
-    assert drift._summary([5, None, 9]) == ["2 of 3", "7", "9"]
-    assert drift._summary([-1, 3])[0] == "2 of 2, 1 before the change"
-    assert drift._summary([None]) == ["0 of 1", "-", "-"]
+    runs = [(5, "sharpness"), None, (9, "sharpness"), (7, "score")]
+    assert drift._summary(runs) == ["3 of 4", "7", "9", "sharpness"]
+    assert drift._summary([(-1, "score"), (3, "score")])[0] == "2 of 2, 1 before the change"
+    assert drift._summary([None]) == ["0 of 1", "-", "-", "-"]
