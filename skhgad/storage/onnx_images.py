@@ -172,7 +172,7 @@ def _resizing_constants(height, width):
     constants = [
         "int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}, int64[1] a0 = {0}, int64[1] a1 = {1}",
         "int64[1] a2 = {2}, int64[1] a3_resize = {3}, int64[1] a4_resize = {4}",
-        "int64[1] am1 = {-1}, int64[1] last_axis = {-1}",
+        "int64[1] am1 = {-1}, int64[1] last_axis = {-1}, int64[4] four_ones = {1, 1, 1, 1}",
         "double half = {0.5}, double d2 = {2.0}, double d3 = {3.0}, double tiny = {1e-9}",
     ]
     for name, side in (("down", height), ("across", width)):
@@ -218,7 +218,8 @@ def _banded(name, source, result, side):
     """Return the text that resizes the third axis, a few output rows at a time.
 
     Each block of output rows is a product of its weights, a triangle around each row's middle, and
-    of the input rows that it needs: all of them would be a product with mostly zeros.
+    of the input rows that it needs: all of them would be a product with mostly zeros. Every image
+    has the weights for itself, because onnxruntime before 1.24 multiplies none by nothing else.
     """
     return f"""
             {name}_n = Gather (image_shape, {side})
@@ -264,7 +265,10 @@ def _banded(name, source, result, side):
             {name}_total = Max ({name}_sum, tiny)
             {name}_share = Div ({name}_high, {name}_total)
             {name}_weights = Cast <to = {_FLOAT}> ({name}_share)
-            {name}_product = MatMul ({name}_weights, {name}_blocks)
+            {name}_count = Slice ({name}_shape, a0, a1)
+            {name}_each = Concat <axis = 0> ({name}_count, four_ones)
+            {name}_of_each = Expand ({name}_weights, {name}_each)
+            {name}_product = MatMul ({name}_of_each, {name}_blocks)
             {name}_joined_shape = Concat <axis = 0>
                 ({name}_leading, {name}_padded, {name}_width)
             {name}_joined = Reshape ({name}_product, {name}_joined_shape)
