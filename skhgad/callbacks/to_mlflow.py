@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..version import how_to_install, installed_version
+from ..version import installed_version, needing
 from .events import Callback
 from .tables import figures, parameter_texts, products
 
@@ -163,10 +163,6 @@ class MLflowCallback(Callback):
 
 
 def _mlflow() -> Any:
-    try:
+    with needing("MLflowCallback", "mlflow", "mlflow", "mlflow-skinny"):
         import mlflow
-    except ImportError as error:
-        raise ImportError(
-            f"MLflowCallback needs mlflow. Install it: {how_to_install('mlflow', 'mlflow-skinny')}."
-        ) from error
     return mlflow

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..text import markdown_cell, markdown_table
-from ..version import how_to_install
+from ..version import needing
 from .events import Callback
 from .tables import figures, parameter_texts, products_table
 
@@ -109,11 +109,6 @@ def new_folder(parent: str | PathLike[str]) -> Path:
 
 
 def _summary_writer() -> Any:
-    try:
+    with needing("TensorBoardCallback", "tensorboard", "tensorboard", "tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError(
-            "TensorBoardCallback needs tensorboard. Install it: "
-            f"{how_to_install('tensorboard', 'tensorboard')}."
-        ) from error
     return SummaryWriter

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..version import how_to_install
+from ..version import needing
 
 # Okabe and Ito's palette for the colour-blind, with brown for yellow, which is faint on white.
 # 8 colours and 7 markers make 56 different pairs.
@@ -13,12 +13,8 @@ _GOLDEN_RATIO = 0.6180339887498949
 
 def drawing_library(caller):
     """Import matplotlib; ImportError says that `caller` needs it and how to install it."""
-    try:
+    with needing(caller, "matplotlib", "display", "matplotlib"):
         import matplotlib
-    except ImportError as error:
-        raise ImportError(
-            f"{caller} needs matplotlib. Install it: {how_to_install('display', 'matplotlib')}."
-        ) from error
     return matplotlib
 
 

@@ -18,7 +18,6 @@ from ..display import (
 )
 from ..display.heat_maps import HeatScale
 from ..display.maps import parts_seen
-from ..images.source import ImageSource
 from ..monitor import DriftMonitor
 from ..scoring.explanation import locate
 from ..scoring.maps import resize
@@ -125,7 +124,7 @@ def collect(detector, paths, folder, measurement, n_clearest, roi=None):
             appearance=tuple(source.appearance[0].tolist()),
         )
         rows.append(row)
-        region = partial(_region, detector, finding, roi)
+        region = partial(_region, detector, source, finding.class_label, roi)
         clearest.offer(index, row, partial(_page_size, pixels, finding.anomaly_map, mask, region))
     return rows, clearest.groups()
 
@@ -250,10 +249,9 @@ def gaussianity_table(gaussianity):
     return Table(header, rows)
 
 
-def _region(detector, finding, roi):
+def _region(detector, source, label, roi):
     """Return the region of interest in which an image was inspected, or None."""
-    source = ImageSource([finding.path], value_range=detector.model_.value_range)
-    return parts_seen(detector, source, finding.class_label, roi)[0]
+    return parts_seen(detector, source, label, roi)[0]
 
 
 def _page_size(pixels, anomaly_map, mask, region):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..version import how_to_install
+from ..version import needing
 
 RUNTIMES = {"onnxruntime": "onnx", "openvino": "openvino"}  # by name: the extra that installs it
 _OUTPUTS = ("score", "class_index", "map")
@@ -54,14 +54,9 @@ def open_file(file, runtime="onnxruntime"):
         If it cannot run the file.
     """
     opened = {"onnxruntime": _in_onnxruntime, "openvino": _in_openvino}[runtime]
-    try:
+    packages = ("onnx", "onnxruntime") if runtime == "onnxruntime" else ("openvino",)
+    with needing("validate", f"the package {runtime}", RUNTIMES[runtime], *packages):
         library = __import__(runtime)
-    except ImportError as error:
-        packages = ("onnx", "onnxruntime") if runtime == "onnxruntime" else ("openvino",)
-        raise ImportError(
-            f"validate needs the package {runtime}. Install it: "
-            f"{how_to_install(RUNTIMES[runtime], *packages)}."
-        ) from error
     try:
         return opened(library, str(file))
     except Exception as error:  # both have exceptions of their own

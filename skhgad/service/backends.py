@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import joblib
 from joblib.parallel import get_active_backend
 
-from ..version import how_to_install
+from ..version import needing
 
 BACKENDS = ("joblib", "dask")
 _MOST_LOSSES = 3  # workers lost in a row without a result; dask allows as many for one call
@@ -162,10 +162,6 @@ def _lost(item):
 
 
 def _distributed():
-    try:
+    with needing("backend='dask'", "dask", "dask", "distributed"):
         import distributed
-    except ImportError as error:
-        raise ImportError(
-            f"backend='dask' needs dask. Install it: {how_to_install('dask', 'distributed')}."
-        ) from error
     return distributed

@@ -19,7 +19,7 @@ from ..model.level import LevelModel
 from ..model.mixture import entropy
 from ..scoring.thresholds import offset_of
 from ..scoring.views import frame_of_maps
-from ..version import how_to_install, installed_version
+from ..version import installed_version, needing
 from .files import check_file_place, whole_file
 
 OPSET = 18
@@ -29,14 +29,10 @@ LOWEST = {dtype: torch.finfo(dtype).min / 2 for dtype in (torch.float32, torch.f
 
 def write_onnx(detector, path):
     """Write a fitted detector as one ONNX file, whole or not at all: `HGADDetector.to_onnx`."""
-    try:
+    with needing("to_onnx", "the package onnx", "onnx", "onnx"):
         import onnx
 
         from .onnx_images import surround
-    except ImportError as error:
-        raise ImportError(
-            f"to_onnx needs the package onnx. Install it: {how_to_install('onnx', 'onnx')}."
-        ) from error
     check_file_place(path, "path")
     check_exportable(detector.model_)
     is_images = detector.model_.takes_images
