@@ -45,6 +45,12 @@ def resolve_device(device):
     return resolved
 
 
+def device_of_float64(device):
+    """Return a device, or the CPU in place of one that has no float64 (Apple's)."""
+    device = torch.device(device)
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def is_on(module, device):
     """Whether the tensors of a module are on a device, judged by its first buffer."""
     current = next(module.buffers()).device

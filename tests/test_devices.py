@@ -10,7 +10,7 @@ import torch
 from backbones import RandomFilters
 
 from skhgad import HGADDetector
-from skhgad.devices import is_on, move_to
+from skhgad.devices import device_of_float64, is_on, move_to
 from skhgad.display.latent_points import latent_points
 from skhgad.regions import embed_regions, find_regions
 
@@ -87,3 +87,8 @@ def test_forked_workers_keep_to_one_thread(detector, task):
     worker.start()
     assert queue.get(timeout=60) == 1
     worker.join()
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda:1", "cuda:1"), ("mps", "cpu")])
+def test_float64_is_computed_where_it_exists(device, expected):
+    assert device_of_float64(device) == torch.device(expected)

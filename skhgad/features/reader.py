@@ -1,7 +1,8 @@
 """The one way from X to features, for vectors and images."""
 
 import hashlib
-from contextlib import ExitStack, closing
+from collections import deque
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 
 import numpy as np
@@ -95,10 +96,18 @@ class FeatureReader:
         """Decode images and extract their features; remembered images skip the backbone."""
         spec, n_jobs = self.extractor.spec, self.n_jobs
         size = tuple(spec["image_size"])
-        if n_jobs is None and self.device.type != "cpu" and effective_n_jobs(None) == 1:
-            n_jobs = min(_MOST_THREADS, cpu_count())
+        if n_jobs is None and self.device.type != "cpu":
+            n_jobs = effective_n_jobs(None)  # of the caller's thread
+            n_jobs = min(_MOST_THREADS, cpu_count()) if n_jobs == 1 else n_jobs
         n_images = images_per_batch(size, spec["image_scales"], self.extractor.levels)
-        batches = iter_batches(source, size=size, batch_size=n_images, n_jobs=n_jobs, indices=rows)
+        batches = iter_batches(
+            source,
+            size=size,
+            batch_size=n_images,
+            n_jobs=n_jobs,
+            indices=rows,
+            keep_bytes=self.device.type != "cpu",
+        )
         store = digest = None
         if self.folder is not None:
             shapes = [(height * width, n) for n, height, width in self.extractor.levels]
@@ -110,6 +119,8 @@ class FeatureReader:
         with ExitStack() as stack:
             stack.enter_context(closing(batches))  # ends its threads, whatever refers to them
             workers = stack.enter_context(worker_threads(n_threads)) if spreads else None
+            if self.device.type == "cuda" and total > n_images:
+                batches = stack.enter_context(read_ahead(map(_pinned, batches)))
 
             def begin(batch):
                 if store is None:
@@ -145,7 +156,7 @@ class FeatureReader:
 
     def _extract(self, pixels, n_threads=1):
         with torch_threads(n_threads), torch.inference_mode():
-            return self.extractor(to_device(torch.from_numpy(pixels), self.device))
+            return self.extractor(as_floats(to_device(torch.from_numpy(pixels), self.device)))
 
     def _begin_unknown(self, pixels, digest, store, *threads):
         """As `_begin`, of the images that the store does not hold; they are stored in the end."""
@@ -165,6 +176,36 @@ class FeatureReader:
             ]
 
         return finish
+
+
+def as_floats(pixels):
+    """Return pixels of a batch as float32 (n, channels, height, width) in [0, 1].
+
+    They are that already, or uint8 of shape (n, height, width, channels).
+    """
+    return pixels.permute(0, 3, 1, 2).float() / 255 if pixels.dtype == torch.uint8 else pixels
+
+
+def _pinned(batch):
+    """Return a batch whose pixels lie where a GPU fetches them without a copy in between."""
+    return batch._replace(pixels=torch.from_numpy(batch.pixels).pin_memory().numpy())
+
+
+@contextmanager
+def read_ahead(items):
+    """Enter an iterator over items, which a thread takes from an iterator two ahead of the caller.
+
+    An error comes where its item is due.
+    """
+    with worker_threads(1) as workers:
+
+        def taken():
+            waiting = deque(workers.submit(next, items, None) for _ in range(2))
+            while (item := waiting.popleft().result()) is not None:
+                waiting.append(workers.submit(next, items, None))
+                yield item
+
+        yield taken()
 
 
 def _joined(pieces):

@@ -65,8 +65,10 @@ def add_class(detector, X, y, roi=None):
         seed = int(check_random_state(parameters["random_state"]).randint(2**31 - 1))
 
         def extended(samples):
+            # Start and flow are those of `known`, which must stay where the samples are.
+            own = known if reader.device.type == "cpu" else copy.deepcopy(known)
             model = extended_model(
-                known, samples, torch.from_numpy(order), parameters["n_components"], seed
+                own, samples, torch.from_numpy(order), parameters["n_components"], seed
             ).to(reader.device)
             model.freeze()
             return model

@@ -39,9 +39,9 @@ def profile_sums(model, index, evidence, values):
     totals = torch.zeros(*model.likelihood_profile(index).T.shape, dtype=torch.float64)
     weights, pictures = torch.zeros_like(totals), torch.zeros_like(totals)
     for value, block in zip(values, evidence, strict=True):
-        inside = block.frame.inside[index]
-        kept = torch.where(inside, value, torch.zeros_like(value)).double().cpu()
-        weight = inside.double().cpu()
+        inside, value = block.frame.inside[index].cpu(), value.cpu()
+        kept = torch.where(inside, value, torch.zeros_like(value)).double()
+        weight = inside.double()
         if block.frame.layout is not None:
             rows, columns = profile_weights(
                 block.frame.layout, tuple(map_shape), torch.float64, torch.device("cpu")

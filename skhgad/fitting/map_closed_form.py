@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..devices import device_of_float64
 from ..model.class_densities import ClassDensities
 from ..model.flow import LinearStart
 from ..model.level import empty_level
@@ -58,8 +59,8 @@ def has_closed_form(parameters, shapes):
 
 
 @torch.no_grad()
-def fit_map_level(parameters, shape, samples, index, folds):
-    """Fit one level in closed form.
+def fit_map_level(parameters, shape, samples, index, folds, device="cpu"):
+    """Fit one level in closed form, on a device that knows float64, else on the CPU.
 
     Parameters
     ----------
@@ -71,15 +72,16 @@ def fit_map_level(parameters, shape, samples, index, folds):
         Of the level.
     folds : ndarray of shape (n_samples,), int
         Fold of each of the samples, from 0; -1 for one that is in none.
+    device : torch.device, default="cpu"
 
     Returns
     -------
     level : LevelModel
-        Fitted to all samples.
+        Fitted to all samples; on the CPU, as is the rest.
     left_out : LeftOut or None
         None without folds.
     """
-    features = _Features(samples, index, folds)
+    features = _Features(samples, index, folds, device_of_float64(device))
     moments = features.moments()
     shrinkage = parameters["whitening_shrinkage"]
     shrinkage = MAP_SHRINKAGE if shrinkage == "auto" else shrinkage
@@ -94,7 +96,7 @@ def fit_map_level(parameters, shape, samples, index, folds):
         for model, frame in enumerate(frames):
             covariance, shrinkage = frame.add_class(code, of_class)
             if model == 0:
-                whiteners.append(whitening_matrix(covariance))
+                whiteners.append(whitening_matrix(covariance).cpu())
                 evidence.append((float(of_class.counts.sum()), shrinkage))
             else:
                 judged += features.judged(code, model - 1, frame, covariance)
@@ -119,8 +121,8 @@ class _Moments(NamedTuple):
 class _Features:
     """The raw features of one level, read by class and by group: the folds, and what is in none."""
 
-    def __init__(self, samples, index, folds):
-        self.samples, self.index = samples, index
+    def __init__(self, samples, index, folds, device):
+        self.samples, self.index, self.device = samples, index, device
         self.n_positions, self.n_features = samples.cache.shapes[index]
         self.n_folds = int(folds.max(initial=-1)) + 1
         groups = np.where(folds < 0, self.n_folds, folds)
@@ -174,11 +176,12 @@ class _Features:
                 backgrounds = frame.background.log_likelihood(x)
             folds = np.full(len(rows), fold)
             if inside is None:
-                vectors, counts = x.double().mean(1), torch.full((len(x), 1), self.n_positions)
+                vectors = x.double().mean(1)
+                counts = torch.full((len(x), 1), self.n_positions, device=x.device)
             else:
                 counts = inside.sum(1, keepdim=True)
                 vectors = (x.double() * inside[..., None]).sum(1) / counts.clamp_min(1)
-            found.append((rows, folds, likelihoods, backgrounds, vectors, counts))
+            found.append((rows, folds, likelihoods.cpu(), backgrounds.cpu(), vectors, counts))
         return found
 
     def left_out(self, frames, judged):
@@ -189,24 +192,23 @@ class _Features:
         rows, folds, likelihoods, backgrounds, vectors, counts = zip(*judged, strict=True)
         rows, folds, vectors = np.concatenate(rows), np.concatenate(folds), torch.cat(vectors)
         counts = torch.cat(counts)
-        class_likelihoods = torch.empty(len(rows), len(self.rows), dtype=torch.float64)
+        class_likelihoods = vectors.new_empty(len(rows), len(self.rows))
         for fold, frame in enumerate(frames):
-            chosen = torch.from_numpy(folds == fold)
+            chosen = torch.from_numpy(folds == fold).to(vectors.device)
             class_likelihoods[chosen] = frame.discriminants(vectors[chosen]) * counts[chosen]
         has_background = frames[0].background is not None
         return LeftOut(
             rows,
             torch.cat(likelihoods),
             torch.cat(backgrounds) if has_background else None,
-            class_likelihoods,
+            class_likelihoods.cpu(),
         )
 
     def _gather(self, code):
         n_groups, d = self.n_folds + 1, self.n_features
-        counts = torch.zeros(n_groups, dtype=torch.float64)
-        sums = torch.zeros(n_groups, d, dtype=torch.float64)
-        seconds = torch.zeros(n_groups, d, d, dtype=torch.float64)
-        size = torch.zeros((), dtype=torch.float64)
+        counts = self._zeros(n_groups)
+        sums, seconds = self._zeros(n_groups, d), self._zeros(n_groups, d, d)
+        size = self._zeros()
         origin = self.origins[code]
         for group, rows in enumerate(self.rows[code]):
             for _, x, inside in self._blocks(rows):
@@ -216,11 +218,11 @@ class _Features:
                 sums[group] += residuals.sum(0, dtype=torch.float64)
                 seconds[group] += residuals.T @ residuals
                 size += x.square().sum(dtype=torch.float64)
-        counts, sums, seconds, size = map(self.samples.total, (counts, sums, seconds, size))
+        counts, sums, seconds, size = map(self._total, (counts, sums, seconds, size))
         return _Moments(counts, sums, seconds, None, size)
 
     def _first_mean(self, rows):
-        total, count = torch.zeros(self.n_features, dtype=torch.float64), 0
+        total, count = self._zeros(self.n_features), 0
         for _, x, inside in self._blocks(rows[:_FIRST_IMAGES]):
             if inside is None:
                 total += x.sum((0, 1), dtype=torch.float64)
@@ -228,14 +230,23 @@ class _Features:
             else:
                 total += x[inside].sum(0, dtype=torch.float64)
                 count += int(inside.sum())
-        total, count = self.samples.total(total), self.samples.total(count)
+        total, count = self._total(total), self.samples.total(count)
         # Subtracted from float32, it must be a float32 number.
         return (total / max(1, count)).float().double()
 
     def _blocks(self, rows):
         """Yield (rows, x, which positions lie inside) of the samples `rows` of this process."""
-        for part, (x,), _ in self.samples.chosen(rows).numbered_blocks([self.index]):
-            yield part, x, self.samples.cache.read_inside(self.index, part)
+        samples = self.samples.chosen(rows)
+        for part, (x,), _ in samples.numbered_blocks([self.index], self.device):
+            inside = samples.cache.read_inside(self.index, part)
+            yield part, x, None if inside is None else inside.to(self.device)
+
+    def _zeros(self, *shape):
+        return torch.zeros(shape, dtype=torch.float64, device=self.device)
+
+    def _total(self, value):
+        """Sum over the processes, which exchange values on the CPU."""
+        return self.samples.total(value.cpu()).to(self.device)
 
 
 class _Gaussian:
@@ -320,21 +331,23 @@ class _Frame:
 def _level(parameters, shape, frame, whiteners, evidence):
     n_features, *map_shape = shape
     level = empty_level(parameters, n_features, tuple(map_shape), len(whiteners), n_blocks=0)
-    level.start = LinearStart(frame.center, frame.root).float()
-    means = frame.latent_means().to(level.mixture.means)
+    level.start = LinearStart(frame.center.cpu(), frame.root.cpu()).float()
+    latent_means = frame.latent_means().cpu()
+    means = latent_means.to(level.mixture.means)
     level.mixture.means.data.copy_(means)
     level.mixture.offsets.data.zero_()
     background = None
     if frame.background is not None:
         mean = (frame.background.mean - frame.center) @ frame.root
-        background = mean, torch.linalg.solve(frame.root, frame.background.matrix)
+        matrix = torch.linalg.solve(frame.root, frame.background.matrix)
+        background = mean.cpu(), matrix.cpu()
     no_weight = torch.zeros(1)
     mixtures = [
         (mean[None], no_weight, whitener[None])
-        for mean, whitener in zip(frame.latent_means(), whiteners, strict=True)
+        for mean, whitener in zip(latent_means, whiteners, strict=True)
     ]
     level.densities = ClassDensities.of(
-        mixtures, means, frame.precision(), background, evidence=evidence
+        mixtures, means, frame.precision().cpu(), background, evidence=evidence
     )
     return level
 
@@ -355,5 +368,5 @@ def _triangular_whitener(covariance):
     pivots = factor.diagonal()
     if info or pivots.min() < 1e-5 * pivots.max():
         return whitening_matrix(covariance)
-    identity = torch.eye(len(covariance), dtype=covariance.dtype)
+    identity = torch.eye(len(covariance)).to(covariance)
     return torch.linalg.solve_triangular(factor, identity, upper=False).T

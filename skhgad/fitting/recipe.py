@@ -183,10 +183,14 @@ class Recipe:
 
     def _closed_form(self, samples, folds):
         def fit(index):
-            return fit_map_level(self.parameters, self.shapes[index], samples, index, folds)
+            return fit_map_level(
+                self.parameters, self.shapes[index], samples, index, folds, self.device
+            )
 
-        # Processes ask each other in an order that all of them share.
-        n_threads = granted_threads() if samples.cache.processes.size == 1 else 1
+        # Processes ask each other in an order that all of them share. A GPU gains nothing from a
+        # second thread, and torch must not load its linear algebra from two.
+        is_alone = samples.cache.processes.size == 1
+        n_threads = granted_threads() if is_alone and self.device.type == "cpu" else 1
         return zip(*in_threads(fit, range(len(self.shapes)), n_threads), strict=True)
 
     def _judged(self, model, samples, left_out):

@@ -36,21 +36,11 @@ def appearance_of(pixels: Pixels, inside: NDArray[np.bool_] | None = None) -> ND
         are equal.
     """
     step = max(1, round((pixels.shape[0] * pixels.shape[1] / _N_POINTS) ** 0.5))
-
-    def grid(below: int, right: int) -> NDArray[np.float64]:
-        """Return every `step`-th pixel, each replaced by a neighbour; at an edge by itself."""
-        rows, columns = (
-            np.clip(np.arange(0, n, step) + shift, 0, n - 1)
-            for n, shift in zip(pixels.shape[:2], (below, right), strict=True)
-        )
-        chosen = pixels[np.ix_(rows, columns)].astype(np.float64)
-        grey: NDArray[np.float64] = np.einsum("hwc->hw", chosen) / pixels.shape[2]
-        return grey
-
-    here = grid(0, 0)
+    planes = _grey(pixels)[..., None] if step < 3 else pixels  # else few of them are looked at
+    here = _grey(planes[::step, ::step])
     first, second = np.zeros_like(here), np.zeros_like(here)
-    for below, right in ((0, 1), (1, 0)):
-        after, before = grid(below, right), grid(-below, -right)
+    for axis in (0, 1):
+        before, after = _neighbours(planes, here, step, axis)
         first += np.abs(after - here) + np.abs(here - before)
         second += np.abs(after - 2 * here + before)
     if inside is not None and inside[::step, ::step].any():
@@ -60,6 +50,25 @@ def appearance_of(pixels: Pixels, inside: NDArray[np.bool_] | None = None) -> ND
     steepness = first.mean()
     sharpness = second.mean() / steepness if steepness > 0 else 0.0
     return np.array([here.mean() / white, here.std() / white, sharpness])
+
+
+def _grey(pixels: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the mean over the last axis."""
+    total = pixels[..., 0].astype(np.float64)
+    for channel in range(1, pixels.shape[2]):
+        total += pixels[..., channel]
+    return total / pixels.shape[2]
+
+
+def _neighbours(
+    pixels: NDArray[Any], here: NDArray[np.float64], step: int, axis: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the grey pixels before and after those of `here`; at an edge a pixel itself."""
+    pixels, own = np.moveaxis(pixels, axis, 0), np.moveaxis(here, axis, 0)
+    before = np.concatenate((own[:1], _grey(pixels[step - 1 :: step, ::step])[: len(own) - 1]))
+    after = _grey(pixels[1::step, ::step])
+    after = np.concatenate((after, own[len(after) :]))
+    return np.moveaxis(before, 0, axis), np.moveaxis(after, 0, axis)
 
 
 class ObservedSource(ImageSource):

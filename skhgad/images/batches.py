@@ -18,8 +18,8 @@ from .views import ViewSource
 
 __all__ = ["ImageBatch", "iter_batches", "resize"]
 
-# Of one image: resized pixels and size before, or an error.
-_Loaded: TypeAlias = "tuple[NDArray[np.float32], tuple[int, int]] | Exception"
+# Of one image: its pixels, resized or as they were read, and size before; or an error.
+_Loaded: TypeAlias = "tuple[Pixels, tuple[int, int]] | Exception"
 
 
 class ImageBatch(NamedTuple):
@@ -31,12 +31,13 @@ class ImageBatch(NamedTuple):
         Positions of the images in their source.
     pixels : ndarray of shape (b, channels, h, w), dtype float32
         RGB in [0, 1], or as many channels as the source has; C-contiguous, owned by the caller.
+        With `keep_bytes`, uint8 of shape (b, h, w, channels) where all images are of this size.
     sizes : list of b tuples (H, W)
         Height and width in pixels before resizing, after EXIF rotation.
     """
 
     indices: NDArray[np.int64]
-    pixels: NDArray[np.float32]
+    pixels: Pixels
     sizes: list[tuple[int, int]]
 
 
@@ -47,6 +48,7 @@ def iter_batches(
     batch_size: int,
     n_jobs: int | None = None,
     indices: ArrayLike | None = None,
+    keep_bytes: bool = False,
 ) -> Generator[ImageBatch, None, None]:
     """Decode, resize and batch images.
 
@@ -68,6 +70,9 @@ def iter_batches(
         Number of joblib threads; None means 1 unless in a `joblib.parallel_config` context.
     indices : array-like of int or mask, default=None
         Positions to read, in this order, as NumPy indexes; None means all.
+    keep_bytes : bool, default=False
+        Whether a batch of uint8 images that all have the right size is given as it is: a quarter
+        of the bytes to move.
 
     Returns
     -------
@@ -96,7 +101,7 @@ def iter_batches(
     if indices is not None:
         # Not np.asarray(indices): an empty list would become floats.
         positions = np.atleast_1d(positions[cast(Any, indices)])
-    return _generate_batches(source, size, int(batch_size), n_jobs, positions)
+    return _generate_batches(source, size, int(batch_size), n_jobs, positions, keep_bytes)
 
 
 def _generate_batches(
@@ -105,6 +110,7 @@ def _generate_batches(
     batch_size: int,
     n_jobs: int | None,
     positions: NDArray[np.int64],
+    keep_bytes: bool,
 ) -> Generator[ImageBatch, None, None]:
     stop = threading.Event()
 
@@ -113,7 +119,8 @@ def _generate_batches(
             return RuntimeError("the caller wants no more images")
         try:
             pixels = source.read(position)
-            return resize(pixels, size), pixels.shape[:2]
+            stays = keep_bytes and pixels.dtype == np.uint8 and pixels.shape[:2] == size
+            return pixels if stays else resize(pixels, size), pixels.shape[:2]
         except Exception as error:
             # Returned: joblib would wrap a raised one and warn about the other images.
             return error
@@ -148,18 +155,20 @@ def _chunk_size(batch_size: int, n_threads: int) -> int:
     return batch_size * n_batches
 
 
-def _collate(
-    images: list[_Loaded], size: tuple[int, int]
-) -> tuple[NDArray[np.float32], list[tuple[int, int]]]:
-    n_channels = next((len(i[0]) for i in images if not isinstance(i, Exception)), 3)
-    batch = np.empty((len(images), n_channels, *size), dtype=np.float32)
-    sizes = []
-    for row, image in zip(batch, images, strict=True):
+def _collate(images: list[_Loaded], size: tuple[int, int]) -> tuple[Pixels, list[tuple[int, int]]]:
+    parts: list[Pixels] = []
+    sizes: list[tuple[int, int]] = []
+    for image in images:
         if isinstance(image, Exception):
             raise image
-        pixels, original_size = image
-        row[...] = pixels
-        sizes.append(original_size)
+        parts.append(image[0])
+        sizes.append(image[1])
+    if all(part.dtype == np.uint8 for part in parts):
+        return cast(Pixels, np.stack(parts)), sizes
+    parts = [resize(part, size) if part.dtype == np.uint8 else part for part in parts]
+    batch = np.empty((len(parts), *parts[0].shape), dtype=np.float32)
+    for row, part in zip(batch, parts, strict=True):
+        row[...] = part
     return batch, sizes
 
 
