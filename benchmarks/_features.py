@@ -130,7 +130,7 @@ def extract(detector, X, is_images):
     check_parameters(parameters)
     start = time.perf_counter()
     if is_images:
-        source = ImageSource(X.tolist(), value_range=detector.value_range)
+        source = ImageSource(list(X), value_range=detector.value_range)
     else:
         source = X.astype(np.float64)
     reader = FeatureReader.for_fit(parameters, source)

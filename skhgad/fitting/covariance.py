@@ -86,7 +86,12 @@ def gaussian_shrinkage(covariance, n_samples):
     if not mean_variance > 0:
         return 1.0
     spread = (covariance / mean_variance).square().sum()
-    return _shrinkage(len(covariance) ** 2 + 2 * spread, spread, n_samples, len(covariance))
+    return gaussian_shrinkage_of(spread, n_samples, len(covariance))
+
+
+def gaussian_shrinkage_of(spread, n_samples, n_features):
+    """As `gaussian_shrinkage`, from the sum of squares of a covariance of mean variance 1."""
+    return _shrinkage(n_features**2 + 2 * spread, spread, n_samples, n_features)
 
 
 def _shrinkage(fourth, spread, n_samples, n_features):

@@ -16,7 +16,13 @@ from ..model.level import empty_level
 from ..model.mixture import log_likelihood
 from ..parameters import asks_for_training
 from .class_mixtures import BACKGROUND_SHRINKAGE
-from .covariance import gaussian_shrinkage, is_rounding, shrink, whitening_matrix
+from .covariance import (
+    gaussian_shrinkage,
+    gaussian_shrinkage_of,
+    is_rounding,
+    shrink,
+    whitening_matrix,
+)
 from .start import MAP_SHRINKAGE
 
 _FIRST_IMAGES = 16  # of each class; around their mean, moments are exact in float32
@@ -87,19 +93,17 @@ def fit_map_level(parameters, shape, samples, index, folds, device="cpu"):
     shrinkage = MAP_SHRINKAGE if shrinkage == "auto" else shrinkage
     # The first sees all groups of samples, the others all but a fold. These only judge: any inverse
     # root does, and the triangular one takes a tenth of the time.
-    every, *others = features.choices_of_groups()
-    frames = [_Frame(moments, every, shrinkage, whitening_matrix)]
-    frames += [_Frame(moments, seen, shrinkage, _triangular_whitener) for seen in others]
+    frames = [_Frame(moments, None, shrinkage, whitening_matrix)]
+    for fold in range(features.n_folds):
+        frames.append(_Frame(moments, fold, shrinkage, _triangular_whitener))
     whiteners, evidence, judged = [], [], []
     for code in range(samples.n_classes):
         of_class = features.moments_of_class(code)
-        for model, frame in enumerate(frames):
-            covariance, shrinkage = frame.add_class(code, of_class)
-            if model == 0:
-                whiteners.append(whitening_matrix(covariance).cpu())
-                evidence.append((float(of_class.counts.sum()), shrinkage))
-            else:
-                judged += features.judged(code, model - 1, frame, covariance)
+        covariance, shrinkage = frames[0].add_class(of_class)
+        whiteners.append(whitening_matrix(covariance).cpu())
+        evidence.append((float(of_class.counts.sum()), shrinkage))
+        for fold, frame in enumerate(frames[1:]):
+            judged += features.judged(code, fold, frame, frame.add_judge(code, of_class))
     level = _level(parameters, shape, frames[0], whiteners, tuple(zip(*evidence, strict=True)))
     return level, features.left_out(frames[1:], judged) if len(frames) > 1 else None
 
@@ -114,8 +118,20 @@ class _Moments(NamedTuple):
     counts: torch.Tensor
     sums: torch.Tensor
     seconds: torch.Tensor
+    second: torch.Tensor  # of all groups
     origins: torch.Tensor | None = None
     size: float = 0.0  # sum of all squares of the vectors themselves
+
+    def seen(self, without):
+        """Return counts, sums and second moments of all groups but one; None = of all."""
+        counts, sums = self.counts.sum(-1), self.sums.sum(-2)
+        if without is None:
+            return counts, sums, self.second
+        return (
+            counts - self.counts[..., without],
+            sums - self.sums[..., without, :],
+            self.second - self.seconds[without],
+        )
 
 
 class _Features:
@@ -135,15 +151,6 @@ class _Features:
         kept = samples.n_classes * (self.n_folds + 1) * self.n_features**2 * 8
         self._kept = {} if kept <= _KEPT_BYTES else None
 
-    def choices_of_groups(self):
-        """Return which groups each model sees: all; for each fold, all others."""
-        every = torch.ones(self.n_folds + 1, dtype=torch.bool)
-        choices = [every]
-        for fold in range(self.n_folds):
-            choices.append(every.clone())
-            choices[-1][fold] = False
-        return choices
-
     def moments(self):
         """Return the moments of all classes."""
         counts, sums, seconds, size = [], [], 0, 0.0
@@ -155,19 +162,19 @@ class _Features:
             sums.append(found.sums)
             seconds = seconds + found.seconds
             size += found.size
-        return _Moments(torch.stack(counts), torch.stack(sums), seconds, self.origins, size)
+        second = seconds.sum(0)
+        return _Moments(torch.stack(counts), torch.stack(sums), seconds, second, self.origins, size)
 
     def moments_of_class(self, code):
         """Return the moments of one class."""
         return self._gather(code) if self._kept is None else self._kept[code]
 
-    def judged(self, code, fold, frame, covariance):
-        """Judge one class's samples of a fold by a model without them.
+    def judged(self, code, fold, frame, own):
+        """Judge one class's samples of a fold by a model without them, of which `own` is the class.
 
         Returns a list of (rows, their fold, likelihoods, backgrounds, mean vectors, numbers of
         positions), one a block.
         """
-        own = _Gaussian(frame.means[code], frame.root @ _triangular_whitener(covariance))
         found = []
         for rows, x, inside in self._blocks(self.rows[code][fold]):
             likelihoods = own.log_likelihood(x)
@@ -219,7 +226,7 @@ class _Features:
                 seconds[group] += residuals.T @ residuals
                 size += x.square().sum(dtype=torch.float64)
         counts, sums, seconds, size = map(self._total, (counts, sums, seconds, size))
-        return _Moments(counts, sums, seconds, None, size)
+        return _Moments(counts, sums, seconds, seconds.sum(0), None, size)
 
     def _first_mean(self, rows):
         total, count = self._zeros(self.n_features), 0
@@ -265,25 +272,28 @@ class _Gaussian:
 
 
 class _Frame:
-    """A model of some groups of the samples: means, latent space, background, shared covariance.
+    """A model of all groups of the samples but one: means, latent space, background, covariances.
 
-    `whiten` gives the inverse root of a covariance.
+    `without` is the number of the group, None = all are seen. `whiten` gives the inverse root of a
+    covariance.
     """
 
-    def __init__(self, moments, seen, shrinkage, whiten):
-        self.seen, self.size, self.whiten = seen, moments.size, whiten
-        counts, sums = moments.counts[:, seen].sum(1), moments.sums[:, seen].sum(1)
-        second = moments.seconds[seen].sum(0)
+    def __init__(self, moments, without, shrinkage, whiten):
+        self.without, self.size, self.whiten = without, moments.size, whiten
+        counts, sums, second = moments.seen(without)
         n, origins = counts.sum(), moments.origins
         self.means = origins + sums / counts[:, None]
         weighted = sums / counts.sqrt()[:, None]
         within = (second - weighted.T @ weighted) / n
         if is_rounding(n * within.trace(), n, moments.size, torch.float32):
-            within.zero_()
-        self.root = whiten(shrink(within, shrinkage))
+            within = torch.zeros_like(within)
+        self.prior = shrink(within, shrinkage)  # the identity of the latent space
+        self.root = whiten(self.prior)
+        self.metric = self.root @ self.root.T
         self.center = self.means.mean(0)
         self.within = self.root.T @ within @ self.root
-        self.shared = torch.zeros_like(within)
+        # Two parts of one sum: in the latent space, and of raw vectors.
+        self.shared, self.raw_shared = torch.zeros_like(within), torch.zeros_like(within)
         self.background = None
         if len(origins) > 1:
             apart = origins - self.center
@@ -294,15 +304,14 @@ class _Frame:
             matrix = whiten(shrink(overall, BACKGROUND_SHRINKAGE))
             self.background = _Gaussian(self.center + shift, self.root @ matrix)
 
-    def add_class(self, code, moments):
+    def add_class(self, moments):
         """Return the shrunk covariance of a class in the latent space, and its shrinkage.
 
         The shared covariance is summed.
         """
-        n, total = moments.counts[self.seen].sum(), moments.sums[self.seen].sum(0)
-        scatter = moments.seconds[self.seen].sum(0) - torch.outer(total, total) / n
+        scatter, n = self._scatter(moments)
         covariance = self.root.T @ (scatter / n) @ self.root
-        if is_rounding(scatter.trace(), n, moments.size, torch.float32):
+        if self._is_rounding(scatter, n):
             # A class whose vectors are all the same has no spread: it takes that of all classes.
             covariance, shrinkage = shrink(self.within, gaussian_shrinkage(self.within, n)), 1.0
         else:
@@ -311,13 +320,43 @@ class _Frame:
         self.shared += covariance / len(self.means)
         return covariance, shrinkage
 
+    def add_judge(self, code, moments):
+        r"""Return the Gaussian of a class, of raw vectors; the shared covariance is summed.
+
+        It is that of `add_class`, at a third of the time. In the latent space (x - c) R, the
+        covariance :math:`R^\top S R` is shrunk towards m I. For raw vectors that is
+        (1 - s) S + s m C, with :math:`C^{-1} = R R^\top`. The trace and the norm that tell m and s
+        are those of :math:`R R^\top S`.
+        """
+        scatter, n = self._scatter(moments)
+        product = self.metric @ (scatter / n)
+        variance = product.trace() / len(scatter)
+        if variance > 0 and not self._is_rounding(scatter, n):
+            spread = (product * product.T).sum() / variance.square()
+            shrinkage = gaussian_shrinkage_of(spread, n, len(scatter))
+            covariance = (1 - shrinkage) * scatter / n + shrinkage * variance * self.prior
+            matrix = _scaled_whitener(covariance)
+            if matrix is not None:
+                self.raw_shared += covariance / len(self.means)
+                return _Gaussian(self.means[code], matrix)
+        covariance, _ = self.add_class(moments)
+        return _Gaussian(self.means[code], self.root @ _triangular_whitener(covariance))
+
+    def _scatter(self, moments):
+        """Return the sum of squares of a class around its mean, and its number of vectors."""
+        n, total, second = moments.seen(self.without)
+        return second - torch.outer(total, total) / n, n
+
+    def _is_rounding(self, scatter, n):
+        return is_rounding(scatter.trace(), n, self.size, torch.float32)
+
     def latent_means(self):
         """Return the means of the classes in the latent space."""
         return (self.means - self.center) @ self.root
 
     def precision(self):
         """Return the inverse of the covariance that all classes share."""
-        root = self.whiten(self.shared)
+        root = self.whiten(self.shared + self.root.T @ self.raw_shared @ self.root)
         return root @ root.T
 
     def discriminants(self, x):
@@ -370,3 +409,16 @@ def _triangular_whitener(covariance):
         return whitening_matrix(covariance)
     identity = torch.eye(len(covariance)).to(covariance)
     return torch.linalg.solve_triangular(factor, identity, upper=False).T
+
+
+def _scaled_whitener(covariance):
+    """Inverse square root of a covariance, upper triangular; None where it is nearly singular.
+
+    Features are scaled to unit variance before: that of one may be far from that of another.
+    """
+    scale = covariance.diagonal().rsqrt()
+    factor, info = torch.linalg.cholesky_ex(scale[:, None] * covariance * scale)
+    pivots = factor.diagonal()
+    if info or not pivots.min() >= 1e-5 * pivots.max():
+        return None
+    return torch.linalg.solve_triangular(factor, torch.diag(scale), upper=False).T
