@@ -1,6 +1,6 @@
 """Small defects in large pictures, with tiles and without.
 
-    python -m benchmarks.tiles [--data DIR] [--size 3000 4000] [--tile 384] [--defect 12]
+    python -m benchmarks.tiles [--data DIR] [--size 3000 4000] [--tile 384] [--defect 12] [--fast]
 
 Pastes normal images of one product beside each other to large pictures, the products of a camera
 that sees many at once. Half of the tested pictures get a dark round spot somewhere. Prints how well
@@ -121,6 +121,7 @@ def main(arguments=None):
     parser.add_argument("--defect", type=int, default=12, help="diameter in pixels")
     parser.add_argument("--fit", type=int, default=20, help="pictures to fit on")
     parser.add_argument("--test", type=int, default=10, help="pictures of each kind to score")
+    parser.add_argument("--fast", action="store_true", help="HGADDetector.fast()")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     size = tuple(options.size)
@@ -152,7 +153,8 @@ def compare(options, size, folder):
     n_tiles = len(tiled(size, (options.tile, options.tile)).corners)
     print(f"{size[0]} x {size[1]} pixels, {n_tiles} tiles, defects of {options.defect} pixels")
     for tile in (None, options.tile):
-        detector = HGADDetector.fast(tile_size=tile, random_state=0, cache_budget=1 << 28)
+        make = HGADDetector.fast if options.fast else HGADDetector
+        detector = make(tile_size=tile, random_state=0, cache_budget=1 << 28)
         start = time.perf_counter()
         detector.fit(X)
         print(f"fit on {len(X)} pictures in {time.perf_counter() - start:.0f} s", flush=True)

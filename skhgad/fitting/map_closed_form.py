@@ -323,7 +323,7 @@ class _Frame:
     def add_judge(self, code, moments):
         r"""Return the Gaussian of a class, of raw vectors; the shared covariance is summed.
 
-        It is that of `add_class`, at a third of the time. In the latent space (x - c) R, the
+        It is that of `add_class`, in about half of the time. In the latent space (x - c) R, the
         covariance :math:`R^\top S R` is shrunk towards m I. For raw vectors that is
         (1 - s) S + s m C, with :math:`C^{-1} = R R^\top`. The trace and the norm that tell m and s
         are those of :math:`R R^\top S`.
