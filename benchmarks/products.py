@@ -56,8 +56,7 @@ class Product:
     def __init__(self, number, bases):
         self.number, self.bases = number, bases
         rng = np.random.default_rng([number, 0])
-        whole, side = SIDE + 2 * MARGIN, None
-        base = bases[number % len(bases)]
+        base, whole = bases[number % len(bases)], SIDE + 2 * MARGIN
         side = min(whole, *base.shape[:2])
         top, left = (int(rng.integers(0, n - side + 1)) for n in base.shape[:2])
         window = base[top : top + side, left : left + side]

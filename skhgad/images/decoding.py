@@ -217,7 +217,8 @@ def require_value_range(subject: str, value_range: tuple[float, float] | None) -
     if value_range is None:
         raise ValueError(
             f"{subject}, so its black and white levels are unknown; pass value_range=(low, high), "
-            "e.g. (0, 4095) for a 12-bit camera or (0, 65535) for the full 16-bit range."
+            "e.g. (0, 4095) for a 12-bit camera or (0, 65535) for the full 16-bit range; on the "
+            "command line, fit with --set 'value_range=(0, 65535)'."
         )
 
 
