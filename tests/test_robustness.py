@@ -252,7 +252,9 @@ def test_a_command_that_is_told_to_end_leaves_no_temporary_files(
     with pytest.raises(SystemExit) as caught:
         main(["fit", str(products), "--out", out, *FIT, "--set", "cache_budget=0"])
     assert caught.value.code == 128 + number
-    assert os.listdir(tmp_path) == []
+    # Of torch, by the first optimiser of a process, in the folder for temporary files.
+    left = [name for name in os.listdir(tmp_path) if not name.startswith("torchinductor_")]
+    assert left == []
     assert signal.getsignal(number) is before
 
 
