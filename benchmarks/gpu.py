@@ -90,7 +90,6 @@ def part_model(options):
         options.out / "scores.npz",
         scores=detector.score_samples(compared),
         verdicts=detector.predict(compared),
-        offset=np.asarray(detector.offset_),
     )
     text, record = compare_saved(options.out, test)
     return f"On the machine that saved it: {text}", record
@@ -162,10 +161,11 @@ def speed_of(name, size, options):
     blank = torch.rand(BATCH, 3, size, size, device=options.device)
     blank = blank.contiguous(memory_format=torch.channels_last)
 
+    device = torch.device(options.device).type
+
     def ceiling():
-        half = torch.float16 if torch.device(options.device).type == "cuda" else None
-        kind = torch.device(options.device).type
-        with torch.inference_mode(), torch.autocast(kind, half, enabled=half is not None):
+        is_gpu = device == "cuda"
+        with torch.inference_mode(), torch.autocast(device, torch.float16, enabled=is_gpu):
             for _ in range(n // BATCH):
                 model(blank)
 
@@ -189,9 +189,9 @@ def speed_of(name, size, options):
                 seconds[kind].append(timed(sides[kind], options.device))
     done = {kind: (n // BATCH * BATCH if kind == "ceiling" else n) for kind in sides}
     record = {kind: done[kind] / float(np.median(seconds[kind])) for kind in sides}
-    record |= {"training": n * PASSES / timed(train, options.device)}
+    record["training"] = n * PASSES / timed(train, options.device)
     record |= {"backbone": name, "pixels": size}
-    if torch.device(options.device).type == "cuda":
+    if device == "cuda":
         record["peak_gib"] = torch.cuda.max_memory_allocated(options.device) / 2**30
     return record
 
@@ -242,10 +242,8 @@ def main(arguments=None):
             text, status = f"{part} failed:\n\n{traceback.format_exc()}", 1
         texts.append(f"{part}, {time.perf_counter() - start:.0f} s\n\n{text}")
         print(f"\n{texts[-1]}", flush=True)
-        if options.json:
-            write_json(options.json, records)
-        if options.markdown:
-            write_markdown(options.markdown, ["\n\n".join(texts) + "\n"])
+        write_json(options.json, records)
+        write_markdown(options.markdown, ["\n\n".join(texts) + "\n"])
     return status
 
 

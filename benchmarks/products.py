@@ -215,16 +215,14 @@ def main(arguments=None):
             records.append(parts)
             rows.append(row_of(size, parts, options))
             print(rows[-1], file=sys.stderr, flush=True)
-            if options.json:
-                write_json(options.json, records)
+            write_json(options.json, records)
     head = (
         "products", "mean AUROC", *(_PEERS[key] for key in options.peers), "class found",
         "fit, s", "features at hand, s", "score, ms", "model, MiB", "add_class, s",
     )  # fmt: skip
     text = "\n".join(markdown(head, rows))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n\n{text}")
-    if options.markdown:
-        write_markdown(options.markdown, [text + "\n"])
+    write_markdown(options.markdown, [text + "\n"])
     return 0
 
 

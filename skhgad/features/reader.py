@@ -193,7 +193,7 @@ def _pinned(batch):
 
 @contextmanager
 def read_ahead(items):
-    """Enter an iterator over items, which a thread takes from an iterator two ahead of the caller.
+    """Enter an iterator over the same items; a thread takes them, two ahead of the caller.
 
     An error comes where its item is due.
     """
