@@ -403,12 +403,8 @@ def _triangular_whitener(covariance):
 
     It is `whitening_matrix` that raises eigenvalues where the covariance is singular.
     """
-    factor, info = torch.linalg.cholesky_ex(covariance)
-    pivots = factor.diagonal()
-    if info or pivots.min() < 1e-5 * pivots.max():
-        return whitening_matrix(covariance)
-    identity = torch.eye(len(covariance)).to(covariance)
-    return torch.linalg.solve_triangular(factor, identity, upper=False).T
+    root = _triangular_root(covariance, torch.eye(len(covariance)).to(covariance))
+    return whitening_matrix(covariance) if root is None else root
 
 
 def _scaled_whitener(covariance):
@@ -417,8 +413,13 @@ def _scaled_whitener(covariance):
     Features are scaled to unit variance before: that of one may be far from that of another.
     """
     scale = covariance.diagonal().rsqrt()
-    factor, info = torch.linalg.cholesky_ex(scale[:, None] * covariance * scale)
+    return _triangular_root(scale[:, None] * covariance * scale, torch.diag(scale))
+
+
+def _triangular_root(matrix, scale):
+    """Return (L^-1 scale)^T with the Cholesky factor L; None where it is nearly singular."""
+    factor, info = torch.linalg.cholesky_ex(matrix)
     pivots = factor.diagonal()
     if info or not pivots.min() >= 1e-5 * pivots.max():
         return None
-    return torch.linalg.solve_triangular(factor, torch.diag(scale), upper=False).T
+    return torch.linalg.solve_triangular(factor, scale, upper=False).T
