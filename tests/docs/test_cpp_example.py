@@ -46,7 +46,9 @@ def program(tmp_path_factory):
     if shared is None:
         pytest.skip("the shared library of onnxruntime was not found beside its headers")
     folder = tmp_path_factory.mktemp("cpp")
-    command = [compiler, "-std=c++17", SOURCE, "-I", headers, shared, f"-Wl,-rpath,{shared.parent}"]
+    # The Python package has the library under its full version alone; the loader looks for ".so.1".
+    (folder / "libonnxruntime.so.1").symlink_to(shared)
+    command = [compiler, "-std=c++17", SOURCE, "-I", headers, shared, f"-Wl,-rpath,{folder}"]
     subprocess.run([*map(str, command), "-o", str(folder / "inspect")], check=True, timeout=300)
     return folder / "inspect"
 
