@@ -20,6 +20,14 @@ _ROUNDING = 1e-10  # mean variance in latent space, up to which nothing varies b
 _STEPS = 3  # of expectation-maximisation, in which the vectors seen before keep their centers
 
 
+def root_for(without):
+    """Return what gives the inverse root of a covariance.
+
+    For a model without a fold, which only judges, it is the triangular one, which is faster.
+    """
+    return whitening_matrix if without is None else triangular_whitener
+
+
 @dataclass(frozen=True)
 class MapClass:
     """One Gaussian, or centers with one covariance, around which residuals are summed.
@@ -97,12 +105,9 @@ class MapClass:
             covariance = shrink(covariance, shrinkage)
         else:
             covariance, shrinkage = self.frame.shrunk(covariance, n), 0.0
-        root = whitening_matrix if without is None else triangular_whitener  # which is faster
         location = (self.n_vectors * self.location + self.totals[seen].sum(0)) / n
-        densities.set_class(
-            self.code, (self.centers + shift, self.log_weights, root(covariance)[None]), location,
-            n_vectors=n, shrinkage=shrinkage,
-        )  # fmt: skip
+        mixture = self.centers + shift, self.log_weights, root_for(without)(covariance)[None]
+        densities.set_class(self.code, mixture, location, n_vectors=n, shrinkage=shrinkage)
 
     def _unshrunk(self):
         """Return the covariance of the old vectors; where only the prior was left, the prior."""

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from .class_mixtures import BACKGROUND_SHRINKAGE
-from .class_update import MapClass
-from .covariance import gaussian_shrinkage, shrink, unshrink, whitening_matrix
+from .class_update import MapClass, root_for
+from .covariance import gaussian_shrinkage_of, shrink, unshrink
 from .start import MAP_SHRINKAGE
 
 
@@ -78,7 +78,7 @@ class NewMapClasses:
             covariance = (1 - share) * covariance + share * own
             covariance = covariance + share * (1 - share) * torch.outer(apart, apart)
             mean, n = mean + share * apart, n + n_new
-        return mean, whitening_matrix(shrink(covariance, BACKGROUND_SHRINKAGE))
+        return mean, root_for(without)(shrink(covariance, BACKGROUND_SHRINKAGE))
 
 
 def _background_of(densities):
@@ -105,23 +105,30 @@ class NewClassFrame:
 
     def __init__(self, level, shrinkage):
         self.n_vectors = float(level.densities.n_vectors[level.mixture.generations == 0].sum())
-        self.matrix = level.start.matrix.double().cpu()
-        self.inverse = torch.linalg.inv(self.matrix)
+        matrix = level.start.matrix.double().cpu()
+        inverse = torch.linalg.inv(matrix)
+        self.round_raw = matrix.T @ matrix  # what raw vectors of covariance I have here
+        self.raw_metric = inverse @ inverse.T  # of which C has the raw variance tr(C @ raw_metric)
         self.shrinkage = shrinkage
 
     def shrunk(self, covariance, n_vectors):
-        """Return the covariance of a class of so many vectors, shrunk in that space."""
-        raw_variance = torch.linalg.multi_dot((self.inverse.T, covariance, self.inverse)).trace()
-        raw_variance = raw_variance / len(covariance)
-        round_raw = raw_variance * self.matrix.T @ self.matrix
-        identity = torch.eye(len(covariance), dtype=torch.float64)
-        own = (1 - self.shrinkage) * covariance + self.shrinkage * round_raw
+        r"""Return the covariance of a class of so many vectors, shrunk in that space.
+
+        There, with :math:`L L^\top = F` the covariance of that space, it is :math:`L^{-1} C
+        L^{-\top}`, shrunk towards m I: here, (1 - s) C + s m F. The trace and the norm that tell m
+        and s are those of :math:`F^{-1} C`.
+        """
+        d = len(covariance)
+        raw_variance = (covariance * self.raw_metric).sum() / d
+        own = (1 - self.shrinkage) * covariance
+        own = own + self.shrinkage * raw_variance * self.round_raw
+        identity = torch.eye(d, dtype=torch.float64)
         frame = (self.n_vectors * identity + n_vectors * own) / (self.n_vectors + n_vectors)
-        factor = torch.linalg.cholesky(frame)
-        whitened = torch.linalg.solve_triangular(factor, covariance, upper=False)
-        whitened = torch.linalg.solve_triangular(factor, whitened.T, upper=False)
-        whitened = shrink(whitened, gaussian_shrinkage(whitened, n_vectors))
-        return factor @ whitened @ factor.T
+        product = torch.cholesky_solve(covariance, torch.linalg.cholesky(frame))
+        variance = product.trace() / d
+        spread = (product * product.T).sum() / variance.square()
+        shrinkage = gaussian_shrinkage_of(spread, n_vectors, d)
+        return (1 - shrinkage) * covariance + shrinkage * variance * frame
 
 
 def new_map_classes(known, model, samples, groups, shrinkage):

@@ -392,5 +392,8 @@ def _blocks(flat, places):
 
 def _log_det(matrix, n_merged):
     """Log-determinant in which the last axis counts for `n_merged` more."""
-    log_det = torch.linalg.slogdet(matrix)[1]
+    if matrix.tril(-1).any():
+        log_det = torch.linalg.slogdet(matrix)[1]
+    else:
+        log_det = matrix.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
     return log_det + n_merged * matrix[-1, -1].log() if n_merged else log_det
