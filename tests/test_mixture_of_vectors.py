@@ -190,6 +190,36 @@ def test_broken_relations_between_features_are_anomalies():
     assert auroc(detector, related(300, 3), anomalies) >= 0.99
 
 
+@pytest.mark.parametrize("noise", [0, 1e-13, 1e-8])
+@pytest.mark.parametrize(
+    "distinct", [np.eye(2)[:, :1], np.eye(4), np.random.default_rng(0).normal(size=(3, 5))]
+)
+def test_rows_of_a_few_kinds_are_normal_and_others_are_not(distinct, noise):
+    rng = np.random.default_rng(0)
+
+    def rows(n):
+        kinds = distinct[rng.permutation(np.arange(n) % len(distinct))]
+        return kinds + noise * rng.normal(size=kinds.shape)
+
+    detector = HGADDetector(random_state=0).fit(rows(100))
+    assert (detector.predict(rows(100)) == 1).mean() >= 0.9
+    assert (detector.predict(distinct + 0.5) == -1).all()
+
+
+def test_features_that_are_constant_or_sums_of_others_cost_nothing():
+    angles = np.random.default_rng(0).uniform(0, 2 * np.pi, 150)
+    circle = np.stack([np.cos(angles), np.sin(angles)], 1)
+    circle += np.random.default_rng(1).normal(0, 0.05, circle.shape)
+    inside = np.random.default_rng(2).uniform(-0.4, 0.4, (50, 2))
+    for added in ([0, 0, 7], [1, 1, 0]):  # a constant, the sum of both
+
+        def wider(X, added=added):
+            return np.column_stack([X, X @ added[:2] + added[2]])
+
+        detector = HGADDetector(random_state=0).fit(wider(circle[:100]))
+        assert auroc(detector, wider(circle[100:]), wider(inside)) >= 0.99
+
+
 @pytest.mark.parametrize("n_features", [2, 8])
 def test_a_score_depends_on_no_other_row(n_features):
     constant = HGADDetector(random_state=0).fit(np.full((30, n_features), 0.1))
