@@ -49,14 +49,6 @@ def test_a_ring_takes_several_centers():
     assert fit_gaussian(z).log_density(middle) > fit_gaussian(z).log_density(z).median()
 
 
-def test_an_axis_in_which_nothing_varies_decides_nothing():
-    z = ring()
-    more = torch.cat((z, torch.full((len(z), 1), 0.5, dtype=z.dtype), z[:, :1] - z[:, 1:]), 1)
-    n_centers = len(chosen(z).centers)
-    assert n_centers > 1
-    assert len(chosen(more).centers) == n_centers
-
-
 @pytest.mark.parametrize(("n", "n_features"), [(30, 64), (30, 2), (300, 8)])
 def test_two_blobs_take_a_center_each(n, n_features):
     z = two_blobs(n, n_features)
