@@ -190,6 +190,33 @@ def test_broken_relations_between_features_are_anomalies():
     assert auroc(detector, related(300, 3), anomalies) >= 0.99
 
 
+@pytest.mark.parametrize("noise", [0, 1e-13, 1e-8])
+@pytest.mark.parametrize(
+    "distinct", [np.eye(2)[:, :1], np.eye(4), np.random.default_rng(0).normal(size=(3, 5))]
+)
+def test_rows_of_a_few_kinds_are_normal_and_others_are_not(distinct, noise):
+    rng = np.random.default_rng(0)
+
+    def rows(n):
+        kinds = distinct[rng.permutation(np.arange(n) % len(distinct))]
+        return kinds + noise * rng.normal(size=kinds.shape)
+
+    detector = HGADDetector(random_state=0).fit(rows(100))
+    assert (detector.predict(rows(100)) == 1).mean() >= 0.9
+    assert (detector.predict(distinct + 0.5) == -1).all()
+
+
+def test_features_that_are_constant_or_sums_of_others_cost_nothing():
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(0, 2 * np.pi, 150)
+    circle = np.stack([np.cos(angles), np.sin(angles)], 1) + rng.normal(0, 0.05, (150, 2))
+    for added in (np.full(150, 7.0), circle.sum(1)):
+        wider = np.column_stack([circle, added])
+        detector = HGADDetector(validation_fraction=0.2, random_state=0).fit(wider)
+        assert detector.n_components_ > 1
+        assert detector.predict([[0, 0, added[0] if added.std() == 0 else 0]]) == -1
+
+
 @pytest.mark.parametrize("n_features", [2, 8])
 def test_a_score_depends_on_no_other_row(n_features):
     constant = HGADDetector(random_state=0).fit(np.full((30, n_features), 0.1))

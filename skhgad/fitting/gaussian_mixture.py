@@ -56,10 +56,21 @@ class GaussianMixture:
 
 
 def whitener(covariance):
-    """Return L^-T of the Cholesky factor L: rows times it have the identity as covariance."""
-    factor = torch.linalg.cholesky(covariance)
+    """Return L^-T of the Cholesky factor L: rows times it have the identity as covariance.
+
+    Where rounding leaves no factor, as of clusters that are tight and far apart, eigenvalues below
+    1e-10 of the largest are raised to that, as `whitening_matrix` does.
+    """
+    factor, failed_at = torch.linalg.cholesky_ex(covariance)
+    if failed_at:
+        factor = torch.linalg.cholesky(_regular(covariance))
     identity = torch.eye(len(factor), dtype=factor.dtype)
     return torch.linalg.solve_triangular(factor, identity, upper=False).T
+
+
+def _regular(covariance):
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp_min(1e-10 * values[-1])) @ vectors.T
 
 
 def component_log_densities(z, centers, whiteners):

@@ -9,6 +9,7 @@ _LOWEST_SHARE = 0.02
 # Standard deviation of left-out distances, over that of a Gaussian, up to which it is trusted.
 _WIDEST_TAILS = 5.0
 _VECTORS_PER_AXIS = 4  # with fewer, distances of left-out samples tell nothing of tails
+SMALLEST_SCATTER = 1e-12  # of the largest, below which nothing varies in an axis
 PSEUDO_COUNTS = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, math.inf)
 
 
@@ -156,7 +157,7 @@ def _parts(residuals, n_features=None):
     n = len(residuals)
     n_features = residuals.shape[1] if n_features is None else n_features
     scatter, axes = principal_axes(residuals)
-    varies = scatter > 1e-12 * scatter.max()
+    varies = scatter > SMALLEST_SCATTER * scatter.max()
     judged = residuals @ axes[:, varies]
     return judged, scatter[varies], n, int(varies.sum()) if n_features <= n else n_features
 

@@ -6,10 +6,12 @@ import torch
 
 from .gaussian_mixture import GaussianMixture, equal_log_weights, fit_mixture, fit_modes
 from .gaussian_shrinkage import (
+    SMALLEST_SCATTER,
     inflation_of,
     is_clearly_better,
     ledoit_wolf_pseudo_count,
     likeliest_pseudo_count,
+    principal_axes,
     robust_mean,
     shrunk_covariance,
 )
@@ -77,11 +79,25 @@ def choose_mixture(z, modes, seed, heavy_tails=False, n_merged=0, name=None):
     """
     fits = candidates(z, modes, seed, heavy_tails, n_merged)
     if name is None:
-        name = 1 if len(fits) == 1 else chosen_name(left_out_likelihoods(fits, z), z.shape[1])
+        name = _likeliest(z, modes, seed, heavy_tails, n_merged) if len(fits) > 1 else 1
     if name not in fits:
         name = 1
     rows = slice(MOST_KERNELS if name == KERNELS else None)
     return fits[name](torch.arange(len(z))[rows])
+
+
+def _likeliest(z, modes, seed, heavy_tails, n_merged):
+    """Choose among candidates on the axes in which the vectors vary.
+
+    In the others, as of constant features and sums of others, a density is as high as its
+    covariance is shrunk little, which says nothing of the candidates.
+    """
+    if not n_merged:
+        scatter, axes = principal_axes(z - z.mean(0))
+        varies = scatter > SMALLEST_SCATTER * scatter.max()
+        z = z if varies.all() else z @ axes[:, varies]
+    fits = candidates(z, modes, seed, heavy_tails, n_merged)
+    return chosen_name(left_out_likelihoods(fits, z), z.shape[1])
 
 
 def names_of(densities, n_vectors):

@@ -67,9 +67,9 @@ def _modes_of(x, seed):
 
     drawn = standardised(x[:: -(-len(x) // _MOST_VECTORS)])
     likelihoods = _likelihoods(drawn, torch.zeros(len(drawn), dtype=torch.int64))
-    chosen = None
+    chosen, n_distinct = None, len(torch.unique(drawn, dim=0))
     for size in _SIZES:
-        if len(drawn) < size * _VECTORS_PER_MODE:
+        if len(drawn) < size * _VECTORS_PER_MODE or n_distinct < size:
             break
         kmeans = KMeans(size, n_init=1, max_iter=50, random_state=seed).fit(drawn.numpy())
         found = _likelihoods(drawn, _nearest(kmeans, drawn))

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .scores import finite
+from .scores import LOWEST, finite
 
 if TYPE_CHECKING:
     from .fitted import FittedModel
 
 _N_NODES = (8, 64, 512)  # of the quadrature, until it is exact enough
 _EXACT = 1e-6  # largest rest, as a share of the whole
+_NEARER = 1e-50  # by which a vector is brought to its center while its score overflows
 
 
 def feature_shares(
@@ -59,6 +60,8 @@ def _shares_of(model: Any, x: torch.Tensor, code: int) -> tuple[Any, NDArray[np.
     center = _center(model.levels[0], x, code)
     with torch.no_grad():
         base, end = _anomaly(model, torch.stack((center, x)), code)
+    if not end.isfinite():
+        return _shares_of_overflow(model, x, center, code)
     way, whole = x - center, float(end - base)
     shares = torch.zeros_like(x)
     for n_nodes in _N_NODES:
@@ -67,6 +70,16 @@ def _shares_of(model: Any, x: torch.Tensor, code: int) -> tuple[Any, NDArray[np.
         if rest <= _EXACT * max(1.0, abs(whole)):
             break
     return shares.double().cpu().numpy(), finite(-base[None])
+
+
+@torch.no_grad()
+def _shares_of_overflow(model: Any, x: torch.Tensor, center: torch.Tensor, code: int) -> Any:
+    """Share out the lowest score as that of a nearer vector in the same direction."""
+    way = x - center
+    while not _anomaly(model, (center + way)[None], code).isfinite():
+        way = way * _NEARER
+    shares, base = _shares_of(model, center + way, code)
+    return shares / shares.sum() * (base[0] - LOWEST), base
 
 
 def _mean_gradient(

@@ -82,3 +82,23 @@ def test_equal_features_keep_kernels_regular():
     vectors = torch.from_numpy(ring(60))[:, [0, 0, 1]]
     mixture = fit_kernels(torch.cat((vectors, torch.ones(60, 1, dtype=torch.float64)), 1))
     assert mixture.log_density(mixture.centers).isfinite().all()
+
+
+def test_copies_of_a_vector_do_not_narrow_its_kernel():
+    vectors = torch.from_numpy(ring(100))
+    once, twice = fit_kernels(vectors), fit_kernels(vectors.repeat_interleave(2, 0))
+    assert len(twice.centers) == 200
+    torch.testing.assert_close(twice.covariances, once.covariances)
+
+
+@pytest.mark.parametrize("distance", [1, 1e12])
+@pytest.mark.parametrize("n_places", [1, 2, 4])
+def test_vectors_in_a_few_places_have_regular_kernels(n_places, distance):
+    rng = np.random.default_rng(0)
+    places = torch.from_numpy(distance * rng.normal(size=(4, 3)))
+    exact = places[torch.arange(120) % n_places]
+    rounded = exact + torch.from_numpy(1e-13 * rng.normal(size=exact.shape))
+    for vectors in (exact, rounded):
+        mixture = fit_kernels(vectors)
+        assert mixture.log_density(vectors).isfinite().all()
+        assert torch.linalg.eigvalsh(mixture.covariances[0]).min() > 0

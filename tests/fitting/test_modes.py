@@ -1,5 +1,7 @@
 """Modes: found where one Gaussian cannot describe a class, and nowhere else."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -71,3 +73,10 @@ def test_duplicates_do_no_harm():
     assert not modes_of(torch.ones(50, 3, dtype=torch.float64)).any()
     two_points = torch.tensor([0.0, 1.0], dtype=x.dtype).repeat(25)[:, None].expand(50, 3)
     assert len(modes_of(two_points)) == 50
+
+
+def test_there_are_no_more_modes_than_distinct_vectors():
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 5))).repeat(40, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(modes_of(x).unique()) <= 3

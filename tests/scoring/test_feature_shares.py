@@ -76,6 +76,23 @@ def test_the_terms_add_up_for_mixtures_kernels_and_flows(parameters):
             assert sorted(explanation.contributions) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("scale", [1, 1e-140])
+def test_a_score_that_overflows_is_shared_out_like_that_of_a_nearer_vector(detector, scale):
+    if scale != 1:
+        tiny = gaussian(np.random.default_rng(0), 300) * scale
+        detector = HGADDetector(n_components=1, random_state=0).fit(
+            pd.DataFrame(tiny, columns=NAMES)
+        )
+    far, farther = detector.explain(
+        pd.DataFrame([[1e100 * scale, 2e100 * scale, 0], [1e300, 2e300, 0]], columns=NAMES)
+    )
+    whole = farther.base_score - farther.score
+    assert sum(farther.contributions.values()) == pytest.approx(whole)
+    for name in NAMES:
+        share = far.contributions[name] / (far.base_score - far.score)
+        assert farther.contributions[name] / whole == pytest.approx(share, abs=1e-6)
+
+
 def test_copies_explain_the_same(detector):
     X = pd.DataFrame([[1.0, 2.0, 3.0]], columns=NAMES)
     (expected,) = detector.explain(X)
