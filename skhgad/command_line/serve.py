@@ -113,7 +113,6 @@ def build(args, token):
     from ..service.server import Limits, build_app
 
     model = HeldModel(args.model, lambda: load_detector(args)[0], _warn)
-    model.detector.model_.require_images("serve")
     figures = Figures()
     batcher = Batcher(
         model,

@@ -160,8 +160,7 @@ class DriftMonitor:
             raise TypeError(f"burn_in must be an int, got {burn_in!r}.")
         if burn_in < 0:
             raise ValueError(f"burn_in must be at least 0, got {burn_in!r}.")
-        if ALL in detector.classes_.tolist():
-            raise ValueError(f"a product is called {ALL!r}, as the monitor calls them together.")
+        check_products(detector)
         self.detector = detector
         # NumPy's numbers are none of JSON's.
         self.false_alarm_probability = float(false_alarm_probability)
@@ -438,6 +437,12 @@ _PARAMETERS = (
     "classes_given",
     "random_state",
 )
+
+
+def check_products(detector: Any) -> None:
+    """Raise ValueError if a product of a fitted detector has the name of all of them."""
+    if ALL in detector.classes_.tolist():
+        raise ValueError(f"a product is called {ALL!r}, as the monitor calls them together.")
 
 
 def fingerprint(detector: Any) -> str:

@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ..display.heat_maps import HeatScale, overlay
+from ..images.picture_error import PictureError
 from ..images.source import ImageSource
 from ..report.findings import naming_files
 from ..validation import label_of_text
@@ -207,7 +208,10 @@ class _Scoring:
             raise HTTPException(
                 503, "too many images wait: try again.", {"Retry-After": "1"}
             ) from None
-        verdicts = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        try:
+            verdicts = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        except PictureError as error:
+            raise HTTPException(422, str(error)) from None
         return [(verdict, pixels) for verdict, (_, pixels) in zip(verdicts, images, strict=True)]
 
     def _known(self, product):

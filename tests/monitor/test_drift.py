@@ -195,9 +195,7 @@ def test_a_damaged_state_is_refused_not_half_taken(detector, tmp_path):
 
 
 def test_a_state_is_a_copy_and_numbers_of_numpy_can_be_saved(detector, tmp_path):
-    monitor = DriftMonitor(
-        detector, burn_in=np.int64(1), false_alarm_probability=np.float32(0.25)
-    )
+    monitor = DriftMonitor(detector, burn_in=np.int64(1), false_alarm_probability=np.float32(0.25))
     state = monitor.to_dict()
     monitor.update_scores([0.0], ["bolt"])
     assert state["history"] == []
