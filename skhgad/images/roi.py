@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..datasets.masks import load_mask
+from ..datasets.masks import load_mask, values_of_image
 from .picture_error import PictureError
 
 __all__ = ["ProductMasks", "Region", "read_mask", "regions_of_samples"]
@@ -116,8 +116,7 @@ def read_mask(item: Any, name: str) -> NDArray[np.bool_]:
         mask = load_mask(item)
     else:
         if isinstance(item, Image.Image):
-            values = np.asarray(ImageOps.exif_transpose(item).convert("L"))
-            values = values != 0
+            values = values_of_image(item) != 0
         else:
             values = np.asarray(item)
         if values.ndim == 3 and values.shape[-1] == 1:
