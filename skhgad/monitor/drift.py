@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -156,7 +155,7 @@ class DriftMonitor:
         check_rate(false_alarm_probability, "false_alarm_probability")
         if defect_rate != 0:
             check_rate(defect_rate, "defect_rate")
-        if isinstance(burn_in, bool) or not isinstance(burn_in, Integral):
+        if isinstance(burn_in, bool) or not isinstance(burn_in, int | np.integer):
             raise TypeError(f"burn_in must be an int, got {burn_in!r}.")
         if burn_in < 0:
             raise ValueError(f"burn_in must be at least 0, got {burn_in!r}.")

@@ -21,6 +21,7 @@ from ..display.heat_maps import HeatScale, overlay
 from ..images.picture_error import PictureError
 from ..images.source import ImageSource
 from ..report.findings import naming_files
+from ..text import printable
 from ..validation import label_of_text
 from ..version import installed_version
 from .batching import Overloaded
@@ -115,7 +116,7 @@ def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
         headers = {
             "X-Score": repr(record["score"]),
             "X-Verdict": record["verdict"],
-            "X-Product": str(record["class"]).encode("ascii", "backslashreplace").decode(),
+            "X-Product": _header_text(record["class"]),
         }
         return Response(content, media_type="image/png", headers=headers)
 
@@ -170,6 +171,11 @@ def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
     app.add_middleware(BodyLimit, n_bytes=limits.n_bytes)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     return app
+
+
+def _header_text(label):
+    """Return the name of a product as a header may have it: ASCII, no line break, no margins."""
+    return printable(label).encode("ascii", "backslashreplace").decode().strip()
 
 
 def _heat_map(verdict, pixels):

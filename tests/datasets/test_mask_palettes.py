@@ -12,7 +12,8 @@ INSIDE[2:4, 3:7] = True
 
 
 def with_palette(indices, colours):
-    image = Image.fromarray(np.asarray(indices, dtype=np.uint8), mode="P")
+    indices = np.asarray(indices, dtype=np.uint8)
+    image = Image.frombytes("P", indices.shape[::-1], indices.tobytes())
     image.putpalette(np.asarray(colours, dtype=np.uint8).ravel().tolist())
     return image
 

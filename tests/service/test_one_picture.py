@@ -20,6 +20,7 @@ from skhgad.service.many_files import score_files
 from skhgad.service.server import build_app
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.once]
+PRODUCT = "lid\r\nX-Evil: 1 "  # no header may end with a space, or hold a line break
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def framed(tmp_path_factory):
     detector = HGADDetector(
         image_size=SIDE, image_scales=(1,), validation_fraction=0.4, random_state=0
     )
-    detector.fit([draw(rng, "stripe") for _ in range(8)], ["stripe"] * 8, roi=mask).save(folder)
+    detector.fit([draw(rng, "stripe") for _ in range(8)], [PRODUCT] * 8, roi=mask).save(folder)
     return folder
 
 
@@ -69,6 +70,9 @@ def test_the_server_says_why_one_picture_cannot_be_judged(framed, folder):
         answer = client.post("/score", files=files)
         assert answer.status_code == 422 and "but 1.png has 32 x 40" in answer.json()["detail"]
         assert client.post("/score", files=files[:1]).status_code == 200
+        answer = client.post("/map", files=files[:1])
+        assert answer.status_code == 200 and "X-Evil" not in answer.headers
+        assert answer.headers["X-Product"] == "lid\\r\\nX-Evil: 1"
         headers = {"Content-Length": "9" * 5000}
         assert client.post("/score", content=b"", headers=headers).status_code == 413
 
