@@ -355,7 +355,8 @@ def _check_callbacks(value):
             )
 
 
-def _check_n_jobs(value):
+def check_n_jobs(value):
+    """Raise TypeError or ValueError unless this is None or a number of threads that can be."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
         raise TypeError(f"n_jobs must be None or an int, got {value!r}.")
     if value == 0:
@@ -467,7 +468,7 @@ _CHECKS = {
     "unknown_rate": _check_unknown_rate,
     "loss": _check_loss,
     "callbacks": _check_callbacks,
-    "n_jobs": _check_n_jobs,
+    "n_jobs": check_n_jobs,
     "random_state": _check_random_state,
     "betas": _check_betas,
     "image_size": image_size,

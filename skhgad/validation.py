@@ -210,7 +210,7 @@ def _n_dims(X):
 
 
 def _kind_of_item(item):
-    if isinstance(item, (str, bytes, os.PathLike, Image.Image)):
+    if isinstance(item, (str, bytes, os.PathLike, Image.Image)) or hasattr(item, "read"):
         return "image"
     if item is None or type(item).__name__ in _MISSING:
         return "none"

@@ -70,6 +70,8 @@ def normal_images(folder):
 
 def new_label(detector, name):
     """Return the label of the new class, of the type of the others: str or int."""
+    if not name.strip():
+        raise ValueError("--name is empty: give the new product a name.")
     if detector.classes_.dtype.kind == "U":
         return name
     try:

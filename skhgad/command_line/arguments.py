@@ -8,6 +8,8 @@ import warnings
 from ast import literal_eval
 from pathlib import Path
 
+_YEAR = 366 * 24 * 3600  # seconds
+
 
 def add_class_options(command):
     """Add ``--classes``."""
@@ -147,13 +149,13 @@ def parse_probability(text):
 
 
 def parse_seconds(text):
-    """Parse a number of seconds, at least 0."""
+    """Parse a number of seconds, from 0 to a year: the clock takes no number of any size."""
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    if not 0 <= number <= _YEAR:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds up to a year")
     return number
 
 
@@ -169,6 +171,14 @@ def parse_positive(text):
     number = parse_natural(text)
     if not number:
         raise argparse.ArgumentTypeError("at least 1 is needed")
+    return number
+
+
+def parse_port(text):
+    """Parse the number of a port, from 0 to 65535."""
+    number = parse_natural(text)
+    if number > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, the largest is 65535")
     return number
 
 
@@ -297,7 +307,8 @@ def image_paths(arguments):
     """Return the images that `arguments` name, a list of str, and the folders among them.
 
     Folders are searched whole, by name, except for hidden files and folders. An argument that does
-    not exist raises FileNotFoundError, a folder without images ValueError. Other files in a folder
+    not exist raises FileNotFoundError, a folder without images ValueError, a folder in it that
+    cannot be read OSError. Other files in a folder, and links to folders, which are not followed,
     raise a UserWarning.
     """
     from ..datasets.folders import IMAGE_ENDINGS
@@ -311,11 +322,14 @@ def image_paths(arguments):
             continue
         folder = Path(argument)
         folders.append(folder)
-        files = [
-            path
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and not any(p[0] == "." for p in path.relative_to(folder).parts)
-        ]
+        files, links = _below(folder)
+        if links:
+            warnings.warn(
+                f"{argument} holds {len(links)} links to folders, e.g. {links[0]}: not followed. "
+                "Name the folders they lead to.",
+                UserWarning,
+                stacklevel=2,
+            )
         images = [path for path in files if path.suffix.lower() in IMAGE_ENDINGS]
         if not images:
             raise ValueError(
@@ -331,3 +345,18 @@ def image_paths(arguments):
             )
         paths += map(str, images)
     return paths, folders
+
+
+def _below(folder):
+    """Return the files below a folder, and the links to folders, sorted; none that are hidden."""
+
+    def refuse(error):
+        raise error
+
+    files, links = [], []
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links += [path for path in (Path(place, name) for name in folders) if path.is_symlink()]
+        visible = (Path(place, name) for name in names if not name.startswith("."))
+        files += [path for path in visible if path.is_file()]
+    return sorted(files), sorted(links)

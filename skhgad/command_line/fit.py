@@ -88,6 +88,7 @@ def _fit(args, processes):
     from ..datasets.decisions import load_decisions, with_decisions
     from ..datasets.loaders import load_folder
     from ..estimator import HGADDetector
+    from ..parameters import check_parameters
     from ..report.findings import naming_files
     from ..scoring.certificate import CONFIDENCE, certificate_text
     from ..scoring.known_anomalies import known_anomalies_text
@@ -95,6 +96,7 @@ def _fit(args, processes):
     from ..storage.model_folder import check_model_place
 
     parameters, rates = chosen_parameters(args), chosen_rates(args)
+    check_parameters(HGADDetector(**parameters).get_params(deep=False))
     if args.out is not None:
         check_model_place(args.out, "--out")
     data = load_folder(args.folder, classes=args.classes, split="train")

@@ -11,7 +11,7 @@ from .arguments import (
     add_threshold_option,
     drift_options,
     load_detector,
-    parse_natural,
+    parse_port,
     parse_positive,
 )
 
@@ -39,7 +39,7 @@ def add_options(commands):
         f"token in the environment variable {TOKEN_VARIABLE} or in --token-file",
     )
     command.add_argument(
-        "--port", type=parse_natural, default=8000, help="0 = a free one (default: %(default)s)"
+        "--port", type=parse_port, default=8000, help="0 = a free one (default: %(default)s)"
     )
     command.add_argument(
         "--token-file",
@@ -113,7 +113,6 @@ def build(args, token):
     from ..service.server import Limits, build_app
 
     model = HeldModel(args.model, lambda: load_detector(args)[0], _warn)
-    model.detector.model_.require_images("serve")
     figures = Figures()
     batcher = Batcher(
         model,

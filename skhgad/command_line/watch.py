@@ -78,7 +78,7 @@ def run(args):
     if not Path(args.folder).is_dir():
         raise FileNotFoundError(f"no folder at {args.folder!r}.")
     check_file_place(args.log, "--log")
-    model = HeldModel(args.model, lambda: load_detector(args)[0], warn)
+    model = HeldModel(args.model, lambda: watching_detector(args), warn)
     label = product_of(model.detector, args)
     with VerdictLog(args.log) as log:
         watch = FolderWatch(
@@ -93,6 +93,13 @@ def run(args):
         if args.reset_drift:
             watch.reset_drift()
         _Report(watch).run(args)
+
+
+def watching_detector(args):
+    """Read the model; ValueError if it does not know the product that ``--class`` names."""
+    detector, _ = load_detector(args)
+    product_of(detector, args)
+    return detector
 
 
 class _Report:

@@ -66,12 +66,34 @@ def mask_values(path: str | os.PathLike[str]) -> NDArray[np.generic]:
     """Return the values of a mask file, of shape (height, width), noise of JPEG files removed."""
     with _errors_naming(f"mask {path} cannot be read"):
         with _opened(path) as image:
-            is_lossy = image.format in ("JPEG", "MPO")
-            values = np.asarray(ImageOps.exif_transpose(image))
-            has_alpha = image.mode in ("LA", "PA", "RGBA")
+            return values_of_image(image)
+
+
+def values_of_image(image: Image.Image) -> NDArray[np.generic]:
+    """Do what `mask_values` does for a PIL image."""
+    is_lossy = image.format in ("JPEG", "MPO")
+    turned = ImageOps.exif_transpose(image)
+    if image.mode in ("P", "PA"):
+        return _values_of_palette(turned)
+    values = np.asarray(turned)
     if values.ndim == 3:
+        has_alpha = image.mode in ("LA", "RGBA")
         values = (values[..., :-1] if has_alpha else values).max(axis=-1)
     return values >= 128 if is_lossy else values
+
+
+def _values_of_palette(image: Image.Image) -> NDArray[np.generic]:
+    """Return the largest channel of each colour, because an index 0 may stand for white.
+
+    The index itself where colours do not tell a background, which is black: none is black, or all
+    are.
+    """
+    colours = np.asarray(image.convert("RGB")).max(axis=-1)
+    indices = np.asarray(image if image.mode == "P" else image.getchannel(0))
+    is_black = colours == 0
+    if is_black.all() or (not is_black.any() and indices.min() != indices.max()):
+        return indices
+    return colours
 
 
 def mask_files(folder: str | os.PathLike[str]) -> list[Path]:

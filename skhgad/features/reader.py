@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..budget import images_at_once, images_per_batch
 from ..devices import keep_to_one_thread_if_forked, move_to, resolve_device, to_device
 from ..images import ImageSource, iter_batches
-from ..parameters import memory_folder
+from ..parameters import check_n_jobs, memory_folder
 from ..threads import granted_threads, torch_threads, worker_threads
 from .extractor import build_extractor
 from .store import FeatureStore
@@ -28,14 +28,15 @@ class FeatureReader:
     `extractor` is None for feature vectors. Features of images are remembered in `memory`, a folder
     or the location of a joblib.Memory, as `FeatureStore` does it. `n_jobs` threads decode images
     and, on the CPU, run the backbone, each on images of its own. `verbose` >= 1 shows a progress
-    bar of images. Raises ValueError if the device is not there, TypeError for a `memory` of another
-    type.
+    bar of images. Raises ValueError if the device is not there or `n_jobs` is out of range,
+    TypeError for a `memory` or `n_jobs` of another type.
     """
 
     def __init__(self, extractor, *, device="auto", memory=None, n_jobs=None, verbose=0):
         self.extractor = extractor
         self.device = resolve_device(device)
         self.folder = memory_folder(memory)
+        check_n_jobs(n_jobs)
         self.n_jobs = n_jobs
         self.verbose = verbose
 

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ..datasets.masks import load_mask
+from ..datasets.masks import load_mask, values_of_image
+from .picture_error import PictureError
 
 __all__ = ["ProductMasks", "Region", "read_mask", "regions_of_samples"]
 
@@ -27,10 +28,10 @@ class Region(NamedTuple):
     name: str
 
     def read(self, size: tuple[int, int], picture: str) -> NDArray[np.bool_]:
-        """Return the mask, True inside; ValueError unless it has the size of its picture."""
+        """Return the mask, True inside; PictureError unless it has the size of its picture."""
         mask = read_mask(self.item, self.name)
         if mask.shape != tuple(size):
-            raise ValueError(
+            raise PictureError(
                 f"{self.name} has {mask.shape[0]} x {mask.shape[1]} pixels (height x width), but "
                 f"{picture} has {size[0]} x {size[1]}: a region of interest must have the size of "
                 "its picture. Resize the mask by nearest neighbour, or give each picture its own."
@@ -89,7 +90,7 @@ class ProductMasks(NamedTuple):
         fitting = [mask for mask in self.masks if mask.shape == tuple(size)]
         if not fitting and -1 not in self.of_class:
             found = " or ".join(sorted({f"{m.shape[0]} x {m.shape[1]}" for m in self.masks}))
-            raise ValueError(
+            raise PictureError(
                 f"{picture} has {size[0]} x {size[1]} pixels (height x width), but the regions of "
                 f"interest of the products have {found}: pass pictures of that size, or roi=."
             )
@@ -97,7 +98,7 @@ class ProductMasks(NamedTuple):
         for mask in fitting:
             part &= mask
         if not part.any():
-            raise ValueError(
+            raise PictureError(
                 f"the regions of interest of the products have no pixel in common, so the class of "
                 f"{picture} cannot be inferred inside them: pass class_labels, or roi=."
             )
@@ -115,8 +116,7 @@ def read_mask(item: Any, name: str) -> NDArray[np.bool_]:
         mask = load_mask(item)
     else:
         if isinstance(item, Image.Image):
-            values = np.asarray(ImageOps.exif_transpose(item).convert("L"))
-            values = values != 0
+            values = values_of_image(item) != 0
         else:
             values = np.asarray(item)
         if values.ndim == 3 and values.shape[-1] == 1:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from .decoding import Pixels
 from .layout import Layout, by_tile, cell_edges, grid_size, n_tiles, padded, shares, tiled, whole
+from .picture_error import PictureError
 from .roi import Region
 from .source import ImageSource
 
@@ -221,10 +222,10 @@ class ViewSource:
 
 
 def _check_box(layout: Layout, name: str) -> None:
-    """Raise ValueError if what surrounds a picture takes far more memory than the picture."""
+    """Raise PictureError if what surrounds a picture takes far more memory than the picture."""
     height, width = layout.tile
     if height * width > max(_MOST_PIXELS, 4 * layout.size[0] * layout.size[1]):
-        raise ValueError(
+        raise PictureError(
             f"{name} has {layout.size[0]} x {layout.size[1]} pixels (height x width) and would be "
             f"seen in {height} x {width}: give smaller tiles, or resize='stretch'."
         )

@@ -16,6 +16,8 @@ from sklearn.utils.validation import check_is_fitted
 from ..images.appearance import STATISTICS
 from ..storage.files import whole_file
 from ..validation import check_rate, check_scored_X
+from .martingale import DIRECTIONS
+from .saved_values import saved_count, saved_number, saved_points
 from .streams import StatisticStream
 
 FORMAT = "skhgad-drift"
@@ -153,14 +155,16 @@ class DriftMonitor:
         check_rate(false_alarm_probability, "false_alarm_probability")
         if defect_rate != 0:
             check_rate(defect_rate, "defect_rate")
+        if isinstance(burn_in, bool) or not isinstance(burn_in, int | np.integer):
+            raise TypeError(f"burn_in must be an int, got {burn_in!r}.")
         if burn_in < 0:
             raise ValueError(f"burn_in must be at least 0, got {burn_in!r}.")
-        if ALL in detector.classes_.tolist():
-            raise ValueError(f"a product is called {ALL!r}, as the monitor calls them together.")
+        check_products(detector)
         self.detector = detector
-        self.false_alarm_probability = false_alarm_probability
-        self.defect_rate = defect_rate
-        self.burn_in = burn_in
+        # NumPy's numbers are none of JSON's.
+        self.false_alarm_probability = float(false_alarm_probability)
+        self.defect_rate = float(defect_rate)
+        self.burn_in = int(burn_in)
         self.classes_given = classes_given
         self.random_state = random_state
         self._generator = np.random.default_rng(random_state)
@@ -283,7 +287,7 @@ class DriftMonitor:
             "generator": self._generator.bit_generator.state,
             "burnt": [self._burnt[label] for label in labels],
             "streams": {name: stream.to_dict() for name, stream in self._streams.items()},
-            "history": self._history,
+            "history": [list(point) for point in self._history],
             "every": self._every,
             "n_seen": self.n_seen_,
             "n_unknown": self.n_unknown_,
@@ -314,8 +318,8 @@ class DriftMonitor:
         try:
             monitor = cls(detector, **state["parameters"])
             monitor._restore(state)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"the state is damaged: {error}.") from error
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"the state is damaged: {str(error).rstrip('.')}.") from error
         return monitor
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -336,7 +340,7 @@ class DriftMonitor:
         try:
             state = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls.from_dict(state, detector)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{str(path)!r} cannot be used: {error}") from error
 
     def _places(self) -> list[str | int]:
@@ -403,11 +407,26 @@ class DriftMonitor:
             raise KeyError("it has other statistics")
         for name, stream in self._streams.items():
             stream.restore(state["streams"][name])
-        self._burnt = dict(zip(self._burnt, state["burnt"], strict=True))
+        burnt = [saved_count(n, "burnt") for n in state["burnt"]]
+        self._burnt = dict(zip(self._burnt, burnt, strict=True))
         self._generator.bit_generator.state = state["generator"]
-        self._history, self._every = state["history"], state["every"]
-        self.n_seen_, self.n_unknown_ = state["n_seen"], state["n_unknown"]
-        self.alarm_ = None if state["alarm"] is None else Alarm(*state["alarm"])
+        self._history = saved_points(state["history"])
+        self._every = saved_count(state["every"], "every", least=1)
+        self.n_seen_ = saved_count(state["n_seen"], "n_seen")
+        self.n_unknown_ = saved_count(state["n_unknown"], "n_unknown")
+        self.alarm_ = None if state["alarm"] is None else self._saved_alarm(*state["alarm"])
+
+    def _saved_alarm(
+        self, n_seen: Any, product: Any, direction: Any, evidence: Any, statistic: Any
+    ) -> Alarm:
+        if (
+            product not in self._places()
+            or direction not in DIRECTIONS
+            or statistic not in self._streams
+        ):
+            raise ValueError(f"the alarm is {[product, direction, statistic]!r:.80}")
+        evidence = saved_number(evidence, "the alarm's evidence")
+        return Alarm(saved_count(n_seen, "n_seen"), product, direction, evidence, statistic)
 
 
 _PARAMETERS = (
@@ -417,6 +436,12 @@ _PARAMETERS = (
     "classes_given",
     "random_state",
 )
+
+
+def check_products(detector: Any) -> None:
+    """Raise ValueError if a product of a fitted detector has the name of all of them."""
+    if ALL in detector.classes_.tolist():
+        raise ValueError(f"a product is called {ALL!r}, as the monitor calls them together.")
 
 
 def fingerprint(detector: Any) -> str:

@@ -7,6 +7,8 @@ evidence of drift, whenever it comes.
 
 import numpy as np
 
+from .saved_values import saved_count, saved_stakes
+
 _N_BINS = 20
 # Share of the unit interval, and the density there; the rest is level.
 _TAILS = ((0.1, 4.0), (0.2, 3.0), (0.3, 2.0), (0.5, 1.5), (0.5, 1.2))
@@ -83,9 +85,9 @@ class Martingale:
         return self.capital
 
     def restore(self, stakes, n_seen):
-        """Go on where another one stopped."""
-        self.stakes[:] = stakes
-        self._count(n_seen)
+        """Go on where another one stopped; ValueError or TypeError if this cannot be."""
+        self.stakes = saved_stakes(stakes, len(BETS))
+        self._count(saved_count(n_seen, "n_seen"))
 
     def _count(self, n_seen):
         """Set the number of p-values so far, and what stakes and cash are worth."""

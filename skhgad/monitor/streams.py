@@ -2,6 +2,7 @@
 
 from .martingale import Martingale
 from .ranks import OnlineRanks
+from .saved_values import saved_number
 
 
 class StatisticStream:
@@ -55,6 +56,8 @@ class StatisticStream:
     def restore(self, state):
         """Go on where another one stopped; KeyError or ValueError if the state does not fit."""
         for ranks, values in zip(self.ranks.values(), state["references"], strict=True):
-            ranks.scores = sorted(map(float, values))
+            ranks.scores = sorted(
+                saved_number(value, "a value of the reference") for value in values
+            )
         for own, saved in zip(self.martingales.values(), state["martingales"], strict=True):
             own.restore(saved["stakes"], saved["n_seen"])

@@ -1,5 +1,6 @@
 """An exported ONNX file beside the model that it was exported from, on the user's own pictures."""
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +52,11 @@ def check_same_model(opened, detector):
 
 
 def compare(opened, detector, paths):
-    """Score images by a model and by its OpenFile; return a Comparison."""
+    """Score images by a model and by its OpenFile; return a Comparison.
+
+    The file names the most likely class of every image, as the model does without `unknown_rate`.
+    """
+    detector = copy.copy(detector).set_params(unknown_rate=None)
     value_range, classes = detector.model_.value_range, detector.classes_.tolist()
     worst_score = worst_map = 0.0
     other_class, other_verdict = [], []

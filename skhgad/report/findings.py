@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from ..images.picture_error import PictureError
 from ..images.source import ImageSource
 from ..scoring.explanation import Explanation
 from ..text import printable
@@ -38,7 +39,7 @@ class Finding(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """An image that cannot be read, and why."""
+    """An image that cannot be read, or not be judged, and why."""
 
     path: str
     error: str
@@ -109,14 +110,15 @@ def findings_of(
 
     `source_of` makes an ObservedSource of paths, where the appearance of images is asked for.
     """
+    how = {"maps": maps, "reasons": reasons, "roi": roi, "source_of": source_of}
     unreadable = {}
-    while len(unreadable) < len(paths):
-        readable = [path for path in paths if path not in unreadable]
+    while readable := [path for path in paths if path not in unreadable]:
         try:
-            how = {"maps": maps, "reasons": reasons, "roi": roi, "source_of": source_of}
             findings = iter(_inspect(detector, readable, class_label, **how))
-        except (ValueError, FileNotFoundError):
+        except (ValueError, FileNotFoundError) as error:
             broken = _unreadable_among(readable, detector.model_.value_range)
+            if not broken and isinstance(error, PictureError):
+                broken = _unfit_among(detector, readable, class_label, how)
             if not broken:  # something else is wrong
                 raise
             unreadable.update(broken)
@@ -137,6 +139,17 @@ def _unreadable_among(paths, value_range):
     return broken
 
 
+def _unfit_among(detector, paths, class_label, how):
+    """Inspect every image alone; return {path: Unreadable} of those that raise a PictureError."""
+    broken = {}
+    for path in paths:
+        try:
+            _inspect(detector, [path], class_label, **how)
+        except PictureError as error:
+            broken[path] = Unreadable(path, str(error))
+    return broken
+
+
 @contextmanager
 def naming_files(paths):
     """Let errors name a file "a.png", not "X[3] (a.png)": a command has no X."""
@@ -146,5 +159,6 @@ def naming_files(paths):
         message = str(error)
         for index, path in enumerate(paths):
             message = message.replace(f"X[{index}] ({path})", printable(path))
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        kinds = (FileNotFoundError, PictureError, ValueError)
+        kind = next(kind for kind in kinds if isinstance(error, kind))
         raise kind(message.replace("leave it out of X", "leave it out")) from error

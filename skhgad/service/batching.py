@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import NamedTuple
 
+from ..images.picture_error import PictureError
 from ..monitor import DriftMonitor
 from ..report.findings import Finding
 from ..report.verdicts import verdict_record
@@ -84,7 +85,8 @@ class Batcher:
         """Let images be scored; return a Future of a Verdict for each.
 
         `images` is a list of (name, pixels), pixels as `ImageSource.read` gives them. `product` is
-        the class of all; None = inferred.
+        the class of all; None = inferred. A Future raises PictureError if its image cannot be
+        judged, such as one of another size than the region of interest.
         """
         futures = []
         for name, pixels in images:
@@ -142,19 +144,21 @@ class Batcher:
                 self._verdict(one, found, detector)
                 for one, found in zip(batch, explanations, strict=True)
             ]
+            if not given:
+                self.monitor.update_scores(
+                    [found.score for found in explanations],
+                    [found.class_label for found in explanations],
+                    images.appearance,
+                )
         except Exception as error:  # the thread must live on
             if len(batch) > 1:  # whose fault is it?
                 for one in batch:
                     self._score([one], given)
-            else:
-                batch[0].future.set_exception(error)
+                return
+            if isinstance(error, PictureError):
+                error = PictureError(str(error).replace("X[0]", batch[0].name))
+            batch[0].future.set_exception(error)
             return
-        if not given:
-            self.monitor.update_scores(
-                [found.score for found in explanations],
-                [found.class_label for found in explanations],
-                images.appearance,
-            )
         self.figures.scored(verdicts, time.perf_counter() - start)
         for one, verdict in zip(batch, verdicts, strict=True):
             one.future.set_result(verdict)

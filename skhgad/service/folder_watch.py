@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -128,8 +129,16 @@ class FolderWatch:
 
     def _is_given_up(self, version, now, last):
         if last:
-            return time.time() - version.mtime_ns / 1e9 >= self.patience
+            return self._age(version) >= self.patience
         return now - self._first_seen[version] >= self.patience
+
+    def _age(self, version):
+        """Return the seconds since a file was written."""
+        age = time.time() - version.mtime_ns / 1e9
+        if age < 0:  # the clock of the machine that wrote it is ahead
+            with suppress(OSError):  # deleted meanwhile
+                age = time.time() - (self.folder / version.file).stat().st_ctime
+        return age
 
     def _record(self, version, finding):
         record = {
@@ -164,14 +173,23 @@ class FolderWatch:
     def _replay(self):
         """Take from the log which files are done, and the scores of the present model."""
         for record in self.log.records:
-            if record.get("event") == RESET:
-                self._begin_monitor()
-            if "file" not in record:
-                continue
-            self._done.add(_version_of(record))
-            if record["model"] == self.model.identity:
-                self._watch_drift(record)
+            try:
+                self._take_up(record)
+            except (KeyError, TypeError, ValueError):
+                raise ValueError(
+                    f"the log {str(self.log.path)!r} holds what watch does not write, "
+                    f"{str(record)!r:.120}: choose another log."
+                ) from None
         self.log.records.clear()
+
+    def _take_up(self, record):
+        if "event" in record:
+            if record["event"] == RESET:
+                self._begin_monitor()
+            return
+        self._done.add(_version_of(record))
+        if record["model"] == self.model.identity:
+            self._watch_drift(record)
 
 
 def _version_of(record):

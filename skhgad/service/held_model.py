@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ..monitor.drift import fingerprint
+from ..monitor.drift import check_products, fingerprint
 from ..storage.model_folder import MODEL_FILE
 
 
@@ -14,7 +14,8 @@ class HeldModel:
     ----------
     folder : str or path
     load : callable
-        Takes nothing and returns the detector of the folder, ready to score.
+        Takes nothing and returns the detector of the folder, ready to score. Raises an error if the
+        caller cannot use it.
     warn : callable
         Told in one sentence why a replaced folder cannot be used; the model before stays then.
 
@@ -30,7 +31,7 @@ class HeldModel:
         self._load = load
         self._warn = warn
         self._signature = self._now()
-        self._take(load())
+        self._take(self._usable())
 
     def refresh(self):
         """Read the model again if its folder was replaced; return whether it was."""
@@ -42,12 +43,19 @@ class HeldModel:
             self._warn(f"{self.folder!r} holds no model any more; the one in memory goes on.")
             return False
         try:
-            detector = self._load()
-        except (ValueError, OSError) as error:
+            detector = self._usable()
+        except Exception as error:  # whatever is wrong with the new one, the old one works
             self._warn(f"{self.folder!r} was replaced, but {error} The model before goes on.")
             return False
         self._take(detector)
         return True
+
+    def _usable(self):
+        """Read the model; ValueError if it cannot judge images, or its drift not be watched."""
+        detector = self._load()
+        detector.model_.require_images("a model at work")
+        check_products(detector)
+        return detector
 
     def _take(self, detector):
         self.detector = detector

@@ -18,8 +18,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from ..display.heat_maps import HeatScale, overlay
+from ..images.picture_error import PictureError
 from ..images.source import ImageSource
 from ..report.findings import naming_files
+from ..text import printable
 from ..validation import label_of_text
 from ..version import installed_version
 from .batching import Overloaded
@@ -114,7 +116,7 @@ def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
         headers = {
             "X-Score": repr(record["score"]),
             "X-Verdict": record["verdict"],
-            "X-Product": str(record["class"]).encode("ascii", "backslashreplace").decode(),
+            "X-Product": _header_text(record["class"]),
         }
         return Response(content, media_type="image/png", headers=headers)
 
@@ -171,6 +173,11 @@ def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
     return app
 
 
+def _header_text(label):
+    """Return the name of a product as a header may have it: ASCII, no line break, no margins."""
+    return printable(label).encode("ascii", "backslashreplace").decode().strip()
+
+
 def _heat_map(verdict, pixels):
     """Return the PNG of a heat map."""
     scale = HeatScale.of(verdict.detector, verdict.record["class"])
@@ -207,7 +214,10 @@ class _Scoring:
             raise HTTPException(
                 503, "too many images wait: try again.", {"Retry-After": "1"}
             ) from None
-        verdicts = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        try:
+            verdicts = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        except PictureError as error:
+            raise HTTPException(422, str(error)) from None
         return [(verdict, pixels) for verdict, (_, pixels) in zip(verdicts, images, strict=True)]
 
     def _known(self, product):

@@ -27,7 +27,8 @@ class VerdictLog:
     Raises
     ------
     ValueError
-        If another process has it open, or it holds a line, not the last, that is no record.
+        If another process has it open, it holds a line, not the last, that is no record, or it is
+        no log: what it holds does not begin as a record does.
     OSError
 
     Attributes
@@ -51,7 +52,15 @@ class VerdictLog:
             flush_folder(self.path.absolute().parent)
 
     def append(self, records):
-        """Write records and wait until they are on the disk; all or none, but for a crash."""
+        """Write records and wait until they are on the disk; all or none, but for a crash.
+
+        Raises ValueError if the file was deleted meanwhile, OSError if it cannot be written.
+        """
+        if os.fstat(self._file.fileno()).st_nlink == 0:
+            raise ValueError(
+                f"the log {str(self.path)!r} was deleted while it was in use. Start again: what it "
+                "held is scored once more."
+            )
         content = b"".join(_line(record) for record in records)
         try:
             rest = memoryview(content)
@@ -110,9 +119,19 @@ class VerdictLog:
                     records.append(record if self._keep is None else self._keep(record))
                     self._size += len(line)
         if self._size < os.fstat(self._file.fileno()).st_size:
+            if not records and not self._begins_as_a_record():
+                raise ValueError(
+                    f"{str(self.path)!r} is no log of skhgad: give another name, or remove it."
+                )
             os.ftruncate(self._file.fileno(), self._size)
             os.fsync(self._file.fileno())
         return records
+
+    def _begins_as_a_record(self):
+        """Whether the file may hold a record that a crash has torn; zeros are unwritten blocks."""
+        with open(self.path, "rb") as file:
+            start = file.read(2)
+        return not start.strip(b"\0") or b'{"'.startswith(start)
 
 
 def _line(record):

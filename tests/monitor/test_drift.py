@@ -154,6 +154,57 @@ def test_a_restored_monitor_goes_on_as_if_never_interrupted(detector, tmp_path):
             DriftMonitor.load(path, detector)
 
 
+def _with(state, path, value):
+    """Return a copy of a state with another value at a path such as ("streams", "score")."""
+    state = copy.deepcopy(state)
+    place = state
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return state
+
+
+def test_a_damaged_state_is_refused_not_half_taken(detector, tmp_path):
+    """Each of these was taken, or raised what no caller expects, and ended a server's thread."""
+    state = DriftMonitor(detector).update_scores([0.0] * 3, ["bolt"] * 3).to_dict()
+    score = ("streams", "score")
+    for path, value in (
+        (("every",), 0),
+        (("every",), 1.5),
+        (("history",), "abc"),
+        (("history",), None),
+        (("history",), [[1], [2, 3]]),
+        (("n_seen",), "5"),
+        (("n_unknown",), None),
+        (("burnt",), ["a", "b"]),
+        (("alarm",), ["x", None, 3, "y", "z"]),
+        (("alarm",), "abcd"),
+        (("generator", "state", "state"), -1),
+        ((*score, "references", 0), [float("nan")]),
+        ((*score, "references", 0), [10**400]),
+        ((*score, "martingales", 0, "stakes"), [float("nan")] * len(BETS)),
+        ((*score, "martingales", 0, "stakes"), [-1.0] * len(BETS)),
+        ((*score, "martingales", 0, "stakes"), 5.0),
+        ((*score, "martingales", 0, "n_seen"), -200),
+    ):
+        with pytest.raises(ValueError, match="the state is damaged"):
+            DriftMonitor.from_dict(_with(state, path, value), detector)
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"deep\.json.*cannot be used"):
+        DriftMonitor.load(tmp_path / "deep.json", detector)
+
+
+def test_a_state_is_a_copy_and_numbers_of_numpy_can_be_saved(detector, tmp_path):
+    monitor = DriftMonitor(detector, burn_in=np.int64(1), false_alarm_probability=np.float32(0.25))
+    state = monitor.to_dict()
+    monitor.update_scores([0.0], ["bolt"])
+    assert state["history"] == []
+    DriftMonitor.from_dict(state, detector).update_scores([0.0], ["bolt"])
+    assert state["history"] == []
+    monitor.save(tmp_path / "drift.json")
+    assert DriftMonitor.load(tmp_path / "drift.json", detector).to_dict() == monitor.to_dict()
+
+
 def test_a_state_of_an_older_version_is_refused_by_name(detector, tmp_path):
     path = tmp_path / "drift.json"
     path.write_text(json.dumps({**DriftMonitor(detector).to_dict(), "version": 1}))
@@ -252,6 +303,9 @@ def test_what_cannot_be_used_is_named(detector):
     for wrong in ({"false_alarm_probability": 0}, {"defect_rate": 1.0}, {"burn_in": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             DriftMonitor(detector, **wrong)
+    for wrong in (2.5, float("nan"), "3"):
+        with pytest.raises(TypeError, match="burn_in must be an int"):
+            DriftMonitor(detector, burn_in=wrong)
 
 
 def test_a_long_history_is_thinned(detector, monkeypatch):

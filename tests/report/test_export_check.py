@@ -34,6 +34,13 @@ def test_an_export_is_compared_on_pictures(
     assert said.startswith("onnxruntime: 2 images\n") and said.endswith(
         "the file agrees with the model\n"
     )
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    path = str(write(tmp_path / "noise.png", noise))
+    own = copy.copy(small_detector).set_params(unknown_rate=0.3)
+    assert own.predict_class([path]).tolist() == ["unknown"]
+    own.save(tmp_path / "own")  # the file has no such thing
+    assert main(["validate", str(tmp_path / "own"), str(file), path]) == 0
+    assert "another class: 0 images" in capsys.readouterr().out
     monkeypatch.setattr("skhgad.report.export_check.TOLERANCE", 0.0)
     assert main(argv) == 1 and "the file DIFFERS" in capsys.readouterr().out
     other = copy.copy(small_detector)

@@ -1,0 +1,86 @@
+"""Arguments of an odd size or kind, odd folders and a closed standard output."""
+
+import os
+import sys
+
+import numpy as np
+import pytest
+from small_pictures import draw, write
+
+from skhgad import HGADDetector
+from skhgad.command_line.arguments import image_paths
+from skhgad.command_line.main import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def status_of(*words):
+    try:
+        return main([str(word) for word in words])
+    except SystemExit as error:
+        return error.code
+
+
+@pytest.fixture
+def picture(tmp_path):
+    return write(tmp_path / "in/a.png", draw(np.random.default_rng(0), "stripe"))
+
+
+@pytest.mark.parametrize("option", ["--settle", "--interval", "--patience"])
+def test_more_seconds_than_the_clock_takes_are_wrong_usage(option, picture, capsys):
+    words = ["watch", "model", picture.parent, "--log", picture.parent / "log"]
+    assert status_of(*words, option, "1e300") == 2
+    assert "no number of seconds up to a year" in capsys.readouterr().err
+
+
+def test_a_port_beyond_the_last_is_wrong_usage(capsys):
+    assert status_of("serve", "model", "--port", "65536") == 2
+    assert "the largest is 65535" in capsys.readouterr().err
+
+
+def test_more_threads_than_a_machine_can_start_are_refused(small_model, picture, capsys):
+    assert status_of("score", small_model, picture, "--n-jobs", "999999") == 2
+    assert "n_jobs" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="n_jobs"):
+        HGADDetector.load(small_model).set_params(n_jobs=999_999).predict([picture])
+
+
+def test_a_dry_run_checks_the_parameters(picture, capsys):
+    words = ["fit", picture.parent, "--dry-run"]
+    assert status_of(*words) == 0
+    for wrong in ("max_iter=abc", "tile_size=0", "image_scales=()", "value_range=(1,0)"):
+        assert status_of(*words, "--set", wrong) == 2
+        assert wrong.partition("=")[0] in capsys.readouterr().err
+
+
+def test_a_product_needs_a_name(small_model, picture, tmp_path, capsys):
+    words = ["add-class", small_model, picture.parent, "--out", tmp_path / "new", "--name"]
+    assert status_of(*words, "") == 2 == status_of(*words, " ")
+    assert "--name is empty" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links to folders")
+def test_links_to_folders_are_named_and_folders_that_cannot_be_read_refused(picture, monkeypatch):
+    folder = picture.parent
+    os.symlink(folder, folder / "loop")
+    os.symlink(picture, folder / "b.png")
+    write(folder / "deep/c.png", draw(np.random.default_rng(0), "stripe"))
+    with pytest.warns(UserWarning, match="1 links to folders, e.g. .*loop: not followed"):
+        paths, _ = image_paths([str(folder)])
+    assert paths == [str(folder / name) for name in ("a.png", "b.png", "deep/c.png")]
+    scandir = os.scandir
+
+    def refusing(place):
+        if str(place).endswith("deep"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError, match="deep"):
+        image_paths([str(folder)])
+
+
+def test_a_closed_standard_output_is_no_error(small_model, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert status_of("score", small_model, picture, "--csv", tmp_path / "out.csv") == 0
+    assert "a.png" in (tmp_path / "out.csv").read_text()
