@@ -102,7 +102,8 @@ def test_spreads_are_those_within_products():
 
 
 @pytest.mark.parametrize(
-    "factor, warned", [(50, False), (200, True), (1 / 1000, False), (1e-6, True)]
+    "factor, warned",
+    [(50, False), (200, True), (1 / 1000, False), (1e-6, True), (1e-310, True)],  # its square is 0
 )
 def test_how_far_is_too_far(factor, warned):
     assert bool(fit_warnings(vectors() * [1, factor, 1, 1])) == warned
