@@ -34,6 +34,8 @@ def test_no_spreadsheet_that_ends_cells_elsewhere_runs_the_rest(end):
     assert csv_cell(f"new/a{end}=1+1{end}@b.png") == f"new/a{end}'=1+1{end}'@b.png"
 
 
-@pytest.mark.parametrize("value", [-1.5, -3, 2.0, "-5", "+7", "-1.5e-07", "a=b", "", None, "x-y", "a; b;c"])
+@pytest.mark.parametrize(
+    "value", [-1.5, -3, 2.0, "-5", "+7", "-1.5e-07", "a=b", "", None, "x-y", "a; b;c"]
+)
 def test_numbers_and_other_text_stay(value):
     assert csv_cell(value) == value

@@ -258,7 +258,7 @@ def _expected(n_held_out):
     """Say how many good samples are flagged below the lowest of so many held-out ones."""
     if n_held_out == 0:
         return "most of its good samples may be flagged"
-    return f"expect about {1 / (n_held_out + 1):.0%} to be flagged".replace("%", " %")
+    return f"expect about {100 / (n_held_out + 1):.2g} % to be flagged"
 
 
 def _plain(name):
