@@ -198,7 +198,7 @@ def check_parameters(parameters):
     for name, limits in _SEQUENCES.items():
         _check_sequence(name, parameters[name], *limits)
     for name in _SWITCHES:
-        if not isinstance(parameters[name], bool):
+        if not isinstance(parameters[name], bool | np.bool_):
             raise TypeError(f"{name} must be True or False, got {parameters[name]!r}.")
     for name, check in _CHECKS.items():
         check(parameters[name])
@@ -307,7 +307,8 @@ def _check_max_features(value):
 
 
 def _check_mixed_precision(value):
-    if not isinstance(value, bool) and not (isinstance(value, str) and value == "auto"):
+    is_switch = isinstance(value, bool | np.bool_)
+    if not is_switch and not (isinstance(value, str) and value == "auto"):
         raise ValueError(f"mixed_precision must be 'auto', True or False, got {value!r}.")
 
 

@@ -10,7 +10,9 @@ __all__ = ["csv_cell", "markdown_cell", "markdown_table", "printable", "printabl
 
 _LINE_BREAKS = {"Cc", "Zl", "Zp"}  # categories of control characters and line separators
 _DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+# Where a formula may begin: at the start of a cell, and, where spreadsheets separate cells by
+# semicolons or tabs, or a cell ends at a line break, inside one of a file with commas.
+_FORMULA = re.compile(r"^(?=[=+\-@\t\r\n])|(?<=[;\t\r\n])(?=[=+\-@])")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
@@ -37,16 +39,19 @@ def csv_cell(value: Any) -> Any:
     """Return a cell that no spreadsheet takes for a formula; numbers stay as they are.
 
     Text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break gets an apostrophe in
-    front, which spreadsheets do not show. Text that is a number, such as ``-5``, does not.
+    front, which spreadsheets do not show. So do these signs after a semicolon, a tab or a line
+    break, at which a spreadsheet of another country may end the cell. Text that is a number, such
+    as ``-5``, stays.
 
     Examples
     --------
     >>> csv_cell("=1+1"), csv_cell("-x.png"), csv_cell("a.png"), csv_cell("-5"), csv_cell(-0.5)
     ("'=1+1", "'-x.png", 'a.png', '-5', -0.5)
+    >>> csv_cell("a;=1+1.png")
+    "a;'=1+1.png"
     """
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
-        if not _NUMBER.fullmatch(value):
-            return f"'{value}"
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        return _FORMULA.sub("'", value)
     return value
 
 

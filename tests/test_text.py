@@ -29,6 +29,13 @@ def test_no_spreadsheet_runs_a_cell(start):
     assert csv_cell(f"{start}cmd|' /C calc'!A0") == f"'{start}cmd|' /C calc'!A0"
 
 
-@pytest.mark.parametrize("value", [-1.5, -3, 2.0, "-5", "+7", "-1.5e-07", "a=b", "", None, "x-y"])
+@pytest.mark.parametrize("end", [";", "\t", "\r", "\n"])
+def test_no_spreadsheet_that_ends_cells_elsewhere_runs_the_rest(end):
+    assert csv_cell(f"new/a{end}=1+1{end}@b.png") == f"new/a{end}'=1+1{end}'@b.png"
+
+
+@pytest.mark.parametrize(
+    "value", [-1.5, -3, 2.0, "-5", "+7", "-1.5e-07", "a=b", "", None, "x-y", "a; b;c"]
+)
 def test_numbers_and_other_text_stay(value):
     assert csv_cell(value) == value

@@ -6,8 +6,15 @@ import re
 import torch
 
 from ..parameters import BACKBONE_RECIPES
-from .checkpoints import check_filled, embedded_state_dict, load_checked, read_checkpoint
+from .checkpoints import (
+    check_blocks,
+    check_filled,
+    embedded_state_dict,
+    load_checked,
+    read_checkpoint,
+)
 from .efficientnet_lite0 import EfficientNetLite0
+from .outline import outline
 
 EMBEDDED_BACKBONE = "tf_efficientnet_lite0"
 STAGES = (2, 3, 4)  # of a named backbone with out_indices="auto"
@@ -50,7 +57,11 @@ def _create_embedded(name, weights, stages):
     if weights == "auto":
         load_checked(backbone, embedded_state_dict(), source="the embedded file of weights")
     elif weights is not None:
-        load_checked(backbone, read_checkpoint(weights), source=_source(weights, name))
+        state, source = read_checkpoint(weights), _source(weights, name)
+        load_checked(backbone, state, source=source)
+        with outline():
+            whole = EfficientNetLite0((4,))
+        check_blocks(whole.state_dict(), state, source=source)
     return backbone
 
 
@@ -97,7 +108,9 @@ class _DoesNotFit(ValueError):
 
 
 def _check_state(name, state, image_size, options, *, source):
-    """Raise _DoesNotFit unless timm fills every tensor of the backbone from a state dict.
+    """Raise _DoesNotFit unless a state dict is one of the whole model that the backbone belongs to.
+
+    Every tensor of the backbone must be filled, and there must be no further blocks.
 
     timm renames and resizes tensors of a checkpoint as each architecture asks for it, and is silent
     of those that it did not find. So the backbone is built once from numbers that are not a number:
@@ -124,6 +137,9 @@ def _check_state(name, state, image_size, options, *, source):
     missing = [key for key in unfilled if key.replace(".", "_") not in named]
     try:
         check_filled(missing, shapes, len(needed), source=source)
+        with outline():
+            whole = _import_timm().create_model(name)
+        check_blocks(whole.state_dict(), state, source=source)
     except ValueError as error:
         raise _DoesNotFit(str(error)) from None
 

@@ -119,6 +119,36 @@ def check_filled(missing, shapes, n_needed, *, source):
         )
 
 
+def check_blocks(names, state, *, source):
+    """Raise ValueError, which begins with `source`, for the weights of a deeper model.
+
+    They may fill all tensors: those of resnet34 hold all of resnet18. Found are blocks of a
+    checkpoint, such as ``layer1.2``, beside which the model has others but not these. `names` are
+    those of all tensors of the whole model.
+    """
+    known = set(_numbered(names))
+    parents = {parent for parent, _ in known}
+    more = [
+        f"{parent}.{number}"
+        for parent, number in dict.fromkeys(_numbered(state))
+        if parent in parents and (parent, number) not in known
+    ]
+    if more:
+        raise ValueError(
+            f"{source} does not fit the backbone, because it has {len(more)} blocks more than the "
+            f"backbone: {_some(more)}. Pass a checkpoint of the same architecture."
+        )
+
+
+def _numbered(names):
+    """Yield (parent, number) of the numbered modules to which tensors of these names belong."""
+    for name in names:
+        parts = name.split(".")
+        for i, part in enumerate(parts[:-1]):
+            if part.isdigit():
+                yield ".".join(parts[:i]), part
+
+
 def _read_file(path):
     if path.suffix == ".safetensors":
         return load_file(path)

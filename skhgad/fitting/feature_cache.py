@@ -161,16 +161,34 @@ def cached_features(reader, X, rows, budget, processes=ALONE):
             own_rows = rows[processes.own(np.arange(len(rows)))]
             if hasattr(X, "picture_of"):
                 for features, inside in reader.view_batches(X, own_rows, quiet=quiet):
+                    _check_finite(features, X, own_rows[n_written:])
                     cache.write(n_written, features, inside)
                     n_written += len(features[0])
                 shapes = [X.tile_shape(row) for row in own_rows.tolist()]
                 cache.sizes[:] = np.reshape(shapes, (-1, 2))
             else:
                 for features, sizes in reader.batches(X, own_rows, quiet=quiet):
+                    if reader.extractor is not None:
+                        _check_finite(features, X, own_rows[n_written:])
                     cache.write(n_written, features)
                     cache.sizes[n_written : n_written + len(sizes)] = sizes
                     n_written += len(sizes)
         yield cache
+
+
+def _check_finite(features, images, rows):
+    """Raise ValueError if a backbone gave NaN or infinite features of an image.
+
+    `features` holds a Tensor (n, n_positions, n_features) a level, of the first n of `rows`.
+    """
+    for level in features:
+        is_finite = torch.isfinite(level).flatten(1).all(1)
+        if not is_finite.all():
+            row = int(rows[int((~is_finite).nonzero()[0])])
+            raise ValueError(
+                f"backbone: its features of {images.name(row)} are NaN or infinite. Look for such "
+                "values in its weights; on a GPU, mixed_precision=False lets it compute in float32."
+            )
 
 
 def _reserve(file, n_bytes):

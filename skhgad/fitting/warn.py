@@ -147,13 +147,14 @@ def warn_of_spreads(X, codes, names=None):
 
 
 def _spreads_within_classes(X, codes):
+    """Return the standard deviation (n_features,) of each feature within classes."""
+    largest = np.abs(X).max(axis=0)
+    units = np.where(largest > 0, largest, 1)  # the squares of tiny values would be 0
     squares = np.zeros(X.shape[1])
-    with np.errstate(over="ignore", invalid="ignore"):
-        for code in np.unique(codes):
-            of_class = X[codes == code]
-            squares += ((of_class - of_class.mean(axis=0)) ** 2).sum(axis=0)
-        spreads = np.sqrt(squares / len(X))
-    return np.where(np.isfinite(spreads), spreads, 0)
+    for code in np.unique(codes):
+        of_class = X[codes == code] / units
+        squares += ((of_class - of_class.mean(axis=0)) ** 2).sum(axis=0)
+    return units * np.sqrt(squares / len(X))
 
 
 def warn_of_enlarged_images(source, rows, sizes, parameters):
@@ -257,7 +258,7 @@ def _expected(n_held_out):
     """Say how many good samples are flagged below the lowest of so many held-out ones."""
     if n_held_out == 0:
         return "most of its good samples may be flagged"
-    return f"expect about {1 / (n_held_out + 1):.0%} to be flagged".replace("%", " %")
+    return f"expect about {100 / (n_held_out + 1):.2g} % to be flagged"
 
 
 def _plain(name):

@@ -80,6 +80,27 @@ def test_weights_of_another_architecture_are_an_error(backbone, tmp_path):
         create_backbone(backbone, tmp_path / "weights.pth", (2, 3), SIZE)
 
 
+@pytest.mark.parametrize(
+    "backbone, other, block",
+    [
+        ("resnet18", "resnet34", r"8 blocks more .*: layer1\.2, layer2\.2, layer2\.3 and 5 more"),
+        ("tf_efficientnet_lite0", "tf_efficientnet_lite1", r"\d+ blocks more .*: blocks\.1\.2, "),
+    ],
+)
+def test_weights_of_a_deeper_model_are_an_error(backbone, other, block, tmp_path):
+    state = timm.create_model(other, pretrained=False).state_dict()  # fills the backbone
+    torch.save(state, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=rf"weights\.pth.* does not fit .*{block}"):
+        create_backbone(backbone, tmp_path / "weights.pth", (2, 3), SIZE)
+
+
+def test_a_head_of_several_layers_does_no_harm(resnet, tmp_path):
+    state = {name: t for name, t in resnet.items() if not name.startswith("fc.")}
+    state |= {"fc.0.weight": torch.zeros(7, 512), "fc.2.weight": torch.zeros(7, 7)}
+    torch.save(state, tmp_path / "weights.pth")
+    create_backbone("resnet18", tmp_path / "weights.pth", (2,), SIZE)
+
+
 def test_one_tensor_that_is_missing_and_one_of_another_shape_are_named(resnet, tmp_path):
     state = {k: t for k, t in resnet.items() if k != "layer2.0.bn1.running_mean"}
     state["layer1.0.conv1.weight"] = torch.zeros(64, 64, 5, 5)

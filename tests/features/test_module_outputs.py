@@ -164,3 +164,24 @@ def test_tokens_are_laid_out_in_the_grid_of_the_image(n_tokens, size, grid):
 def test_tokens_of_two_grids_are_refused():
     with pytest.raises(ValueError, match=r"the grids \[\(2, 2\), \(3, 3\)\] have that many"):
         as_map(torch.zeros(1, 9, 4), torch.zeros(1, 3, 48, 48))
+
+
+class SpoiledByWhite(RandomFilters):
+    """Maps of white images hold a value that is no number."""
+
+    def __init__(self, value):
+        super().__init__(*LAYERS)
+        self.value = value
+
+    def forward(self, x):
+        is_white = x.amax((1, 2, 3), keepdim=True) > 2
+        return [m.where(~is_white, self.value) for m in super().forward(x)]
+
+
+@pytest.mark.parametrize("value, tile_size", [(np.nan, None), (np.inf, 16)])
+def test_features_that_are_no_numbers_are_an_error_that_names_the_image(value, tile_size):
+    images = np.full((6, 32, 32, 3), 118, dtype=np.uint8)
+    images[2] = 255
+    detector = HGADDetector(SpoiledByWhite(value), image_size=32, tile_size=tile_size, n_jobs=1)
+    with pytest.raises(ValueError, match=r"backbone: its features of X\[2\] are NaN or infinite"):
+        detector.fit(images)

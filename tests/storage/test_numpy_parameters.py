@@ -80,6 +80,12 @@ def test_a_range_of_pixels_may_be_an_array_or_a_list(value_range, tmp_path):
     assert check_saved(detector, tmp_path / "model")["value_range"] == (0, 255)
 
 
+def test_a_switch_may_be_a_bool_of_numpy(tmp_path):
+    switches = ("class_covariance", "class_calibration", "fuse_stages", "mixed_precision")
+    saved = check_saved(fit(**dict.fromkeys(switches, np.False_)), tmp_path / "model")
+    assert all(saved[name] is False for name in switches)
+
+
 def test_whole_numbers_are_decay_rates_too():
     fit(betas=(0, 0.99), max_iter=1)
 
