@@ -10,6 +10,10 @@ def square(number):
     return number**2
 
 
+def square_and_process(i):
+    return i * i, os.getpid()
+
+
 def slow_for_even(number):
     """Return the number, even ones later: calls end in another order than they began."""
     time.sleep(0.1 * (number % 2 == 0))

@@ -101,9 +101,9 @@ class Backend:
             yield from parallel(call(item) for item in items)
             return
         n_at_once = _ROUND * max(1, chosen.effective_n_jobs(n_jobs))  # such as Ray's backend
-        for first in range(0, len(items), n_at_once):
-            parallel = joblib.Parallel(n_jobs=n_jobs, batch_size=1)
-            yield from parallel(call(item) for item in items[first : first + n_at_once])
+        with joblib.Parallel(n_jobs=n_jobs, batch_size=1) as parallel:  # the same workers for all
+            for first in range(0, len(items), n_at_once):
+                yield from parallel(call(item) for item in items[first : first + n_at_once])
 
     def _with_dask(self, function, items):
         distributed = _distributed()

@@ -45,7 +45,9 @@ def test_an_error_of_a_call_is_raised(backend):
 def test_a_backend_of_joblib_may_be_chosen_that_yields_nothing_meanwhile():
     """Such as that of Ray, which is derived from this one."""
     with joblib.parallel_config(backend="multiprocessing"):
-        assert list(Backend("joblib", 2).map(calls.square, range(40))) == [i**2 for i in range(40)]
+        results = list(Backend("joblib", 2).map(calls.square_and_process, range(40)))
+    assert [square for square, _ in results] == [i**2 for i in range(40)]
+    assert len({process for _, process in results}) <= 2  # each would read the model again
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
