@@ -591,7 +591,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """Centers of each class in each level, ndarray of shape (n_levels, n_classes)."""
         if "model_" not in self.__dict__:
             raise AttributeError("n_components_ needs a fitted detector: call fit first.")
-        return np.stack([level.n_centers.cpu().numpy() for level in self.model_.model.levels])
+        return self.model_.n_components
 
     def add_class(self, X: Any, y: str | int | ArrayLike, *, roi: Any = None) -> HGADDetector:
         """Learn the normal samples of new classes in closed form; the others stay as they are.

@@ -5,40 +5,30 @@ correct by known defects.
 """
 
 from dataclasses import replace
-from numbers import Integral
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from ..devices import keep_to_one_thread_if_forked
-from ..features.extractor import channels_of
-from ..features.framing import product_masks
-from ..features.reader import FeatureReader
-from ..images import ImageSource
 from ..images.appearance import ObservedSource
-from ..parameters import check_parameters, parameters_of_fit, plain_parameters
+from ..parameters import parameters_of_fit
 from ..scoring.appearances import appearances_of
 from ..scoring.fitted import FittedModel
 from ..scoring.kept_vectors import KeptVectors
 from ..scoring.scoring_model import check_levels_of_images
-from ..validation import check_X, check_y
 from .calibrate import calibrate, choose_offset
-from .far_cells import check_magnitude, far_cells, with_rows
+from .far_cells import with_rows
 from .feature_cache import cached_features
+from .fit_input import checked_input
 from .folds import enough_to_hold_out, spare
 from .known_defects import can_be_corrected, correct_by_known_defects, known_defects
-from .known_masks import check_masks
 from .known_regions import check_common_parts, in_regions_of_classes
 from .listeners import Listeners
-from .objective import check_trainable
 from .pictures import remembered, seen_at_fit
 from .processes import Processes
 from .recipe import Recipe
-from .same_call import check_same_data, check_same_parameters, check_same_regions
 from .samples import LabelledSamples
 from .schedule import training_plan
-from .table_memory import check_table_memory
-from .tell import decisions_text
+from .tell import Decisions
 from .warn import (
     warn_of_anomalies_outside,
     warn_of_enlarged_images,
@@ -76,153 +66,114 @@ def fit_detector(
     listeners = Listeners() if listeners is None else listeners
     processes = Processes.current()
     processes.meet()
-    parameters = detector.get_params(deep=False)
-    with processes.agree():
-        check_parameters(parameters)
-        check_trainable(parameters["loss"])
-        X = check_X(
-            X,
-            value_range=parameters["value_range"],
-            estimator=detector,
-            reset=True,
-            n_channels=channels_of(parameters["backbone"]),
-        )
-        codes, classes = check_y(y, len(X))
-        takes_images = isinstance(X, ImageSource)
-        if not takes_images:
-            n_wanted = parameters["n_classes"]
-            n_classes = n_wanted if isinstance(n_wanted, Integral) else len(classes)
-            check_table_memory(*X.shape, int(n_classes), parameters)
-        masks = check_masks(masks, codes, takes_images=takes_images)
-        discovers = parameters["n_classes"] not in ("auto", len(classes))
-        regions = product_masks(
-            roi, len(X), None if discovers else classes, takes_images=takes_images
-        )
-        random_state = check_random_state(parameters["random_state"])
-        parameters = plain_parameters(parameters)
-        reader = FeatureReader.for_fit(parameters, X)
-    check_same_parameters(processes, parameters)
-    check_same_data(processes, X, codes, classes, masks)
-    check_same_regions(processes, regions)
-    if reader.extractor is not None:
-        processes.share_state(reader.extractor)
-    random_state = processes.broadcast(random_state)
+    given = checked_input(detector, X, y, masks, roi, processes)
     listeners.start(detector, processes)
+    parameters, reader, random_state = given.parameters, given.reader, given.random_state
+    shapes, device = reader.level_shapes(given.X), reader.device
     seed = int(random_state.randint(2**31 - 1))
 
-    normal, anomalies = np.flatnonzero(codes >= 0), np.flatnonzero(codes < 0)
-    cells = [] if takes_images else far_cells(X, codes)
-    measured = np.setdiff1d(normal, [cell.row for cell in cells]).astype(np.int64)
-    if not takes_images:
-        check_magnitude(X[measured], getattr(detector, "feature_names_in_", None))
+    normal, far, anomalies, cells = given.groups()
     if processes.is_first:
-        warn_of_labels(classes, marks_anomalies=len(normal) < len(codes))
-        if reader.extractor is None:
-            names = getattr(detector, "feature_names_in_", None)
-            warn_of_far_cells(X, cells, names)
-            warn_of_spreads(X[measured], codes[measured], names)
-    far, normal = np.setdiff1d(normal, measured), measured
-    shapes, device = reader.level_shapes(X), reader.device
-    if takes_images:
+        warn_of_labels(given.classes, marks_anomalies=len(anomalies) > 0)
+        if not given.takes_images:
+            warn_of_far_cells(given.X, cells, given.feature_names)
+            warn_of_spreads(given.X[normal], given.codes[normal], given.feature_names)
+    if given.takes_images:
         check_levels_of_images(parameters, shapes)
     corrects = len(anomalies) > 0 and can_be_corrected(parameters)
-    observed = ObservedSource(X, regions) if takes_images else X
+    observed = ObservedSource(given.X, given.regions) if given.takes_images else given.X
     with processes.agree():
         if corrects:
-            check_common_parts(X, anomalies, regions)
-        X, rows, pictures = seen_at_fit(
-            reader, observed, codes, normal, parameters, regions, with_anomalies=corrects
-        )
-    with cached_features(reader, X, rows, parameters["cache_budget"], processes) as cache:
+            check_common_parts(given.X, anomalies, given.regions)
+        seen, rows, pictures = seen_at_fit(
+            reader, observed, given.codes, normal, parameters, given.regions,
+            with_anomalies=corrects,
+        )  # fmt: skip
+
+    with cached_features(reader, seen, rows, parameters["cache_budget"], processes) as cache:
         sizes = processes.gather_rows(cache.sizes, np.arange(len(rows)))
-        if processes.is_first and takes_images and parameters["tile_size"] is None:
-            warn_of_enlarged_images(X, rows, sizes, parameters)
+        if processes.is_first and given.takes_images and parameters["tile_size"] is None:
+            warn_of_enlarged_images(seen, rows, sizes, parameters)
         of_rows = normal if pictures is None else normal[pictures.samples]
-        everything = LabelledSamples(
-            cache, np.arange(len(rows)), codes[of_rows], len(classes), pictures
+        samples = LabelledSamples(
+            cache, np.arange(len(rows)), given.codes[of_rows], len(given.classes), pictures
         )
-        given_codes, given_classes = codes, classes
-        everything, classes, apart = find_classes(
-            everything, classes, parameters["n_classes"], random_state
+        samples, classes, apart = find_classes(
+            samples, given.classes, parameters["n_classes"], random_state
         )
         if processes.is_first:
             warn_of_samples_apart(normal[apart], len(normal))
         normal = normal[~apart]
-        codes = everything.of_pictures(everything.codes)
+        codes = samples.of_pictures(samples.codes)
         if processes.is_first and parameters["n_classes"] == "discover":
             warn_of_small_classes(codes, normal)
-        plan = training_plan(parameters, len(everything), shapes, device)
+
+        plan = training_plan(parameters, len(samples), shapes, device)
         if processes.is_first:
             warn_of_unused_loss(parameters, plan.n_passes)
-        recipe = Recipe(parameters, plan, shapes, reader.extractor, device, seed)
-        enough = enough_to_hold_out(
-            is_trained=plan.n_passes > 0, takes_images=reader.extractor is not None
-        )
+        enough = enough_to_hold_out(is_trained=plan.n_passes > 0, takes_images=given.takes_images)
         fraction = parameters["validation_fraction"]
         spared = spare(codes, fraction, enough=enough, random_state=random_state)
         if processes.is_first and fraction != 0:
             warn_uncalibrated(codes, classes, spared.any(axis=0), stacklevel=4)
-
+        recipe = Recipe(parameters, plan, shapes, reader.extractor, device, seed)
         model, evidence, history = recipe.fit(
-            everything,
-            everything.by_row(spared),
+            samples,
+            samples.by_row(spared),
             on_pass=listeners.before(on_pass),
             verbose=parameters["verbose"],
         )
+
         calibration, known = calibrate(model, evidence, parameters), None
+        given_codes = given.codes if classes is given.classes else None  # None: discovered
         if len(far):
-            far_codes = given_codes[far] if classes is given_classes else None
-            calibration = with_rows(calibration, len(everything), model, X[far], far_codes, device)
+            far_codes = None if given_codes is None else given_codes[far]
+            calibration = with_rows(
+                calibration, len(samples), model, given.X[far], far_codes, device
+            )
         if corrects:
             fitted = model, evidence, calibration
-            X = in_regions_of_classes(reader, X, anomalies, regions, model, parameters, everything)
-            with known_defects(reader, X, anomalies, masks, parameters, everything) as defects:
+            seen = in_regions_of_classes(
+                reader, seen, anomalies, given.regions, model, parameters, samples
+            )
+            with known_defects(
+                reader, seen, anomalies, given.masks, parameters, samples
+            ) as defects:
                 if processes.is_first and defects.outside:
                     warn_of_anomalies_outside(defects.outside)
-                model, calibration, known = correct(
-                    fitted, everything, defects, parameters, classes
-                )
-        offset = choose_offset(model, everything, calibration, parameters["contamination"], device)
+                model, calibration, known = correct(fitted, samples, defects, parameters, classes)
+        offset = choose_offset(model, samples, calibration, parameters["contamination"], device)
     processes.share_state(model)  # machines that differ round differently
     calibration, offset = processes.broadcast((calibration, offset))
-    n_spared = np.bincount(codes[spared.any(axis=0)], minlength=len(classes))
-    keeps_flow = plan.n_passes > 0 and any(len(level.flow.blocks.mix) for level in model.levels)
-    if processes.is_first:
-        warn_of_few_calibrating(n_spared, classes, parameters)
-        if parameters["verbose"] >= 1:
-            n_centers = np.stack([level.n_centers.cpu().numpy() for level in model.levels])
-            decisions = decisions_text(
-                parameters, codes, classes, spared, plan.n_passes, n_centers, known,
-                keeps_flow=keeps_flow,
-            )  # fmt: skip
-            print(decisions, flush=True)
-    n_normals = np.bincount(codes, minlength=len(classes))
-    listeners.decisions = {
-        "n_normals": dict(zip(classes.tolist(), n_normals.tolist(), strict=True)),
-        "n_held_out": dict(zip(classes.tolist(), n_spared.tolist(), strict=True)),
-        "n_anomalies": len(anomalies),
-        "n_passes": plan.n_passes,
-        "keeps_flow": keeps_flow,
-    }
+
     kept = appearances = None
-    if takes_images:
+    if given.takes_images:
         # Each process read its own pictures; fmax passes over NaN.
-        seen = np.fmax.reduce(processes.gather([observed.appearance]))
-        appearances = appearances_of(seen[normal], codes)
+        looks = np.fmax.reduce(processes.gather([observed.appearance]))
+        appearances = appearances_of(looks[normal], codes)
+    elif given_codes is not None:  # with rows that have far cells
+        kept = KeptVectors.of(given.X, given_codes)
     else:
-        is_given = classes is given_classes  # else nobody knows the class of rows with far cells
-        kept = KeptVectors.of(X, given_codes) if is_given else KeptVectors.of(X[normal], codes)
+        kept = KeptVectors.of(given.X[normal], codes)
+    fitted = FittedModel(
+        reader.extractor,
+        model,
+        calibration,
+        classes,
+        parameters_of_fit(parameters),
+        roi=remembered(given.regions, len(classes)),
+        kept=kept,
+        appearances=appearances,
+    )
+    keeps_flow = plan.n_passes > 0 and any(len(level.flow.blocks.mix) for level in model.levels)
+    decisions = Decisions(classes, codes, spared, len(anomalies), plan.n_passes, keeps_flow)
+    listeners.decisions = decisions
+    if processes.is_first:
+        warn_of_few_calibrating(decisions.n_held_out, classes, parameters)
+        if parameters["verbose"] >= 1:
+            print(decisions.text(parameters["max_iter"], fitted.n_components, known), flush=True)
     return {
-        "model_": FittedModel(
-            reader.extractor,
-            model,
-            calibration,
-            classes,
-            parameters_of_fit(parameters),
-            roi=remembered(regions, len(classes)),
-            kept=kept,
-            appearances=appearances,
-        ),
+        "model_": fitted,
         "classes_": classes,
         "offset_": offset,
         "class_offsets_": {},

@@ -15,14 +15,13 @@ class Listeners:
     `on_fit_error` where an exception leaves the context first. In a group of processes the first
     one tells its callbacks; all others must call the same methods, and raise where it raises.
 
-    `decisions`, which `fit_detector` sets, holds the fields of `FitInfo` that the detector does not
-    know.
+    `fit_detector` sets `decisions`, which hold what `FitInfo` tells beside the fitted detector.
     """
 
     def __init__(self):
         self._started = time.perf_counter()
         self._processes = ALONE
-        self.decisions = {}
+        self.decisions = None
         self._open = []  # the callbacks that were told of the start and not yet of the end
 
     def __enter__(self):
@@ -71,7 +70,7 @@ class Listeners:
             certificate=detector.certificate(CONFIDENCE),
             known_anomalies=detector.known_anomalies_,
             seconds=time.perf_counter() - self._started,
-            **self.decisions,
+            **self.decisions.info(),
         )
 
 

@@ -1,4 +1,6 @@
-"""Say in words what a fit decided, for ``verbose=1``."""
+"""What a fit decided: for callbacks, and in words for ``verbose=1``."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -8,42 +10,89 @@ from ..text import printable
 _MOST = 20  # classes that are named
 
 
-def decisions_text(
-    parameters, codes, classes, spared, n_passes, n_centers, known=None, *, keeps_flow=True
-):
-    """Return what a fit decided, a line each.
+@dataclass(frozen=True)
+class Decisions:
+    """What a fit decided.
 
-    Parameters
+    Attributes
     ----------
-    parameters : dict
-        Of the detector.
+    classes : ndarray of shape (n_classes,)
     codes : ndarray of shape (n_samples,)
         Class of each normal sample.
-    classes : ndarray of shape (n_classes,)
     spared : ndarray of shape (n_groups, n_samples), bool
         The groups that a model did not see.
+    n_anomalies : int
+        Samples labelled -1.
     n_passes : int
         Of training.
-    n_centers : ndarray of shape (n_levels, n_classes)
-    known : list of KnownAnomalies, default=None
-    keeps_flow : bool, default=True
+    keeps_flow : bool
         Whether a flow that was trained scores.
-
-    Returns
-    -------
-    str
     """
-    sizes = np.bincount(codes, minlength=len(classes))
-    lines = [
-        f"{len(codes)} normal samples of {_count(len(classes), 'class', 'classes')}: "
-        f"{_each(classes, sizes)}",
-        _training(parameters["max_iter"], n_passes, keeps_flow),
-        _centers(n_centers, classes, sizes),
-        _held_out(spared, codes, classes),
-    ]
-    if known is not None:
-        lines += known_anomalies_text(known).split("\n")
-    return "\n".join(f"skhgad: {line}" for line in lines)
+
+    classes: np.ndarray
+    codes: np.ndarray
+    spared: np.ndarray
+    n_anomalies: int
+    n_passes: int
+    keeps_flow: bool
+
+    @property
+    def n_normals(self):
+        """Normal samples of each class, ndarray of int."""
+        return np.bincount(self.codes, minlength=len(self.classes))
+
+    @property
+    def n_held_out(self):
+        """Of these, those that a model did not see, ndarray of int."""
+        return np.bincount(self.codes[self.spared.any(axis=0)], minlength=len(self.classes))
+
+    def info(self):
+        """Return the fields of `FitInfo` that are known before the detector is fitted, as dict."""
+        labels = self.classes.tolist()
+        return {
+            "n_normals": dict(zip(labels, self.n_normals.tolist(), strict=True)),
+            "n_held_out": dict(zip(labels, self.n_held_out.tolist(), strict=True)),
+            "n_anomalies": self.n_anomalies,
+            "n_passes": self.n_passes,
+            "keeps_flow": self.keeps_flow,
+        }
+
+    def text(self, max_iter, n_centers, known=None):
+        """Return the decisions in words, a line each.
+
+        Parameters
+        ----------
+        max_iter : int or "auto"
+            Of the detector.
+        n_centers : ndarray of shape (n_levels, n_classes)
+        known : list of KnownAnomalies, default=None
+
+        Returns
+        -------
+        str
+        """
+        sizes = self.n_normals
+        lines = [
+            f"{len(self.codes)} normal samples of "
+            f"{_count(len(sizes), 'class', 'classes')}: {_each(self.classes, sizes)}",
+            _training(max_iter, self.n_passes, self.keeps_flow),
+            _centers(n_centers, self.classes, sizes),
+            self._held_out(),
+        ]
+        if known is not None:
+            lines += known_anomalies_text(known).split("\n")
+        return "\n".join(f"skhgad: {line}" for line in lines)
+
+    def _held_out(self):
+        if not self.spared.any():
+            return "no sample is held out: training samples calibrate, which promises nothing"
+        counts = _each(self.classes, self.n_held_out)
+        if len(self.spared) > 1:
+            return (
+                f"{len(self.spared)} models, each fitted without one part of the samples, judge "
+                f"these for the calibration: {counts}"
+            )
+        return f"held out of the training, for the calibration: {counts}"
 
 
 def _training(max_iter, n_passes, keeps_flow):
@@ -69,19 +118,6 @@ def _centers(n_centers, classes, sizes):
         for n, size in zip(most, sizes, strict=True)
     ]
     return f"centers of the classes: {_each(classes, kinds)}"
-
-
-def _held_out(spared, codes, classes):
-    judged = spared.any(axis=0)
-    if not judged.any():
-        return "no sample is held out: training samples calibrate, which promises nothing"
-    counts = np.bincount(codes[judged], minlength=len(classes))
-    if len(spared) > 1:
-        return (
-            f"{_count(len(spared), 'model', 'models')}, each fitted without one part of the "
-            f"samples, judge these for the calibration: {_each(classes, counts)}"
-        )
-    return f"held out of the training, for the calibration: {_each(classes, counts)}"
 
 
 def _each(classes, values):

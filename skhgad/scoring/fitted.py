@@ -80,6 +80,11 @@ class FittedModel:
         """Pixel values meaning black and white, as at fit, or None."""
         return self.parameters["value_range"]
 
+    @property
+    def n_components(self):
+        """Centers of each class in each level, ndarray of shape (n_levels, n_classes), int64."""
+        return np.stack([level.n_centers.cpu().numpy() for level in self.model.levels])
+
     def on(self, device):
         """Return the scoring model on a device, moved there if need be, by one thread alone."""
         move_to(self.model, device, self.model.freeze)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skhgad import HGADDetector
-from skhgad.fitting.tell import decisions_text
+from skhgad.fitting.tell import Decisions
 from skhgad.scoring.certificate import bound_text
 
 X = np.random.default_rng(0).normal(size=(60, 3))
@@ -41,10 +41,10 @@ def test_verbose_says_what_fit_decided(capsys):
 def test_other_decisions_have_words_too():
     codes, classes = np.zeros(30, dtype=int), np.array(["lid"])
     held_out = np.arange(30)[None] < 6
-    text = decisions_text({"max_iter": 5}, codes, classes, held_out, 5, np.array([[30]]))
+    text = Decisions(classes, codes, held_out, 0, 5, True).text(5, np.array([[30]]))
     assert "the flow is trained for 5 passes" in text and "lid kernels" in text
     assert "held out of the training, for the calibration: lid 6" in text
     nothing = np.zeros((1, 30), dtype=bool)
-    text = decisions_text({"max_iter": 0}, codes, classes, nothing, 0, np.array([[1]]))
+    text = Decisions(classes, codes, nothing, 0, 0, False).text(0, np.array([[1]]))
     assert "because max_iter is 0" in text and "no sample is held out" in text
     assert "each class is one Gaussian" in text
