@@ -44,9 +44,8 @@ def add_class(detector, X, y, roi=None):
     if masks is None and fitted.roi is not None and fitted.roi.is_common:
         masks = fitted.roi._replace(of_class=fitted.roi.of_class[:1] * len(labels))
     observed = fitted.observed(X) if fitted.takes_images else X
-    X, rows, pictures = seen_at_fit(reader, observed, codes, normal, parameters, masks)
+    seen, rows, pictures = seen_at_fit(reader, observed, codes, normal, parameters, masks)
     codes = codes[normal]
-    new_codes = codes
     random_state = check_random_state(parameters["random_state"])
     fraction = parameters["validation_fraction"]
     # Whatever was trained stays: the new classes alone are fitted.
@@ -56,70 +55,113 @@ def add_class(detector, X, y, roi=None):
         warn_uncalibrated(codes, labels, spared.any(axis=0), knows_others=True, stacklevel=4)
     classes, order = np.unique(np.concatenate([fitted.classes, labels]), return_index=True)
     known_places, new_places = np.split(np.argsort(order), [len(fitted.classes)])
-    with cached_features(reader, X, rows, parameters["cache_budget"]) as cache:
-        if pictures is not None:
-            codes, spared = codes[pictures.samples], spared[:, pictures.samples]
-        samples = LabelledSamples(cache, np.arange(len(rows)), codes, len(labels), pictures)
-        known = copy.deepcopy(fitted.model).cpu()
-        known.freeze()
-        seed = int(check_random_state(parameters["random_state"]).randint(2**31 - 1))
-
-        def extended(samples):
-            # Start and flow are those of `known`, which must stay where the samples are.
-            own = known if reader.device.type == "cpu" else copy.deepcopy(known)
-            model = extended_model(
-                own, samples, torch.from_numpy(order), parameters["n_components"], seed
-            ).to(reader.device)
-            model.freeze()
-            return model
-
-        judged = replace(samples, codes=new_places[codes], n_classes=len(classes))
-        evidence = []
-        if takes_new_maps(known):
-            model = extended(samples.first_of_each_class(_FIRST_IMAGES))
-            new = new_map_classes(
-                known, model, judged, _groups(spared), parameters["whitening_shrinkage"]
-            )
-            for group in range(len(spared)):
-                _write(new, group)
-                rows = np.flatnonzero(spared[group])
-                evidence += evidence_of(model, judged.chosen(rows), reader.device)
-            if len(spared) != 1:  # else the model is to be without the group
-                _write(new)
-            if fraction == 0:
-                evidence = evidence_of(model, judged, reader.device)
-        else:
-            seen = samples if len(spared) != 1 else samples.chosen(np.flatnonzero(~spared[0]))
-            model = extended(seen)
-            if len(spared) or fraction == 0:
-                for judge, rows in judges(extended, model, samples, spared):
-                    evidence += evidence_of(judge, judged.chosen(rows), reader.device)
+    known = copy.deepcopy(fitted.model).cpu()
+    known.freeze()
+    with cached_features(reader, seen, rows, parameters["cache_budget"]) as cache:
+        of_rows = slice(None) if pictures is None else pictures.samples
+        samples = LabelledSamples(
+            cache, np.arange(len(rows)), codes[of_rows], len(labels), pictures
+        )
+        extension = _Extension(known, order, new_places, parameters, reader.device)
+        fit = extension.fit_maps if takes_new_maps(known) else extension.fit
+        model, evidence = fit(samples, spared[:, of_rows])
         added = calibrate_new_classes(model, evidence, parameters, known, new_places)
     before = fitted.calibration
     before = before._replace(
         codes=known_places[before.codes], inferred=known_places[before.inferred]
     )
     calibration = before.joined(added)
-    offset = threshold_after(detector, calibration)
     kept = fitted.kept
     if kept is not None:
         kept = kept.recoded(known_places).joined(X[normal], new_places[codes])
+    roi = joined_masks(fitted.roi, masks, (len(fitted.classes), len(labels)), order)
+    appearances = None
+    if fitted.takes_images and same_regions(fitted.roi, roi):  # else they are not comparable
+        known_looks = fitted.appearances
+        known_looks = None if known_looks is None else known_looks.recoded(known_places)
+        looks = observed.appearance[normal]
+        appearances = appearances_of(looks, new_places[codes], known_looks)
     extended = replace(
         fitted,
         model=model,
         calibration=calibration,
         classes=classes,
-        roi=joined_masks(fitted.roi, masks, (len(fitted.classes), len(labels)), order),
+        roi=roi,
         kept=kept,
+        appearances=appearances,
     )
-    if fitted.takes_images:
-        extended.appearances = None
-        if same_regions(fitted.roi, extended.roi):  # else they are not comparable
-            known = fitted.appearances
-            known = None if known is None else known.recoded(known_places)
-            looks = observed.appearance[normal]
-            extended.appearances = appearances_of(looks, new_places[new_codes], known)
+    offset = threshold_after(detector, calibration)
     return {"model_": extended, "classes_": classes, "offset_": offset}
+
+
+class _Extension:
+    """Fits new classes beside those of a scoring model, which does not change.
+
+    Parameters
+    ----------
+    known : ScoringModel
+        Frozen, on the CPU.
+    order : ndarray of shape (n_classes,)
+        Where each class of the result stands in the known classes, then the new.
+    new_places : ndarray of shape (n_new,)
+        Codes of the new classes in the result.
+    parameters : dict
+        Of the estimator.
+    device : torch.device
+    """
+
+    def __init__(self, known, order, new_places, parameters, device):
+        self.known, self.order, self.new_places = known, order, new_places
+        self.parameters, self.device = parameters, device
+        self.seed = int(check_random_state(parameters["random_state"]).randint(2**31 - 1))
+
+    def fit(self, samples, spared):
+        """Return the model, and the evidence of normals judged by models that did not see them.
+
+        The codes of `samples` count the new classes from 0. `spared` is as from `folds.spare`, bool
+        (n_groups, n_rows). Without a ``validation_fraction``, the model judges what it saw.
+        """
+        seen = samples if len(spared) != 1 else samples.chosen(np.flatnonzero(~spared[0]))
+        model, evidence = self._extended(seen), []
+        if len(spared) or self._judges_all:
+            for judge, rows in judges(self._extended, model, samples, spared):
+                evidence += self._evidence(judge, samples.chosen(rows))
+        return model, evidence
+
+    def fit_maps(self, samples, spared):
+        """As `fit`, for classes of maps with a background of their own."""
+        model = self._extended(samples.first_of_each_class(_FIRST_IMAGES))
+        shrinkage = self.parameters["whitening_shrinkage"]
+        levels = new_map_classes(
+            self.known, model, self._recoded(samples), _groups(spared), shrinkage
+        )
+        evidence = []
+        for group, chosen in enumerate(spared):
+            _write(levels, group)
+            evidence += self._evidence(model, samples.chosen(np.flatnonzero(chosen)))
+        if len(spared) != 1:  # else the model is to be without the group
+            _write(levels)
+        return model, self._evidence(model, samples) if self._judges_all else evidence
+
+    @property
+    def _judges_all(self):
+        return self.parameters["validation_fraction"] == 0
+
+    def _extended(self, samples):
+        # Start and flow are those of `known`, which must stay where the samples are.
+        own = self.known if self.device.type == "cpu" else copy.deepcopy(self.known)
+        n_components, order = self.parameters["n_components"], torch.from_numpy(self.order)
+        model = extended_model(own, samples, order, n_components, self.seed).to(self.device)
+        model.freeze()
+        return model
+
+    def _evidence(self, model, samples):
+        return evidence_of(model, self._recoded(samples), self.device)
+
+    def _recoded(self, samples):
+        """Return samples with their codes in the result."""
+        codes = self.new_places[samples.codes]
+        return replace(samples, codes=codes, n_classes=len(self.order))
 
 
 def joined_masks(known, new, n_classes, order):
