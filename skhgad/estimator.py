@@ -533,9 +533,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             nothing is known. Normals have None. A known anomaly of which it marks nothing inside
             `roi` is left out, with a warning.
         roi : mask, mapping of label to mask, or sequence of n_samples masks, default=None
-            Region of interest of images: one mask for all; one for each product, which others than
-            those named do without; or one for each image, None for a whole one. A mask is an array
-            (height, width) of bool or of 0 and 1, a path or a PIL image, of the size of its image.
+            Region of interest of images: one mask for all; one for each product, where products
+            that are not named have none; or one for each image, None for a whole one. A mask is an
+            array (height, width) of bool or of 0 and 1, a path or a PIL image, of the size of its
+            image.
             What lies outside is not learnt, and changes no score, class or verdict. One mask for
             all and masks by product are remembered, and used at scoring unless it has others. A
             known anomaly has the mask of the product it is taken for.
@@ -703,8 +704,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         positions inside differ from image to image, the old ones are taken to lie like the new.
         A row of a table with a cell that is no measurement calibrates alone, as in `fit`.
 
-        False alarms alone are no fair sample of the normals. Give the other normals of the same
-        days, too, if the certificate shall hold.
+        False alarms alone are no fair sample of the normals. The certificate holds only if the
+        other normals of the same days are given, too.
 
         Examples
         --------

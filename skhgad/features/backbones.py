@@ -112,9 +112,9 @@ def _check_state(name, state, image_size, options, *, source):
 
     Every tensor of the backbone must be filled, and there must be no further blocks.
 
-    timm renames and resizes tensors of a checkpoint as each architecture asks for it, and is silent
-    of those that it did not find. So the backbone is built once from numbers that are not a number:
-    what then holds none of them is not filled.
+    timm renames and resizes tensors of a checkpoint as each architecture needs, and does not report
+    tensors that it did not find. So the backbone is built once from a state dict of nan: a tensor
+    that holds none of them afterwards was not filled.
     """
     blank = {
         key: torch.full((), torch.nan, dtype=t.dtype).expand(t.shape) if _is_float(t) else t

@@ -145,11 +145,11 @@ class FeatureReader:
         if not self.cuts_batches:
             return partial(self._extract, pixels, n_threads)
         spec = self.extractor.spec
-        # Whatever the number of threads, so that it changes no feature.
+        # It does not depend on the number of threads, so that features do not, either.
         n_images = images_at_once(len(pixels), spec["image_size"], spec["image_scales"])
         pieces = np.split(pixels, range(n_images, len(pixels), n_images))
         if workers is None:
-            # One image has no pieces, so that torch's own threads are all there is to use.
+            # A single image is not cut, so only torch itself can use several threads.
             threads = n_threads if len(pixels) == 1 else 1
             return lambda: _joined([self._extract(piece, threads) for piece in pieces])
         begun = [workers.submit(self._extract, piece) for piece in pieces]
@@ -217,7 +217,7 @@ def _joined(pieces):
 
 
 def _one_ahead(items, *, is_ahead):
-    """Yield items, each when the next has begun; an error of the next comes after it."""
+    """Yield each item after the next one was taken, if `is_ahead`; an error comes in its turn."""
     waiting, error = [], None
     while error is None:
         try:

@@ -1,4 +1,4 @@
-"""What normal samples that a model did not see settle: constants, calibration and threshold."""
+"""Constants, calibration and threshold of a model, from normal samples that it did not see."""
 
 import numpy as np
 import torch
@@ -12,10 +12,10 @@ from .pictures import evidence_of_pictures
 
 @torch.no_grad()
 def evidence_of(model, samples, device):
-    """Compute the evidence of cached samples, once for all constants and scores that rest on it.
+    """Compute the evidence of cached samples, from which all constants and scores follow.
 
-    Returns pairs of Evidence, one a block of samples of any process: under the class inferred, and
-    under that in `samples.codes`. Views of pictures become evidence of the pictures.
+    Returns a list with a pair of Evidence for each block of samples, of all processes: under the
+    class inferred, and under the class in `samples.codes`. Of views, it is that of the pictures.
     """
     if samples.pictures is not None:
         return evidence_of_pictures(model, samples, device)
@@ -79,7 +79,7 @@ def calibrate_new_classes(model, evidence, parameters, known, new):
 def _calibration(model, evidence, chosen, class_calibration, common=None):
     """Set the scales of the chosen classes, and score the samples of the evidence.
 
-    Each is scored by scales that the others of its class have settled.
+    Each sample is scored by scales that were measured on the other samples of its class.
     """
     ClassScales.identity(len(model.peak_scale), len(chosen)).write_to(model, chosen)
     weights = model.term_weights
@@ -101,7 +101,7 @@ def _calibration(model, evidence, chosen, class_calibration, common=None):
         given_scores = scales.scores(given_peaks, codes, weights)
     scores = np.where(inferred == codes, given_scores, scales.scores(peaks, inferred, weights))
     scores, given_scores = as_scores(model, scores), as_scores(model, given_scores)
-    if model.map_size == (1, 1):  # a vector has no parts
+    if model.map_size == (1, 1):  # its only position is the median one
         typicality = scores.copy()
     return Calibration(scores, codes, inferred, given_scores, typicality, given_peaks)
 

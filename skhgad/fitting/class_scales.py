@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-# A class counts as this many samples less of itself and as many of all classes together.
+# A class of n samples has the weight n / (n + 5) in its scales; all classes together have the rest.
 _BORROWED_SAMPLES = 5
-# A larger class hardly notices whether one of its samples is left out.
+# In a larger class, leaving one sample out hardly changes the scales, and none is left out.
 _MOST_LEFT_OUT = 200
 
 
@@ -102,8 +102,8 @@ def fit_class_scales(peaks, codes, n_classes, weights, common=None):
 def left_out_scores(peaks, codes, weights, common=None):
     """Return the anomaly scores of normal samples by scales measured on the others of their class.
 
-    By scales that a sample helped to measure it would seem more usual than a fresh one. Parameters
-    as in `fit_class_scales`; ndarray of shape (n_samples,).
+    A sample that helped to measure the scales would seem more usual than a fresh one. Parameters as
+    in `fit_class_scales`; the result is an ndarray of shape (n_samples,).
     """
     common = common_scales(peaks, codes, weights) if common is None else common
     scores, first = np.empty(len(peaks)), np.zeros(1, dtype=np.int64)

@@ -15,8 +15,9 @@ from .kernels import MOST_KERNELS, fit_kernels
 from .mixture_choice import KERNELS, name_of
 from .modes import find_modes
 
-_PRIOR_ALONE = 0.999  # from this share of the prior in a covariance, nothing is known of the rest
-_ROUNDING = 1e-10  # mean variance in latent space, up to which nothing varies but by rounding
+# If the prior has this share of a covariance, or more, the scatter cannot be recovered from it.
+_PRIOR_ALONE = 0.999
+_ROUNDING = 1e-10  # mean variance in latent space that rounding alone can cause
 _STEPS = 3  # of expectation-maximisation, in which the vectors seen before keep their centers
 
 
@@ -240,8 +241,9 @@ def _without_kernels(mixture, left_out):
 def _counted_in(mixture, z, n_vectors, shrinkage):
     """Count new vectors in by expectation-maximisation; the old ones keep their shares.
 
-    In every covariance the old scatter and the prior stay together, as its (n + nu)-fold. Where
-    the prior was all that counted, its weight is chosen by the new vectors.
+    A covariance is (scatter + nu prior) / (n + nu). So n + nu times the covariance is added to the
+    new scatter, and old scatter and prior need not be told apart. Where the covariance was the
+    prior alone, nu is chosen by the new vectors.
     """
     if not len(z):
         pseudo = math.inf if shrinkage >= 1 else n_vectors * shrinkage / (1 - shrinkage)

@@ -57,10 +57,10 @@ def fit_detector(
     """Return the fitted attributes of a detector, as a dict; see `HGADDetector.fit`.
 
     Only `n_features_in_` and `feature_names_in_` are set on the detector itself.
-    `listeners` tells the callbacks; who gives them tells of the end, with `listeners.decisions`.
-    on_pass(info, levels), with a PassInfo, is called after each pass of the training. `correct`
-    stands in for `correct_by_known_defects`: benchmarks try many choices of known defects on one
-    fit.
+    `listeners` tells the callbacks of the start and of each pass. The caller that passes them calls
+    their `end` when the attributes are set. on_pass(info, levels), with a PassInfo, is called after
+    each pass of the training. `correct` replaces `correct_by_known_defects`: benchmarks try many
+    choices of known defects on one fit.
     """
     keep_to_one_thread_if_forked()
     listeners = Listeners() if listeners is None else listeners
@@ -189,7 +189,7 @@ def passes_done(parameters, plan):
 
 
 def find_classes(samples, classes, n_classes, random_state):
-    """Find the classes to fit: discovered where `n_classes` asks for it; else it must fit y.
+    """Return the classes to fit: those of y, or discovered ones where `n_classes` asks for it.
 
     Returns
     -------

@@ -5,15 +5,15 @@ import numpy as np
 FEWEST = 5  # samples of a class of which some can be spared
 N_FOLDS = 10
 _HELD_OUT = 0.2
-# Of a class with so many samples, a fifth says enough of its scores: of maps, whose folds cost
-# little, and of vectors, of which a fifth must be 19 to keep 5 %.
+# Samples of a class of which a fifth is enough for the calibration. Of vectors a fifth is then 19,
+# the fewest that can promise 5 % false alarms. Of maps it is more, because their folds cost little.
 _ENOUGH_MAPS, _ENOUGH_VECTORS = 400, 95
 
 
 def enough_to_hold_out(*, is_trained, takes_images):
     """Return from how many samples of a class "auto" holds some out, and does not cross-fit."""
     if is_trained:
-        return 0  # else there would be ten trainings more
+        return 0  # cross-fitting would train ten more times
     return _ENOUGH_MAPS if takes_images else _ENOUGH_VECTORS
 
 

@@ -31,9 +31,9 @@ def _flat(values, evidence, insides):
 def profile_sums(model, index, evidence, values):
     """Sum the values inside at each position of the profile of a level, of each class.
 
-    Three Tensors (n_classes, n_positions), float64: sums, weights and numbers of pictures. Those of
-    tiles are summed on a map of the whole picture, of the size of one tile's map: each of its
-    positions takes what the tiles have near it.
+    Three Tensors (n_classes, n_positions), float64: sums, weights and numbers of pictures. The
+    values of tiles are interpolated to one map of the whole picture, which has the size of the map
+    of one tile, and summed there.
     """
     map_shape = model.levels[index].map_shape
     totals = torch.zeros(*model.likelihood_profile(index).T.shape, dtype=torch.float64)
@@ -60,7 +60,7 @@ def profile_sums(model, index, evidence, values):
 def fit_profiles(model, index, evidence, values, chosen, prior_samples):
     """Set the profile of a level: how the mean at each position differs from that of all.
 
-    A position is as far shrunk to 0 as few pictures have it inside.
+    The fewer pictures have a position inside, the more its value is shrunk to 0.
     """
     profile = model.likelihood_profile(index)
     totals, weights, pictures = profile_sums(model, index, evidence, values)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Width, in units of scores, within which a normal above a defect counts in part. Of few normals
-# and defects, shares that count whole samples would hardly change.
+# A normal counts as above a defect by a smooth step of this width, in units of scores. Counted as
+# wholly above or below, few normals and defects would hardly show a change.
 _SOFTNESS = 1.0
 
 

@@ -82,7 +82,8 @@ def check_mask_sizes(masks, rows, sizes):
 def marked_positions(masks, shapes):
     """Return which positions of each level masks mark.
 
-    Those of which at least half as much is marked as of the one with most.
+    A position is marked if a mask covers at least half as much of it as of the position that it
+    covers most.
 
     Parameters
     ----------
@@ -139,12 +140,12 @@ def marked_views(masks, views, rows):
 
 
 def _most_covered(mask, layout, map_shape, inside=None):
-    """Return of the cells inside those of which a mask covers most, bool (n_tiles, n_positions)."""
+    """Return which cells inside a mask covers most, bool (n_tiles, n_positions)."""
     covered = by_tile(shares(layout, cell_edges(layout, map_shape), mask), layout)
     if inside is not None:
         covered = np.where(inside, covered, 0)
     most = covered.max()
-    # A hair below half, because shares are sums of fractions.
+    # A little below half, because shares are rounded sums.
     return covered >= 0.5 * most * (1 - 1e-9) if most > 0 else np.zeros_like(covered, dtype=bool)
 
 

@@ -121,8 +121,8 @@ def codes_of_pictures(model, samples, device):
 def left_out_evidence(model, samples, left_out, device):
     """Turn what models without a fold say of its views into evidence of pictures.
 
-    `left_out` holds a LeftOut a level. The class that a picture is taken for, if it is not its own,
-    has not seen the picture: there `model`, fitted to all, judges.
+    `left_out` holds a LeftOut a level. Where a picture is taken for another class than its own,
+    `model`, fitted to all, judges it under that class, because the class has not seen the picture.
     """
     rows = left_out[0].rows
     inferred = inferred_codes(samples, rows, sum(level.class_likelihoods for level in left_out))

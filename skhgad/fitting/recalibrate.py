@@ -77,10 +77,9 @@ def _position_sums(model, level, evidence, values):
 def _count_in(model, level, code, n_before, evidence, values, new):
     """Count new ratios in the location, profile and scale of a class.
 
-    Of the old ones the mean at each position and the mean square follow from these constants. That
-    is exact where all pictures have the same positions inside. `new` is that of `_position_sums`.
-    Returns location and scale of the affine map that turns peaks of before into peaks in the new
-    units.
+    The present constants give the mean of the old ratios at each position, and their mean square.
+    That is exact where all pictures have the same positions inside. `new` is what `_position_sums`
+    returned. Returns location and scale of the affine map from old peaks to peaks in the new units.
     """
     profile = model.likelihood_profile(level)[:, code]
     location, scale = model.likelihood_location[level, code], model.likelihood_scale[level, code]
@@ -101,7 +100,7 @@ def _count_in(model, level, code, n_before, evidence, values, new):
 
 
 class _OldRatios(NamedTuple):
-    """What the constants of a class say of the ratios that they came from; at each position."""
+    """The old ratios of a class at each position, as its constants describe them."""
 
     profile: torch.Tensor
     location: float
@@ -112,7 +111,7 @@ class _OldRatios(NamedTuple):
 
     @classmethod
     def of(cls, profile, constants, n_before, new):
-        """Take the pictures of before to lie where the profile is not 0, like the new ones."""
+        """Assume that old pictures lie where the profile is not 0, with weights like the new."""
         _, weights, pictures = new
         is_inside = (profile != 0).double()
         if not is_inside.any():

@@ -130,7 +130,7 @@ class Recipe:
         )
 
     def _better_of_two(self, samples, left_out, on_pass=None, verbose=0):
-        """Fit with a flow and without to all but the samples left out, which choose.
+        """Fit once with a flow and once without; the samples left out choose between the two.
 
         Returns the recipe of the better model, this model, and the history of the training.
         """
@@ -187,8 +187,8 @@ class Recipe:
                 self.parameters, self.shapes[index], samples, index, folds, self.device
             )
 
-        # Processes ask each other in an order that all of them share. A GPU gains nothing from a
-        # second thread, and torch must not load its linear algebra from two.
+        # Several processes must communicate in one order, so each uses one thread. A GPU gains
+        # nothing from a second thread, and two must not load torch's linear algebra at once.
         is_alone = samples.cache.processes.size == 1
         n_threads = granted_threads() if is_alone and self.device.type == "cpu" else 1
         return zip(*in_threads(fit, range(len(self.shapes)), n_threads), strict=True)
@@ -196,8 +196,8 @@ class Recipe:
     def _judged(self, model, samples, left_out):
         """Turn what models without a fold say of its samples into Evidence, as `evidence_of` does.
 
-        The class that a sample is taken for, if it is not its own, has not seen the sample: there
-        the full model judges.
+        Where a sample is taken for another class than its own, the full model judges it under that
+        class, because the class has not seen the sample.
         """
         rows = left_out[0].rows
         given = Evidence(

@@ -52,19 +52,19 @@ def whitened_start(samples, shrinkage="ledoit_wolf"):
 def start_of_vectors(samples, shrinkage="auto", seed=0):
     """Whiten feature vectors as `whitened_start` does, by the covariance inside modes of classes.
 
-    With more features than vectors, the start leads to as many axes as there are vectors, and one
-    for the length of what lies beside them. This loses nothing.
+    With more features than vectors, the latent space has as many axes as there are vectors, and one
+    more for the length of what lies outside the space that these span. This loses nothing.
 
-    `shrinkage` "auto" is what makes vectors most likely under all the others, from 1e-6 to 1. Where
-    their tails are too heavy for a Gaussian it is 0.9: the likelihood would magnify directions that
-    normal samples leave too often.
+    `shrinkage` "auto" takes the value from 1e-6 to 1 under which each vector is most likely, given
+    all the others. Where the tails are too heavy for a Gaussian it is 0.9: the likelihood would
+    choose less, and many normal samples would lie far out in directions of small variance.
     """
     x, codes = samples.vectors()
     center = torch.stack([x[codes == code].mean(0) for code in codes.unique()]).mean(0)
     codes = numbered(codes, find_modes(x, codes, samples.n_classes, seed))
     residuals = residuals_within(x, codes)
     scale = float(residuals.square().mean())
-    # Rounding alone is no spread: identical rows have some.
+    # Identical rows vary by rounding alone, which must not be whitened.
     if not scale > (100 * torch.finfo(x.dtype).eps) ** 2 * float(x.square().mean()):
         return LinearStart(center, torch.eye(x.shape[1]))
     if shrinkage == "auto":
@@ -136,7 +136,7 @@ def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=
     level = empty_level(
         parameters, samples.n_features, map_shape, samples.n_classes, generator, **shape
     )
-    if not is_trained:  # centers at random would only blur classes that are tight
+    if not is_trained:  # nothing would move random centers, and they would blur tight classes
         level.mixture.offsets.data.zero_()
     if not is_whitened:
         level.start.to(dtype)

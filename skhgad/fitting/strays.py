@@ -4,12 +4,13 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 _NEIGHBOURS = 5  # that tell whether a point is alone
-_ALONE = 4.0  # times as far from them as they from theirs
+_ALONE = 4.0  # times as far from its neighbours as these are from their own
 _FEWEST = 20  # points of a class, below which none is far
 _MOST_POINTS = 2000  # of a class, to which distances are measured
 _PART = 4  # of a class: a group of more than a quarter is no stray
-# A uniform class has at most 2 at a corner or an end. The second is in robust standard deviations,
-# of logarithms: 10 features of Student's t with 3 degrees of freedom have 0.5 % beyond it.
+# A point is far if its distance is this many times the usual one, and this many robust standard
+# deviations of log distances above it. At corners of a uniform class the ratio is at most 2. Of
+# vectors of 10 features of Student's t with 3 degrees of freedom, 0.5 % have more deviations.
 _FARTHER, _DEVIATIONS = 2.2, 6.0
 _SMALLEST_DEVIATION = 0.1
 _MOST_OF_ALL = 0.1  # a group of more samples is a class, however small beside the others
@@ -37,8 +38,9 @@ def is_scattered(points):
 def far_from_class(points, labels):
     """Find points far from their class: alone, or in a group of less than a quarter of it.
 
-    Measured is the distance within which a quarter of the class lies. It is compared with that of
-    the other points, as a ratio and in their robust standard deviations.
+    The distance of a point to its class is the radius around it that holds a quarter of the class.
+    It is compared with those of the other points, as a ratio and in their robust standard
+    deviations.
 
     Parameters
     ----------
@@ -78,7 +80,7 @@ def _far_in_class(points):
     ratios = np.log(np.maximum(reach / usual, 1e-9))
     deviation = max(1.4826 * np.median(np.abs(ratios)), _SMALLEST_DEVIATION)
     is_far = (ratios > np.log(_FARTHER)) & (ratios > _DEVIATIONS * deviation)
-    if is_far.any():  # the end of a long tail has no gap
+    if is_far.any():  # but not the end of a long tail, which is near to others
         others = points[~is_far]
         gaps = NearestNeighbors(n_neighbors=1).fit(others).kneighbors(points[is_far])[0][:, 0]
         is_far[is_far] = gaps > usual

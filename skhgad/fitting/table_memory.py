@@ -1,10 +1,10 @@
-"""Tables whose fit would need more memory than the machine has are refused before any work."""
+"""Refuse, before any work, tables whose fit would need more memory than the machine has."""
 
 import os
 from pathlib import Path
 
-# Numbers in float64 that a fit holds at its peak, measured: of each value of X, and of each entry
-# of a matrix of the axes of the latent space, by itself and for each class.
+# Measured: how many float64 numbers a fit holds at its peak for each value of X, for each entry of
+# a square matrix of the latent space, and for each such entry and class.
 _OF_VALUES, _OF_AXES, _OF_CLASS = 12, 6, 2.5
 _OF_WEIGHTS = 4  # weight, gradient and two moments
 _SMALLEST = 1 << 30  # bytes, below which nothing is checked

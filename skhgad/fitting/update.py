@@ -63,7 +63,7 @@ def update(detector, X, y, roi=None):
 
 
 def can_fit_anew(fitted):
-    """Whether all vectors are kept, and no other class needs the latent space as it is."""
+    """Whether all vectors are kept and of one class, so that the latent space may change."""
     return (
         fitted.kept is not None
         and len(fitted.classes) == 1
@@ -143,9 +143,9 @@ def _count_samples_in(model, fitted, samples, parameters, device):
     evidence = []
     if parameters["validation_fraction"] != 0:
         for fold in range(folds.max() + 1):
-            _write(model, updates, without=fold)
+            _write(updates, without=fold)
             evidence += evidence_of(model, samples.chosen(np.flatnonzero(folds == fold)), device)
-    _write(model, updates)
+    _write(updates)
     if not evidence:  # the training samples calibrate
         evidence = evidence_of(model, samples, device)
     updated = np.unique(samples.codes)
@@ -191,7 +191,7 @@ def _class_updates(model, kept, samples, folds, n_components, seed):
     return found
 
 
-def _write(model, updates, without=None):
+def _write(updates, without=None):
     for level, update_of_class in updates:
         update_of_class.write(level.densities, without)
 

@@ -159,7 +159,8 @@ def stitching(
 def between(places: NDArray[np.floating[Any]], n_cells: int) -> NDArray[np.float64]:
     """Return weights of linear interpolation, ndarray (n_places, n_cells).
 
-    Cell i has its middle at the place i; beyond the first and the last, theirs counts.
+    The middle of cell i is the place i. A place before the first middle, or after the last, has the
+    value of that cell.
     """
     places = places.clip(0, n_cells - 1)
     weights = 1 - np.abs(places[:, None] - np.arange(n_cells))

@@ -112,7 +112,7 @@ class LevelModel(nn.Module):
         return self.mixture.posterior_entropy(z, codes)
 
     def standardised(self, z, code, draws):
-        """Latent vectors (n, n_features) of one class as what they should be: standard Gaussian.
+        """Map latent vectors (n, n_features) of a class to standard Gaussian ones, if it fits them.
 
         See `ClassDensities.standardised`. An axis that holds a length is left out.
         """

@@ -96,7 +96,7 @@ class HierarchicalMixture(nn.Module):
     def posterior_entropy(self, z, codes):
         """Entropy (n_images, n_positions) of the class posterior, in nats.
 
-        It takes the classes known when an image's class was fitted.
+        Classes that joined later than the class of an image take no part.
         """
         if not self.generations.any():
             return entropy(self.class_logits(z))

@@ -130,7 +130,7 @@ def _densities(detector):
 
 
 def _known_anomalies(detector):
-    """Return a sentence for each class whose known anomalies fit was given."""
+    """Return a sentence for each class of which known anomalies were given to fit."""
     found = detector.known_anomalies_ or []
     return [known_anomalies_text([verdict]) for verdict in found if verdict.n_anomalies]
 

@@ -10,8 +10,8 @@ from ..validation import check_rate
 
 FALSE_ALARM_RATE = 0.05
 _FLOAT32_RANGE = np.finfo(np.float32).min, np.finfo(np.float32).max
-# What rounding in batches of other sizes stays far below, as a share of a score's size: of images,
-# computed in float32, and of vectors, in float64.
+# Shares of a score. Scores of one sample in batches of different sizes differ by rounding, which is
+# far less: of images, computed in float32, and of vectors, in float64.
 _TIE_FLOAT32, _TIE_FLOAT64 = 1e-4, 1e-9
 _SMALLEST_TIE = 1e-12  # where all scores are 0 up to rounding
 

@@ -100,7 +100,7 @@ class FittedModel:
         return ObservedSource(X, self.roi)
 
     def seen(self, reader, X, codes=None, roi=None):
-        """Return X as this model sees it, and the classes that this took.
+        """Return X as this model sees it, and the classes whose regions were used.
 
         Parameters
         ----------
