@@ -5,6 +5,7 @@ import sys
 from tqdm import tqdm
 
 from .arguments import chosen_roi, load_detector, parse_positive, product_of
+from .score_table import COLUMNS, say_how_many, show, status_of, write_csv
 
 _BACKENDS = ("joblib", "dask")
 _NOT_WITH_BACKEND = ("maps", "masks", "sheet", "strict")
@@ -54,7 +55,6 @@ def run(args, paths):
     from ..service.backends import Backend
     from ..service.many_files import Job, checked, kept, scored, scored_into
     from ..service.verdict_log import VerdictLog
-    from .score import say_how_many, status_of, write_csv
 
     detector, _ = load_detector(args)
     workers = Backend(args.backend, args.workers, args.scheduler)
@@ -80,8 +80,6 @@ def run(args, paths):
 
 def _follow(chunks, total, n_known, found):
     """Print the rows of records as they come, and put them into `found`, by path."""
-    from .score import COLUMNS, show
-
     print(*COLUMNS, sep="\t")
     quiet = not sys.stderr.isatty()
     with tqdm(total=total, initial=n_known, desc="images", unit="image", disable=quiet) as bar:
@@ -95,6 +93,4 @@ def _follow(chunks, total, n_known, found):
 
 def row_of(record):
     """Return a row of the table, as dict, from what a log keeps of a record."""
-    from .score import COLUMNS
-
     return {name: record[name] for name in (*COLUMNS, "error")}

@@ -15,6 +15,7 @@ from .arguments import (
     parse_seconds,
     product_of,
 )
+from .score_table import show
 
 
 def add_options(commands):
@@ -120,8 +121,6 @@ class _Report:
                 return
 
     def _show(self, records):
-        from .score import show
-
         for record in records:
             show(record)
         sys.stdout.flush()

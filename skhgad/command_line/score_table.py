@@ -1,0 +1,60 @@
+"""The table that the command `score` prints and writes as CSV, its summary and its exit status."""
+
+import csv
+import sys
+
+from tqdm import tqdm
+
+from ..text import csv_cell, printable
+
+UNREADABLE = 3  # exit status: some images could not be read
+ANOMALIES = 1  # exit status with --fail-on-anomaly: some images are anomalies
+COLUMNS = ("path", "class", "score", "p_value", "verdict")
+
+
+def show(record):
+    """Print a row of the table; of an unreadable image also why, on stderr."""
+    cells = ["" if record[name] is None else record[name] for name in COLUMNS]
+    cells = [f"{cell:.4f}" if isinstance(cell, float) else printable(cell) for cell in cells]
+    tqdm.write("\t".join(cells))
+    if record["error"] is not None:
+        tqdm.write(f"skhgad: error: {printable(record['error'])}", file=sys.stderr)
+
+
+def write_csv(path, header, rows):
+    """Write a table whole or not at all; no spreadsheet runs its cells, see `csv_cell`."""
+    from ..storage.files import whole_file
+
+    # File names may be no valid text; keep their bytes.
+    with (
+        whole_file(path) as part,
+        open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows([csv_cell(cell) for cell in row] for row in rows)
+
+
+def say_how_many(rows, detector):
+    """Print a summary to stderr: how many images are anomalies, and could not be read."""
+    from ..scoring.thresholds import thresholds_text
+
+    n_unreadable = _count(rows, "error")
+    print(
+        f"{_count(rows, 'anomaly')} of {len(rows) - n_unreadable} images are anomalies "
+        f"(score below {thresholds_text(detector.offset_, detector.class_offsets_)})",
+        file=sys.stderr,
+    )
+    if n_unreadable:
+        print(f"{n_unreadable} of {len(rows)} images could not be read", file=sys.stderr)
+
+
+def status_of(rows, args):
+    """Return the exit status; an anomaly goes before an image that could not be read."""
+    if args.fail_on_anomaly and _count(rows, "anomaly"):
+        return ANOMALIES
+    return UNREADABLE if _count(rows, "error") else 0
+
+
+def _count(rows, verdict):
+    return sum(row["verdict"] == verdict for row in rows)
