@@ -51,7 +51,8 @@ detector = HGADDetector(**settings, callbacks=tell).fit(X, digit)
 # appends a line of JSON to a file after each pass. So others can read how far the fit has come, and
 # the lines are still there if the machine is switched off.
 
-folder = Path(tempfile.mkdtemp())
+temporary = tempfile.TemporaryDirectory()
+folder = Path(temporary.name)
 
 
 class LogFile(Callback):
@@ -138,6 +139,7 @@ print("installed:", ", ".join(installed) or "none of the two")
 
 HGADDetector(**settings, callbacks=[*installed.values(), tell]).fit(X, digit)
 print("written:", *sorted(str(path.relative_to(folder)) for path in folder.iterdir()))
+temporary.cleanup()
 
 # %%
 # Then ``tensorboard --logdir runs`` and ``mlflow ui --backend-store-uri sqlite:///mlflow.db`` show
