@@ -153,6 +153,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         classes, predicts part of the log-likelihood of normal vectors; this share of the
         prediction is subtracted. What is unusual for all products (contrast, brightness) then
         counts less than what is unusual for one. 0 = nothing, as published; 1 = all of it.
+    bank_size : int, default=6000
+        Of images, where nothing is trained: how many normal vectors of each class and level the
+        model keeps (a memory bank, as in PatchCore [2]_), evenly many of each image. The distance
+        to the nearest of them is taken off the log-likelihood, with a weight that lets both vary
+        alike among normals. A vector takes 128 bytes of the model. 0 = none, as published.
     max_iter : int or "auto", default="auto"
         Passes over the training data. "auto" is 0: start and mixture are fitted in closed form,
         which was at least as accurate as the trained flow on images and on tables. The mixture of
@@ -341,6 +346,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         center_scale: float = 1.0,
         class_covariance: bool = True,
         background_weight: float = 0.5,
+        bank_size: int = 6000,
         # Training
         max_iter: int | str = "auto",
         batch_size: int | str = "auto",
@@ -404,6 +410,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.center_scale = center_scale
         self.class_covariance = class_covariance
         self.background_weight = background_weight
+        self.bank_size = bank_size
         self.max_iter = max_iter
         self.batch_size = batch_size
         self.position_fraction = position_fraction

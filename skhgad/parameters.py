@@ -26,7 +26,7 @@ PARAMETER_GROUPS = {
     ),
     "Classes and mixture": (
         "n_classes", "n_components", "class_separation", "center_scale", "class_covariance",
-        "background_weight",
+        "background_weight", "bank_size",
     ),
     "Training": (
         "max_iter", "batch_size", "position_fraction", "learning_rate", "center_lr_factor",
@@ -78,6 +78,7 @@ PUBLISHED = {
     "center_scale": 1.0,
     "class_covariance": False,
     "background_weight": 0.0,
+    "bank_size": 0,
     "max_iter": 200,
     "batch_size": 8,
     "position_fraction": 1.0,
@@ -133,6 +134,7 @@ _NUMBERS = {
     "class_separation": (Real, 0, 1e3, "right"),
     "center_scale": (Real, 0, 1e3, "both"),
     "background_weight": (Real, 0, 1, "both"),
+    "bank_size": (Integral, 0, 10**6, "both"),
     "position_fraction": (Real, 0, 1, "right"),
     "center_lr_factor": (Real, 0, 1e4, "both"),
     "weight_decay": (Real, 0, 1e2, "both"),

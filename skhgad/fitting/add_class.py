@@ -11,6 +11,7 @@ from sklearn.utils import check_random_state
 from ..features.framing import product_masks
 from ..images.roi import ProductMasks
 from ..model.level import LevelModel
+from ..model.nearest import NearestNormals
 from ..scoring.appearances import appearances_of, same_regions
 from ..scoring.calibration import threshold_after
 from ..validation import check_scored_X, check_y
@@ -131,9 +132,8 @@ class _Extension:
     def fit_maps(self, samples, spared):
         """As `fit`, for classes of maps with a background of their own."""
         model = self._extended(samples.first_of_each_class(_FIRST_IMAGES))
-        shrinkage = self.parameters["whitening_shrinkage"]
         levels = new_map_classes(
-            self.known, model, self._recoded(samples), _groups(spared), shrinkage
+            self.known, model, self._recoded(samples), _groups(spared), self.parameters
         )
         evidence = []
         for group, chosen in enumerate(spared):
@@ -204,6 +204,10 @@ def extended_model(known, samples, order, n_components="auto", seed=0):
     levels = []
     for index, level in enumerate(known.levels):
         mixture, densities = fit_new_classes(level, samples.level(index), n_components, seed)
+        nearest = level.nearest
+        if nearest is not None:
+            none_yet = NearestNormals.along(nearest.axes, len(mixture.means))
+            nearest = nearest.joined(none_yet, order)
         levels.append(
             LevelModel(
                 level.start,
@@ -211,6 +215,7 @@ def extended_model(known, samples, order, n_components="auto", seed=0):
                 level.mixture.joined(mixture, order),
                 level.map_shape,
                 level.densities.joined(densities, order),
+                nearest,
             )
         )
     return known.extended(levels, order)

@@ -23,6 +23,7 @@ from .covariance import (
     shrink,
     whitening_matrix,
 )
+from .nearest_normals import add_nearest_normals
 from .start import MAP_SHRINKAGE
 
 _FIRST_IMAGES = 16  # of each class; around their mean, moments are exact in float32
@@ -105,7 +106,11 @@ def fit_map_level(parameters, shape, samples, index, folds, device="cpu"):
         for fold, frame in enumerate(frames[1:]):
             judged += features.judged(code, fold, frame, frame.add_judge(code, of_class))
     level = _level(parameters, shape, frames[0], whiteners, tuple(zip(*evidence, strict=True)))
-    return level, features.left_out(frames[1:], judged) if len(frames) > 1 else None
+    left_out = features.left_out(frames[1:], judged) if len(frames) > 1 else None
+    if parameters["bank_size"]:
+        level.to(features.device)
+        left_out = add_nearest_normals(level, frames[0].overall, features, left_out, parameters)
+    return level.cpu(), left_out
 
 
 class _Moments(NamedTuple):
@@ -168,6 +173,20 @@ class _Features:
     def moments_of_class(self, code):
         """Return the moments of one class."""
         return self._gather(code) if self._kept is None else self._kept[code]
+
+    def blocks_of(self, code, *, in_folds=False):
+        """Yield (rows, their folds, x, which positions lie inside) of the samples of one class.
+
+        Of all of this process, or of those in folds alone; one fold after the other.
+        """
+        groups = self.rows[code][: self.n_folds] if in_folds else self.rows[code]
+        for group, rows in enumerate(groups):
+            for part, x, inside in self._blocks(rows):
+                yield part, np.full(len(part), group), x, inside
+
+    def gather(self, items):
+        """Join the lists of all processes."""
+        return self.samples.cache.processes.gather(items)
 
     def judged(self, code, fold, frame, own):
         """Judge one class's samples of a fold by a model without them, of which `own` is the class.
@@ -294,13 +313,14 @@ class _Frame:
         self.within = self.root.T @ within @ self.root
         # Two parts of one sum: in the latent space, and of raw vectors.
         self.shared, self.raw_shared = torch.zeros_like(within), torch.zeros_like(within)
-        self.background = None
+        self.background, self.overall = None, within  # of raw vectors, all classes together
         if len(origins) > 1:
             apart = origins - self.center
             cross = sums.T @ apart
             second = second + cross + cross.T + (counts[:, None] * apart).T @ apart
             shift = (sums + counts[:, None] * apart).sum(0) / n
-            overall = self.root.T @ (second / n - torch.outer(shift, shift)) @ self.root
+            self.overall = second / n - torch.outer(shift, shift)
+            overall = self.root.T @ self.overall @ self.root
             matrix = whiten(shrink(overall, BACKGROUND_SHRINKAGE))
             self.background = _Gaussian(self.center + shift, self.root @ matrix)
 

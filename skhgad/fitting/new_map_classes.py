@@ -10,6 +10,7 @@ import torch
 from .class_mixtures import BACKGROUND_SHRINKAGE
 from .class_update import MapClass, root_for
 from .covariance import gaussian_shrinkage_of, shrink, unshrink
+from .nearest_normals import NearestOfClass
 from .start import MAP_SHRINKAGE
 
 
@@ -40,9 +41,11 @@ class NewMapClasses:
         Fold of each cached sample.
     shrinkage : float
         Of the raw covariance that the level whitens.
+    parameters : dict
+        Of the estimator.
     """
 
-    def __init__(self, known, level, samples, index, folds, shrinkage):
+    def __init__(self, known, level, samples, index, folds, shrinkage, parameters):
         self.level, self.codes = level, sorted(samples)
         self.background = None
         if known.densities.has_background:
@@ -53,12 +56,21 @@ class NewMapClasses:
         self.classes = [
             MapClass.of(level, samples[code], index, code, folds, frame) for code in self.codes
         ]
+        self.nearest = []
+        if level.nearest is not None:
+            self.write()  # likelihoods tell what the distances weigh
+            self.nearest = [
+                NearestOfClass.of(level, samples[code], index, code, folds, parameters)
+                for code in self.codes
+            ]
 
     def write(self, without=None):
         """Set the classes in the level, from all new vectors or all but those of a fold."""
         densities = self.level.densities
         for new in self.classes:
             new.write(densities, without)
+        for new in self.nearest:
+            new.write(self.level.nearest, without)
         if self.background is not None:
             densities.set_own_background(self.codes, *self._own_background(without))
 
@@ -131,7 +143,7 @@ class NewClassFrame:
         return (1 - shrinkage) * covariance + shrinkage * variance * frame
 
 
-def new_map_classes(known, model, samples, groups, shrinkage):
+def new_map_classes(known, model, samples, groups, parameters):
     """Return the NewMapClasses of every level.
 
     Parameters
@@ -142,15 +154,16 @@ def new_map_classes(known, model, samples, groups, shrinkage):
         Of the new classes, with codes of `model`.
     groups : ndarray of shape (n_samples,), int
         Fold of each cached sample, or a number above them for one in none.
-    shrinkage : float or str
-        `whitening_shrinkage` of the estimator.
+    parameters : dict
+        Of the estimator.
     """
+    shrinkage = parameters["whitening_shrinkage"]
     shrinkage = MAP_SHRINKAGE if isinstance(shrinkage, str) else shrinkage
     own = {
         code: samples.chosen(samples.rows[samples.codes[samples.rows] == code])
         for code in np.unique(samples.codes[samples.rows]).tolist()
     }
     return [
-        NewMapClasses(known.levels[index], level, own, index, groups, shrinkage)
+        NewMapClasses(known.levels[index], level, own, index, groups, shrinkage, parameters)
         for index, level in enumerate(model.levels)
     ]

@@ -20,6 +20,7 @@ from .class_update import MapClass, VectorClass
 from .far_cells import FarCell, check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import N_FOLDS, enough_to_hold_out, spare
+from .nearest_normals import NearestOfClass
 from .pictures import seen_at_fit
 from .recalibrate import recalibrate
 from .recipe import Recipe
@@ -139,7 +140,7 @@ def _count_samples_in(model, fitted, samples, parameters, device):
     seed = int(random_state.randint(2**31 - 1))
     folds = samples.by_row(_folds(samples.of_pictures(samples.codes), random_state))
     kept = None if fitted.kept is None else _near(fitted.kept)
-    updates = _class_updates(model, kept, samples, folds, parameters["n_components"], seed)
+    updates = _class_updates(model, kept, samples, folds, parameters, seed)
     evidence = []
     if parameters["validation_fraction"] != 0:
         for fold in range(folds.max() + 1):
@@ -172,8 +173,8 @@ def _folds(codes, random_state):
     return folds
 
 
-def _class_updates(model, kept, samples, folds, n_components, seed):
-    """Return (level, update) of all classes that have samples, on all levels."""
+def _class_updates(model, kept, samples, folds, parameters, seed):
+    """Return what to write on all levels for all classes that have samples, and where."""
     found = []
     for code in np.unique(samples.codes).tolist():
         own = samples.chosen(np.flatnonzero(samples.codes == code))
@@ -183,17 +184,26 @@ def _class_updates(model, kept, samples, folds, n_components, seed):
                 old = torch.from_numpy(old) if len(old) else None
                 update_of_class = VectorClass(
                     level, own.level(index).vectors()[0], old,
-                    code, torch.from_numpy(folds[own.rows]), n_components, seed,
+                    code, torch.from_numpy(folds[own.rows]), parameters["n_components"], seed,
                 )  # fmt: skip
             else:
                 update_of_class = MapClass.of(level, own, index, code, folds)
-            found.append((level, update_of_class))
+            found.append((level.densities, update_of_class))
+            if level.nearest is not None:
+                nearest = NearestOfClass.of(level, own, index, code, folds, parameters)
+                found.append((level.nearest, nearest))
     return found
 
 
+<<<<<<< HEAD
 def _write(updates, without=None):
     for level, update_of_class in updates:
         update_of_class.write(level.densities, without)
+=======
+def _write(model, updates, without=None):
+    for target, update_of_class in updates:
+        update_of_class.write(target, without)
+>>>>>>> f11f9f8 (Levels of images keep normal vectors: the distance to the nearest is evidence beside the Gaussian)
 
 
 def known_codes(y, classes, n_samples):

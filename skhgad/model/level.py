@@ -8,6 +8,7 @@ from torch import nn
 from .class_densities import ClassDensities
 from .flow import ConditionalFlow, identity_start
 from .mixture import HierarchicalMixture, class_means, log_likelihood
+from .nearest import NearestNormals
 from .positions import position_codes
 
 
@@ -15,15 +16,17 @@ class LevelModel(nn.Module):
     """Everything that is fitted for one level of features.
 
     `mixture` is the prior that training learns. `densities` score; None = those of the mixture,
-    with unit covariances. `map_shape` is (height, width).
+    with unit covariances. `map_shape` is (height, width). `nearest` keeps normal vectors to compare
+    positions with, None = none.
     """
 
-    def __init__(self, start, flow, mixture, map_shape, densities=None):
+    def __init__(self, start, flow, mixture, map_shape, densities=None, nearest=None):
         super().__init__()
         self.start = start
         self.flow = flow
         self.mixture = mixture
         self.densities = densities
+        self.nearest = nearest
         self.map_shape = tuple(map_shape)
 
     @property
@@ -91,10 +94,13 @@ class LevelModel(nn.Module):
         """Judge every position, from the results of `latent` and the class of each image.
 
         Returns three Tensors (n_images, n_positions): log-likelihood under the class, per
-        dimension, in nats, a / d - ln(2 pi) / 2; the same under the background, or None where none
-        was fitted; and `posterior_entropy`, or None if not asked for.
+        dimension, in nats, a / d - ln(2 pi) / 2, less the penalty of `NearestNormals` where there
+        are any; the log-likelihood under the background, or None where none was fitted; and
+        `posterior_entropy`, or None if not asked for.
         """
         likelihood = log_likelihood(self.log_density(z, codes), log_det, self.n_features)
+        if self.nearest is not None:
+            likelihood = likelihood - self.nearest.penalty(z, codes)
         background = None
         if self.densities is not None and self.densities.has_background:
             background = log_likelihood(
@@ -189,6 +195,12 @@ def prior_components(parameters):
     """Centers of each class in the prior; one where those of the densities are found later."""
     n_components = parameters["n_components"]
     return n_components if isinstance(n_components, int) else 1
+
+
+def room_for_nearest(level, n_axes, n_kept):
+    """Give a level nearest normals, all zero, for the stored ones to be loaded into."""
+    n_classes, n_latent = level.mixture.means.shape
+    level.nearest = NearestNormals(n_classes, n_latent, n_axes, n_kept)
 
 
 def room_for_densities(level, *, n_centers, n_whiteners, has_background, n_own_backgrounds):

@@ -48,7 +48,7 @@ def resize(maps, size):
     return F.interpolate(maps[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
-def added(parts, inside=None):
+def added(parts, inside=None, peaks=None):
     """Add the maps of several kinds of evidence; the peak is the sum of the parts' own peaks.
 
     Kinds of evidence that are strongest at different places of an image count in full. What the
@@ -60,13 +60,17 @@ def added(parts, inside=None):
     parts : Tensor of shape (n_parts, n, height, width)
     inside : bool Tensor of shape (n, height, width), default=None
         What counts for the mean; None = everything.
+    peaks : Tensor of shape (n_parts, n), default=None
+        Own peaks of the parts, where their maps are too coarse or too smooth to show them; None =
+        the largest values of the maps.
 
     Returns
     -------
     Tensor of shape (n, height, width)
     """
-    if len(parts) == 1:
+    if len(parts) == 1 and peaks is None:
         return parts[0]
+    peaks = parts.amax((2, 3)) if peaks is None else peaks
     total = parts.sum(0)
     peak = total.amax((1, 2), keepdim=True)
     if inside is None:
@@ -74,6 +78,6 @@ def added(parts, inside=None):
     else:
         n_inside = inside.sum((1, 2), keepdim=True)
         mean = (total * inside).sum((1, 2), keepdim=True) / n_inside
-    lacking = parts.amax((2, 3)).sum(0)[:, None, None] - peak
+    lacking = peaks.sum(0)[:, None, None] - peak
     height = ((total - mean) / (peak - mean)).clamp(0, 1)
     return total + lacking * torch.where(total >= peak, torch.ones_like(total), height)

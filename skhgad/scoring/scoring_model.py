@@ -69,14 +69,24 @@ class Terms(NamedTuple):
     entropy: torch.Tensor | None  # (n, height, width); None: criterion "likelihood"
     is_product: bool = False  # whether they are factors
     inside: torch.Tensor | None = None  # bool (n, height, width); None: everything
+    # (n_levels, n): the largest value of each level among its own positions, which interpolation to
+    # the grid would lower; None: that of its map.
+    peaks: torch.Tensor | None = None
 
     def combined(self):
         """Return the maps, Tensor (n, height, width): see `maps.added`, or the product."""
         if not self.is_product:
-            return added(self._summands(), self.inside)
+            return added(self._summands(), self.inside, self.all_peaks())
         factors = [] if self.likelihood is None else [self.likelihood.sum(0)]
         factors += [] if self.entropy is None else [self.entropy]
         return torch.stack(factors).prod(0)
+
+    def all_peaks(self):
+        """Return the largest value of each summand in each image, Tensor (n_summands, n)."""
+        peaks = [] if self.likelihood is None else [self.peaks]
+        if peaks and self.peaks is None:
+            peaks = [self.likelihood.amax((2, 3))]
+        return torch.cat(peaks + ([] if self.entropy is None else [self.entropy.amax((1, 2))[None]]))
 
     def lift(self):
         """Return what the maps have beyond the sum of the terms; None for factors."""
@@ -176,6 +186,7 @@ class ScoringModel(nn.Module):
                 level.mixture.without(codes),
                 level.map_shape,
                 None if level.densities is None else level.densities.without(codes),
+                None if level.nearest is None else level.nearest.without(codes),
             )
             for level in self.levels
         ]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ..features.extractor import build_extractor
-from ..model.level import empty_level, room_for_densities
+from ..model.level import empty_level, room_for_densities, room_for_nearest
 from ..parameters import (
     check_parameters,
     parameters_now,
@@ -141,7 +141,7 @@ def _new_detector(cls, parameters, backbone):
         for name, value in parameters.items()
     }
     # Models of older versions know no such parameters.
-    parameters = {"known_anomalies": "ignore", "callbacks": None, **parameters}
+    parameters = {"known_anomalies": "ignore", "callbacks": None, "bank_size": 0, **parameters}
     check_names(parameters, cls._get_param_names())
     # Never the file's choice: `memory` is a place on this machine, `n_jobs` starts threads, and
     # callbacks are code.
@@ -175,6 +175,8 @@ def _empty_model(parameters, level_shapes, n_classes, extractor, stored):
                 has_background=f"levels.{index}.densities.background_mean" in stored,
                 n_own_backgrounds=sizes.n_own_backgrounds,
             )
+        if sizes.nearest is not None:
+            room_for_nearest(level, *sizes.nearest)
         levels.append(level)
     model = build_scoring_model(parameters, levels, extractor)
     if has_defect_terms(stored, levels, n_classes):

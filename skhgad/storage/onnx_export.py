@@ -120,7 +120,9 @@ class TraceableLevel(LevelModel):
 
     def __init__(self, level):
         flow = TraceableFlow(level.flow)
-        super().__init__(level.start, flow, level.mixture, level.map_shape, level.densities)
+        super().__init__(
+            level.start, flow, level.mixture, level.map_shape, level.densities, level.nearest
+        )
 
     def log_density(self, z, codes):
         """Log-density of each position under the class of its image."""

@@ -146,6 +146,7 @@ def read_levels(fitted, parameters, tensors, n_classes):
     for index, shape in enumerate(shapes):
         sizes = level_sizes(tensors, index)
         _check_centers(parameters, tensors, index, sizes)
+        _check_nearest(tensors, f"levels.{index}.nearest.", sizes.nearest)
         expected = _tensor_shapes(parameters, shape, n_classes, sizes)
         expected = {f"levels.{index}.{name}": size for name, size in expected.items()}
         expected[f"likelihood_profile_{index}"] = (math.prod(shape[1:]), n_classes)
@@ -164,6 +165,7 @@ class LevelSizes(NamedTuple):
     n_centers: int
     n_whiteners: int
     n_own_backgrounds: int
+    nearest: tuple[int, int] | None  # axes and vectors of each class that are kept
 
 
 def level_sizes(tensors, index):
@@ -172,12 +174,14 @@ def level_sizes(tensors, index):
     name = prefix + "densities.whitened_centers"
     n_centers = len(tensors[name]) if name in tensors else 0
     n_whiteners = len(tensors[prefix + "densities.whiteners"]) if n_centers else 0
+    nearest = tensors.get(prefix + "nearest.vectors")
     return LevelSizes(
         tensors[prefix + "mixture.means"].shape[1],
         len(tensors[prefix + "flow.blocks.hidden_weight"]),
         n_centers,
         n_whiteners,
         len(tensors.get(prefix + "densities.own_background_log_dets", ())),
+        None if nearest is None else (nearest.shape[2], nearest.shape[1]),
     )
 
 
@@ -206,6 +210,24 @@ def _check_centers(parameters, tensors, index, sizes):
         raise ValueError(f"{prefix}own_backgrounds are not whole numbers.")
     if len(own) and not 0 <= int(own.min()) <= int(own.max()) <= sizes.n_own_backgrounds:
         raise ValueError(f"{prefix}own_backgrounds names backgrounds that there are not.")
+
+
+def _check_nearest(tensors, prefix, nearest):
+    """Refuse kept vectors, counts and weights that cannot be those of a fit."""
+    if nearest is None:
+        return
+    axes, vectors, weights, counts = (
+        tensors[prefix + name] for name in ("axes", "vectors", "weights", "counts")
+    )
+    for name, values in (("axes", axes), ("vectors", vectors), ("weights", weights)):
+        if not torch.isfinite(values).all():
+            raise ValueError(f"{prefix}{name} is not finite.")
+    if len(weights) and float(weights.min()) < 0:
+        raise ValueError(f"{prefix}weights has a negative value.")
+    if counts.dtype != torch.int64:
+        raise ValueError(f"{prefix}counts are not whole numbers.")
+    if len(counts) and not 0 <= int(counts.min()) <= int(counts.max()) <= nearest[1]:
+        raise ValueError(f"{prefix}counts names vectors that there are not.")
 
 
 def check_extractor(parameters, tensors):
@@ -303,6 +325,10 @@ def _tensor_shapes(parameters, shape, n_classes, sizes):
         shapes["densities.whitened_centers"] = (sizes.n_centers, n_axes)
         shapes["densities.shared_centers"] = (sizes.n_centers, n_axes)
         shapes["densities.shared_precision"] = (n_axes, n_axes)
+    if sizes.nearest is not None:
+        shapes["nearest.axes"] = (n_axes, sizes.nearest[0])
+        shapes["nearest.vectors"] = (n_classes, sizes.nearest[1], sizes.nearest[0])
+        shapes["nearest.counts"] = shapes["nearest.weights"] = (n_classes,)
     if sizes.n_own_backgrounds:
         shapes["densities.own_background_means"] = (sizes.n_own_backgrounds, n_axes)
         shapes["densities.own_background_whiteners"] = (sizes.n_own_backgrounds, n_axes, n_axes)

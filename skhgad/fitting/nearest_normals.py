@@ -1,0 +1,200 @@
+"""Which normal vectors of a class a level keeps, and what the distance to them weighs."""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from ..model.nearest import NearestNormals, distances_to_nearest
+
+N_AXES = 32  # of the raw features, along which vectors are compared
+_LEAST_SPREAD = 1e-6  # of distances, as a share of the vectors' length; less is rounding
+
+
+class Candidates(NamedTuple):
+    """Vectors of one class that a level may keep.
+
+    Attributes
+    ----------
+    vectors : Tensor of shape (n, n_axes)
+    likelihoods, backgrounds : Tensor of shape (n,)
+        Log-likelihoods under the Gaussian of the class and the background, as from
+        `LevelModel.evidence`; without a background, the first twice.
+    samples, groups : Tensor of shape (n,), int64
+        The sample that each vector is of, and the fold of this sample.
+    """
+
+    vectors: torch.Tensor
+    likelihoods: torch.Tensor
+    backgrounds: torch.Tensor
+    samples: torch.Tensor
+    groups: torch.Tensor
+
+    @classmethod
+    def of(cls, level, axes, code, blocks, n_samples, size, gather):
+        """Choose vectors of the samples of a class, as many of each, `size` in all.
+
+        `blocks` yields (rows, groups, x, inside) of samples of this process: their numbers, their
+        folds, raw features (n, n_positions, n_features), and which positions count, None = all.
+        `n_samples` counts those of all processes, whose lists `gather` joins.
+        """
+        n_each = math.ceil(size / max(1, n_samples))
+        parts = []
+        for rows, groups, x, inside in blocks:
+            z, log_det = level.latent(x)
+            codes = torch.full((len(x),), code, device=x.device)
+            likelihoods, backgrounds, _ = level.evidence(z, log_det, codes, with_entropy=False)
+            backgrounds = likelihoods if backgrounds is None else backgrounds
+            for i, (row, group) in enumerate(zip(rows, groups, strict=True)):
+                chosen = slice(None) if inside is None else inside[i]
+                moved = z[i][chosen] @ axes
+                places = evenly_spaced(moved, n_each)
+                evidence = (values[i][chosen][places] for values in (likelihoods, backgrounds))
+                numbers = torch.full_like(places, int(row)), torch.full_like(places, int(group))
+                parts.append((moved[places], *evidence, *numbers))
+        parts = gather(parts)
+        if not parts:
+            none, no_number = axes.new_zeros(0), torch.zeros(0, dtype=torch.int64)
+            return cls(axes.new_zeros(0, axes.shape[1]), none, none, no_number, no_number)
+        found = cls(*(torch.cat(part).to(axes.device) for part in zip(*parts, strict=True)))
+        return cls(*(values[evenly_spaced(found.vectors, size)] for values in found))
+
+    def without(self, group):
+        """Return the vectors of all groups but one; None = of all."""
+        return self.vectors if group is None else self.vectors[self.groups != group]
+
+    def weight(self, background_weight):
+        """Return how much log-likelihood one unit of distance weighs.
+
+        So much that the distances of normals vary as their log-likelihoods do, both without the
+        share `background_weight` of what the background predicts of them. Each distance is that to
+        the nearest vector of another sample.
+        """
+        if not len(self.vectors) or (self.samples == self.samples[0]).all():
+            return 0.0
+
+        def of_same_sample(rows):
+            return self.samples[rows, None] == self.samples
+
+        distances = distances_to_nearest(self.vectors, self.vectors, of_same_sample)
+        spread = self._spread(distances, background_weight)
+        length = self.vectors.double().square().sum(1).mean().sqrt()
+        if not spread > _LEAST_SPREAD * length:
+            return 0.0
+        return float(self._spread(self.likelihoods, background_weight) / spread)
+
+    def _spread(self, values, background_weight):
+        """Return the standard deviation of what the background leaves of some values, float64."""
+        values = values.double() - values.double().mean()
+        if self.backgrounds is self.likelihoods or torch.equal(self.backgrounds, self.likelihoods):
+            return values.square().mean().sqrt()
+        background = self.backgrounds.double() - self.backgrounds.double().mean()
+        slope = (values * background).mean() / background.square().mean().clamp_min(1e-300)
+        return (values - background_weight * slope * background).square().mean().sqrt()
+
+
+def evenly_spaced(vectors, n):
+    """Return the places of n of some vectors, evenly spaced in their order along the first axis.
+
+    The choice does not depend on the order in which the vectors come.
+    """
+    order = vectors[:, 0].argsort()
+    if len(order) <= n:
+        return order
+    return order[((torch.arange(n, device=order.device) + 0.5) * len(order) / n).long()]
+
+
+def main_axes(covariance, n_axes):
+    """Return the directions in which a covariance is largest, (n_features, n_axes)."""
+    vectors = torch.linalg.eigh(covariance)[1].flip(1)[:, :n_axes]
+    largest = vectors.abs().argmax(0)
+    return vectors * vectors[largest, torch.arange(vectors.shape[1])].sign()
+
+
+@torch.no_grad()
+def add_nearest_normals(level, covariance, features, left_out, parameters):
+    """Let a level that was fitted in closed form keep normal vectors.
+
+    Parameters
+    ----------
+    level : LevelModel
+    covariance : Tensor of shape (n_features, n_features)
+        Of the raw vectors of all classes together.
+    features : object
+        With `rows`, `blocks_of` and `gather`; see `map_closed_form`.
+    left_out : LeftOut or None
+        Its likelihoods get the penalty of models that have not seen the samples.
+    parameters : dict
+        Of the estimator.
+
+    Returns
+    -------
+    LeftOut or None
+    """
+    size = parameters["bank_size"]
+    axes = torch.linalg.solve(level.start.matrix.to(covariance), main_axes(covariance, N_AXES))
+    axes = axes.to(level.start.matrix)
+    n_classes = len(level.mixture.means)
+    level.nearest = NearestNormals.along(axes, n_classes).to(axes)
+    penalties = []
+    for code in range(n_classes):
+        n_samples = sum(map(len, features.rows[code]))
+        blocks = features.blocks_of(code)
+        kept = Candidates.of(level, axes, code, blocks, n_samples, size, features.gather)
+        level.nearest.set_class(code, kept.vectors, kept.weight(parameters["background_weight"]))
+        if left_out is None:
+            continue
+        for _, groups, x, _ in features.blocks_of(code, in_folds=True):
+            moved = level.latent(x)[0] @ axes
+            distances = distances_to_nearest(moved, kept.without(int(groups[0])))
+            penalties.append((level.nearest.weights[code] * distances).cpu())
+    if not penalties:
+        return left_out
+    return left_out._replace(likelihoods=left_out.likelihoods - torch.cat(penalties))
+
+
+class NearestOfClass:
+    """The kept vectors of one class of a level, and new ones that may join them.
+
+    Parameters
+    ----------
+    nearest : NearestNormals
+        As it was before.
+    code : int
+    candidates : Candidates
+        Of the new samples.
+    parameters : dict
+        Of the estimator.
+    """
+
+    def __init__(self, nearest, code, candidates, parameters):
+        self.old, self.code = nearest.vectors_of(code).clone(), code
+        self.candidates, self.size = candidates, parameters["bank_size"]
+        self.weight = None
+        if not len(self.old):
+            self.weight = candidates.weight(parameters["background_weight"])
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, level, samples, index, code, folds, parameters):
+        """Choose vectors of the samples of this class alone; parameters as of `MapClass.of`."""
+        n_old = float(level.densities.n_vectors[code]) / math.prod(level.map_shape)
+        if not level.nearest.counts[code]:
+            n_old = 0
+
+        def blocks():
+            device = level.start.mean.device
+            for rows, (x,), _ in samples.numbered_blocks([index], device):
+                inside = samples.cache.read_inside(index, rows)
+                yield rows, folds[rows], x, None if inside is None else inside.to(device)
+
+        candidates = Candidates.of(
+            level, level.nearest.axes, code, blocks(), len(samples.rows) + n_old,
+            parameters["bank_size"], samples.cache.processes.gather,
+        )  # fmt: skip
+        return cls(level.nearest, code, candidates, parameters)
+
+    def write(self, nearest, without=None):
+        """Set the vectors of the class, from the old ones and the new ones not in a fold."""
+        vectors = torch.cat((self.old, self.candidates.without(without).to(self.old)))
+        nearest.set_class(self.code, vectors[evenly_spaced(vectors, self.size)], self.weight)

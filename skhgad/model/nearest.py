@@ -1,0 +1,136 @@
+"""Normal vectors that a level keeps, and how far a position lies from the nearest of them."""
+
+import copy
+
+import torch
+from torch import nn
+
+_BLOCK_ENTRIES = 1 << 22  # of a matrix of distances, positions by kept vectors
+
+
+class NearestNormals(nn.Module):
+    """Some normal vectors of each class: a memory bank, as in PatchCore.
+
+    A Gaussian knows how the vectors of a class spread; the nearest normal vector knows whether one
+    like this was ever seen. The distance to it, times a weight of the class, is taken off the
+    log-likelihood of the Gaussian: a kernel density beside it, with one narrow kernel for each
+    vector.
+
+    Vectors are compared along a few axes, those along which the raw features of all normals vary
+    most. There, unlike in the whitened space, near and far differ.
+
+    Parameters
+    ----------
+    n_classes : int
+    n_latent : int
+        Length of the level's latent vectors.
+    n_axes : int
+    n_kept : int
+        Room for so many vectors of each class.
+
+    References
+    ----------
+    .. [1] Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
+    """
+
+    def __init__(self, n_classes, n_latent, n_axes, n_kept):
+        super().__init__()
+        self.register_buffer("axes", torch.zeros(n_latent, n_axes))
+        self.register_buffer("vectors", torch.zeros(n_classes, n_kept, n_axes))
+        # How many vectors each class has: the first ones. What follows them is filling.
+        self.register_buffer("counts", torch.zeros(n_classes, dtype=torch.int64))
+        self.register_buffer("weights", torch.zeros(n_classes))
+
+    @classmethod
+    def along(cls, axes, n_classes):
+        """Return one without any vectors, for latent vectors along `axes` (n_latent, n_axes)."""
+        result = cls(n_classes, *axes.shape, n_kept=0)
+        result.axes.copy_(axes)
+        return result
+
+    def vectors_of(self, code):
+        """Vectors of one class, Tensor (n, n_axes)."""
+        return self.vectors[code, : int(self.counts[code])]
+
+    def set_class(self, code, vectors, weight=None):
+        """Replace the vectors (n, n_axes) of a class, and its weight if one is given."""
+        lacking = len(vectors) - self.vectors.shape[1]
+        if lacking > 0:
+            n_classes, _, n_axes = self.vectors.shape
+            more = self.vectors.new_zeros(n_classes, lacking, n_axes)
+            self.vectors = torch.cat((self.vectors, more), 1)
+        self.vectors[code] = 0
+        self.vectors[code, : len(vectors)] = vectors.to(self.vectors)
+        self.counts[code] = len(vectors)
+        if weight is not None:
+            self.weights[code] = weight
+
+    def penalty(self, z, codes):
+        """Weighted distances (n_images, n_positions) of latent vectors to the nearest normals.
+
+        `z` has shape (n_images, n_positions, n_latent), `codes` (n_images,).
+        """
+        moved = z @ self.axes
+        if torch.jit.is_tracing():  # without loops over the images
+            return self.weights[codes, None] * self._traced_distances(moved, codes)
+        distances = torch.zeros_like(moved[..., 0])
+        for code in codes.unique().tolist():
+            chosen = codes == code
+            distances[chosen] = distances_to_nearest(moved[chosen], self.vectors_of(code))
+        return self.weights[codes, None] * distances
+
+    def _traced_distances(self, moved, codes):
+        kept = self.vectors[codes]
+        filling = torch.arange(kept.shape[1])[None] >= self.counts[codes, None]
+        squares = kept.square().sum(-1) + 1e30 * filling
+        nearest = (squares[:, None] - 2 * moved @ kept.transpose(1, 2)).argmin(-1)
+        places = nearest[..., None].expand(-1, -1, kept.shape[-1])
+        return (moved - kept.gather(1, places)).square().sum(-1).sqrt()
+
+    def joined(self, other, order):
+        """Return the vectors of the classes of both; see `HierarchicalMixture.joined`.
+
+        Both must have the same axes.
+        """
+        n_kept = max(self.vectors.shape[1], other.vectors.shape[1])
+        result = NearestNormals(len(order), *self.axes.shape, n_kept).to(self.axes)
+        result.axes.copy_(self.axes)
+        parts = [(part, code) for part in (self, other) for code in range(len(part.counts))]
+        for code, place in enumerate(order.tolist()):
+            part, known = parts[place]
+            result.set_class(code, part.vectors_of(known), part.weights[known])
+        return result
+
+    def without(self, codes):
+        """Return the vectors without those of some classes, Tensor of int64."""
+        kept = torch.ones_like(self.counts, dtype=torch.bool)
+        kept[codes] = False
+        result = copy.deepcopy(self)
+        for name in ("vectors", "counts", "weights"):
+            setattr(result, name, getattr(self, name)[kept])
+        most = int(result.counts.amax())
+        result.vectors = result.vectors[:, :most].clone()
+        return result
+
+
+def distances_to_nearest(x, kept, is_excluded=None):
+    """Euclidean distances (...) of x (..., d) to the nearest of `kept` (n, d); 0 where none counts.
+
+    `is_excluded`, bool (n_rows, n) of the rows of x, flattened, in blocks: called with a slice of
+    the rows, it tells which of the kept do not count for them. None: all count.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    distances = torch.zeros_like(flat[:, 0])
+    if not len(kept):
+        return distances.reshape(x.shape[:-1])
+    squares, step = kept.square().sum(1), max(1, _BLOCK_ENTRIES // len(kept))
+    for first in range(0, len(flat), step):
+        rows = slice(first, first + step)
+        partial = torch.addmm(squares, flat[rows], kept.T, alpha=-2)
+        if is_excluded is not None:
+            partial.masked_fill_(is_excluded(rows), torch.inf)
+        least, nearest = partial.min(1)
+        # Again from the differences: the square above is a small difference of large numbers.
+        found = (flat[rows] - kept[nearest]).square().sum(1).sqrt()
+        distances[rows] = torch.where(least.isinf(), torch.zeros_like(found), found)
+    return distances.reshape(x.shape[:-1])
