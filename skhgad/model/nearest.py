@@ -81,6 +81,9 @@ class NearestNormals(nn.Module):
 
     def _traced_distances(self, moved, codes):
         kept = self.vectors[codes]
+        # Around one of them: squares of large numbers are less exact than their differences.
+        origin = kept[:, :1]
+        moved, kept = moved - origin, kept - origin
         filling = torch.arange(kept.shape[1])[None] >= self.counts[codes, None]
         squares = kept.square().sum(-1) + 1e30 * filling
         nearest = (squares[:, None] - 2 * moved @ kept.transpose(1, 2)).argmin(-1)
@@ -123,14 +126,14 @@ def distances_to_nearest(x, kept, is_excluded=None):
     distances = torch.zeros_like(flat[:, 0])
     if not len(kept):
         return distances.reshape(x.shape[:-1])
+    # Around one of them: squares of large numbers are less exact than their differences.
+    flat, kept = flat - kept[0], kept - kept[0]
     squares, step = kept.square().sum(1), max(1, _BLOCK_ENTRIES // len(kept))
     for first in range(0, len(flat), step):
         rows = slice(first, first + step)
         partial = torch.addmm(squares, flat[rows], kept.T, alpha=-2)
         if is_excluded is not None:
             partial.masked_fill_(is_excluded(rows), torch.inf)
-        least, nearest = partial.min(1)
-        # Again from the differences: the square above is a small difference of large numbers.
-        found = (flat[rows] - kept[nearest]).square().sum(1).sqrt()
-        distances[rows] = torch.where(least.isinf(), torch.zeros_like(found), found)
+        least = partial.amin(1) + flat[rows].square().sum(1)
+        distances[rows] = torch.where(least.isinf(), 0, least.clamp_min(0).sqrt())
     return distances.reshape(x.shape[:-1])

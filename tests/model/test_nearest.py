@@ -1,0 +1,74 @@
+"""The normal vectors that a level keeps: distances, and what becomes of them with the classes."""
+
+import numpy as np
+import pytest
+import torch
+
+from skhgad.model.nearest import NearestNormals, distances_to_nearest
+
+
+@pytest.fixture
+def nearest():
+    generator = torch.Generator().manual_seed(0)
+    result = NearestNormals.along(torch.randn(6, 3, generator=generator), n_classes=3)
+    for code, n in enumerate((50, 7, 0)):
+        result.set_class(code, 100 + torch.randn(n, 3, generator=generator), weight=code + 0.5)
+    return result
+
+
+def brute_force(nearest, z, codes):
+    moved = z.double().numpy() @ nearest.axes.double().numpy()
+    penalties = np.zeros(moved.shape[:2])
+    for image, code in enumerate(codes.tolist()):
+        kept = nearest.vectors_of(code).double().numpy()
+        if len(kept):
+            apart = np.linalg.norm(moved[image][:, None] - kept, axis=-1).min(1)
+            penalties[image] = float(nearest.weights[code]) * apart
+    return penalties
+
+
+def test_penalties_are_those_of_a_plain_formula(nearest):
+    z = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(1))
+    codes = torch.tensor([1, 0, 2, 1])
+    expected = brute_force(nearest, z, codes)
+    np.testing.assert_allclose(nearest.penalty(z, codes), expected, rtol=1e-5)
+    assert (expected[2] == 0).all() and (expected[[0, 1, 3]] > 0).all()
+
+
+def test_the_traced_penalties_are_the_same(nearest):
+    z = torch.randn(3, 9, 6, generator=torch.Generator().manual_seed(1))
+    codes = torch.tensor([1, 0, 1])
+    traced = nearest._traced_distances(z @ nearest.axes, codes)
+    expected = nearest.penalty(z, codes) / nearest.weights[codes, None]
+    np.testing.assert_allclose(traced, expected, rtol=1e-5)
+
+
+def test_a_kept_vector_far_from_zero_is_at_no_distance_from_itself():
+    kept = 1e4 + torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+    assert (distances_to_nearest(kept, kept) < 1e-2).all()
+
+
+def test_excluded_vectors_do_not_count():
+    kept = torch.tensor([[0.0], [1.0], [5.0]])
+    number = torch.arange(3)
+    found = distances_to_nearest(kept, kept, lambda rows: number[rows, None] == number)
+    assert found.tolist() == [1, 1, 4]
+    nothing = distances_to_nearest(
+        kept, kept, lambda rows: torch.ones(len(number[rows]), 3, dtype=torch.bool)
+    )
+    assert nothing.tolist() == [0, 0, 0]
+
+
+def test_classes_are_joined_in_their_order_and_dropped(nearest):
+    other = NearestNormals.along(nearest.axes, n_classes=1)
+    other.set_class(0, torch.zeros(80, 3), weight=9.0)
+    joined = nearest.joined(other, torch.tensor([0, 3, 1, 2]))
+    assert joined.counts.tolist() == [50, 80, 7, 0]
+    assert joined.weights.tolist() == [0.5, 9.0, 1.5, 2.5]
+    assert torch.equal(joined.vectors_of(2), nearest.vectors_of(1))
+    left = joined.without(torch.tensor([0, 1]))
+    assert left.vectors.shape == (2, 7, 3)
+    assert torch.equal(left.vectors_of(0), nearest.vectors_of(1))
+    z = torch.randn(1, 4, 6, generator=torch.Generator().manual_seed(2))
+    before = nearest.penalty(z, torch.tensor([1]))
+    assert torch.equal(left.penalty(z, torch.tensor([0])), before)
