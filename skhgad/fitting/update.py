@@ -195,15 +195,9 @@ def _class_updates(model, kept, samples, folds, parameters, seed):
     return found
 
 
-<<<<<<< HEAD
 def _write(updates, without=None):
-    for level, update_of_class in updates:
-        update_of_class.write(level.densities, without)
-=======
-def _write(model, updates, without=None):
     for target, update_of_class in updates:
         update_of_class.write(target, without)
->>>>>>> f11f9f8 (Levels of images keep normal vectors: the distance to the nearest is evidence beside the Gaussian)
 
 
 def known_codes(y, classes, n_samples):

@@ -83,10 +83,8 @@ class Terms(NamedTuple):
 
     def all_peaks(self):
         """Return the largest value of each summand in each image, Tensor (n_summands, n)."""
-        peaks = [] if self.likelihood is None else [self.peaks]
-        if peaks and self.peaks is None:
-            peaks = [self.likelihood.amax((2, 3))]
-        return torch.cat(peaks + ([] if self.entropy is None else [self.entropy.amax((1, 2))[None]]))
+        peaks = self._summands().amax((2, 3))
+        return peaks if self.peaks is None else torch.cat((self.peaks, peaks[len(self.peaks) :]))
 
     def lift(self):
         """Return what the maps have beyond the sum of the terms; None for factors."""
@@ -327,12 +325,14 @@ class ScoringModel(nn.Module):
             return raw
         location = self.peak_location[:, codes, None, None]
         scale = self.peak_scale[:, codes, None, None]
-        likelihood = entropy = None
+        likelihood = entropy = peaks = None
         if raw.likelihood is not None:
             likelihood = (raw.likelihood - location[:-1]) / scale[:-1]
+        if raw.peaks is not None:
+            peaks = (raw.peaks - location[:-1, :, 0, 0]) / scale[:-1, :, 0, 0]
         if raw.entropy is not None:
             entropy = self.entropy_weight * (raw.entropy - location[-1]) / scale[-1]
-        return Terms(likelihood, entropy, inside=raw.inside)
+        return Terms(likelihood, entropy, inside=raw.inside, peaks=peaks)
 
     def raw_terms(self, evidence):
         """Return the terms before their peaks are put on one scale.
@@ -340,15 +340,24 @@ class ScoringModel(nn.Module):
         "exponential": the two factors. That of the likelihood is the sum over levels of
         1 - normality, each in [0, 1]. That of the entropy is already such a sum.
         """
-        likelihood, entropy, frame = None, None, evidence.frame
+        likelihood, entropy, peaks, frame = None, None, None, evidence.frame
+        is_product = self.normalization == "exponential"
         if self.criterion != "entropy":
-            terms = self._likelihood_terms(self.likelihood_ratios(evidence), evidence.codes, frame)
+            ratios = self.likelihood_ratios(evidence)
+            terms = self._likelihood_terms(ratios, evidence.codes, frame)
             likelihood = torch.stack([self._blur(term, frame) for term in terms])
+            is_map = self.map_size != (1, 1) and (frame is None or frame.layout is None)
+            if is_map and not is_product:
+                own = [
+                    self._own_peaks(self.standardized(ratio, i, evidence.codes, frame), i, frame)
+                    for i, ratio in enumerate(ratios)
+                ]
+                peaks = torch.maximum(torch.stack(own), likelihood.amax((2, 3)))
         if self.criterion != "likelihood":
             entropy = self._entropy_map(evidence.entropies, evidence.codes, frame)
             entropy = self._blur(entropy, frame)
         inside = None if frame is None else frame.grid
-        return Terms(likelihood, entropy, self.normalization == "exponential", inside)
+        return Terms(likelihood, entropy, is_product, inside, peaks)
 
     @property
     def term_weights(self):
@@ -370,7 +379,8 @@ class ScoringModel(nn.Module):
             return terms.combined().amax((1, 2))[:, None]
         peaks = self.peak_scale.new_zeros(len(evidence.codes), len(self.levels) + 1)
         if terms.likelihood is not None:
-            peaks[:, :-1] = terms.likelihood.amax((2, 3)).T
+            own = terms.likelihood.amax((2, 3)) if terms.peaks is None else terms.peaks
+            peaks[:, :-1] = own.T
         if terms.entropy is not None:
             peaks[:, -1] = terms.entropy.amax((1, 2))
         return peaks
@@ -467,6 +477,18 @@ class ScoringModel(nn.Module):
         if frame is not None:
             return on_grid(values, level, map_shape, self.map_size, frame)
         return resize(values.unflatten(1, map_shape), self.map_size)
+
+    def _own_peaks(self, values, level, frame=None):
+        """Return the largest value (n,) of a level among its positions (n, n_positions), blurred.
+
+        Those inside, where there is a frame.
+        """
+        map_shape = self.levels[level].map_shape
+        sigma = self.blur_sigma * map_shape[0] / BLUR_REFERENCE
+        maps = values.unflatten(1, map_shape)
+        if frame is None:
+            return gaussian_blur(maps, sigma).amax((1, 2))
+        return blurred(maps, sigma, frame.inside[level].unflatten(1, map_shape)).amax((1, 2))
 
     def _blur(self, maps, frame=None):
         sigma = self.blur_sigma * self.map_size[0] / BLUR_REFERENCE
