@@ -51,10 +51,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
 
     One model learns what normal samples of many product classes look like and finds anomalies in
     all of them. Features are the maps that a frozen backbone makes of an image, or the vectors
-    given. They pass through a normalizing flow into a latent space with one Gaussian component per
-    class and several centers inside each class. A sample is anomalous where the likelihood under
-    its class is low and, after a training on images, where the class posterior is undecided. An
-    image's score is the sum of the peaks of its levels, calibrated class by class.
+    given. They pass through a normalizing flow into a latent space with a component for each class
+    and, inside a class, one Gaussian or as many centers as the data call for. A sample is anomalous
+    where the likelihood under its class is low; of images also where no normal vector that the
+    model keeps is near and, after a training, where the class posterior is undecided. An image's
+    score is the sum of the peaks of its levels, calibrated class by class.
 
     The parameters stand in groups: images, features, start and flow, classes and mixture, training,
     losses, scores and maps, thresholds, running.
@@ -298,6 +299,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     ----------
     .. [1] X. Yao, R. Li, Z. Qian, L. Wang, C. Zhang, "Hierarchical Gaussian Mixture Normalizing
        Flow Modeling for Unified Anomaly Detection", ECCV 2024, arXiv:2403.13349.
+    .. [2] K. Roth, L. Pemula, J. Zepeda, B. Scholkopf, T. Brox, P. Gehler, "Towards Total Recall in
+       Industrial Anomaly Detection", CVPR 2022, arXiv:2106.08265.
 
     Examples
     --------

@@ -1,13 +1,13 @@
 """The density that a model has of each class, in words."""
 
 
-def density_of(densities, code):
-    """Name the density of a class in one level by its ClassDensities; None has unit covariances."""
-    if densities is None:
+def density_of(level, code):
+    """Name the density of a class in one LevelModel."""
+    if level.densities is None:
         return "Gaussians of unit covariance at the centers of the training"
-    centers, _, covariances = densities.mixture_of(code)
+    centers, _, covariances = level.densities.mixture_of(code)
     if len(centers) == 1:
-        return "one Gaussian"
+        return "one Gaussian" if level.nearest is None else "one Gaussian and nearest normals"
     if len(covariances) == 1:
         return f"{len(centers)} centers, one covariance"
     return f"{len(centers)} Gaussians"
@@ -27,7 +27,7 @@ def densities_of(detector):
     for code, label in enumerate(detector.classes_.tolist()):
         names = {}
         for index, level in enumerate(levels):
-            names.setdefault(density_of(level.densities, code), []).append(str(index))
+            names.setdefault(density_of(level, code), []).append(str(index))
         text = "; ".join(
             name if len(names) == 1 else f"level{'s' * (len(own) > 1)} {', '.join(own)}: {name}"
             for name, own in names.items()

@@ -28,8 +28,10 @@ def test_one_gaussian_on_all_levels_is_said_once():
     for level, shrinkage in zip(detector.model_.model.levels, (0.127, 0.5), strict=True):
         level.densities.shrinkages[:] = shrinkage
     (bolt, nut) = densities_of(detector)
-    assert (bolt[:2], nut[:2]) == (("bolt", "one Gaussian"), ("nut", "one Gaussian"))
+    text = "one Gaussian and nearest normals"
+    assert (bolt[:2], nut[:2]) == (("bolt", text), ("nut", text))
     assert bolt[2] == "0.13 to 0.50"
+    assert densities_of(fitted(bank_size=0))[0][1] == "one Gaussian"
 
 
 def test_levels_that_differ_are_told_apart():
@@ -38,7 +40,7 @@ def test_levels_that_differ_are_told_apart():
         fitted(n_components=2).model_.model.levels[1].densities
     )
     assert (
-        densities_of(detector)[0][1] == "level 0: one Gaussian; level 1: 2 centers, one covariance"
+        densities_of(detector)[0][1] == "level 0: one Gaussian and nearest normals; level 1: 2 centers, one covariance"
     )
 
 
