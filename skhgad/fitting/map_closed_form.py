@@ -4,7 +4,7 @@ Every matrix of a model follows from counts, sums and second moments of raw feat
 gathered for each class and fold, so that leaving a fold out costs no second look at the others.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from .covariance import (
     shrink,
     whitening_matrix,
 )
-from .nearest_normals import add_nearest_normals
+from .nearest_normals import keep_nearest_normals
 from .start import MAP_SHRINKAGE
 
 _FIRST_IMAGES = 16  # of each class; around their mean, moments are exact in float32
@@ -41,16 +41,20 @@ class LeftOut(NamedTuple):
         As in `Evidence`, under the class given. `backgrounds` is None with a single class.
     class_likelihoods : Tensor of shape (n_samples, n_classes)
         As from `LevelModel.class_log_likelihood`.
+    judge : FoldModels
+        For likelihoods under other classes than those given.
     """
 
     rows: np.ndarray
     likelihoods: torch.Tensor
     backgrounds: torch.Tensor | None
     class_likelihoods: torch.Tensor
+    judge: Any
 
     def part(self, places):
         """Return what it says of some of the samples."""
-        return LeftOut(*(None if values is None else values[places] for values in self))
+        values = (None if values is None else values[places] for values in self[:-1])
+        return LeftOut(*values, self.judge)
 
 
 def has_closed_form(parameters, shapes):
@@ -106,10 +110,10 @@ def fit_map_level(parameters, shape, samples, index, folds, device="cpu"):
         for fold, frame in enumerate(frames[1:]):
             judged += features.judged(code, fold, frame, frame.add_judge(code, of_class))
     level = _level(parameters, shape, frames[0], whiteners, tuple(zip(*evidence, strict=True)))
-    left_out = features.left_out(frames[1:], judged) if len(frames) > 1 else None
+    kept, overall = None, frames[0].overall
     if parameters["bank_size"]:
-        level.to(features.device)
-        left_out = add_nearest_normals(level, frames[0].overall, features, left_out, parameters)
+        kept = keep_nearest_normals(level.to(features.device), overall, features, parameters)
+    left_out = features.left_out(frames[1:], judged, kept) if len(frames) > 1 else None
     return level.cpu(), left_out
 
 
@@ -143,7 +147,7 @@ class _Features:
     """The raw features of one level, read by class and by group: the folds, and what is in none."""
 
     def __init__(self, samples, index, folds, device):
-        self.samples, self.index, self.device = samples, index, device
+        self.samples, self.index, self.device, self.folds = samples, index, device, folds
         self.n_positions, self.n_features = samples.cache.shapes[index]
         self.n_folds = int(folds.max(initial=-1)) + 1
         groups = np.where(folds < 0, self.n_folds, folds)
@@ -174,15 +178,14 @@ class _Features:
         """Return the moments of one class."""
         return self._gather(code) if self._kept is None else self._kept[code]
 
-    def blocks_of(self, code, *, in_folds=False):
-        """Yield (rows, their folds, x, which positions lie inside) of the samples of one class.
+    def blocks_of(self, code):
+        """Yield (numbers, folds, x, which positions lie inside) of the samples of one class.
 
-        Of all of this process, or of those in folds alone; one fold after the other.
+        Of views, the numbers are those of their pictures.
         """
-        groups = self.rows[code][: self.n_folds] if in_folds else self.rows[code]
-        for group, rows in enumerate(groups):
-            for part, x, inside in self._blocks(rows):
-                yield part, np.full(len(part), group), x, inside
+        for group, rows in enumerate(self.rows[code]):
+            for part, x, inside in self.blocks(rows):
+                yield self.samples.numbers_of(part), np.full(len(part), group), x, inside
 
     def gather(self, items):
         """Join the lists of all processes."""
@@ -191,11 +194,13 @@ class _Features:
     def judged(self, code, fold, frame, own):
         """Judge one class's samples of a fold by a model without them, of which `own` is the class.
 
+        Of the kept normals nothing is said yet.
+
         Returns a list of (rows, their fold, likelihoods, backgrounds, mean vectors, numbers of
         positions), one a block.
         """
         found = []
-        for rows, x, inside in self._blocks(self.rows[code][fold]):
+        for rows, x, inside in self.blocks(self.rows[code][fold]):
             likelihoods = own.log_likelihood(x)
             backgrounds = likelihoods  # of a single class, which has none, they are not read
             if frame.background is not None:
@@ -210,11 +215,15 @@ class _Features:
             found.append((rows, folds, likelihoods.cpu(), backgrounds.cpu(), vectors, counts))
         return found
 
-    def left_out(self, frames, judged):
-        """Join what `judged` returned, in the order of classes, then folds, to a LeftOut."""
+    def left_out(self, frames, judged, kept=None):
+        """Join what `judged` returned, in the order of classes, then folds, to a LeftOut.
+
+        `kept`, the NormalsOfFolds of the level, is evidence beside the Gaussians.
+        """
+        judge = FoldModels(self, frames, kept)
         if not judged:  # another process has all
             empty = torch.empty(0, self.n_positions)
-            return LeftOut(np.empty(0, int), empty, empty, torch.empty(0, len(self.rows)))
+            return LeftOut(np.empty(0, int), empty, empty, torch.empty(0, len(self.rows)), judge)
         rows, folds, likelihoods, backgrounds, vectors, counts = zip(*judged, strict=True)
         rows, folds, vectors = np.concatenate(rows), np.concatenate(folds), torch.cat(vectors)
         counts = torch.cat(counts)
@@ -222,12 +231,22 @@ class _Features:
         for fold, frame in enumerate(frames):
             chosen = torch.from_numpy(folds == fold).to(vectors.device)
             class_likelihoods[chosen] = frame.discriminants(vectors[chosen]) * counts[chosen]
+        likelihoods = torch.cat(likelihoods)
+        if kept is not None:
+            penalties = [
+                kept.penalty(x, code, fold)
+                for code, groups in enumerate(self.rows)
+                for fold, own in enumerate(groups[: self.n_folds])
+                for _, x, _ in self.blocks(own)
+            ]
+            likelihoods = likelihoods - torch.cat(penalties).cpu()
         has_background = frames[0].background is not None
         return LeftOut(
             rows,
-            torch.cat(likelihoods),
+            likelihoods,
             torch.cat(backgrounds) if has_background else None,
             class_likelihoods.cpu(),
+            judge,
         )
 
     def _gather(self, code):
@@ -237,7 +256,7 @@ class _Features:
         size = self._zeros()
         origin = self.origins[code]
         for group, rows in enumerate(self.rows[code]):
-            for _, x, inside in self._blocks(rows):
+            for _, x, inside in self.blocks(rows):
                 x = x.flatten(0, 1) if inside is None else x[inside]
                 residuals = x - origin.to(x)
                 counts[group] += len(x)
@@ -249,7 +268,7 @@ class _Features:
 
     def _first_mean(self, rows):
         total, count = self._zeros(self.n_features), 0
-        for _, x, inside in self._blocks(rows[:_FIRST_IMAGES]):
+        for _, x, inside in self.blocks(rows[:_FIRST_IMAGES]):
             if inside is None:
                 total += x.sum((0, 1), dtype=torch.float64)
                 count += len(x) * self.n_positions
@@ -260,7 +279,7 @@ class _Features:
         # Subtracted from float32, it must be a float32 number.
         return (total / max(1, count)).float().double()
 
-    def _blocks(self, rows):
+    def blocks(self, rows):
         """Yield (rows, x, which positions lie inside) of the samples `rows` of this process."""
         samples = self.samples.chosen(rows)
         for part, (x,), _ in samples.numbered_blocks([self.index], self.device):
@@ -273,6 +292,45 @@ class _Features:
     def _total(self, value):
         """Sum over the processes, which exchange values on the CPU."""
         return self.samples.total(value.cpu()).to(self.device)
+
+
+class FoldModels:
+    """Models of a level without a fold, which judge samples of this fold under any class.
+
+    Parameters
+    ----------
+    features : _Features
+    frames : list of _Frame
+        Of each fold.
+    kept : NormalsOfFolds or None
+    """
+
+    def __init__(self, features, frames, kept):
+        self.features, self.frames, self.kept = features, frames, kept
+
+    @torch.no_grad()
+    def __call__(self, rows, codes):
+        """Return the likelihoods (n, n_positions) of samples of this process, as in `LeftOut`.
+
+        `rows` and `codes` are ndarrays (n,). All processes must call at the same time.
+        """
+        features, folds = self.features, self.features.folds[rows]
+        pairs = sorted(set(features.gather(list(zip(codes.tolist(), folds.tolist(), strict=True)))))
+        found = torch.empty(len(rows), features.n_positions)
+        for code, fold in pairs:
+            own, *_ = self.frames[fold].judge_of(code, features.moments_of_class(code))
+            places = np.flatnonzero((codes == code) & (folds == fold))
+            likelihoods = [
+                own.log_likelihood(x) - self.penalty(x, code, fold)
+                for _, x, _ in features.blocks(rows[places])
+            ]
+            if likelihoods:
+                found[places] = torch.cat(likelihoods).cpu()
+        return found
+
+    def penalty(self, x, code, fold):
+        """Return what the kept normals take off the likelihoods; 0 where none are kept."""
+        return 0 if self.kept is None else self.kept.penalty(x, code, fold)
 
 
 class _Gaussian:
@@ -329,6 +387,11 @@ class _Frame:
 
         The shared covariance is summed.
         """
+        covariance, shrinkage = self._shrunk(moments)
+        self.shared += covariance / len(self.means)
+        return covariance, shrinkage
+
+    def _shrunk(self, moments):
         scatter, n = self._scatter(moments)
         covariance = self.root.T @ (scatter / n) @ self.root
         if self._is_rounding(scatter, n):
@@ -337,11 +400,17 @@ class _Frame:
         else:
             shrinkage = gaussian_shrinkage(covariance, n)
             covariance = shrink(covariance, shrinkage)
-        self.shared += covariance / len(self.means)
         return covariance, shrinkage
 
     def add_judge(self, code, moments):
-        r"""Return the Gaussian of a class, of raw vectors; the shared covariance is summed.
+        """Return the Gaussian of a class, of raw vectors; the shared covariance is summed."""
+        gaussian, covariance, is_raw = self.judge_of(code, moments)
+        total = self.raw_shared if is_raw else self.shared
+        total += covariance / len(self.means)
+        return gaussian
+
+    def judge_of(self, code, moments):
+        r"""Return the Gaussian of a class, its covariance, and whether this is of raw vectors.
 
         It is that of `add_class`, in about half of the time. In the latent space (x - c) R, the
         covariance :math:`R^\top S R` is shrunk towards m I. For raw vectors that is
@@ -357,10 +426,10 @@ class _Frame:
             covariance = (1 - shrinkage) * scatter / n + shrinkage * variance * self.prior
             matrix = _scaled_whitener(covariance)
             if matrix is not None:
-                self.raw_shared += covariance / len(self.means)
-                return _Gaussian(self.means[code], matrix)
-        covariance, _ = self.add_class(moments)
-        return _Gaussian(self.means[code], self.root @ _triangular_whitener(covariance))
+                return _Gaussian(self.means[code], matrix), covariance, True
+        covariance, _ = self._shrunk(moments)
+        matrix = self.root @ _triangular_whitener(covariance)
+        return _Gaussian(self.means[code], matrix), covariance, False
 
     def _scatter(self, moments):
         """Return the sum of squares of a class around its mean, and its number of vectors."""

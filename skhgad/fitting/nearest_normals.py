@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from ..model.level import LevelModel
 from ..model.nearest import NearestNormals, distances_to_nearest
 
 N_AXES = 32  # of the raw features, along which vectors are compared
@@ -34,24 +35,25 @@ class Candidates(NamedTuple):
     def of(cls, level, axes, code, blocks, n_samples, size, gather):
         """Choose vectors of the samples of a class, as many of each, `size` in all.
 
-        `blocks` yields (rows, groups, x, inside) of samples of this process: their numbers, their
-        folds, raw features (n, n_positions, n_features), and which positions count, None = all.
+        `blocks` yields (numbers, groups, x, inside) of samples of this process: the numbers of the
+        samples, or of the pictures whose views they are; their folds; raw features (n, n_positions,
+        n_features); and which positions count, None = all.
         `n_samples` counts those of all processes, whose lists `gather` joins.
         """
         n_each = math.ceil(size / max(1, n_samples))
         parts = []
-        for rows, groups, x, inside in blocks:
+        for numbers, groups, x, inside in blocks:
             z, log_det = level.latent(x)
             codes = torch.full((len(x),), code, device=x.device)
             likelihoods, backgrounds, _ = level.evidence(z, log_det, codes, with_entropy=False)
             backgrounds = likelihoods if backgrounds is None else backgrounds
-            for i, (row, group) in enumerate(zip(rows, groups, strict=True)):
+            for i, (number, group) in enumerate(zip(numbers, groups, strict=True)):
                 chosen = slice(None) if inside is None else inside[i]
                 moved = z[i][chosen] @ axes
                 places = evenly_spaced(moved, n_each)
                 evidence = (values[i][chosen][places] for values in (likelihoods, backgrounds))
-                numbers = torch.full_like(places, int(row)), torch.full_like(places, int(group))
-                parts.append((moved[places], *evidence, *numbers))
+                origin = [torch.full_like(places, int(value)) for value in (number, group)]
+                parts.append((moved[places], *evidence, *origin))
         parts = gather(parts)
         if not parts:
             none, no_number = axes.new_zeros(0), torch.zeros(0, dtype=torch.int64)
@@ -111,8 +113,29 @@ def main_axes(covariance, n_axes):
     return vectors * vectors[largest, torch.arange(vectors.shape[1])].sign()
 
 
+class NormalsOfFolds(NamedTuple):
+    """The vectors that a level keeps, of which those of a fold can be left out.
+
+    `candidates` holds the Candidates of each class.
+    """
+
+    level: LevelModel
+    candidates: list
+
+    @torch.no_grad()
+    def penalty(self, x, code, fold):
+        """Return what is taken off the log-likelihoods of raw features x under a class.
+
+        A Tensor (n, n_positions); by a model that has not seen the samples of a fold.
+        """
+        nearest = self.level.nearest
+        moved = self.level.latent(x)[0] @ nearest.axes
+        distances = distances_to_nearest(moved, self.candidates[code].without(fold))
+        return nearest.weights[code] * distances
+
+
 @torch.no_grad()
-def add_nearest_normals(level, covariance, features, left_out, parameters):
+def keep_nearest_normals(level, covariance, features, parameters):
     """Let a level that was fitted in closed form keep normal vectors.
 
     Parameters
@@ -122,35 +145,25 @@ def add_nearest_normals(level, covariance, features, left_out, parameters):
         Of the raw vectors of all classes together.
     features : object
         With `rows`, `blocks_of` and `gather`; see `map_closed_form`.
-    left_out : LeftOut or None
-        Its likelihoods get the penalty of models that have not seen the samples.
     parameters : dict
         Of the estimator.
 
     Returns
     -------
-    LeftOut or None
+    NormalsOfFolds
     """
     size = parameters["bank_size"]
     axes = torch.linalg.solve(level.start.matrix.to(covariance), main_axes(covariance, N_AXES))
     axes = axes.to(level.start.matrix)
     n_classes = len(level.mixture.means)
     level.nearest = NearestNormals.along(axes, n_classes).to(axes)
-    penalties = []
+    found = []
     for code in range(n_classes):
-        n_samples = sum(map(len, features.rows[code]))
-        blocks = features.blocks_of(code)
+        n_samples, blocks = sum(map(len, features.rows[code])), features.blocks_of(code)
         kept = Candidates.of(level, axes, code, blocks, n_samples, size, features.gather)
         level.nearest.set_class(code, kept.vectors, kept.weight(parameters["background_weight"]))
-        if left_out is None:
-            continue
-        for _, groups, x, _ in features.blocks_of(code, in_folds=True):
-            moved = level.latent(x)[0] @ axes
-            distances = distances_to_nearest(moved, kept.without(int(groups[0])))
-            penalties.append((level.nearest.weights[code] * distances).cpu())
-    if not penalties:
-        return left_out
-    return left_out._replace(likelihoods=left_out.likelihoods - torch.cat(penalties))
+        found.append(kept)
+    return NormalsOfFolds(level, found)
 
 
 class NearestOfClass:
@@ -186,7 +199,12 @@ class NearestOfClass:
             device = level.start.mean.device
             for rows, (x,), _ in samples.numbered_blocks([index], device):
                 inside = samples.cache.read_inside(index, rows)
-                yield rows, folds[rows], x, None if inside is None else inside.to(device)
+                yield (
+                    samples.numbers_of(rows),
+                    folds[rows],
+                    x,
+                    None if inside is None else inside.to(device),
+                )
 
         candidates = Candidates.of(
             level, level.nearest.axes, code, blocks(), len(samples.rows) + n_old,

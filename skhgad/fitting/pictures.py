@@ -122,14 +122,20 @@ def left_out_evidence(model, samples, left_out, device):
     """Turn what models without a fold say of its views into evidence of pictures.
 
     `left_out` holds a LeftOut a level. Where a picture is taken for another class than its own,
-    `model`, fitted to all, judges it under that class, because the class has not seen the picture.
+    the models without its fold judge it under that class, too.
     """
     rows = left_out[0].rows
     inferred = inferred_codes(samples, rows, sum(level.class_likelihoods for level in left_out))
     parts = [(level.likelihoods, level.backgrounds, None, None) for level in left_out]
     given = _Judged.gathered(samples, [(rows, parts)])
     every = np.sort(np.concatenate(samples.cache.processes.gather([rows])))
-    return _pairs(model, samples, every, given, inferred, device)
+
+    def judged(wrong, codes):
+        own = samples.cache.processes.own(wrong)
+        parts = [(level.judge(own, codes[own]), None, None, None) for level in left_out]
+        return _Judged.gathered(samples, [(own, parts)])
+
+    return _pairs(model, samples, every, given, inferred, device, judged)
 
 
 def inferred_codes(samples, rows, likelihoods):
@@ -197,14 +203,21 @@ def _view_blocks(samples, rows, device):
         yield part, features, inside
 
 
-def _pairs(model, samples, rows, given, inferred, device):
-    """Return pairs of Evidence of blocks of pictures, under the class inferred and the given."""
+def _pairs(model, samples, rows, given, inferred, device, judged=None):
+    """Return pairs of Evidence of blocks of pictures, under the class inferred and the given.
+
+    `judged`(rows, codes of all views) judges views under another class than their own; None = the
+    model does.
+    """
     pictures = samples.pictures
     wrong = rows[inferred[pictures.samples[rows]] != samples.codes[rows]]
     other = None
     if len(wrong):
         by_row = inferred[pictures.samples].astype(np.int64)
-        other = judged_views(model, samples, wrong, by_row, device)
+        if judged is None:
+            other = judged_views(model, samples, wrong, by_row, device)
+        else:
+            other = judged(wrong, by_row)
     by_picture = {}
     for row in rows.tolist():
         by_picture.setdefault(int(pictures.samples[row]), []).append(row)

@@ -172,13 +172,20 @@ class Recipe:
         model = self._scoring_model(levels)
         if samples.pictures is not None:
             return model, left_out_evidence(model, samples, left_out, self.device)
+        rows = left_out[0].rows
+        codes = sum(level.class_likelihoods for level in left_out).argmax(1).numpy()
+        wrong = np.flatnonzero(codes != samples.codes[rows])
+        inferred = [level.likelihoods.clone() for level in left_out]
+        for likelihoods, level in zip(inferred, left_out, strict=True):
+            likelihoods[wrong] = level.judge(rows[wrong], codes[wrong])
         pairs = [
-            self._judged(model, samples, [level.part(rows) for level in left_out])
-            for rows in np.split(
-                np.arange(len(left_out[0].rows)), range(_BLOCK, len(left_out[0].rows), _BLOCK)
+            self._judged(
+                model, samples, [level.part(places) for level in left_out],
+                torch.from_numpy(codes[places]), [values[places] for values in inferred],
             )
-            if len(rows)
-        ]
+            for places in np.split(np.arange(len(rows)), range(_BLOCK, len(rows), _BLOCK))
+            if len(places)
+        ]  # fmt: skip
         return model, samples.cache.processes.gather(pairs, self.device)
 
     def _closed_form(self, samples, folds):
@@ -193,11 +200,10 @@ class Recipe:
         n_threads = granted_threads() if is_alone and self.device.type == "cpu" else 1
         return zip(*in_threads(fit, range(len(self.shapes)), n_threads), strict=True)
 
-    def _judged(self, model, samples, left_out):
+    def _judged(self, model, samples, left_out, codes, likelihoods):
         """Turn what models without a fold say of its samples into Evidence, as `evidence_of` does.
 
-        Where a sample is taken for another class than its own, the full model judges it under that
-        class, because the class has not seen the sample.
+        `left_out` is under the classes given, `likelihoods` under those inferred, `codes`.
         """
         rows = left_out[0].rows
         given = Evidence(
@@ -207,20 +213,10 @@ class Recipe:
             [None] * len(left_out),
             rows=torch.from_numpy(rows),
         )
-        codes = sum(level.class_likelihoods for level in left_out).argmax(1)
-        likelihoods = [values.clone() for values in given.likelihoods]
-        wrong = torch.nonzero(codes != given.codes)[:, 0]
-        for place in wrong.tolist():
-            features = [
-                samples.cache.read(index, rows[[place]]).to(self.device)
-                for index in range(len(left_out))
-            ]
-            judged = model.evidence(features, codes[[place]].to(self.device))
-            for values, own in zip(likelihoods, judged.likelihoods, strict=True):
-                values[place] = own[0]
         inferred = given._replace(codes=codes, likelihoods=likelihoods)
         inferred = inferred._replace(typicality=model.typicality(inferred)).to(self.device)
-        return inferred, given.to(self.device) if len(wrong) else inferred
+        is_right = bool((codes == given.codes).all())
+        return inferred, inferred if is_right else given.to(self.device)
 
     def _untrained_levels(self, samples, generator):
         return [

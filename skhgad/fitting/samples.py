@@ -64,6 +64,10 @@ class LabelledSamples:
         """Return of what holds for each view one value a picture."""
         return values if self.pictures is None else values[self.pictures.first_rows()]
 
+    def numbers_of(self, rows):
+        """Return the numbers of the samples in rows, or of the pictures whose views they are."""
+        return rows if self.pictures is None else self.pictures.samples[rows]
+
     def chosen(self, rows):
         """Return other samples of the same cache."""
         return replace(self, rows=rows)

@@ -66,7 +66,8 @@ def test_left_out_evidence_is_that_of_models_fitted_without_the_samples(
     for at_once in (True, False):
         if not at_once:
             monkeypatch.setattr(recipes.Recipe, "_leaves_folds_out", lambda self: False)
-        detector = HGADDetector(two_levels(), image_size=32, random_state=0).fit(images, y)
+        detector = HGADDetector(two_levels(), image_size=32, bank_size=0, random_state=0)
+        detector.fit(images, y)
         calibration = detector.model_.calibration
         order = np.lexsort((calibration.given_scores, calibration.codes))
         found[at_once] = [
@@ -77,6 +78,17 @@ def test_left_out_evidence_is_that_of_models_fitted_without_the_samples(
         ]
     for one, other in zip(found[True], found[False], strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.once
+def test_products_that_look_the_same_keep_the_promise_of_the_threshold():
+    """A picture taken for another product than its own is judged by models without it, too."""
+    images = np.random.default_rng(0).normal(128, 20, (184, 64, 64, 3)).clip(0, 255)
+    images, y = images.astype(np.uint8), [f"line {i % 7}" for i in range(84)]
+    detector = HGADDetector(image_size=64, image_scales=(1.0,), random_state=0)
+    calibration = detector.fit(images[:84], y).model_.calibration
+    assert np.mean(calibration.inferred != calibration.codes) > 0.7
+    assert np.mean(detector.predict(images[84:]) == -1) < 0.2
 
 
 def test_the_closed_form_of_maps_is_what_visiting_all_latent_vectors_gives(plates, monkeypatch):

@@ -39,9 +39,8 @@ def test_levels_that_differ_are_told_apart():
     detector.model_.model.levels[1].densities = (
         fitted(n_components=2).model_.model.levels[1].densities
     )
-    assert (
-        densities_of(detector)[0][1] == "level 0: one Gaussian and nearest normals; level 1: 2 centers, one covariance"
-    )
+    first, second = "one Gaussian and nearest normals", "2 centers, one covariance"
+    assert densities_of(detector)[0][1] == f"level 0: {first}; level 1: {second}"
 
 
 def test_unit_covariances_have_no_shrinkage():
