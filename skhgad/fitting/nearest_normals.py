@@ -35,25 +35,29 @@ class Candidates(NamedTuple):
     def of(cls, level, axes, code, blocks, n_samples, size, gather):
         """Choose vectors of the samples of a class, as many of each, `size` in all.
 
-        `blocks` yields (numbers, groups, x, inside) of samples of this process: the numbers of the
-        samples, or of the pictures whose views they are; their folds; raw features (n, n_positions,
-        n_features); and which positions count, None = all.
-        `n_samples` counts those of all processes, whose lists `gather` joins.
+        `blocks` yields (numbers, groups, x, inside) of samples of this process: ndarrays of the
+        numbers of the samples, or of the pictures whose views they are, and of their folds; raw
+        features (n, n_positions, n_features); and which positions count, None = all. `n_samples`
+        counts those of all processes, whose lists `gather` joins.
         """
         n_each = math.ceil(size / max(1, n_samples))
         parts = []
         for numbers, groups, x, inside in blocks:
             z, log_det = level.latent(x)
-            codes = torch.full((len(x),), code, device=x.device)
-            likelihoods, backgrounds, _ = level.evidence(z, log_det, codes, with_entropy=False)
+            moved, rows, places = z @ axes, [], []
+            for row in range(len(x)):
+                counting = torch.arange(x.shape[1], device=x.device)
+                counting = counting if inside is None else counting[inside[row]]
+                places.append(counting[evenly_spaced(moved[row, counting], n_each)])
+                rows.append(torch.full_like(places[-1], row))
+            rows, places = torch.cat(rows), torch.cat(places)
+            likelihoods, backgrounds, _ = level.evidence(
+                z[rows, places][None], log_det[rows, places][None],
+                torch.tensor([code], device=x.device), with_entropy=False,
+            )  # fmt: skip
             backgrounds = likelihoods if backgrounds is None else backgrounds
-            for i, (number, group) in enumerate(zip(numbers, groups, strict=True)):
-                chosen = slice(None) if inside is None else inside[i]
-                moved = z[i][chosen] @ axes
-                places = evenly_spaced(moved, n_each)
-                evidence = (values[i][chosen][places] for values in (likelihoods, backgrounds))
-                origin = [torch.full_like(places, int(value)) for value in (number, group)]
-                parts.append((moved[places], *evidence, *origin))
+            numbers, groups = (torch.from_numpy(v).to(x.device)[rows] for v in (numbers, groups))
+            parts.append((moved[rows, places], likelihoods[0], backgrounds[0], numbers, groups))
         parts = gather(parts)
         if not parts:
             none, no_number = axes.new_zeros(0), torch.zeros(0, dtype=torch.int64)
@@ -88,7 +92,7 @@ class Candidates(NamedTuple):
     def _spread(self, values, background_weight):
         """Return the standard deviation of what the background leaves of some values, float64."""
         values = values.double() - values.double().mean()
-        if self.backgrounds is self.likelihoods or torch.equal(self.backgrounds, self.likelihoods):
+        if torch.equal(self.backgrounds, self.likelihoods):  # there is none
             return values.square().mean().sqrt()
         background = self.backgrounds.double() - self.backgrounds.double().mean()
         slope = (values * background).mean() / background.square().mean().clamp_min(1e-300)

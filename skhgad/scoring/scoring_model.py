@@ -76,15 +76,16 @@ class Terms(NamedTuple):
     def combined(self):
         """Return the maps, Tensor (n, height, width): see `maps.added`, or the product."""
         if not self.is_product:
-            return added(self._summands(), self.inside, self.all_peaks())
+            return added(self._summands(), self.inside, self._all_peaks())
         factors = [] if self.likelihood is None else [self.likelihood.sum(0)]
         factors += [] if self.entropy is None else [self.entropy]
         return torch.stack(factors).prod(0)
 
-    def all_peaks(self):
-        """Return the largest value of each summand in each image, Tensor (n_summands, n)."""
-        peaks = self._summands().amax((2, 3))
-        return peaks if self.peaks is None else torch.cat((self.peaks, peaks[len(self.peaks) :]))
+    def _all_peaks(self):
+        """Return the peak of each summand in each image, Tensor (n_summands, n), or None."""
+        if self.peaks is None or self.entropy is None:
+            return self.peaks
+        return torch.cat((self.peaks, self.entropy.amax((1, 2))[None]))
 
     def lift(self):
         """Return what the maps have beyond the sum of the terms; None for factors."""
