@@ -5,7 +5,9 @@ import copy
 import torch
 from torch import nn
 
-_BLOCK_ENTRIES = 1 << 22  # of a matrix of distances, positions by kept vectors
+# Of a matrix of distances, positions by kept vectors: 2 MiB, which stay in a processor's cache. A
+# GPU takes as few operations as its memory allows.
+_BLOCK_ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 25}
 
 
 class NearestNormals(nn.Module):
@@ -128,7 +130,8 @@ def distances_to_nearest(x, kept, is_excluded=None):
         return distances.reshape(x.shape[:-1])
     # Around one of them: squares of large numbers are less exact than their differences.
     flat, kept = flat - kept[0], kept - kept[0]
-    squares, step = kept.square().sum(1), max(1, _BLOCK_ENTRIES // len(kept))
+    entries = _BLOCK_ENTRIES.get(x.device.type, 1 << 22)
+    squares, step = kept.square().sum(1), max(1, entries // len(kept))
     for first in range(0, len(flat), step):
         rows = slice(first, first + step)
         partial = torch.addmm(squares, flat[rows], kept.T, alpha=-2)
