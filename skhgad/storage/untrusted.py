@@ -216,9 +216,10 @@ def _check_nearest(tensors, prefix, nearest):
     """Refuse kept vectors, counts and weights that cannot be those of a fit."""
     if nearest is None:
         return
-    axes, vectors, weights, counts = (
-        tensors[prefix + name] for name in ("axes", "vectors", "weights", "counts")
-    )
+    parts = [tensors.get(prefix + name) for name in ("axes", "vectors", "weights", "counts")]
+    if any(part is None for part in parts):
+        raise ValueError(f"a part of {prefix[:-1]} is missing.")
+    axes, vectors, weights, counts = parts
     for name, values in (("axes", axes), ("vectors", vectors), ("weights", weights)):
         if not torch.isfinite(values).all():
             raise ValueError(f"{prefix}{name} is not finite.")

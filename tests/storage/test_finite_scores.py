@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from backbones import two_levels
 
 from skhgad import HGADDetector
 from skhgad.storage.detector_state import pack, unpack
@@ -18,12 +19,12 @@ def packed():
     return pack(detector.fit(X, ["a", "b"] * 12))
 
 
-def load(packed, change):
+def load(packed, change, backbone=None):
     """Load the model with changed tensors."""
     tensors, description = packed
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     change(tensors)
-    return unpack(HGADDetector, tensors, description, None)
+    return unpack(HGADDetector, tensors, description, backbone)
 
 
 def test_every_tensor_of_numbers_must_be_finite(packed):
@@ -95,3 +96,37 @@ def test_a_file_does_not_choose_a_device(packed, device):
     description = description | {"parameters": description["parameters"] | {"device": device}}
     with pytest.raises(ValueError, match="device is"):
         unpack(HGADDetector, tensors, description, None)
+
+
+@pytest.fixture(scope="module")
+def packed_images():
+    """A model that keeps normal vectors, whose backbone is a module."""
+    X = np.random.default_rng(0).integers(90, 160, (16, 16, 16, 3), dtype=np.uint8)
+    detector = HGADDetector(two_levels(), out_indices=(0, 1), image_size=16, random_state=0)
+    return pack(detector.fit(X, ["bolt", "nut"] * 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("counts", lambda values: values + 10**6, "names vectors that there are not"),
+        ("counts", lambda values: values - 10**6, "names vectors that there are not"),
+        ("counts", lambda values: values.float(), "whole numbers|type"),
+        ("weights", lambda values: -1 - values, "has a negative value"),
+        ("weights", lambda values: values[:1], "has shape"),
+        ("vectors", lambda values: values * torch.nan, "nan|finite"),
+        ("vectors", lambda values: values[..., :3].contiguous(), "has shape"),
+        ("axes", lambda values: values[:5].contiguous(), "has shape"),
+        ("axes", None, "nearest|missing"),
+    ],
+)
+def test_kept_normals_that_no_fit_gives_are_refused(packed_images, name, change, message):
+    def damage(tensors):
+        key = f"model.levels.0.nearest.{name}"
+        if change is None:
+            del tensors[key]
+        else:
+            tensors[key] = change(tensors[key])
+
+    with pytest.raises(ValueError, match=message):
+        load(packed_images, damage, two_levels())

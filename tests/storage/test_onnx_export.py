@@ -290,3 +290,21 @@ def test_without_onnx_the_package_works_and_the_export_names_it(fitted, tmp_path
     with pytest.raises(ImportError, match=r'in a clone of skhgad, pip install "\.\[onnx\]"'):
         fitted.to_onnx(tmp_path / "model.onnx")
     assert os.listdir(tmp_path) == []
+
+
+def test_kept_normals_count_in_the_file_as_in_the_detector(tmp_path):
+    """Classes of different size keep different numbers of vectors; the file fills up the fewer."""
+    images, y = textures(60)
+    chosen = np.flatnonzero((y == "stripes") | (np.arange(60) < 20))
+    detector = small(max_iter=0, n_blocks=0, bank_size=300).fit(images[chosen], y[chosen])
+    counts = [level.nearest.counts for level in detector.model_.model.levels]
+    assert counts[0].tolist() == [300, 300] and counts[-1][0] < counts[-1][1] <= 300
+    assert all(float(level.nearest.weights.min()) > 0 for level in detector.model_.model.levels)
+    session = exported(detector, tmp_path / "model.onnx")
+    fresh, _ = textures(6, seed=1)
+    compare(session, detector, fresh)
+    without = detector.model_.model.levels[0]
+    without.nearest.weights.zero_()
+    assert (
+        np.abs(detector.score_samples(fresh) - session.run(None, {"image": fresh})[0]).max() > 0.1
+    )
