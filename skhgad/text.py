@@ -6,13 +6,17 @@ import re
 import unicodedata
 from typing import Any
 
-__all__ = ["csv_cell", "markdown_cell", "markdown_table", "printable", "printable_lines"]
+__all__ = [
+    "csv_cell", "markdown_cell", "markdown_table", "printable", "printable_lines",
+    "text_of_csv_cell",
+]  # fmt: skip
 
 _LINE_BREAKS = {"Cc", "Zl", "Zp"}  # categories of control characters and line separators
 _DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Where a formula may begin: at the start of a cell, and, where spreadsheets separate cells by
 # semicolons or tabs, or a cell ends at a line break, inside one of a file with commas.
 _FORMULA = re.compile(r"^(?=[=+\-@\t\r\n])|(?<=[;\t\r\n])(?=[=+\-@])")
+_GUARD = re.compile(r"^'(?=[=+\-@\t\r\n])|(?<=[;\t\r\n])'(?=[=+\-@])")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
@@ -53,6 +57,17 @@ def csv_cell(value: Any) -> Any:
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
         return _FORMULA.sub("'", value)
     return value
+
+
+def text_of_csv_cell(cell: str) -> str:
+    """Undo `csv_cell` for text.
+
+    Examples
+    --------
+    >>> text_of_csv_cell("'=1+1"), text_of_csv_cell("a;'=1+1.png"), text_of_csv_cell("it's")
+    ('=1+1', 'a;=1+1.png', "it's")
+    """
+    return _GUARD.sub("", cell)
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:

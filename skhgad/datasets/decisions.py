@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
+from ..text import text_of_csv_cell
 from .folders import SAMPLE_FIELDS, Sample, make_bunch
 
 __all__ = ["load_decisions", "with_decisions"]
 
 COLUMNS = ("path", "decision", "product")
 GOOD, DEFECT = "good", "defect"
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def load_decisions(
@@ -99,7 +99,7 @@ def _rows(path: Path) -> list[tuple[str, dict[str, str]]]:
 
 
 def _sample(place: str, row: dict[str, str]) -> Sample:
-    image, decision, product = (_text(row[name]) for name in COLUMNS)
+    image, decision, product = (text_of_csv_cell(row[name] or "") for name in COLUMNS)
     if decision not in (GOOD, DEFECT):
         raise ValueError(f"{place}: the decision {decision!r} is neither 'good' nor 'defect'.")
     if not product:
@@ -107,9 +107,3 @@ def _sample(place: str, row: dict[str, str]) -> Sample:
     if not Path(image).is_file():
         raise FileNotFoundError(f"{place}: the image {image!r} does not exist.")
     return Sample(Path(image), product, "good" if decision == GOOD else DEFECT, None, "train")
-
-
-def _text(cell: str | None) -> str:
-    """Return a cell without the apostrophe that keeps spreadsheets from running it."""
-    text = cell or ""
-    return text[1:] if text[:1] == "'" and text[1:].startswith(_FORMULA_STARTS) else text

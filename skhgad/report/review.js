@@ -17,8 +17,9 @@
 
   // As csv_cell in skhgad.text: no spreadsheet takes a cell for a formula.
   const cell = (text) => {
-    const safe = /^[=+\-@\t\r\n]/.test(text) && !/^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$/.test(text)
-      ? `'${text}` : text;
+    const isNumber = /^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$/.test(text);
+    const safe = isNumber
+      ? text : text.replace(/^(?=[=+\-@\t\r\n])|(?<=[;\t\r\n])(?=[=+\-@])/g, "'");
     return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   };
 

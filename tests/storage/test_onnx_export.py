@@ -303,8 +303,8 @@ def test_kept_normals_count_in_the_file_as_in_the_detector(tmp_path):
     session = exported(detector, tmp_path / "model.onnx")
     fresh, _ = textures(6, seed=1)
     compare(session, detector, fresh)
-    without = detector.model_.model.levels[0]
-    without.nearest.weights.zero_()
+    nearest = detector.model_.model.levels[0].nearest
+    nearest.weights.zero_()
     assert (
         np.abs(detector.score_samples(fresh) - session.run(None, {"image": fresh})[0]).max() > 0.1
     )
