@@ -54,7 +54,8 @@ def exported(detector, path):
 
 
 def close(found, expected):
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    atol = max(1e-4, 3e-5 * np.ptp(expected))  # float32, of maps that reach over many units
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=atol)
 
 
 def compare(session, detector, images):
