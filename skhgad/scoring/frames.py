@@ -28,6 +28,11 @@ class Frame(NamedTuple):
     grid: torch.Tensor
     layout: Layout | None = None
 
+    @property
+    def is_stitched(self):
+        """Whether the map of a picture is made of several tiles."""
+        return self.layout is not None and len(self.layout.corners) > 1
+
     def to(self, device):
         """Return the same on a device."""
         return Frame([level.to(device) for level in self.inside], self.grid.to(device), self.layout)

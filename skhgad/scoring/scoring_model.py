@@ -347,8 +347,8 @@ class ScoringModel(nn.Module):
             ratios = self.likelihood_ratios(evidence)
             terms = self._likelihood_terms(ratios, evidence.codes, frame)
             likelihood = torch.stack([self._blur(term, frame) for term in terms])
-            is_map = self.map_size != (1, 1) and (frame is None or frame.layout is None)
-            if is_map and not is_product:
+            is_one_map = self.map_size != (1, 1) and (frame is None or not frame.is_stitched)
+            if is_one_map and not is_product:
                 own = [
                     self._own_peaks(self.standardized(ratio, i, evidence.codes, frame), i, frame)
                     for i, ratio in enumerate(ratios)
