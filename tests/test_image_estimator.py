@@ -423,4 +423,4 @@ def test_a_backbone_in_half_precision_leaves_the_verdicts_as_they_are(monkeypatc
         detector = small().fit(images, labels)
         scores.append(detector.score_samples(test))
         assert scores[-1][10:].max() < scores[-1][:10].min()
-    assert 0 < np.abs(scores[0] - scores[1]).max() < 0.05 * np.ptp(scores[0])
+    assert 0 < np.abs(scores[0] - scores[1]).max() < 0.1 * np.ptp(scores[0])

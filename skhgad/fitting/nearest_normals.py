@@ -9,6 +9,7 @@ from ..model.level import LevelModel
 from ..model.nearest import NearestNormals, distances_to_nearest
 
 N_AXES = 32  # of the raw features, along which vectors are compared
+_GOLDEN_RATIO = 0.6180339887498949  # its multiples, modulo 1, fill an interval evenly
 _LEAST_SPREAD = 1e-6  # of distances, as a share of the vectors' length; less is rounding
 
 
@@ -35,6 +36,9 @@ class Candidates(NamedTuple):
     def of(cls, level, axes, code, blocks, n_samples, size, gather):
         """Choose vectors of the samples of a class, as many of each, `size` in all.
 
+        Positions are evenly spaced in the map, each sample's between those of others. They do not
+        depend on the features, so rounding does not change the choice.
+
         `blocks` yields (numbers, groups, x, inside) of samples of this process: ndarrays of the
         numbers of the samples, or of the pictures whose views they are, and of their folds; raw
         features (n, n_positions, n_features); and which positions count, None = all. `n_samples`
@@ -45,10 +49,11 @@ class Candidates(NamedTuple):
         for numbers, groups, x, inside in blocks:
             z, log_det = level.latent(x)
             moved, rows, places = z @ axes, [], []
-            for row in range(len(x)):
+            for row, number in enumerate(numbers.tolist()):
                 counting = torch.arange(x.shape[1], device=x.device)
                 counting = counting if inside is None else counting[inside[row]]
-                places.append(counting[evenly_spaced(moved[row, counting], n_each)])
+                chosen = evenly_spaced(len(counting), n_each, number * _GOLDEN_RATIO % 1)
+                places.append(counting[chosen.to(x.device)])
                 rows.append(torch.full_like(places[-1], row))
             rows, places = torch.cat(rows), torch.cat(places)
             likelihoods, backgrounds, _ = level.evidence(
@@ -63,7 +68,10 @@ class Candidates(NamedTuple):
             none, no_number = axes.new_zeros(0), torch.zeros(0, dtype=torch.int64)
             return cls(axes.new_zeros(0, axes.shape[1]), none, none, no_number, no_number)
         found = cls(*(torch.cat(part).to(axes.device) for part in zip(*parts, strict=True)))
-        return cls(*(values[evenly_spaced(found.vectors, size)] for values in found))
+        # In an order that does not depend on the number of processes.
+        order = found.samples.argsort(stable=True)
+        order = order[evenly_spaced(len(order), size).to(order.device)]
+        return cls(*(values[order] for values in found))
 
     def without(self, group):
         """Return the vectors of all groups but one; None = of all."""
@@ -99,15 +107,14 @@ class Candidates(NamedTuple):
         return (values - background_weight * slope * background).square().mean().sqrt()
 
 
-def evenly_spaced(vectors, n):
-    """Return the places of n of some vectors, evenly spaced in their order along the first axis.
+def evenly_spaced(n_all, n, offset=0.5):
+    """Return n places among n_all, evenly spaced; all if there are no more.
 
-    The choice does not depend on the order in which the vectors come.
+    `offset`, from 0 to 1, moves them by this share of their distance.
     """
-    order = vectors[:, 0].argsort()
-    if len(order) <= n:
-        return order
-    return order[((torch.arange(n, device=order.device) + 0.5) * len(order) / n).long()]
+    if n_all <= n:
+        return torch.arange(n_all)
+    return ((torch.arange(n, dtype=torch.float64) + offset) * n_all / n).long().clamp_max(n_all - 1)
 
 
 def main_axes(covariance, n_axes):
@@ -218,5 +225,6 @@ class NearestOfClass:
 
     def write(self, nearest, without=None):
         """Set the vectors of the class, from the old ones and the new ones not in a fold."""
-        vectors = torch.cat((self.old, self.candidates.without(without).to(self.old)))
-        nearest.set_class(self.code, vectors[evenly_spaced(vectors, self.size)], self.weight)
+        new = self.candidates.without(without).to(self.old)
+        old = self.old[evenly_spaced(len(self.old), max(0, self.size - len(new)))]
+        nearest.set_class(self.code, torch.cat((old, new)), self.weight)

@@ -84,12 +84,11 @@ def test_new_normals_join_the_kept_ones_and_a_class_leaves_with_its_own(two_look
     assert nearest.counts.tolist() == [n[1], n[0] * 6 // 15]
 
 
-def test_the_choice_does_not_depend_on_the_order_of_the_vectors():
-    vectors = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
-    order = torch.randperm(500, generator=torch.Generator().manual_seed(1))
-    chosen = vectors[evenly_spaced(vectors, 40)]
-    assert torch.equal(vectors[order][evenly_spaced(vectors[order], 40)], chosen)
-    assert len(chosen) == 40 and len(chosen.unique(dim=0)) == 40
+def test_places_are_evenly_spaced():
+    assert evenly_spaced(3, 5).tolist() == [0, 1, 2]
+    assert evenly_spaced(10, 5, 0.0).tolist() == [0, 2, 4, 6, 8]
+    assert evenly_spaced(10, 5, 0.999).tolist() == [1, 3, 5, 7, 9]
+    assert evenly_spaced(7, 3).tolist() == [1, 3, 5]
 
 
 def test_distances_weigh_as_much_as_they_vary():

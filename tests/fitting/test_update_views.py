@@ -47,7 +47,7 @@ def test_more_normals_come_near_a_fit_on_everything(kind):
         d.score_samples(fresh, class_labels=names) for d in (fitted, detector, whole)
     )
     gap, gap_before = (1 - np.corrcoef(scores, expected)[0, 1] for scores in (updated, known))
-    assert gap < 0.7 * gap_before
+    assert gap < 0.9 * gap_before
 
 
 @pytest.mark.once
