@@ -9,6 +9,8 @@ from torch import nn
 # GPU takes as few operations as its memory allows.
 _BLOCK_ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 25}
 
+_CLOSE = 1e-3  # square of a distance, as a share of that of the vector's length
+
 
 class NearestNormals(nn.Module):
     """Some normal vectors of each class: a memory bank, as in PatchCore.
@@ -137,6 +139,13 @@ def distances_to_nearest(x, kept, is_excluded=None):
         partial = torch.addmm(squares, flat[rows], kept.T, alpha=-2)
         if is_excluded is not None:
             partial.masked_fill_(is_excluded(rows), torch.inf)
-        least = partial.amin(1) + flat[rows].square().sum(1)
-        distances[rows] = torch.where(least.isinf(), 0, least.clamp_min(0).sqrt())
+        lengths = flat[rows].square().sum(1)
+        least = partial.amin(1) + lengths
+        found = torch.where(least.isinf(), 0, least.clamp_min(0).sqrt())
+        # A small difference of large squares is rounding: there, from the difference itself.
+        close = (least < _CLOSE * lengths).nonzero()[:, 0]
+        if len(close):
+            apart = flat[rows][close] - kept[partial[close].argmin(1)]
+            found[close] = apart.square().sum(1).sqrt()
+        distances[rows] = found
     return distances.reshape(x.shape[:-1])
