@@ -68,8 +68,9 @@ class Candidates(NamedTuple):
             none, no_number = axes.new_zeros(0), torch.zeros(0, dtype=torch.int64)
             return cls(axes.new_zeros(0, axes.shape[1]), none, none, no_number, no_number)
         found = cls(*(torch.cat(part).to(axes.device) for part in zip(*parts, strict=True)))
-        # In an order that does not depend on the number of processes.
-        order = found.samples.argsort(stable=True)
+        # In an order that does not depend on which process had which view of a picture.
+        order = found.vectors[:, 0].argsort()
+        order = order[found.samples[order].argsort(stable=True)]
         order = order[evenly_spaced(len(order), size).to(order.device)]
         return cls(*(values[order] for values in found))
 

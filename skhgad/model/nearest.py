@@ -9,7 +9,7 @@ from torch import nn
 # GPU takes as few operations as its memory allows.
 _BLOCK_ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 25}
 
-_CLOSE = 1e-3  # square of a distance, as a share of that of the vector's length
+_CLOSE = 1e-2  # square of a distance, as a share of that of the vector's length
 
 
 class NearestNormals(nn.Module):
