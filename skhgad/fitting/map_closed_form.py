@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..devices import device_of_float64
-from ..model.class_densities import ClassDensities
+from ..model.class_densities import ClassDensities, log_det_of
 from ..model.flow import LinearStart
 from ..model.level import empty_level
 from ..model.mixture import log_likelihood
@@ -194,7 +194,7 @@ class _Features:
     def judged(self, code, fold, frame, own):
         """Judge one class's samples of a fold by a model without them, of which `own` is the class.
 
-        Of the kept normals nothing is said yet.
+        The kept normals do not count yet.
 
         Returns a list of (rows, their fold, likelihoods, backgrounds, mean vectors, numbers of
         positions), one a block.
@@ -338,7 +338,7 @@ class _Gaussian:
 
     def __init__(self, mean, matrix):
         self.mean, self.matrix = mean, matrix
-        parts = mean, matrix, _log_det(matrix)
+        parts = mean, matrix, log_det_of(matrix)
         self._single = tuple(part.float() for part in parts)
 
     def log_likelihood(self, x):
@@ -478,13 +478,6 @@ def _level(parameters, shape, frame, whiteners, evidence):
         mixtures, means, frame.precision().cpu(), background, evidence=evidence
     )
     return level
-
-
-def _log_det(matrix):
-    """Logarithm of the determinant, from the diagonal where it is triangular."""
-    if matrix.tril(-1).any():
-        return torch.linalg.slogdet(matrix)[1]
-    return matrix.diagonal().abs().log().sum()
 
 
 def _triangular_whitener(covariance):

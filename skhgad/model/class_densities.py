@@ -119,7 +119,7 @@ class ClassDensities(nn.Module):
             densities.whiteners[names] = whiteners.to(locations)
             # One by one: the batched factorisation of MKL fails on stacks of large matrices.
             for name, whitener in zip(names, whiteners, strict=True):
-                densities.log_dets[name] = _log_det(whitener, n_merged).to(locations)
+                densities.log_dets[name] = log_det_of(whitener, n_merged).to(locations)
             densities.center_whiteners[places] = names.expand(len(centers))
             densities.center_log_weights[places] = log_weights.to(locations)
             offsets = (centers - origin)[:, None]
@@ -134,7 +134,7 @@ class ClassDensities(nn.Module):
             mean, whitener = background
             densities.background_mean.copy_(mean)
             densities.background_whitener.copy_(whitener)
-            densities.background_log_det.copy_(_log_det(whitener, n_merged))
+            densities.background_log_det.copy_(log_det_of(whitener, n_merged))
         return densities
 
     def set_shared_precision(self, precision):
@@ -188,7 +188,7 @@ class ClassDensities(nn.Module):
             self.own_backgrounds[codes] = number
         self.own_background_means[number - 1] = mean.to(self.locations)
         self.own_background_whiteners[number - 1] = whitener.to(self.locations)
-        self.own_background_log_dets[number - 1] = _log_det(whitener, 0).to(self.locations)
+        self.own_background_log_dets[number - 1] = log_det_of(whitener).to(self.locations)
 
     def without(self, codes):
         """Return the densities without some classes, Tensor of int64; all others stay exactly."""
@@ -390,8 +390,12 @@ def _blocks(flat, places):
     return flat.split(max(1, _BLOCK_ENTRIES // (places.stop - places.start)))
 
 
-def _log_det(matrix, n_merged):
-    """Log-determinant in which the last axis counts for `n_merged` more."""
+def log_det_of(matrix, n_merged=0):
+    """Log-determinant in which the last axis counts for `n_merged` more.
+
+    It comes from the diagonal where the matrix is upper triangular, as whiteners of models are that
+    only judge.
+    """
     if matrix.tril(-1).any():
         log_det = torch.linalg.slogdet(matrix)[1]
     else:

@@ -21,7 +21,7 @@ class NearestNormals(nn.Module):
     vector.
 
     Vectors are compared along a few axes, those along which the raw features of all normals vary
-    most. There, unlike in the whitened space, near and far differ.
+    most. In the whitened space all axes vary alike, and all distances are nearly the same.
 
     Parameters
     ----------
@@ -121,10 +121,19 @@ class NearestNormals(nn.Module):
 
 
 def distances_to_nearest(x, kept, is_excluded=None):
-    """Euclidean distances (...) of x (..., d) to the nearest of `kept` (n, d); 0 where none counts.
+    """Return the Euclidean distance of each vector to the nearest kept one, 0 where none counts.
 
-    `is_excluded`, bool (n_rows, n) of the rows of x, flattened, in blocks: called with a slice of
-    the rows, it tells which of the kept do not count for them. None: all count.
+    Parameters
+    ----------
+    x : Tensor of shape (..., d)
+    kept : Tensor of shape (n, d)
+    is_excluded : callable, default=None
+        Gets a slice of the vectors, numbered as in x.reshape(-1, d). Returns which of the kept do
+        not count for each of them, bool (n_in_slice, n). None: all count.
+
+    Returns
+    -------
+    Tensor of shape (...)
     """
     flat = x.reshape(-1, x.shape[-1])
     distances = torch.zeros_like(flat[:, 0])

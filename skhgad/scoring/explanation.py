@@ -170,7 +170,7 @@ def _causes(model: ScoringModel, batch: ScoredBatch) -> list[tuple[int | None, s
     entropy = None if terms.entropy is None else terms.entropy.amax((1, 2))
     if terms.likelihood is None:
         return [(None, "entropy")] * len(batch.codes)
-    by_level = terms.likelihood.amax((2, 3)) if terms.peaks is None else terms.peaks
+    by_level = terms.level_peaks()
     strongest = by_level.sum(0) if terms.is_product else by_level.amax(0)
     levels, unlikely = by_level.argmax(0), ["likelihood"] * len(batch.codes)
     share = model.defect_share(batch.evidence)

@@ -81,6 +81,10 @@ class Terms(NamedTuple):
         factors += [] if self.entropy is None else [self.entropy]
         return torch.stack(factors).prod(0)
 
+    def level_peaks(self):
+        """Return the largest value of each level in each image, Tensor (n_levels, n)."""
+        return self.likelihood.amax((2, 3)) if self.peaks is None else self.peaks
+
     def _all_peaks(self):
         """Return the peak of each summand in each image, Tensor (n_summands, n), or None."""
         if self.peaks is None or self.entropy is None:
@@ -380,8 +384,7 @@ class ScoringModel(nn.Module):
             return terms.combined().amax((1, 2))[:, None]
         peaks = self.peak_scale.new_zeros(len(evidence.codes), len(self.levels) + 1)
         if terms.likelihood is not None:
-            own = terms.likelihood.amax((2, 3)) if terms.peaks is None else terms.peaks
-            peaks[:, :-1] = own.T
+            peaks[:, :-1] = terms.level_peaks().T
         if terms.entropy is not None:
             peaks[:, -1] = terms.entropy.amax((1, 2))
         return peaks

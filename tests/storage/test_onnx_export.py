@@ -294,7 +294,7 @@ def test_without_onnx_the_package_works_and_the_export_names_it(fitted, tmp_path
 
 
 def test_kept_normals_count_in_the_file_as_in_the_detector(tmp_path):
-    """Classes of different size keep different numbers of vectors; the file fills up the fewer."""
+    """Also where classes of different size keep different numbers of vectors."""
     images, y = textures(60)
     chosen = np.flatnonzero((y == "stripes") | (np.arange(60) < 20))
     detector = small(max_iter=0, n_blocks=0, bank_size=300).fit(images[chosen], y[chosen])
