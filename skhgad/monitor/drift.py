@@ -17,7 +17,7 @@ from ..images.appearance import STATISTICS
 from ..storage.files import whole_file
 from ..validation import check_rate, check_scored_X
 from .martingale import DIRECTIONS
-from .saved_values import saved_count, saved_number, saved_points
+from .saved_values import restore_generator, saved_count, saved_number, saved_points
 from .streams import StatisticStream
 
 FORMAT = "skhgad-drift"
@@ -409,7 +409,7 @@ class DriftMonitor:
             stream.restore(state["streams"][name])
         burnt = [saved_count(n, "burnt") for n in state["burnt"]]
         self._burnt = dict(zip(self._burnt, burnt, strict=True))
-        self._generator.bit_generator.state = state["generator"]
+        restore_generator(self._generator, state["generator"])
         self._history = saved_points(state["history"])
         self._every = saved_count(state["every"], "every", least=1)
         self.n_seen_ = saved_count(state["n_seen"], "n_seen")

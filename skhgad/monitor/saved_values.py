@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["saved_count", "saved_number", "saved_points", "saved_stakes"]
+__all__ = ["restore_generator", "saved_count", "saved_number", "saved_points", "saved_stakes"]
+
+
+def restore_generator(generator: np.random.Generator, state: Any) -> None:
+    """Set the state of `generator`; ValueError if it cannot hold it.
+
+    NumPy before 2 takes a negative number for another one, without an error.
+    """
+    generator.bit_generator.state = state
+    if generator.bit_generator.state != state:
+        raise ValueError(f"the generator's state is {state!r:.80}")
 
 
 def saved_count(value: Any, name: str, least: int = 0) -> int:
