@@ -49,6 +49,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_examples",
     "within_subsection_order": "FileNameSortKey",
     "plot_gallery": True,
+    "parallel": min(2, os.cpu_count() or 1),  # processes
     "abort_on_example_error": True,
     # Names of skhgad in the code link to the API pages. None = this build, so no network is needed.
     "doc_module": "skhgad",
