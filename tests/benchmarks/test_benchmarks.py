@@ -660,6 +660,20 @@ class TestRobustness:
         (part,) = _data.load_parts([str(table_file)])
         return part
 
+    def test_normals_are_dealt_anew_within_their_class(self, part, rng):
+        dealt = robustness.redraw(part, rng)
+        assert not np.array_equal(dealt.X_train, part.X_train)
+        normal = part.y == 1
+        np.testing.assert_array_equal(dealt.X_test[~normal], part.X_test[~normal])
+        for label in part.classes:
+            before, after = (
+                np.concatenate(
+                    (p.X_train[p.class_train == label], p.X_test[(p.class_test == label) & normal])
+                )
+                for p in (part, dealt)
+            )
+            np.testing.assert_array_equal(np.sort(after[:, 0]), np.sort(before[:, 0]))
+
     def test_few_normals_are_drawn_from_each_class(self, part, rng):
         few = robustness.few_normals(part, 7, rng)
         assert np.unique(few.class_train, return_counts=True)[1].tolist() == [7, 7]
@@ -742,7 +756,7 @@ class TestRobustness:
         text = capsys.readouterr().out
         assert (tmp_path / "r.md").read_text(encoding="utf-8") == text.rstrip("\n") + "\n"
         studies = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["parts"]["toy"]
-        assert list(studies) == ["few", "tail", "contamination", "discovery"]
+        assert list(studies) == ["redraw", "few", "tail", "contamination", "discovery"]
         assert list(studies["tail"]) == ["equal numbers", "long tail", "each alone"]
         (alone,) = studies["tail"]["each alone"].values()
         assert [list(run["image"]["per_class"]) for run in alone] == [["nut"], ["nut"]]
@@ -754,7 +768,9 @@ class TestRobustness:
             assert [run["seed"] for run in setting["HGAD, class inferred"]] == [0, 1]
         (found,) = studies["discovery"]["discovered"].values()
         assert [run["n_classes"] for run in found] == [2, 2]
-        assert text.count("| HGAD, class inferred - best peer |") == 2
+        assert text.count("| HGAD, class inferred - best peer |") == 3
+        rates = re.search(r"normals dealt anew: false alarms.*\n.*\n(.*)\n(.*)", text)
+        assert "0.0" in rates[1].split("|")[4] and rates[2].split("|")[4:6] == [" - ", " - "]
         assert "| loss: mean | loss: pooled |" in text
         (row,) = re.findall(r"\| discovered \|.*", text)
         assert row.endswith("| 2.0 ± 0.0 | 1.000 ± 0.000 |")
