@@ -226,10 +226,11 @@ def places_of(folder, option, ending, paths, image_folders):
     """Return the Path of the heat map or mask of each image; None of each if `folder` is None.
 
     It is the image's path below the common folder + `ending`. The image's own ending is kept, so
-    that images of one name have different maps. ValueError, which names the option, is raised if a
-    map would replace an image, or be taken for one in `image_folders`.
+    that images of one name have different maps. Names too long for a file are shortened.
+    ValueError, which names the option, is raised if a map would replace an image, or be taken for
+    one in `image_folders`.
     """
-    from ..storage.files import check_folder_place
+    from ..storage.files import check_folder_place, short_name
 
     if folder is None:
         return [None] * len(paths)
@@ -244,7 +245,10 @@ def places_of(folder, option, ending, paths, image_folders):
             )
     absolute = [Path(path).absolute() for path in paths]
     common = os.path.commonpath([path.parent for path in absolute])
-    places = [folder / f"{path.relative_to(common)}{ending}" for path in absolute]
+    places = [
+        folder / path.relative_to(common).with_name(short_name(path.name, ending))
+        for path in absolute
+    ]
     overwritten = {path.resolve() for path in absolute}.intersection(places)
     if overwritten:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Write files whole or not at all, and check places before the work starts."""
 
+import hashlib
 import os
 import re
 import secrets
@@ -8,6 +9,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _LONGEST_WRITE = 24 * 3600  # seconds
+_LONGEST_NAME = 255  # bytes, of a file on most file systems
+
+
+def short_name(name, ending=""):
+    """Return the name of a file + `ending`, shortened where that has more than 255 bytes.
+
+    A shortened name ends in a hash of the whole one, so that two long names stay different.
+    """
+    room = _LONGEST_NAME - len(os.fsencode(ending))
+    content = os.fsencode(name)
+    if len(content) <= room:
+        return name + ending
+    mark = f"~{hashlib.sha256(content).hexdigest()[:16]}"
+    return content[: room - len(mark)].decode("utf-8", errors="ignore") + mark + ending
 
 
 @contextmanager
@@ -33,7 +48,7 @@ def replacement(path, *, durable=False):
 
     `durable` flushes content and rename to the disk. A full disk may fail only at such a flush.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = path.with_name(short_name(f".{path.name}", f".{secrets.token_hex(4)}.part"))
     try:
         yield part
         if durable:
@@ -51,7 +66,8 @@ def replacement(path, *, durable=False):
 
 def is_part(name, final):
     """Whether `replacement` gives this name to a temporary file for `final`."""
-    return re.fullmatch(rf"\.{re.escape(final)}\.[0-9a-f]{{8}}\.part", name) is not None
+    found = re.search(r"\.[0-9a-f]{8}\.part\Z", name)
+    return found is not None and name == short_name(f".{final}", found.group())
 
 
 def remove_leftovers(path, *, of_today=False):
