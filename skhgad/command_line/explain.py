@@ -14,6 +14,7 @@ from .arguments import (
     load_detector,
     product_of,
 )
+from .score_table import ReadableFindings
 
 _MOST_REGIONS = 5  # that the text lists
 
@@ -36,7 +37,7 @@ def add_options(commands):
 
 
 def run(args):
-    """Explain pictures, print the text and write the file."""
+    """Explain pictures, print the text and write the file; return the exit status."""
     from ..report.findings import inspect_files
     from ..report.verdicts import verdict_record
     from ..storage.files import check_file_place, whole_file
@@ -47,18 +48,24 @@ def run(args):
     detector, _ = load_detector(args)
     records, roi = [], chosen_roi(args, detector.classes_.tolist())
     label = product_of(detector, args)
-    for finding in inspect_files(detector, paths, label, reasons=True, roi=roi):
+
+    def keep(finding):
         records.append(verdict_record(finding, detector))
+
+    readable = ReadableFindings(
+        inspect_files(detector, paths, label, reasons=True, roi=roi, skip_unreadable=True), keep
+    )
+    for finding in readable:
+        keep(finding)
         if args.json != "-":
             print(explanation_text(finding.path, finding.explanation, records[-1]["threshold"]))
-    if args.json is None:
-        return
     text = json.dumps(records, indent=1)
     if args.json == "-":
         print(text)
-        return
-    with whole_file(args.json) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+    elif args.json is not None:
+        with whole_file(args.json) as part:
+            part.write_text(text + "\n", encoding="utf-8")
+    return readable.status()
 
 
 def explanation_text(path, explanation, threshold):

@@ -14,6 +14,7 @@ from .arguments import (
     load_detector,
     parse_count,
 )
+from .score_table import ReadableFindings
 
 _NAME = "report.html"
 
@@ -51,10 +52,11 @@ def add_options(commands):
 
 
 def run(args):
-    """Inspect images and write the page."""
+    """Inspect images and write the page; return the exit status."""
     from ..display.drawing import drawing_library
     from ..report.contents import collect, draw_groups, draw_pictures
     from ..report.evaluation import Measurement, figures_text, labelled_images
+    from ..report.findings import inspect_files
     from ..report.page import MARK, render_page
     from ..scoring.thresholds import thresholds_text
     from ..storage.files import whole_file
@@ -70,7 +72,13 @@ def run(args):
     else:
         (paths, _), data, measurement = image_paths([args.folder]), None, None
     roi = chosen_roi(args, detector.classes_.tolist())
-    rows, groups = collect(detector, paths, args.folder, measurement, args.top, roi)
+    # Figures against labels need every image.
+    readable = ReadableFindings(
+        inspect_files(detector, paths, maps=True, roi=roi, skip_unreadable=measurement is None)
+    )
+    rows, groups = collect(detector, readable, args.folder, measurement, args.top, roi)
+    if not rows:
+        return readable.status()
     figures = None
     if measurement is not None:
         figures = measurement.figures()
@@ -82,7 +90,7 @@ def run(args):
         model=args.model,
         figures=figures,
         groups=draw_groups(groups, rows, detector),
-        pictures=draw_pictures(detector, paths, rows, data, roi),
+        pictures=draw_pictures(detector, readable.paths, rows, data, roi),
     )
     target = Path(args.out) / _NAME
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +103,7 @@ def run(args):
         f"{thresholds_text(detector.offset_, detector.class_offsets_)})\n"
         f"report: {printable(target.resolve())} ({target.stat().st_size / 1e6:.1f} MB)"
     )
+    return readable.status()
 
 
 def check_report_place(out, folder, name, mark):

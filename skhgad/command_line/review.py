@@ -12,6 +12,7 @@ from .arguments import (
     parse_positive,
     product_of,
 )
+from .score_table import ReadableFindings
 
 _NAME = "review.html"
 
@@ -44,7 +45,7 @@ def add_options(commands):
 
 
 def run(args):
-    """Score images and write the page."""
+    """Score images and write the page; return the exit status."""
     from ..report.findings import inspect_files
     from ..report.review import MARK, ask, order_to_ask, render_review, thresholds_of
     from ..storage.files import whole_file
@@ -54,7 +55,11 @@ def run(args):
     paths, _ = image_paths([args.folder])
     detector, _ = load_detector(args)
     label = product_of(detector, args)
-    findings = list(inspect_files(detector, [str(Path(p).absolute()) for p in paths], label))
+    paths = [str(Path(path).absolute()) for path in paths]
+    readable = ReadableFindings(inspect_files(detector, paths, label, skip_unreadable=True))
+    findings = list(readable)
+    if not findings:
+        return readable.status()
     scores = [finding.score for finding in findings]
     chosen = order_to_ask(scores, thresholds_of(detector, findings), args.most)
     asked = [findings[index].path for index in chosen]
@@ -76,3 +81,4 @@ def run(args):
         part.write_bytes(page.encode("utf-8", errors="backslashreplace"))
     print(f"{len(questions)} of {len(findings)} images to decide on\npage: "
           f"{printable(target.resolve())} ({target.stat().st_size / 1e6:.1f} MB)")  # fmt: skip
+    return readable.status()

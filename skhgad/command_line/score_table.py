@@ -1,4 +1,7 @@
-"""The table that the command `score` prints and writes as CSV, its summary and its exit status."""
+"""The table that the command `score` prints and writes as CSV, its summary and its exit status.
+
+Other commands that go on after an image that cannot be read say so in the same words.
+"""
 
 import csv
 import sys
@@ -18,7 +21,7 @@ def show(record):
     cells = [f"{cell:.4f}" if isinstance(cell, float) else printable(cell) for cell in cells]
     tqdm.write("\t".join(cells))
     if record["error"] is not None:
-        tqdm.write(f"skhgad: error: {printable(record['error'])}", file=sys.stderr)
+        _say_error(record["error"])
 
 
 def write_csv(path, header, rows):
@@ -45,8 +48,7 @@ def say_how_many(rows, detector):
         f"(score below {thresholds_text(detector.offset_, detector.class_offsets_)})",
         file=sys.stderr,
     )
-    if n_unreadable:
-        print(f"{n_unreadable} of {len(rows)} images could not be read", file=sys.stderr)
+    _say_unreadable(n_unreadable, len(rows))
 
 
 def status_of(rows, args):
@@ -54,6 +56,45 @@ def status_of(rows, args):
     if args.fail_on_anomaly and _count(rows, "anomaly"):
         return ANOMALIES
     return UNREADABLE if _count(rows, "error") else 0
+
+
+class ReadableFindings:
+    """The findings of images that can be read; why the others cannot is said on stderr.
+
+    `findings` are as from `inspect_files` with `skip_unreadable`. Iterate once; then `paths` lists
+    the images that can be read. `on_unreadable` is called with each Unreadable.
+    """
+
+    def __init__(self, findings, on_unreadable=None):
+        self._findings, self._on_unreadable = findings, on_unreadable
+        self.paths, self._n_unreadable = [], 0
+
+    def __iter__(self):
+        from ..report.findings import Unreadable
+
+        for finding in self._findings:
+            if isinstance(finding, Unreadable):
+                self._n_unreadable += 1
+                _say_error(finding.error)
+                if self._on_unreadable is not None:
+                    self._on_unreadable(finding)
+            else:
+                self.paths.append(finding.path)
+                yield finding
+
+    def status(self):
+        """Return the exit status; say on stderr how many images could not be read."""
+        _say_unreadable(self._n_unreadable, self._n_unreadable + len(self.paths))
+        return UNREADABLE if self._n_unreadable else 0
+
+
+def _say_error(text):
+    tqdm.write(f"skhgad: error: {printable(text)}", file=sys.stderr)
+
+
+def _say_unreadable(n_unreadable, n_images):
+    if n_unreadable:
+        print(f"{n_unreadable} of {n_images} images could not be read", file=sys.stderr)
 
 
 def _count(rows, verdict):

@@ -24,7 +24,6 @@ from ..scoring.maps import resize
 from ..scoring.thresholds import offset_of
 from .clearest import Clearest
 from .data_uris import jpeg_uri, png_uri, reduced
-from .findings import inspect_files
 from .page import Table
 
 _THUMBNAIL, _PICTURE = 72, 320  # longest side in pixels
@@ -93,13 +92,14 @@ class Picture(NamedTuple):
     table: Table | None = None
 
 
-def collect(detector, paths, folder, measurement, n_clearest, roi=None):
-    """Inspect images; return a list of Row, in order, and of Group, `n_clearest` images in each.
+def collect(detector, findings, folder, measurement, n_clearest, roi=None):
+    """Return a list of Row, in order, and of Group, `n_clearest` images in each.
 
-    `measurement` is given each finding; None without labels. `roi` is as in `inspect_files`.
+    `findings` have maps, found with `roi`. `measurement` is given each finding; None without
+    labels.
     """
     rows, clearest = [], Clearest(n_clearest)
-    for index, finding in enumerate(inspect_files(detector, paths, maps=True, roi=roi)):
+    for index, finding in enumerate(findings):
         source = detector.model_.observed([finding.path])
         pixels = source.read(0)
         location = locate(finding.anomaly_map, -offset_of(detector, finding.class_label))

@@ -1,6 +1,7 @@
 """The page of `review`: what it asks, what it saves, and the loop back to a better model."""
 
 import html as html_module
+import json
 import re
 import shutil
 import subprocess
@@ -50,6 +51,30 @@ def test_the_page_asks_about_the_doubtful(page, folder, small_detector):
     assert asked == [paths[i] for i in order] and html.count("data:image/jpeg") == 8
     assert "The model says: anomaly. The score " in html and 'a, "b" <c>.png' not in html
     assert html.count("<option selected>stripe</option><") + html.count("stripe</option></s") >= 4
+
+
+def test_a_picture_that_cannot_be_read_stops_neither_page_nor_text(
+    small_model, folder, tmp_path, capsys
+):
+    pictures = tmp_path / "in"
+    pictures.mkdir()
+    shutil.copy(folder / "0.png", pictures / "a.png")
+    (pictures / "b.png").write_bytes((folder / "1.png").read_bytes()[:99])
+    model, out = str(small_model), str(tmp_path / "out")
+    for command in ("review", "report"):
+        assert main([command, model, str(pictures), "--out", out]) == 3
+        page = (tmp_path / "out" / f"{command}.html").read_text(encoding="utf-8")
+        assert "a.png" in page and "b.png" not in page
+        said = capsys.readouterr()
+        assert f"skhgad: error: {pictures / 'b.png'} cannot be read" in said.err
+        assert "1 of 2 images could not be read" in said.err and " of 1 images" in said.out
+    assert main(["explain", model, str(pictures), "--json", "-"]) == 3
+    records = json.loads(capsys.readouterr().out)
+    assert [record["error"] is None for record in records] == [True, False]
+    (pictures / "a.png").unlink()
+    for command in ("review", "report"):
+        assert main([command, model, str(pictures), "--out", f"{out} none"]) == 3
+    assert not (tmp_path / "out none").exists()
 
 
 def test_a_foreign_page_is_kept(small_model, folder, tmp_path, capsys):
