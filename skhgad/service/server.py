@@ -120,13 +120,16 @@ def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
         }
         return Response(content, media_type="image/png", headers=headers)
 
+    # Load balancers ask with HEAD. Uvicorn leaves out the body then.
     @app.get("/health", summary="Whether the service works")
+    @app.head("/health", include_in_schema=False)
     async def health():
         if not batcher.is_alive:
             raise HTTPException(503, "the scoring thread has ended.")
         return {"status": "ok"}
 
     @app.get("/drift", summary="The evidence of drift", **guarded)
+    @app.head("/drift", include_in_schema=False, **guarded)
     async def drift():
         monitor = batcher.monitor
         alarm = monitor.alarm_
@@ -142,10 +145,12 @@ def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
         }
 
     @app.get("/metrics", summary="Figures for Prometheus", **guarded)
+    @app.head("/metrics", include_in_schema=False, **guarded)
     async def metrics():
         return PlainTextResponse(figures.text(batcher), media_type="text/plain; version=0.0.4")
 
     @app.get("/docs", include_in_schema=False)
+    @app.head("/docs", include_in_schema=False)
     async def docs():
         return HTMLResponse(service_page(app.openapi()))
 

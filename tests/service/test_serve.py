@@ -127,6 +127,8 @@ def test_health_metrics_drift_and_docs(client, rng):
     assert drift["n_seen"] >= 1 and drift["alarm"] is None and len(drift["products"]) == 3
     schema = client.get("/openapi.json").json()
     assert set(schema["paths"]) == {"/score", "/map", "/health", "/drift", "/metrics"}
+    for path in ("/health", "/metrics", "/drift", "/openapi.json", "/docs"):
+        assert client.head(path).status_code == 200
     page = client.get("/docs").text
     assert "POST /score" in page and "http" not in page.replace("openapi.json", "")
 
@@ -139,6 +141,7 @@ def test_a_token_is_asked_for_and_foreign_hosts_are_refused(batcher, rng):
     for headers in ({}, {"Authorization": "Bearer wrong"}):
         assert client.post("/score", files=image, headers=headers).status_code == 401
         assert client.get("/metrics", headers=headers).status_code == 401
+        assert client.head("/metrics", headers=headers).status_code == 401
     headers = {"Authorization": "Bearer secret"}
     assert client.post("/score", files=image, headers=headers).status_code == 200
     assert client.get("/health", headers={"Host": "evil.example"}).status_code == 400
@@ -251,8 +254,12 @@ def test_the_command_serves_and_ends_in_order(model, rng, tmp_path):
     try:
         said = process.stdout.readline()
         assert said.startswith("listening on http://127.0.0.1:"), said
-        with urllib.request.urlopen(said.split()[-1] + "/health", timeout=30) as answer:
+        health = said.split()[-1] + "/health"
+        with urllib.request.urlopen(health, timeout=30) as answer:
             assert answer.read() == b'{"status":"ok"}'
+        head = urllib.request.Request(health, method="HEAD")
+        with urllib.request.urlopen(head, timeout=30) as answer:
+            assert answer.status == 200 and answer.read() == b""
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 143
