@@ -108,6 +108,7 @@ class _Report:
 
     def __init__(self, watch):
         self.watch = watch
+        self._unreadable = set()
         self._alarm = watch.monitor.alarm_
         if self._alarm is not None:
             warn(drift_text(self._alarm))
@@ -124,10 +125,20 @@ class _Report:
         for record in records:
             show(record)
         sys.stdout.flush()
+        self._say_unreadable()
         alarm = self.watch.monitor.alarm_
         if alarm is not None and alarm != self._alarm:
             warn(drift_text(alarm))
         self._alarm = alarm
+
+    def _say_unreadable(self):
+        """Name the folders that cannot be read any more, and those that can be again, once."""
+        unreadable = self.watch.unreadable
+        for folder in sorted(set(unreadable) - self._unreadable):
+            warn(f"{folder} cannot be read ({unreadable[folder]}): its images wait until it can.")
+        for folder in sorted(self._unreadable - set(unreadable)):
+            warn(f"{folder} can be read again.")
+        self._unreadable = set(unreadable)
 
 
 def drift_text(alarm):

@@ -46,6 +46,8 @@ class FolderWatch:
     ----------
     monitor : DriftMonitor
         Has seen what the log holds of the present model.
+    unreadable : dict
+        Path of each folder that could not be read at the last look: why.
     """
 
     def __init__(self, folder, model, log, class_label=None, *, settle, patience, drift):
@@ -58,6 +60,8 @@ class FolderWatch:
         self._drift = {**drift, "classes_given": class_label is not None}
         self._done = set()
         self._first_seen = {}  # Version: when, on the monotonic clock
+        self.unreadable = {}
+        self._device = self.folder.stat().st_dev
         self._begin_monitor()
         self._replay()
 
@@ -90,8 +94,10 @@ class FolderWatch:
 
     def _present(self):
         """Return the Version of each image file that is not in the log yet."""
-        found = []
-        for folder, names, files in os.walk(self.folder):
+        found, self.unreadable = [], {}
+        for folder, names, files in os.walk(self.folder, onerror=self._note_unreadable):
+            if folder == str(self.folder):
+                self._note_unmounted(is_empty=not names and not files)
             names[:] = [name for name in names if not name.startswith(".")]
             for name in files:
                 if name.startswith(".") or Path(name).suffix.lower() not in IMAGE_ENDINGS:
@@ -100,6 +106,20 @@ class FolderWatch:
                 if version is not None and version not in self._done:
                     found.append(version)
         return found
+
+    def _note_unreadable(self, error):
+        is_whole = error.filename == str(self.folder)
+        if is_whole or not isinstance(error, FileNotFoundError):  # another was removed meanwhile
+            self.unreadable[error.filename] = error.strerror
+
+    def _note_unmounted(self, *, is_empty):
+        """Note where a share was unmounted: an empty folder of another file system is left."""
+        with suppress(OSError):  # at the next look
+            device = self.folder.stat().st_dev
+            if device != self._device and is_empty:
+                self.unreadable[str(self.folder)] = "another file system lies there, and is empty"
+            else:
+                self._device = device
 
     def _version(self, path):
         try:

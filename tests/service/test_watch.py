@@ -17,6 +17,7 @@ from small_pictures import draw, write
 import skhgad
 from skhgad import HGADDetector
 from skhgad.command_line.main import main
+from skhgad.command_line.watch import _Report
 from skhgad.images.appearance import STATISTICS, appearance_of
 from skhgad.report.verdicts import FIELDS
 from skhgad.service.folder_watch import FolderWatch
@@ -90,6 +91,35 @@ def test_half_written_files_are_waited_for(model, rng, tmp_path):
         assert first["file"] == "a.png" and second["verdict"] == "error"
         assert "cannot be read" in second["error"] and second["score"] is None
     assert len(records_of(log)) == 3
+
+
+def test_a_folder_that_vanishes_is_told_and_waited_for(model, rng, tmp_path, capsys):
+    folder, log = tmp_path / "in", tmp_path / "log.jsonl"
+    write(folder / "a.png", draw(rng, "stripe"))
+    held = HeldModel(str(model), lambda: HGADDetector.load(model), print)
+
+    def look():
+        report._show(watched.step())
+        return capsys.readouterr().err
+
+    with VerdictLog(log) as opened:
+        watched = FolderWatch(folder, held, opened, settle=0.0, patience=60.0, drift={})
+        report = _Report(watched)
+        assert look() == ""
+        away = folder.rename(tmp_path / "away")
+        assert "in cannot be read (No such file or directory)" in look() and look() == ""
+        write(away / "b.png", draw(rng, "stripe"))
+        away.rename(folder)
+        assert "in can be read again." in look() and look() == ""
+        # A share that is unmounted leaves an empty folder of another file system.
+        folder.rename(away)
+        folder.mkdir()
+        assert look() == ""
+        watched._device = -1
+        assert "in cannot be read (another file system lies there" in look() and look() == ""
+        write(folder / "c.png", draw(rng, "stripe"))
+        assert "in can be read again." in look() and look() == ""
+    assert [record["file"] for record in records_of(log)] == ["a.png", "b.png", "c.png"]
 
 
 def test_a_torn_line_is_mended_and_the_log_is_locked(model, rng, tmp_path, capsys):
