@@ -6,6 +6,7 @@ processes should call them.
 
 import math
 import re
+import unicodedata
 import warnings
 
 import numpy as np
@@ -14,16 +15,38 @@ from ..parameters import image_size
 from ..scoring.calibration import FALSE_ALARM_RATE, samples_needed
 from ..validation import listed
 
-_DEFECT_NAMES = frozenset(
-    "abnormal anomalies anomalous anomaly bad broken damaged defect defective defects fail failed "
-    "fault faulty ng nogood nok notgood notok outlier outliers reject rejected rejects".split()
-)
-_GOOD_NAMES = frozenset("fine good normal normals ok okay pass passed".split())
 # Spreads relative to the median. A feature with 100 times the others' spread already hides what
 # happens in these. Small spreads alone are common in embeddings, whose units are the same.
 _LARGE, _SMALL = 100, 1e-5
 _ENLARGED = 4  # times in both directions
 _SMALLEST_INPUT = 32  # pixels a side: the coarsest stride of a usual backbone
+
+
+def _plain(name):
+    """Return the letters and digits of a name, in lower case and without accents."""
+    return re.sub(r"[\W_]", "", unicodedata.normalize("NFKD", str(name))).casefold()
+
+
+# Plain words in English, German, French, Spanish, Italian, Dutch, Chinese and Japanese.
+_DEFECT_NAMES = frozenset(map(_plain, """
+    abnormal anomalies anomalous anomaly bad broken damaged defect defective defects fail failed
+    fault faulty ng nogood nok notgood notok outlier outliers reject rejected rejects
+    ausschuss defekt defekte fehler fehlerhaft n.i.O. schlecht
+    défaut défauts défectueux mauvais mauvaise
+    defecto defectos defectuoso malo malos
+    difetti difetto difettoso scarto
+    afgekeurd fout slecht
+    不良 不良品 不合格 不合格品 異常 异常 欠陥 缺陷
+    """.split()))  # fmt: skip
+_GOOD_NAMES = frozenset(map(_plain, """
+    fine good normal normals ok okay pass passed
+    gut i.O.
+    bon bonne bons conforme
+    bueno buenos
+    buoni buono
+    goed
+    良品 合格 合格品 正常
+    """.split()))  # fmt: skip
 
 
 def warn_of_labels(classes, *, marks_anomalies):
@@ -259,10 +282,6 @@ def _expected(n_held_out):
     if n_held_out == 0:
         return "most of its good samples may be flagged"
     return f"expect about {100 / (n_held_out + 1):.2g} % to be flagged"
-
-
-def _plain(name):
-    return re.sub(r"[\W_]", "", str(name)).casefold()
 
 
 def _warn(text):

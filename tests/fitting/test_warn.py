@@ -8,6 +8,7 @@ from backbones import two_levels
 from PIL import Image
 
 from skhgad import HGADDetector
+from skhgad.fitting.warn import warn_of_labels
 from skhgad.images import ImageSource
 from skhgad.validation import check_y
 
@@ -53,7 +54,15 @@ def test_zero_and_one_beside_known_anomalies_are_products():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "good, bad",
-    [("good", "bad"), ("OK", "NG"), ("normal", "Anomalous"), ("pass", "Not OK"), ("a", "faulty")],
+    [
+        ("good", "bad"),
+        ("normal", "Anomalous"),
+        ("pass", "Not OK"),
+        ("a", "n.i.O."),
+        ("a", "Défaut"),
+        ("a", "DEFAUT"),
+        ("a", "不良品"),
+    ],
 )
 def test_names_of_defects_are_found_in_any_case(good, bad):
     y = [good] * 100 + [bad] * 100
@@ -70,6 +79,14 @@ def test_kinds_of_defects_beside_good():
     mend = "np.where(np.isin(y, ['good']), y, '-1')"
     assert "classes 'dent', 'scratch' beside ['good']" in text and mend in text
     assert check_y(eval(mend, {"np": np, "y": y}), 300)[1].tolist() == ["good"]
+
+
+def test_good_in_other_languages_and_what_is_beside_it():
+    for good in ("Gut", "I.O.", "Bueno", "良品"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warn_of_labels(np.array(["x", good]), marks_anomalies=False)
+        assert f"beside ['{good}']" in str(caught[0].message)
 
 
 def test_products_and_good_alone_are_no_defects():
