@@ -94,6 +94,22 @@ def gaussian_shrinkage_of(spread, n_samples, n_features):
     return _shrinkage(n_features**2 + 2 * spread, spread, n_samples, n_features)
 
 
+def ledoit_wolf_shrinkage(residuals, n_features):
+    """Shrinkage of Ledoit and Wolf (2004) for vectors (n, r) around zero.
+
+    It is what `sklearn.covariance.ledoit_wolf_shrinkage` gives, in n d min(n, d) operations. The
+    vectors may leave out those of `n_features` features in which they do not vary.
+    """
+    n, squares = len(residuals), residuals.square().sum(1)
+    mean_variance = squares.mean() / n_features
+    if not mean_variance > 0:
+        return 1.0
+    tall = residuals if residuals.shape[1] <= n else residuals.T
+    spread = (tall.T @ tall / n / mean_variance).square().sum()
+    fourth = (squares / mean_variance).square().mean()
+    return _shrinkage(fourth, spread, n, n_features)
+
+
 def _shrinkage(fourth, spread, n_samples, n_features):
     """Shrinkage from moments of vectors whose mean variance is 1."""
     distance = spread - n_features
@@ -173,3 +189,12 @@ def residuals_within(vectors, groups):
     counts = torch.bincount(groups)
     sums = vectors.new_zeros(len(counts), vectors.shape[1]).index_add_(0, groups, vectors)
     return vectors - (sums / counts.clamp_min(1)[:, None])[groups]
+
+
+def coordinates_in_span(vectors):
+    """Return vectors (n, n_features), of more features than vectors, as coordinates (n, n).
+
+    They are those in some orthonormal axes of the space that the vectors span, so that lengths,
+    distances and angles stay.
+    """
+    return torch.linalg.qr(vectors.T, mode="r").R.T.contiguous()

@@ -4,6 +4,8 @@ import math
 
 import torch
 
+from .covariance import ledoit_wolf_shrinkage
+
 # Share of the samples whose likelihoods count as equal, so that heavy tails decide nothing alone.
 _LOWEST_SHARE = 0.02
 # Standard deviation of left-out distances, over that of a Gaussian, up to which it is trusted.
@@ -143,13 +145,8 @@ def ledoit_wolf_pseudo_count(residuals, n_features):
 
     The residuals may leave out features in which they do not vary.
     """
-    from sklearn.covariance import ledoit_wolf_shrinkage  # scoring does without
-
-    n = len(residuals)
-    left_out = residuals.new_zeros(n, n_features - residuals.shape[1])
-    residuals = torch.cat((residuals, left_out), dim=1)
-    shrinkage = ledoit_wolf_shrinkage(residuals.numpy(), assume_centered=True)
-    scale = float(residuals.square().mean())
+    n, shrinkage = len(residuals), ledoit_wolf_shrinkage(residuals, n_features)
+    scale = float(residuals.square().sum()) / n / n_features
     return (math.inf if shrinkage >= 1 else n * shrinkage / (1 - shrinkage)), scale
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from .covariance import residuals_within
+from .covariance import coordinates_in_span, residuals_within
 from .gaussian_shrinkage import (
     inflation_of,
     is_clearly_better,
@@ -60,23 +60,24 @@ def _modes_of(x, seed):
     if not varies.any():
         return best
     spread = spread[varies]
-    mean = x[:, varies].mean(0)
-
-    def standardised(rows):
-        return (rows[:, varies] - mean) / spread
-
-    drawn = standardised(x[:: -(-len(x) // _MOST_VECTORS)])
-    likelihoods = _likelihoods(drawn, torch.zeros(len(drawn), dtype=torch.int64))
-    chosen, n_distinct = None, len(torch.unique(drawn, dim=0))
+    x = x[:, varies]
+    x = (x - x.mean(0)) / spread
+    step, n_features = -(-len(x) // _MOST_VECTORS), x.shape[1]
+    n_distinct = len(torch.unique(x[::step], dim=0))
+    if n_features > len(x):
+        x = coordinates_in_span(x)
+    drawn = x[::step]
+    likelihoods = _likelihoods(drawn, torch.zeros(len(drawn), dtype=torch.int64), n_features)
+    chosen = None
     for size in _SIZES:
         if len(drawn) < size * _VECTORS_PER_MODE or n_distinct < size:
             break
         kmeans = KMeans(size, n_init=1, max_iter=50, random_state=seed).fit(drawn.numpy())
-        found = _likelihoods(drawn, _nearest(kmeans, drawn))
+        found = _likelihoods(drawn, _nearest(kmeans, drawn), n_features)
         if not is_clearly_better(found, likelihoods):
             break
         chosen, likelihoods = kmeans, found
-    return best if chosen is None else _nearest(chosen, standardised(x))
+    return best if chosen is None else _nearest(chosen, x)
 
 
 def _nearest(kmeans, x):
@@ -85,13 +86,18 @@ def _nearest(kmeans, x):
     return torch.unique(labels, return_inverse=True)[1]
 
 
-def _likelihoods(x, modes):
-    """Left-out log-likelihoods of vectors under the Gaussians of their modes, of one covariance."""
+def _likelihoods(x, modes, n_features):
+    """Left-out log-likelihoods of vectors under the Gaussians of their modes, of one covariance.
+
+    The vectors may leave out those of `n_features` features in which they do not vary.
+    """
     residuals = residuals_within(x, modes)
-    scale = float(residuals.square().mean())
+    scale = float(residuals.square().sum()) / len(x) / n_features
     if not scale > 1e-20:
         return torch.full((len(x),), -math.inf, dtype=x.dtype)
     inflation = inflation_of(modes)
-    pseudo = likeliest_pseudo_count(residuals, inflation, scale, x.shape[1])
+    pseudo = likeliest_pseudo_count(
+        residuals, inflation, scale, n_features, n_features=n_features
+    )
     weights = (torch.bincount(modes)[modes] / len(x)).log()
-    return weights + left_out_log_likelihoods(residuals, inflation, pseudo, scale)
+    return weights + left_out_log_likelihoods(residuals, inflation, pseudo, scale, n_features)

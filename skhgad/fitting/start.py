@@ -9,6 +9,7 @@ from ..model.level import empty_level
 from .covariance import (
     ResidualMoments,
     class_means,
+    ledoit_wolf_shrinkage,
     residuals_within,
     shrink,
     whitening_matrix,
@@ -67,28 +68,40 @@ def start_of_vectors(samples, shrinkage="auto", seed=0):
     # Identical rows vary by rounding alone, which must not be whitened.
     if not scale > (100 * torch.finfo(x.dtype).eps) ** 2 * float(x.square().mean()):
         return LinearStart(center, torch.eye(x.shape[1]))
-    if shrinkage == "auto":
-        shrinkage = likeliest_shrinkage(residuals, codes, scale)
-    elif shrinkage == "ledoit_wolf":
-        moments = ResidualMoments(x.shape[1])
-        moments.update(residuals, x)
-        shrinkage = moments.ledoit_wolf_shrinkage()
+    n_features = x.shape[1]
     scatter, axes = principal_axes(residuals)
+    if len(scatter) < n_features:
+        residuals = residuals @ axes  # the rest of the space is zero
+    if shrinkage == "auto":
+        shrinkage = likeliest_shrinkage(residuals, codes, scale, n_features)
+    elif shrinkage == "ledoit_wolf":
+        shrinkage = ledoit_wolf_shrinkage(residuals, n_features)
     variances = (1 - shrinkage) * scatter / len(x) + shrinkage * scale
     variances = variances.clamp_min(_SMALLEST_EIGENVALUE * float(variances.max()))
-    if len(scatter) == x.shape[1]:
+    if len(scatter) == n_features:
         return LinearStart(center, (axes / variances.sqrt()) @ axes.T)
     rest = max(shrinkage * scale, _SMALLEST_EIGENVALUE * float(variances.max()))
-    return LinearStart(center, axes / variances.sqrt(), math.sqrt(rest))
+    return LinearStart(center, _rounded(axes / variances.sqrt()), math.sqrt(rest))
 
 
-def likeliest_shrinkage(residuals, codes, scale):
-    """Choose the shrinkage of a pooled covariance; see `start_of_vectors`."""
+def _rounded(matrix):
+    """Round to values of float32, in which a file keeps a wide matrix in half of the space."""
+    in_range = 1e-30 < float(matrix.abs().max()) < 1e30
+    return matrix.float().double() if in_range else matrix
+
+
+def likeliest_shrinkage(residuals, codes, scale, n_features):
+    """Choose the shrinkage of a pooled covariance; see `start_of_vectors`.
+
+    The residuals may leave out those of `n_features` features in which they do not vary.
+    """
     step = -(-len(residuals) // _MOST_VECTORS)
     residuals, codes = residuals[::step], codes[::step]
     inflation, n = inflation_of(codes), len(residuals)
     candidates = [n * share / (1 - share) for share in _SHRINKAGES] + [math.inf]
-    pseudo = likeliest_pseudo_count(residuals, inflation, scale, candidates=candidates)
+    pseudo = likeliest_pseudo_count(
+        residuals, inflation, scale, candidates=candidates, n_features=n_features
+    )
     if has_heavy_tails(residuals, inflation, scale, pseudo):
         return _HEAVY_TAILED_SHRINKAGE
     return 1.0 if math.isinf(pseudo) else pseudo / (n + pseudo)

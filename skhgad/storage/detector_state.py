@@ -36,6 +36,9 @@ from .untrusted import (
     read_training,
 )
 
+# The large tensors of wide tables. Kept as float32 where that holds the same values.
+_NARROWED = ("model.levels.0.start.matrix", "kept.x")
+
 
 def pack(detector):
     """Take a fitted detector apart: a dict of tensors, and a JSON-serialisable description."""
@@ -54,6 +57,9 @@ def pack(detector):
     if fitted.appearances is not None:
         for name, values in fitted.appearances._asdict().items():
             tensors[f"appearances.{name}"] = torch.from_numpy(values)
+    for name in _NARROWED:
+        if name in tensors and torch.equal(tensors[name].float().double(), tensors[name].double()):
+            tensors[name] = tensors[name].float()
     attributes = {
         "classes": detector.classes_.tolist(),
         "offset": float(detector.offset_),
@@ -87,8 +93,15 @@ def unpack(cls, tensors, description, backbone):
     `backbone` is for detectors whose backbone was a module. Raises ValueError, KeyError, TypeError
     or RuntimeError if the parts do not fit each other.
     """
-    attributes, parts = description["fitted"], _by_part(tensors)
+    attributes = description["fitted"]
     takes_images = read_images(attributes)
+    if not takes_images:
+        tensors = tensors | {
+            name: tensors[name].double()
+            for name in _NARROWED
+            if name in tensors and tensors[name].dtype == torch.float32
+        }
+    parts = _by_part(tensors)
     detector = _new_detector(cls, description["parameters"], backbone)
     parameters = detector.get_params(deep=False)
     classes = read_classes(attributes["classes"])

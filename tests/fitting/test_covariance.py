@@ -7,6 +7,7 @@ from mixtures import log_density_within
 from sklearn.covariance import LedoitWolf, ledoit_wolf_shrinkage, shrunk_covariance
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
+from skhgad.fitting import covariance
 from skhgad.fitting.class_covariances import fit_class_covariances
 from skhgad.fitting.covariance import ResidualMoments, shrink, whitening_matrix
 from skhgad.fitting.samples import LevelSamples
@@ -70,6 +71,11 @@ def test_shrinkage_is_scikit_learns(n_samples, n_features, scale):
     # At scale 1: scikit-learn's own fourth powers lose digits far from there.
     expected = ledoit_wolf_shrinkage(rows, assume_centered=True)
     found = moments_of(scale * rows).ledoit_wolf_shrinkage()
+    padded = np.column_stack([rows, np.zeros((len(rows), 7))])
+    of_padded = ledoit_wolf_shrinkage(padded, assume_centered=True)
+    for x in (padded, rows):
+        of_all = covariance.ledoit_wolf_shrinkage(torch.from_numpy(scale * x), n_features + 7)
+        assert of_all == pytest.approx(of_padded, abs=1e-10)
     assert found == pytest.approx(expected, abs=1e-10)
 
 
