@@ -96,8 +96,6 @@ def _likelihoods(x, modes, n_features):
     if not scale > 1e-20:
         return torch.full((len(x),), -math.inf, dtype=x.dtype)
     inflation = inflation_of(modes)
-    pseudo = likeliest_pseudo_count(
-        residuals, inflation, scale, n_features, n_features=n_features
-    )
+    pseudo = likeliest_pseudo_count(residuals, inflation, scale, n_features, n_features=n_features)
     weights = (torch.bincount(modes)[modes] / len(x)).log()
     return weights + left_out_log_likelihoods(residuals, inflation, pseudo, scale, n_features)

@@ -1,6 +1,7 @@
 """Points that belong to no class that was discovered, as defects among normal samples do."""
 
 import numpy as np
+from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors
 
 _NEIGHBOURS = 5  # that tell whether a point is alone
@@ -14,6 +15,11 @@ _PART = 4  # of a class: a group of more than a quarter is no stray
 _FARTHER, _DEVIATIONS = 2.2, 6.0
 _SMALLEST_DEVIATION = 0.1
 _MOST_OF_ALL = 0.1  # a group of more samples is a class, however small beside the others
+# Points at the edge of a class that are twice as near to each other as points of it usually are,
+# are copies of one thing: for a group of them, a smaller distance is far.
+_NEARER = 2.0  # times
+_FARTHER_TIGHT, _DEVIATIONS_TIGHT = 1.3, 1.5
+_FEWEST_TIGHT, _MOST_TIGHT = 5, 0.1  # points, and share of the class
 
 
 def is_scattered(points):
@@ -40,7 +46,7 @@ def far_from_class(points, labels):
 
     The distance of a point to its class is the radius around it that holds a quarter of the class.
     It is compared with those of the other points, as a ratio and in their robust standard
-    deviations.
+    deviations. Less is enough for the points of a tight group.
 
     Parameters
     ----------
@@ -84,7 +90,23 @@ def _far_in_class(points):
         others = points[~is_far]
         gaps = NearestNeighbors(n_neighbors=1).fit(others).kneighbors(points[is_far])[0][:, 0]
         is_far[is_far] = gaps > usual
+    is_outside = (ratios > np.log(_FARTHER_TIGHT)) & (ratios > _DEVIATIONS_TIGHT * deviation)
+    gaps = NearestNeighbors(n_neighbors=2).fit(points).kneighbors(some)[0][:, 1]
+    is_tight = _in_group(points[is_outside], np.median(gaps) / _NEARER, _MOST_TIGHT * len(points))
+    is_far[is_outside] |= is_tight
     return is_far
+
+
+def _in_group(points, reach, most):
+    """Find points of groups, of 5 and at most so many, in which neighbours are within `reach`."""
+    if len(points) <= _NEIGHBOURS or points.shape[1] < 2:  # on a line, gaps are of any size
+        return np.zeros(len(points), dtype=bool)
+    near = NearestNeighbors(n_neighbors=_NEIGHBOURS).fit(points).kneighbors_graph(mode="distance")
+    near.data = (near.data < reach).astype(float)  # equal points have the distance 0
+    near.eliminate_zeros()
+    groups = connected_components(near, directed=False)[1]
+    sizes = np.bincount(groups)[groups]
+    return (sizes >= _FEWEST_TIGHT) & (sizes <= most)
 
 
 def _reach(points, others, n_neighbours):

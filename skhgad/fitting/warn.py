@@ -121,13 +121,13 @@ def warn_of_small_classes(codes, rows):
     small = np.flatnonzero((sizes < np.median(sizes) / 2) & (sizes <= 0.15 * len(codes)))
     if len(small):
         found = [
-            f"class {code} has {sizes[code]} of {len(codes)} samples, X[{rows[codes == code][0]}] "
-            "the first"
+            f"class {code} has {sizes[code]} of {len(codes)} samples, "
+            + listed(f"X[{row}]" for row in rows[codes == code])
             for code in small.tolist()
         ]
         _warn(
-            f"{listed(found)}: much fewer than other classes discovered. If they are defects, give "
-            "them the label -1: predict_class(X) tells which samples they are."
+            f"{listed(found)}: much fewer than other classes discovered, and taken for a product. "
+            "If they are defects, give them the label -1; predict_class(X) tells which they are."
         )
 
 

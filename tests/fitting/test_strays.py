@@ -66,7 +66,7 @@ def test_a_group_of_a_tenth_is_a_class_and_named():
     normal, _ = products()
     X = np.concatenate((normal, defects("near group", 20)))
     with pytest.warns(
-        UserWarning, match=r"class 3 has 20 of 200 samples, X\[180\] the first: much"
+        UserWarning, match=r"class 3 has 20 of 200 samples, X\[180\], X\[181\], .*: much"
     ):
         detector = HGADDetector(n_classes="discover", random_state=0).fit(X)
     assert len(detector.classes_) == 4
@@ -107,6 +107,18 @@ def test_classes_without_defects_are_whole(n_features):
     for few in (normal[:5], normal[:1]):
         assert not far_from_class(few, one[: len(few)]).any() and not is_scattered(few).any()
     assert not far_from_class(np.ones((50, n_features)), one[:50]).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_of_one_defect_near_a_class_are_left_out(seed):
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(306, 8))
+    direction = rng.normal(size=8)
+    points[:6] = 5 * direction / np.linalg.norm(direction) + 0.1 * rng.normal(size=(6, 8))
+    found = far_from_class(points, np.zeros(306, dtype=int))
+    assert found[:6].all() and not found[6:].any()
+    points[:6] = points[6] + 0.1 * rng.normal(size=(6, 8))  # copies of a usual sample
+    assert not far_from_class(points, np.zeros(306, dtype=int)).any()
 
 
 def test_points_of_unlike_dense_classes_are_not_scattered():
