@@ -39,6 +39,14 @@ _OLD_DESCRIPTION = "model.json"  # the description up to version 3
 _CLUTTER = {".ds_store", "desktop.ini", "thumbs.db"}  # left by file managers
 # Bytes. Parsed JSON takes some 25 times its size, and 500 classes with long names have 1 MiB.
 _LARGEST_HEADER = 8 << 20
+_BLOCK = 1 << 20  # bytes that are hashed at once
+# How safetensors and torch call the types of tensors.
+_DTYPES = {
+    "BOOL": "bool", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+    "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64",
+    "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
 _BROKEN = (
     ArithmeticError, AttributeError, LookupError, RuntimeError, SafetensorError, TypeError,
     ValueError,
@@ -83,7 +91,8 @@ def save_state(folder, tensors, description, card=None):
 def load_state(folder):
     """Return the tensors and the description that `save_state` wrote.
 
-    Takes about twice the file's size in memory, once that size is the one the header declares.
+    Takes about twice the file's size in memory, once that size is the one the header declares, and
+    the hash is right.
     Raises FileNotFoundError if there is no such folder, ValueError for no model, another format or
     a damaged file, OSError if it cannot be read.
     """
@@ -100,12 +109,12 @@ def load_state(folder):
             description = _read_description(header)
         _check_format(folder, description)
         with _refusing(path):
-            content = head + file.read(_size_of_tensors(file, head, header))
-    with _refusing(path):
-        tensors, metadata = load(content), header["__metadata__"]
-        if metadata["sha256"] != model_hash(metadata["description"], tensors):
-            raise ValueError("it does not match the hash in its header")
-    return tensors, description
+            size, metadata = _size_of_tensors(file, head, header), header["__metadata__"]
+            found = _hash_with(metadata["description"], _sha256_in(file, len(head), header))
+            if metadata["sha256"] != found:
+                raise ValueError("it does not match the hash in its header")
+            file.seek(0)
+            return load(file.read(len(head) + size)), description
 
 
 def check_place(folder):
@@ -147,7 +156,26 @@ def check_model_place(path, option):
 
 def model_hash(description, tensors):
     """SHA-256 of the description and of names, dtypes, shapes and values of the tensors."""
-    return hashlib.sha256(f"{tensors_sha256(tensors)} {description}".encode()).hexdigest()
+    return _hash_with(description, tensors_sha256(tensors))
+
+
+def _hash_with(description, of_tensors):
+    return hashlib.sha256(f"{of_tensors} {description}".encode()).hexdigest()
+
+
+def _sha256_in(file, start, header):
+    """Compute `tensors_sha256` of the tensors in a file, from `start`, a block at a time."""
+    digest = hashlib.sha256()
+    for name, entry in sorted(header.items()):
+        if name == "__metadata__":
+            continue
+        kind, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+        digest.update(f"{name} torch.{kind} {shape}\n".encode())
+        begin, end = entry["data_offsets"]
+        file.seek(start + begin)
+        for position in range(begin, end, _BLOCK):
+            digest.update(file.read(min(_BLOCK, end - position)))
+    return digest.hexdigest()
 
 
 def _encode(tensors, description):
@@ -245,10 +273,12 @@ def _read_description(header):
 
 def _size_of_tensors(file, head, header):
     size = os.fstat(file.fileno()).st_size - len(head)
-    entries = (entry for name, entry in header.items() if name != "__metadata__")
-    declared = max((entry["data_offsets"][1] for entry in entries), default=0)
+    places = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+    declared = max((end for _, end in places), default=0)
     if declared != size:
         raise ValueError(f"its header declares {declared} bytes of tensors, it has {size}")
+    if sum(end - begin for begin, end in places) != size:
+        raise ValueError("its header declares tensors that overlap, or gaps between them")
     return size
 
 

@@ -277,6 +277,32 @@ def test_a_file_of_another_size_than_declared_takes_no_memory(model_folder, dama
         HGADDetector.load(model_folder)
 
 
+def test_tensors_of_every_type_come_back(tmp_path):
+    names = "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 bfloat16 float16 float32 "
+    names += "float64 complex64 float8_e4m3fn float8_e5m2"
+    tensors = {name: torch.ones(3).to(getattr(torch, name)) for name in names.split()}
+    save_state(tmp_path / "model", {**tensors, "none": torch.zeros(0, 2)}, {"a": 1})
+    loaded, _ = load_state(tmp_path / "model")
+    assert len(loaded) == len(tensors) + 1
+    assert all(loaded[name].dtype == t.dtype for name, t in tensors.items())
+
+
+def test_a_file_of_another_hash_is_read_in_parts(model_folder):
+    declare(model_folder, 1 << 26)
+    header_size = 8 + int.from_bytes((model_folder / FILE).read_bytes()[:8], "little")
+    os.truncate(model_folder / FILE, header_size + (1 << 26))
+    with at_most(4 << 20), pytest.raises(ValueError, match="does not match the hash"):
+        HGADDetector.load(model_folder)
+
+
+def test_tensors_that_share_bytes_are_refused_before_they_are_read(model_folder):
+    header, _, data = split(model_folder)
+    entry = {"dtype": "U8", "shape": [len(data)], "data_offsets": [0, len(data)]}
+    join(model_folder, {"a": entry, "b": entry, "__metadata__": header["__metadata__"]}, data)
+    with pytest.raises(ValueError, match="declares tensors that overlap"):
+        HGADDetector.load(model_folder)
+
+
 @pytest.mark.parametrize("length", [LIMIT + 1, 2 << 30, 2**64 - 1])
 def test_a_header_has_a_limit_that_is_checked_before_it_is_read(model_folder, length):
     with open(model_folder / FILE, "r+b") as file:
