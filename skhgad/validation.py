@@ -106,9 +106,35 @@ def check_X(X, *, value_range=None, estimator=None, reset=False, n_channels=3):
         return source
     if np.ma.is_masked(X):
         raise ValueError("X has masked values; fill them, e.g. with X.filled(0).")
-    if estimator is None:
-        return check_array(X, dtype=np.float64, input_name="X")
-    return validate_data(estimator, X, dtype=np.float64, reset=reset)
+    try:
+        if estimator is None:
+            return check_array(X, dtype=np.float64, input_name="X")
+        return validate_data(estimator, X, dtype=np.float64, reset=reset)
+    except (TypeError, ValueError) as error:
+        name, value = _no_number(X)
+        if name is None or "NaN" in str(error):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"X[{name!r}] holds {str(value)!r}, which is no number: encode the column, e.g. by "
+            "sklearn.preprocessing.OneHotEncoder, or leave it out."
+        ) from error
+
+
+def _no_number(X):
+    """Return name and value of the first cell of a DataFrame that is no number, or two None."""
+    for name in getattr(X, "columns", ()):
+        values = np.asarray(X[name])
+        if values.ndim != 1 or values.dtype.kind in "biufc":
+            continue
+        if values.dtype.kind in "mM" and len(values):
+            return name, values[0]
+        for value in values.tolist():
+            try:
+                float(value)
+            except (TypeError, ValueError):
+                return name, value
+    return None, None
 
 
 def check_scored_X(X: Any, estimator: Any, *, takes_images: bool) -> Any:

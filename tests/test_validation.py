@@ -222,6 +222,23 @@ def test_labels_become_codes(y, codes, classes):
     assert found.dtype.kind == ("U" if isinstance(classes[0], str) else "i")
 
 
+def test_a_column_that_holds_no_numbers_is_named():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(VECTORS, columns=["a", "b", "c"])
+    n = len(frame)
+    columns = {
+        "u": (ValueError, ["u"] * n),
+        "v": (ValueError, pandas.Categorical(["v"] * n)),
+        "2020-01-01": (TypeError, pandas.date_range("2020", periods=n)),
+        "": (TypeError, pandas.to_timedelta([2] * n, unit="D")),
+    }
+    for text, (kind, column) in columns.items():
+        with pytest.raises(kind, match=rf"X\['k'\] holds '{text}.*, which is no number"):
+            check_X(frame.assign(k=column))
+    with pytest.raises(ValueError, match="NaN"):
+        check_X(frame.assign(k=pandas.array([None] * n, dtype="Float64")))
+
+
 def test_pandas_labels():
     pandas = pytest.importorskip("pandas")
     series = pandas.Series(["b", "-1", "a"], index=[9, 9, 1])
