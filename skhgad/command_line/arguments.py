@@ -358,5 +358,6 @@ def _below(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         links += [path for path in (Path(place, name) for name in folders) if path.is_symlink()]
         visible = (Path(place, name) for name in names if not name.startswith("."))
-        files += [path for path in visible if path.is_file()]
+        # A link that leads nowhere is an image that cannot be read; a pipe is none.
+        files += [path for path in visible if path.is_file() or not path.exists()]
     return sorted(files), sorted(links)

@@ -249,7 +249,8 @@ def places_of(folder, option, ending, paths, image_folders):
         folder / path.relative_to(common).with_name(short_name(path.name, ending))
         for path in absolute
     ]
-    overwritten = {path.resolve() for path in absolute}.intersection(places)
+    # Not Path.resolve, for which a link that leads to itself is a RuntimeError.
+    overwritten = {Path(os.path.realpath(path)) for path in absolute}.intersection(places)
     if overwritten:
         raise ValueError(
             f"{option} {str(folder)!r}: a {what} would replace the image "

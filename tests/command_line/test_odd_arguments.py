@@ -64,10 +64,12 @@ def test_links_to_folders_are_named_and_folders_that_cannot_be_read_refused(pict
     folder = picture.parent
     os.symlink(folder, folder / "loop")
     os.symlink(picture, folder / "b.png")
+    os.symlink("nowhere.png", folder / "d.png")
+    os.mkfifo(folder / "pipe.png")
     write(folder / "deep/c.png", draw(np.random.default_rng(0), "stripe"))
     with pytest.warns(UserWarning, match="1 links to folders, e.g. .*loop: not followed"):
         paths, _ = image_paths([str(folder)])
-    assert paths == [str(folder / name) for name in ("a.png", "b.png", "deep/c.png")]
+    assert paths == [str(folder / name) for name in ("a.png", "b.png", "d.png", "deep/c.png")]
     scandir = os.scandir
 
     def refusing(place):
@@ -78,6 +80,16 @@ def test_links_to_folders_are_named_and_folders_that_cannot_be_read_refused(pict
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(PermissionError, match="deep"):
         image_paths([str(folder)])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_links_that_lead_nowhere_are_rows_of_errors(small_model, picture, tmp_path, capsys):
+    os.symlink("nowhere.png", picture.parent / "b.png")
+    os.symlink("c.png", picture.parent / "c.png")
+    assert status_of("score", small_model, picture.parent, "--masks", tmp_path / "masks") == 3
+    verdicts = [line.split("\t")[-1] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [verdict == "error" for verdict in verdicts] == [False, True, True]
+    assert os.listdir(tmp_path / "masks") == ["a.png_mask.png"]
 
 
 def test_a_closed_standard_output_is_no_error(small_model, picture, tmp_path, monkeypatch):
