@@ -60,7 +60,8 @@ def recognise(folder: str | os.PathLike[str]) -> Recognised | None:
 def _whole(folder: Path) -> tuple[str, Layout] | None:
     """Return the name and the layout of the data set that a folder holds whole or in part."""
     with os.scandir(folder) as entries:
-        names = {entry.name for entry in entries if entry.is_dir()}
+        # entry.is_dir() raises OSError for a link that leads to itself.
+        names = {entry.name for entry in entries if os.path.isdir(entry.path)}
     if any(name.startswith("realiad_jsons") for name in names):
         return "real_iad", REAL_IAD
     if "split_csv" in names and names.intersection(VISA.classes or ()):

@@ -10,6 +10,7 @@ from small_pictures import draw, write
 from skhgad import HGADDetector
 from skhgad.command_line.arguments import image_paths
 from skhgad.command_line.main import main
+from skhgad.datasets.recognition import recognise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,6 +91,7 @@ def test_links_that_lead_nowhere_are_rows_of_errors(small_model, picture, tmp_pa
     verdicts = [line.split("\t")[-1] for line in capsys.readouterr().out.splitlines()[1:]]
     assert [verdict == "error" for verdict in verdicts] == [False, True, True]
     assert os.listdir(tmp_path / "masks") == ["a.png_mask.png"]
+    assert recognise(picture.parent) is None
 
 
 def test_a_closed_standard_output_is_no_error(small_model, picture, tmp_path, monkeypatch):
