@@ -3,6 +3,7 @@
     python -m benchmarks.tables [--data DIR] [--only NAME ...] [--methods NAME ...]
     python -m benchmarks.tables --simulated
     python -m benchmarks.tables --rows 100000 1000000
+    python -m benchmarks.tables --rows 200 --features 20000
 
 DIR holds NAME.npz with X (n, n_features) and y (0 normal, 1 anomaly). The first half of the normals
 in file order is fitted on, after StandardScaler; the rest and all anomalies are scored. No detector
@@ -12,8 +13,8 @@ gets labels. --simulated makes the data: several modes, and relations between fe
 keep PyOD's defaults; "pyod" stands for all of PyOD's. --json FILE keeps every run, and a run that
 it holds is not repeated: a long comparison can be made in parts.
 
---rows measures instead the time and the memory of a fit on so many rows of 20 features, each in a
-process of its own.
+--rows measures instead the time and the memory of a fit on so many rows of 20 features, or of
+--features, and the size of the model. Each runs in a process of its own.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -35,7 +37,7 @@ from ._figures import markdown, write_json, write_markdown
 from ._table_methods import METHODS, PYOD, SKLEARN, check_methods
 
 _MOST_KERNELS = 100  # centers of a class up to which the number is told
-_N_FEATURES = 20  # of the tables of --rows
+_N_FACTORS = 20  # of the tables of --rows, that their features are made of
 _N_BLOBS = 5
 
 
@@ -147,21 +149,23 @@ def _cell(value, digits=3):
     return "-" if np.isnan(value) else f"{value:.{digits}f}"
 
 
-def blobs_table(n_rows):
+def blobs_table(n_rows, n_features):
     """Make a table of rows from five Gaussians, each with relations of its own."""
     rng = np.random.default_rng(0)
-    X, blobs = np.empty((n_rows, _N_FEATURES)), rng.integers(0, _N_BLOBS, n_rows)
+    X, blobs = np.empty((n_rows, n_features)), rng.integers(0, _N_BLOBS, n_rows)
     for blob in range(_N_BLOBS):
-        mixing = rng.normal(size=(_N_FEATURES, _N_FEATURES)) / _N_FEATURES**0.5
+        mixing = rng.normal(size=(_N_FACTORS, n_features)) / _N_FACTORS**0.5
         rows = np.flatnonzero(blobs == blob)
-        X[rows] = rng.normal(size=(len(rows), _N_FEATURES)) @ mixing
-        X[rows] += 2 * rng.normal(size=_N_FEATURES)
+        X[rows] = rng.normal(size=(len(rows), _N_FACTORS)) @ mixing
+        X[rows] += 2 * rng.normal(size=n_features)
+    if n_features > _N_FACTORS:
+        X += 0.1 * rng.normal(size=X.shape)
     return X
 
 
-def measure_fit(n_rows):
+def measure_fit(n_rows, n_features):
     """Fit the default detector on so many rows; what a fresh process does. Returns a dict."""
-    X = blobs_table(n_rows)
+    X = blobs_table(n_rows, n_features)
     from skhgad import HGADDetector
 
     detector = HGADDetector(random_state=0)  # imports torch
@@ -169,27 +173,32 @@ def measure_fit(n_rows):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds, processor_seconds = time.perf_counter(), time.process_time()
     detector.fit(X)
-    return {
+    found = {
         "rows": n_rows,
         "seconds": time.perf_counter() - seconds,
         "processor_seconds": time.process_time() - processor_seconds,
         "mib_before": before * unit / (1 << 20),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / (1 << 20),
     }
+    with tempfile.TemporaryDirectory() as folder:
+        detector.save(Path(folder, "model"))
+        sizes = [file.stat().st_size for file in Path(folder, "model").iterdir()]
+    return {**found, "model_mib": sum(sizes) / (1 << 20)}
 
 
-def fits_of_rows(sizes):
+def fits_of_rows(sizes, n_features):
     """Measure fits of `sizes` rows; return the lines of a Markdown table."""
-    header = ["rows", "s", "processor s", "MiB before fit", "peak MiB"]
+    header = ["rows", "s", "processor s", "MiB before fit", "peak MiB", "MiB of model"]
     rows = []
     for n_rows in sizes:
         command = [sys.executable, "-m", "benchmarks.tables", "--measure-fit", str(n_rows)]
+        command += ["--features", str(n_features)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{n_rows} rows: {done.stderr.strip()[-2000:]}")
         found = json.loads(done.stdout.splitlines()[-1])
         seconds = [f"{found[key]:.1f}" for key in ("seconds", "processor_seconds")]
-        memory = [f"{found[key]:.0f}" for key in ("mib_before", "peak_mib")]
+        memory = [f"{found[key]:.0f}" for key in ("mib_before", "peak_mib", "model_mib")]
         rows.append([f"{n_rows:,}", *seconds, *memory])
         print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     return markdown(header, rows)
@@ -222,6 +231,7 @@ def parse(arguments=None):
     )
     parser.add_argument("--markdown", metavar="FILE")
     parser.add_argument("--rows", nargs="+", type=int, metavar="N", help="measure fits of N rows")
+    parser.add_argument("--features", type=int, default=_N_FACTORS, metavar="N", help="of --rows")
     parser.add_argument("--measure-fit", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.rows and min(args.rows) < 1:
@@ -249,10 +259,10 @@ def main(arguments=None):
     """Run the benchmark."""
     args, tables = parse(arguments)
     if args.measure_fit:
-        print(json.dumps(measure_fit(args.measure_fit)))
+        print(json.dumps(measure_fit(args.measure_fit, args.features)))
         return
     if args.rows:
-        lines = fits_of_rows(args.rows)
+        lines = fits_of_rows(args.rows, args.features)
         print("\n".join(lines))
         write_markdown(args.markdown, [*lines, ""])
         return
