@@ -123,6 +123,11 @@ class ScoringModel(nn.Module):
         Weight of the standardized log-entropy beside the likelihood of a level.
     """
 
+    peak_location: torch.Tensor
+    peak_scale: torch.Tensor
+    score_location: torch.Tensor
+    score_scale: torch.Tensor
+
     def __init__(self, levels, map_size, criterion, normalization, blur_sigma, entropy_weight=1.0):
         super().__init__()
         self.levels = nn.ModuleList(levels)
