@@ -168,6 +168,16 @@ def test_a_wide_table_scores_the_same_in_any_rotation():
     assert scores[::2].max() < scores[1::2].min()
 
 
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+def test_a_wide_table_scores_the_same_in_any_unit(scale):
+    X, fresh = wide_table(30, 200), wide_table(40, 200, seed=1)
+    scores = [
+        HGADDetector(validation_fraction=0.2, random_state=0).fit(s * X).score_samples(s * fresh)
+        for s in (1, scale)
+    ]
+    np.testing.assert_allclose(scores[1], scores[0], rtol=1e-3)
+
+
 # The axes take 30 x 5000 values of float32, the rows kept for updates as many of X's precision.
 @pytest.mark.parametrize(("dtype", "n_bytes"), [(np.float32, 1.3e6), (np.float64, 1.9e6)])
 def test_the_file_of_a_very_wide_table_is_small(tmp_path, dtype, n_bytes):

@@ -41,7 +41,7 @@ class LinearStart(nn.Module):
         self.register_buffer("log_det", log_det)
         if rest_scale is not None:
             self.register_buffer("lengths", lengths)
-            self.register_buffer("rest_scale", torch.tensor(rest_scale).to(mean))
+            self.register_buffer("rest_scale", mean.new_tensor(rest_scale))
 
     @property
     def has_rest(self):
