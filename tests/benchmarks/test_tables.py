@@ -153,7 +153,7 @@ def test_rows_measures_a_fit_in_a_process_of_its_own(capsys, tmp_path):
 
 
 def test_blobs_have_relations_of_their_own():
-    X = tables.blobs_table(2000)
+    X = tables.blobs_table(2000, 20)
     assert X.shape == (2000, 20)
-    np.testing.assert_array_equal(X, tables.blobs_table(2000))
+    np.testing.assert_array_equal(X, tables.blobs_table(2000, 20))
     assert X.mean(0).std() > 0.3  # blobs apart
