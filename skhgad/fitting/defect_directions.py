@@ -17,9 +17,9 @@ FEWEST_DEFECTS = 3  # of a class: each is judged by what the others teach
 _N_FOLDS = 10
 _MOST_NORMALS = 2000  # of a class that a direction is learned from
 _SHRINKAGE = 0.8  # of the covariance of the normals' peaks
-_FROM = 1.5  # standard deviations of normals, from which a direction counts
+_FROM = 2.5  # standard deviations of normals, from which a direction counts
 # Learned from so many defects, a direction counts half as much as the likelihood.
-_HALF_WEIGHT = 5
+_HALF_WEIGHT = 15
 
 
 class Correction(NamedTuple):
