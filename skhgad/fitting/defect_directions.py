@@ -17,9 +17,10 @@ FEWEST_DEFECTS = 3  # of a class: each is judged by what the others teach
 _N_FOLDS = 10
 _MOST_NORMALS = 2000  # of a class that a direction is learned from
 _SHRINKAGE = 0.8  # of the covariance of the normals' peaks
-_FROM = 2.5  # standard deviations of normals, from which a direction counts
-# Learned from so many defects, a direction counts half as much as the likelihood.
-_HALF_WEIGHT = 15
+# Of vectors, and of maps, whose largest of many positions counts: the standard deviations of normals
+# from which a direction counts, and how many defects teach one that counts half of the likelihood.
+_FROM = 1.5, 2.5
+_HALF_WEIGHT = 5, 15
 
 
 class Correction(NamedTuple):
@@ -79,7 +80,7 @@ def _learn_level(model, index, judged, folds, vectors):
     level = model.levels[index]
     directions, offsets = torch.zeros_like(level.mixture.means), model.score_location.clone()
     offsets.zero_()
-    shape = math.prod(level.map_shape)
+    shape, is_map = math.prod(level.map_shape), not level.has_one_position
     values = [
         np.zeros((group.is_own.sum(), shape), directions.cpu().numpy().dtype) for group in judged
     ]
@@ -91,7 +92,7 @@ def _learn_level(model, index, judged, folds, vectors):
             (found[torch.from_numpy(chosen)], fold[chosen])
             for found, chosen, fold in zip(vectors, of_class, folds, strict=True)
         ]
-        matrix, weights = _directions(level, code, *parts)
+        matrix, weights = _directions(level, code, *parts, _HALF_WEIGHT[is_map])
         weights = weights * model.likelihood_scale[index, code].double().cpu()
         # From here on by row: a picture in tiles has several.
         of_class, of_fold = (
@@ -101,7 +102,7 @@ def _learn_level(model, index, judged, folds, vectors):
         products, mean, deviation = _products(model, index, judged, of_class, of_fold, matrix)
         factors = torch.where(deviation > 0, weights / deviation, torch.zeros_like(weights))
         directions[code] = (matrix[:, -1] * factors[-1]).to(directions)
-        start = mean + _FROM * deviation
+        start = mean + _FROM[is_map] * deviation
         offsets[code] = -start[-1] * factors[-1]
         for own, group, chosen, fold, found in zip(
             values, judged, of_class, of_fold, products, strict=True
@@ -115,11 +116,12 @@ def _learn_level(model, index, judged, folds, vectors):
     return DefectTerm(directions, offsets), normals, defects
 
 
-def _directions(level, code, normals, defects):
+def _directions(level, code, normals, defects, half_weight):
     """Learn the directions of a class, each without a fold, and the last of all.
 
     `normals` and `defects` are vectors (n, n_peaks, n_axes) and their folds (n,). Returns a matrix
-    (n_axes, n_folds + 1), and the weight of each direction beside the likelihood.
+    (n_axes, n_folds + 1), and the weight of each direction beside the likelihood: a half where
+    `half_weight` defects teach it.
     """
     origin, whitener = level.first_center(code)
     (normals, normal_folds), (defects, defect_folds) = (
@@ -132,7 +134,7 @@ def _directions(level, code, normals, defects):
         seen = torch.from_numpy(defect_folds != fold)
         direction = _discriminant(defects[seen], normals[torch.from_numpy(normal_folds != fold)])
         columns.append(whitener @ direction)
-        weights.append(seen.sum() / (seen.sum() + _HALF_WEIGHT))
+        weights.append(seen.sum() / (seen.sum() + half_weight))
     return torch.stack(columns, 1), torch.stack(weights).double()
 
 

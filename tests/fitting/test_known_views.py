@@ -89,7 +89,7 @@ def test_a_trivial_frame_gives_what_a_plain_fit_gives(plain, known, parameters, 
 @pytest.fixture(scope="module")
 def inside():
     """Known defects in the left half, which alone counts."""
-    return pictures(12, 1, spot=True, columns=(0, 8))
+    return pictures(30, 1, spot=True, columns=(0, 8))
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +119,11 @@ def test_pixels_of_known_anomalies_outside_change_nothing(in_region, inside):
 def test_known_defects_outside_are_not_used_and_named(in_region, inside):
     known, masks = inside
     outside, marked = pictures(5, 6, spot=True, columns=(18, 24))
-    with pytest.warns(UserWarning, match=r"X\[52\], X\[53\].*mark nothing inside the region"):
+    with pytest.warns(UserWarning, match=r"X\[70\], X\[71\].*mark nothing inside the region"):
         detector = fitted(
             np.concatenate([known, outside]), np.concatenate([masks, marked]), roi=LEFT
         )
-    assert detector.known_anomalies_[0].n_anomalies == 12
+    assert detector.known_anomalies_[0].n_anomalies == 30
     X = pictures(6, 3, spot=True)[0]
     np.testing.assert_array_equal(detector.score_samples(X), in_region.score_samples(X))
     with pytest.warns(UserWarning, match="mark nothing inside"):
@@ -133,13 +133,13 @@ def test_known_defects_outside_are_not_used_and_named(in_region, inside):
 
 
 def test_each_known_anomaly_may_have_its_own_region(in_region, inside):
-    detector = fitted(*inside, roi=[LEFT] * 52)
+    detector = fitted(*inside, roi=[LEFT] * 70)
     X = pictures(6, 3, spot=True)[0]
     np.testing.assert_allclose(
         detector.score_samples(X, roi=LEFT), in_region.score_samples(X), atol=1e-5
     )
     with pytest.raises(ValueError, match=r"roi\[45\] has 8 x 8 pixels .* X\[45\] has 32 x 32"):
-        fitted(*inside, roi=[LEFT] * 45 + [np.ones((8, 8))] + [LEFT] * 6)
+        fitted(*inside, roi=[LEFT] * 45 + [np.ones((8, 8))] + [LEFT] * 24)
 
 
 def two_products(known, roi, **parameters):
