@@ -17,7 +17,7 @@ FEWEST_DEFECTS = 3  # of a class: each is judged by what the others teach
 _N_FOLDS = 10
 _MOST_NORMALS = 2000  # of a class that a direction is learned from
 _SHRINKAGE = 0.8  # of the covariance of the normals' peaks
-# Of vectors, and of maps, whose largest of many positions counts: the standard deviations of normals
+# Of vectors, and of maps, whose largest of many positions counts: standard deviations of normals
 # from which a direction counts, and how many defects teach one that counts half of the likelihood.
 _FROM = 1.5, 2.5
 _HALF_WEIGHT = 5, 15
