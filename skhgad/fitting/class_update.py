@@ -108,7 +108,10 @@ class MapClass:
             covariance, shrinkage = self.frame.shrunk(covariance, n), 0.0
         location = (self.n_vectors * self.location + self.totals[seen].sum(0)) / n
         mixture = self.centers + shift, self.log_weights, root_for(without)(covariance)[None]
-        densities.set_class(self.code, mixture, location, n_vectors=n, shrinkage=shrinkage)
+        densities.set_class(
+            self.code, mixture, location, n_vectors=n, shrinkage=shrinkage,
+            is_fine=self.frame is None,
+        )  # fmt: skip
 
     def _unshrunk(self):
         """Return the covariance of the old vectors; where only the prior was left, the prior."""

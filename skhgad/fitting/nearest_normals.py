@@ -167,14 +167,14 @@ def keep_nearest_normals(level, covariance, features, parameters):
     size = parameters["bank_size"]
     axes = torch.linalg.solve(level.start.matrix.to(covariance), main_axes(covariance, N_AXES))
     axes = axes.to(level.start.matrix)
-    n_classes = len(level.mixture.means)
-    level.nearest = NearestNormals.along(axes, n_classes).to(axes)
+    n_classes, weight = len(level.mixture.means), parameters["background_weight"]
     found = []
     for code in range(n_classes):
         n_samples, blocks = sum(map(len, features.rows[code])), features.blocks_of(code)
         kept = Candidates.of(level, axes, code, blocks, n_samples, size, features.gather)
-        level.nearest.set_class(code, kept.vectors, kept.weight(parameters["background_weight"]))
         found.append(kept)
+    vectors, weights = [kept.vectors for kept in found], [kept.weight(weight) for kept in found]
+    level.nearest = NearestNormals.of(axes, vectors, weights)
     return NormalsOfFolds(level, found)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .mixture import drawn_centers, squared_distances
+from .short_numbers import rounded_whitener
 
 _PER_CLASS = ("origins", "locations", "discriminants", "n_vectors", "shrinkages")
 _PER_CENTER = ("whitened_centers", "shared_centers", "center_log_weights")
@@ -23,6 +24,7 @@ class ClassDensities(nn.Module):
     The module also holds the covariance that all classes share, and, with several classes, the
     background: one Gaussian of all latent vectors together. More vectors of a class can be counted
     in, because its covariances, its `n_vectors` and its `shrinkages` tell its scatter.
+    Symmetric whiteners in float32 are rounded: `rounded_whitener`.
 
     Parameters
     ----------
@@ -78,8 +80,9 @@ class ClassDensities(nn.Module):
     @classmethod
     @torch.no_grad()
     def of(
-        cls, mixtures, locations, shared_precision, background=None, *, evidence=None, n_merged=0
-    ):
+        cls, mixtures, locations, shared_precision, background=None, *, evidence=None, n_merged=0,
+        is_fine=False,
+    ):  # fmt: skip
         """Freeze the mixtures of all classes.
 
         Parameters
@@ -99,6 +102,8 @@ class ClassDensities(nn.Module):
             prior alone.
         n_merged : int, default=0
             Directions beyond one that the last axis stands for; see `LinearStart`.
+        is_fine : bool, default=False
+            Round no whitener to less than two bytes a number; see `rounded_whitener`.
         """
         n_centers = [len(centers) for centers, _, _ in mixtures]
         n_whiteners = [len(whiteners) for _, _, whiteners in mixtures]
@@ -111,6 +116,9 @@ class ClassDensities(nn.Module):
         densities.center_counts.copy_(torch.tensor(n_centers))
         first_center = first_whitener = 0
         for code, (centers, log_weights, whiteners) in enumerate(mixtures):
+            whiteners = torch.stack(
+                [rounded_whitener(w, is_fine=is_fine) for w in whiteners.to(locations.dtype)]
+            )
             centers, whiteners = centers.double(), whiteners.double()
             places = slice(first_center, first_center + len(centers))
             names = first_whitener + torch.arange(len(whiteners))
@@ -186,8 +194,9 @@ class ClassDensities(nn.Module):
                 more = torch.zeros_like(value[None]).to(values)
                 setattr(self, f"own_background_{name}", torch.cat((values, more)))
             self.own_backgrounds[codes] = number
+        whitener = rounded_whitener(whitener.to(self.locations))
         self.own_background_means[number - 1] = mean.to(self.locations)
-        self.own_background_whiteners[number - 1] = whitener.to(self.locations)
+        self.own_background_whiteners[number - 1] = whitener
         self.own_background_log_dets[number - 1] = log_det_of(whitener).to(self.locations)
 
     def without(self, codes):
@@ -218,15 +227,16 @@ class ClassDensities(nn.Module):
             setattr(self, f"own_background_{name}", values[used - 1])
 
     @torch.no_grad()
-    def set_class(self, code, mixture, location, *, n_vectors, shrinkage, n_merged=0):
+    def set_class(self, code, mixture, location, *, n_vectors, shrinkage, n_merged=0, is_fine=True):
         """Replace the mixture of one class in place; all others stay exactly.
 
         `mixture` is (centers, log_weights, whiteners), as in `of`. `location`, a Tensor
         (n_features,), is the mean of the vectors of the class. The shared precision stays.
+        `is_fine`, as in `of`, lets later calls add changes that one byte would not show.
         """
         new = ClassDensities.of(
             [mixture], location[None].to(self.locations), self.shared_precision,
-            evidence=([n_vectors], [shrinkage]), n_merged=n_merged,
+            evidence=([n_vectors], [shrinkage]), n_merged=n_merged, is_fine=is_fine,
         )  # fmt: skip
         for name in _PER_CLASS:
             getattr(self, name)[code] = getattr(new, name)[0]

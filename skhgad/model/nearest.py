@@ -5,10 +5,13 @@ import copy
 import torch
 from torch import nn
 
+from .short_numbers import short
+
 # Of a matrix of distances, positions by kept vectors: 2 MiB, which stay in a processor's cache. A
 # GPU takes as few operations as its memory allows.
 _BLOCK_ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 25}
 
+_PER_CLASS = ("scales", "weights")
 _CLOSE = 1e-2  # square of a distance, as a share of that of the vector's length
 
 
@@ -23,6 +26,8 @@ class NearestNormals(nn.Module):
     Vectors are compared along a few axes, those along which the raw features of all normals vary
     most. In the whitened space all axes vary alike, and all distances are nearly the same.
 
+    They are kept as whole numbers of two bytes, times a scale of the class that is a power of two.
+
     Parameters
     ----------
     n_classes : int
@@ -30,7 +35,7 @@ class NearestNormals(nn.Module):
         Length of the level's latent vectors.
     n_axes : int
     n_kept : int
-        Room for so many vectors of each class.
+        Vectors of all classes together.
 
     References
     ----------
@@ -40,32 +45,48 @@ class NearestNormals(nn.Module):
     def __init__(self, n_classes, n_latent, n_axes, n_kept):
         super().__init__()
         self.register_buffer("axes", torch.zeros(n_latent, n_axes))
-        self.register_buffer("vectors", torch.zeros(n_classes, n_kept, n_axes))
-        # How many vectors each class has: the first ones. What follows them is filling.
+        # Those of the first class, then those of the second, and so on.
+        self.register_buffer("vectors", torch.zeros(n_kept, n_axes, dtype=torch.int16))
         self.register_buffer("counts", torch.zeros(n_classes, dtype=torch.int64))
+        self.register_buffer("scales", torch.ones(n_classes))
         self.register_buffer("weights", torch.zeros(n_classes))
+
+    @classmethod
+    def of(cls, axes, vectors, weights):
+        """Keep vectors, a list of one Tensor (n, n_axes) a class, along `axes` (n_latent, n_axes).
+
+        `weights` holds one for each class.
+        """
+        result = cls(len(vectors), *axes.shape, n_kept=0).to(axes)
+        result.axes.copy_(axes)
+        result.weights.copy_(torch.as_tensor(weights))
+        numbers, scales = zip(*(short(v, torch.int16) for v in vectors), strict=True)
+        result.scales.copy_(torch.stack(scales))
+        result._set_numbers(numbers)
+        return result
 
     @classmethod
     def along(cls, axes, n_classes):
         """Return one without any vectors, for latent vectors along `axes` (n_latent, n_axes)."""
-        result = cls(n_classes, *axes.shape, n_kept=0)
-        result.axes.copy_(axes)
-        return result
+        return cls.of(axes, [axes.new_zeros(0, axes.shape[1])] * n_classes, [0.0] * n_classes)
 
     def vectors_of(self, code):
         """Vectors of one class, Tensor (n, n_axes)."""
-        return self.vectors[code, : int(self.counts[code])]
+        return self._numbers()[code] * self.scales[code]
+
+    def _numbers(self):
+        """Return the whole numbers of each class, a list of Tensors (n, n_axes)."""
+        return list(self.vectors.split(self.counts.tolist()))
+
+    def _set_numbers(self, numbers):
+        self.vectors = torch.cat(tuple(numbers)).to(self.vectors)
+        self.counts = torch.tensor([len(values) for values in numbers]).to(self.counts)
 
     def set_class(self, code, vectors, weight=None):
         """Replace the vectors (n, n_axes) of a class, and its weight if one is given."""
-        lacking = len(vectors) - self.vectors.shape[1]
-        if lacking > 0:
-            n_classes, _, n_axes = self.vectors.shape
-            more = self.vectors.new_zeros(n_classes, lacking, n_axes)
-            self.vectors = torch.cat((self.vectors, more), 1)
-        self.vectors[code] = 0
-        self.vectors[code, : len(vectors)] = vectors.to(self.vectors)
-        self.counts[code] = len(vectors)
+        numbers = self._numbers()
+        numbers[code], self.scales[code] = short(vectors.to(self.axes), torch.int16)
+        self._set_numbers(numbers)
         if weight is not None:
             self.weights[code] = weight
 
@@ -84,39 +105,39 @@ class NearestNormals(nn.Module):
         return self.weights[codes, None] * distances
 
     def _traced_distances(self, moved, codes):
-        kept = self.vectors[codes]
+        counts = self.counts[codes, None]
+        # All classes as long as the longest: the last vector of a class fills it.
+        places = torch.arange(int(self.counts.max()))[None].minimum(counts - 1)
+        places = places + self.counts.cumsum(0)[codes, None] - counts
+        kept = self.vectors[places.clamp_min(0)].to(moved) * self.scales[codes, None, None]
         # Around one of them: squares of large numbers are less exact than their differences.
         origin = kept[:, :1]
         moved, kept = moved - origin, kept - origin
-        filling = torch.arange(kept.shape[1])[None] >= self.counts[codes, None]
-        squares = kept.square().sum(-1) + 1e30 * filling
+        squares = kept.square().sum(-1)
         nearest = (squares[:, None] - 2 * moved @ kept.transpose(1, 2)).argmin(-1)
         places = nearest[..., None].expand(-1, -1, kept.shape[-1])
-        return (moved - kept.gather(1, places)).square().sum(-1).sqrt()
+        return (moved - kept.gather(1, places)).square().sum(-1).sqrt() * (counts > 0)
 
     def joined(self, other, order):
         """Return the vectors of the classes of both; see `HierarchicalMixture.joined`.
 
         Both must have the same axes.
         """
-        n_kept = max(self.vectors.shape[1], other.vectors.shape[1])
-        result = NearestNormals(len(order), *self.axes.shape, n_kept).to(self.axes)
-        result.axes.copy_(self.axes)
-        parts = [(part, code) for part in (self, other) for code in range(len(part.counts))]
-        for code, place in enumerate(order.tolist()):
-            part, known = parts[place]
-            result.set_class(code, part.vectors_of(known), part.weights[known])
+        result, numbers = copy.deepcopy(self), self._numbers() + other._numbers()
+        result._set_numbers([numbers[place] for place in order.tolist()])
+        for name in _PER_CLASS:
+            values = torch.cat((getattr(self, name), getattr(other, name)))
+            setattr(result, name, values[order])
         return result
 
     def without(self, codes):
         """Return the vectors without those of some classes, Tensor of int64."""
         kept = torch.ones_like(self.counts, dtype=torch.bool)
         kept[codes] = False
-        result = copy.deepcopy(self)
-        for name in ("vectors", "counts", "weights"):
+        result, numbers = copy.deepcopy(self), self._numbers()
+        result._set_numbers([numbers[code] for code in kept.nonzero()[:, 0].tolist()])
+        for name in _PER_CLASS:
             setattr(result, name, getattr(self, name)[kept])
-        most = int(result.counts.amax())
-        result.vectors = result.vectors[:, :most].clone()
         return result
 
 

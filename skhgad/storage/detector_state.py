@@ -17,6 +17,7 @@ from ..scoring.defect_terms import DefectTerm
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
 from .finite_scores import check_constants, check_dtypes, check_scores
+from .short_tensors import lengthened, shortened
 from .untrusted import (
     check_device_of_file,
     check_extractor,
@@ -44,6 +45,7 @@ def pack(detector):
     """Take a fitted detector apart: a dict of tensors, and a JSON-serialisable description."""
     fitted = detector.model_
     tensors = {f"model.{name}": t for name, t in fitted.model.state_dict().items()}
+    tensors = shortened(tensors)
     if fitted.takes_images:
         state = fitted.extractor.state_dict()
         tensors.update({f"extractor.{name}": t for name, t in state.items()})
@@ -102,6 +104,7 @@ def unpack(cls, tensors, description, backbone):
             if name in tensors and tensors[name].dtype == torch.float32
         }
     parts = _by_part(tensors)
+    parts["model"] = lengthened(parts["model"])
     detector = _new_detector(cls, description["parameters"], backbone)
     parameters = detector.get_params(deep=False)
     classes = read_classes(attributes["classes"])

@@ -32,7 +32,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = "skhgad-model"
-VERSION = 7
+VERSION = 8
+_READABLE = (7, VERSION)
+_READS = f"this skhgad reads versions {' and '.join(map(str, _READABLE))}"
 MODEL_FILE = "model.safetensors"
 CARD_FILE = "MODEL_CARD.md"
 _OLD_DESCRIPTION = "model.json"  # the description up to version 3
@@ -92,7 +94,7 @@ def load_state(folder):
     """Return the tensors and the description that `save_state` wrote.
 
     Takes about twice the file's size in memory, once that size is the one the header declares, and
-    the hash is right.
+    the hash is right; `lengthened` takes more.
     Raises FileNotFoundError if there is no such folder, ValueError for no model, another format or
     a damaged file, OSError if it cannot be read.
     """
@@ -319,10 +321,10 @@ def _check_format(folder, description):
         raise ValueError(
             f"{str(folder)!r} has the unknown format {kind!r:.80}, expected {FORMAT!r}."
         )
-    if version != VERSION:
+    if version not in _READABLE:
         raise ValueError(
-            f"{str(folder)!r} has format version {version!r:.80}; this skhgad reads version "
-            f"{VERSION}. Install a matching skhgad, or fit and save again."
+            f"{str(folder)!r} has format version {version!r:.80}; {_READS}. Install a matching "
+            "skhgad, or fit and save again."
         )
 
 
@@ -337,6 +339,5 @@ def _refuse_without_description(folder):
         raise ValueError(f"{str(folder)!r} is no skhgad model: {MODEL_FILE} has no description.")
     raise ValueError(
         f"{str(folder)!r} has format version {old.get('version')!r:.80}, which is that of an older "
-        f"skhgad; this skhgad reads version {VERSION}. Fit and save again, or install the older "
-        "skhgad."
+        f"skhgad; {_READS}. Fit and save again, or install the older skhgad."
     )

@@ -165,7 +165,7 @@ class LevelSizes(NamedTuple):
     n_centers: int
     n_whiteners: int
     n_own_backgrounds: int
-    nearest: tuple[int, int] | None  # axes and vectors of each class that are kept
+    nearest: tuple[int, int] | None  # axes, and vectors of all classes that are kept
 
 
 def level_sizes(tensors, index):
@@ -181,7 +181,7 @@ def level_sizes(tensors, index):
         n_centers,
         n_whiteners,
         len(tensors.get(prefix + "densities.own_background_log_dets", ())),
-        None if nearest is None else (nearest.shape[2], nearest.shape[1]),
+        None if nearest is None else (nearest.shape[1], nearest.shape[0]),
     )
 
 
@@ -216,18 +216,20 @@ def _check_nearest(tensors, prefix, nearest):
     """Refuse kept vectors, counts and weights that cannot be those of a fit."""
     if nearest is None:
         return
-    parts = [tensors.get(prefix + name) for name in ("axes", "vectors", "weights", "counts")]
-    if any(part is None for part in parts):
+    names = ("axes", "vectors", "weights", "scales", "counts")
+    parts = {name: tensors.get(prefix + name) for name in names}
+    if any(part is None for part in parts.values()):
         raise ValueError(f"a part of {prefix[:-1]} is missing.")
-    axes, vectors, weights, counts = parts
-    for name, values in (("axes", axes), ("vectors", vectors), ("weights", weights)):
-        if not torch.isfinite(values).all():
+    for name in ("axes", "weights", "scales"):
+        if not torch.isfinite(parts[name]).all():
             raise ValueError(f"{prefix}{name} is not finite.")
-    if len(weights) and float(weights.min()) < 0:
-        raise ValueError(f"{prefix}weights has a negative value.")
+    for name in ("weights", "scales"):
+        if (parts[name] < 0).any():
+            raise ValueError(f"{prefix}{name} has a negative value.")
+    counts = parts["counts"]
     if counts.dtype != torch.int64:
         raise ValueError(f"{prefix}counts are not whole numbers.")
-    if len(counts) and not 0 <= int(counts.min()) <= int(counts.max()) <= nearest[1]:
+    if (counts < 0).any() or sum(counts.tolist()) != nearest[1]:
         raise ValueError(f"{prefix}counts names vectors that there are not.")
 
 
@@ -328,8 +330,8 @@ def _tensor_shapes(parameters, shape, n_classes, sizes):
         shapes["densities.shared_precision"] = (n_axes, n_axes)
     if sizes.nearest is not None:
         shapes["nearest.axes"] = (n_axes, sizes.nearest[0])
-        shapes["nearest.vectors"] = (n_classes, sizes.nearest[1], sizes.nearest[0])
-        shapes["nearest.counts"] = shapes["nearest.weights"] = (n_classes,)
+        for name in ("counts", "scales", "weights"):
+            shapes[f"nearest.{name}"] = (n_classes,)
     if sizes.n_own_backgrounds:
         shapes["densities.own_background_means"] = (sizes.n_own_backgrounds, n_axes)
         shapes["densities.own_background_whiteners"] = (sizes.n_own_backgrounds, n_axes, n_axes)
