@@ -206,7 +206,7 @@ def extended_model(known, samples, order, n_components="auto", seed=0):
         mixture, densities = fit_new_classes(level, samples.level(index), n_components, seed)
         nearest = level.nearest
         if nearest is not None:
-            none_yet = NearestNormals.along(nearest.axes, len(mixture.means))
+            none_yet = NearestNormals.along(nearest.axes[0], len(mixture.means))
             nearest = nearest.joined(none_yet, order)
         levels.append(
             LevelModel(

@@ -125,6 +125,15 @@ def main_axes(covariance, n_axes):
     return vectors * vectors[largest, torch.arange(vectors.shape[1])].sign()
 
 
+def axes_in(level, covariance):
+    """Return the axes for vectors of a raw covariance in the latent space, (n_latent, n_axes).
+
+    That of an untrained level.
+    """
+    axes = torch.linalg.solve(level.start.matrix.to(covariance), main_axes(covariance, N_AXES))
+    return axes.to(level.start.matrix)
+
+
 class NormalsOfFolds(NamedTuple):
     """The vectors that a level keeps, of which those of a fold can be left out.
 
@@ -141,7 +150,7 @@ class NormalsOfFolds(NamedTuple):
         A Tensor (n, n_positions); by a model that has not seen the samples of a fold.
         """
         nearest = self.level.nearest
-        moved = self.level.latent(x)[0] @ nearest.axes
+        moved = self.level.latent(x)[0] @ nearest.axes_of_class(code)
         distances = distances_to_nearest(moved, self.candidates[code].without(fold))
         return nearest.weights[code] * distances
 
@@ -164,9 +173,7 @@ def keep_nearest_normals(level, covariance, features, parameters):
     -------
     NormalsOfFolds
     """
-    size = parameters["bank_size"]
-    axes = torch.linalg.solve(level.start.matrix.to(covariance), main_axes(covariance, N_AXES))
-    axes = axes.to(level.start.matrix)
+    size, axes = parameters["bank_size"], axes_in(level, covariance)
     n_classes, weight = len(level.mixture.means), parameters["background_weight"]
     found = []
     for code in range(n_classes):
@@ -219,7 +226,7 @@ class NearestOfClass:
                 )
 
         candidates = Candidates.of(
-            level, level.nearest.axes, code, blocks(), len(samples.rows) + n_old,
+            level, level.nearest.axes_of_class(code), code, blocks(), len(samples.rows) + n_old,
             parameters["bank_size"], samples.cache.processes.gather,
         )  # fmt: skip
         return cls(level.nearest, code, candidates, parameters)

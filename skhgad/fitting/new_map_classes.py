@@ -10,7 +10,7 @@ import torch
 from .class_mixtures import BACKGROUND_SHRINKAGE
 from .class_update import MapClass, root_for
 from .covariance import gaussian_shrinkage_of, shrink, unshrink
-from .nearest_normals import NearestOfClass
+from .nearest_normals import NearestOfClass, axes_in
 from .start import MAP_SHRINKAGE
 
 
@@ -47,9 +47,7 @@ class NewMapClasses:
 
     def __init__(self, known, level, samples, index, folds, shrinkage, parameters):
         self.level, self.codes = level, sorted(samples)
-        self.background = None
-        if known.densities.has_background:
-            self.background = _background_of(known.densities)
+        self.background = _background_of(known.densities)
         level.densities.n_vectors[self.codes] = 0
         frame = NewClassFrame(known, shrinkage)
         self.n_known = frame.n_vectors
@@ -59,6 +57,7 @@ class NewMapClasses:
         self.nearest = []
         if level.nearest is not None:
             self.write()  # likelihoods tell what the distances weigh
+            level.nearest.set_axes(self.codes, axes_in(level, self._raw_covariance()))
             self.nearest = [
                 NearestOfClass.of(level, samples[code], index, code, folds, parameters)
                 for code in self.codes
@@ -71,11 +70,18 @@ class NewMapClasses:
             new.write(densities, without)
         for new in self.nearest:
             new.write(self.level.nearest, without)
-        if self.background is not None:
-            densities.set_own_background(self.codes, *self._own_background(without))
+        if densities.has_background:
+            mean, covariance = self._overall(without)
+            whitener = root_for(without)(shrink(covariance, BACKGROUND_SHRINKAGE))
+            densities.set_own_background(self.codes, mean, whitener)
 
-    def _own_background(self, without):
-        """Return mean and whitener of all vectors, old and new, together."""
+    def _raw_covariance(self):
+        """Return the covariance of the raw features of all vectors, old and new, together."""
+        inverse = torch.linalg.inv(self.level.start.matrix.double().cpu())
+        return inverse.T @ self._overall()[1] @ inverse
+
+    def _overall(self, without=None):
+        """Return mean and covariance of all vectors, old and new, together."""
         mean, covariance = self.background
         n = self.n_known
         for new in self.classes:
@@ -90,11 +96,13 @@ class NewMapClasses:
             covariance = (1 - share) * covariance + share * own
             covariance = covariance + share * (1 - share) * torch.outer(apart, apart)
             mean, n = mean + share * apart, n + n_new
-        return mean, root_for(without)(shrink(covariance, BACKGROUND_SHRINKAGE))
+        return mean, covariance
 
 
 def _background_of(densities):
-    """Return mean and covariance of the common background, as before it was shrunk."""
+    """Return mean and covariance of the known classes together, as before they were shrunk."""
+    if not densities.has_background:  # a single class
+        return densities.locations[0].double().cpu(), densities.mixture_of(0)[2][0].cpu()
     whitener = densities.background_whitener.double().cpu()
     covariance = torch.linalg.inv(whitener @ whitener.T)
     mean = densities.background_mean.double().cpu()

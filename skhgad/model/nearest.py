@@ -11,7 +11,7 @@ from .short_numbers import short
 # GPU takes as few operations as its memory allows.
 _BLOCK_ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 25}
 
-_PER_CLASS = ("scales", "weights")
+_PER_CLASS = ("axes_of", "scales", "weights")
 _CLOSE = 1e-2  # square of a distance, as a share of that of the vector's length
 
 
@@ -24,7 +24,8 @@ class NearestNormals(nn.Module):
     vector.
 
     Vectors are compared along a few axes, those along which the raw features of all normals vary
-    most. In the whitened space all axes vary alike, and all distances are nearly the same.
+    most. In the whitened space all axes vary alike, and all distances are nearly the same. Classes
+    that were added later have axes of their own, those of all normals at that time.
 
     They are kept as whole numbers of two bytes, times a scale of the class that is a power of two.
 
@@ -36,15 +37,18 @@ class NearestNormals(nn.Module):
     n_axes : int
     n_kept : int
         Vectors of all classes together.
+    n_sets : int, default=1
+        Sets of axes. ``axes_of`` holds the number of the set of each class.
 
     References
     ----------
     .. [1] Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
     """
 
-    def __init__(self, n_classes, n_latent, n_axes, n_kept):
+    def __init__(self, n_classes, n_latent, n_axes, n_kept, n_sets=1):
         super().__init__()
-        self.register_buffer("axes", torch.zeros(n_latent, n_axes))
+        self.register_buffer("axes", torch.zeros(n_sets, n_latent, n_axes))
+        self.register_buffer("axes_of", torch.zeros(n_classes, dtype=torch.int64))
         # Those of the first class, then those of the second, and so on.
         self.register_buffer("vectors", torch.zeros(n_kept, n_axes, dtype=torch.int16))
         self.register_buffer("counts", torch.zeros(n_classes, dtype=torch.int64))
@@ -58,7 +62,7 @@ class NearestNormals(nn.Module):
         `weights` holds one for each class.
         """
         result = cls(len(vectors), *axes.shape, n_kept=0).to(axes)
-        result.axes.copy_(axes)
+        result.axes[0] = axes
         result.weights.copy_(torch.as_tensor(weights))
         numbers, scales = zip(*(short(v, torch.int16) for v in vectors), strict=True)
         result.scales.copy_(torch.stack(scales))
@@ -69,6 +73,14 @@ class NearestNormals(nn.Module):
     def along(cls, axes, n_classes):
         """Return one without any vectors, for latent vectors along `axes` (n_latent, n_axes)."""
         return cls.of(axes, [axes.new_zeros(0, axes.shape[1])] * n_classes, [0.0] * n_classes)
+
+    def axes_of_class(self, code):
+        """Axes of one class, Tensor (n_latent, n_axes)."""
+        return self.axes[self.axes_of[code]]
+
+    def set_axes(self, codes, axes):
+        """Replace the axes (n_latent, n_axes) of classes that share a set, and have no vectors."""
+        self.axes[self.axes_of[codes[0]]] = axes.to(self.axes)
 
     def vectors_of(self, code):
         """Vectors of one class, Tensor (n, n_axes)."""
@@ -95,13 +107,14 @@ class NearestNormals(nn.Module):
 
         `z` has shape (n_images, n_positions, n_latent), `codes` (n_images,).
         """
-        moved = z @ self.axes
         if torch.jit.is_tracing():  # without loops over the images
+            moved = z @ (self.axes[0] if len(self.axes) == 1 else self.axes[self.axes_of[codes]])
             return self.weights[codes, None] * self._traced_distances(moved, codes)
-        distances = torch.zeros_like(moved[..., 0])
+        distances = torch.zeros_like(z[..., 0])
         for code in codes.unique().tolist():
             chosen = codes == code
-            distances[chosen] = distances_to_nearest(moved[chosen], self.vectors_of(code))
+            moved = z[chosen] @ self.axes_of_class(code)
+            distances[chosen] = distances_to_nearest(moved, self.vectors_of(code))
         return self.weights[codes, None] * distances
 
     def _traced_distances(self, moved, codes):
@@ -119,15 +132,14 @@ class NearestNormals(nn.Module):
         return (moved - kept.gather(1, places)).square().sum(-1).sqrt() * (counts > 0)
 
     def joined(self, other, order):
-        """Return the vectors of the classes of both; see `HierarchicalMixture.joined`.
-
-        Both must have the same axes.
-        """
+        """Return the vectors of the classes of both; see `HierarchicalMixture.joined`."""
         result, numbers = copy.deepcopy(self), self._numbers() + other._numbers()
         result._set_numbers([numbers[place] for place in order.tolist()])
         for name in _PER_CLASS:
             values = torch.cat((getattr(self, name), getattr(other, name)))
             setattr(result, name, values[order])
+        result.axes = torch.cat((self.axes, other.axes))
+        result.axes_of = torch.cat((self.axes_of, len(self.axes) + other.axes_of))[order]
         return result
 
     def without(self, codes):
@@ -138,6 +150,8 @@ class NearestNormals(nn.Module):
         result._set_numbers([numbers[code] for code in kept.nonzero()[:, 0].tolist()])
         for name in _PER_CLASS:
             setattr(result, name, getattr(self, name)[kept])
+        used, result.axes_of = torch.unique(result.axes_of, return_inverse=True)
+        result.axes = self.axes[used]
         return result
 
 

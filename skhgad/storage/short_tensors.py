@@ -104,3 +104,5 @@ def _rounded_vectors(prefix, tensors):
     numbers, scales = zip(*(short(values, torch.int16) for values in own), strict=True)
     tensors[prefix + "vectors"] = torch.cat(numbers)
     tensors[prefix + "scales"] = torch.stack(scales)
+    tensors[prefix + "axes"] = tensors[prefix + "axes"][None]
+    tensors[prefix + "axes_of"] = torch.zeros(len(counts), dtype=torch.int64)

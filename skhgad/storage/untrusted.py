@@ -165,7 +165,8 @@ class LevelSizes(NamedTuple):
     n_centers: int
     n_whiteners: int
     n_own_backgrounds: int
-    nearest: tuple[int, int] | None  # axes, and vectors of all classes that are kept
+    # Axes of a set, vectors of all classes that are kept, and sets of axes.
+    nearest: tuple[int, int, int] | None
 
 
 def level_sizes(tensors, index):
@@ -175,13 +176,14 @@ def level_sizes(tensors, index):
     n_centers = len(tensors[name]) if name in tensors else 0
     n_whiteners = len(tensors[prefix + "densities.whiteners"]) if n_centers else 0
     nearest = tensors.get(prefix + "nearest.vectors")
+    n_sets = len(tensors.get(prefix + "nearest.axes", ()))
     return LevelSizes(
         tensors[prefix + "mixture.means"].shape[1],
         len(tensors[prefix + "flow.blocks.hidden_weight"]),
         n_centers,
         n_whiteners,
         len(tensors.get(prefix + "densities.own_background_log_dets", ())),
-        None if nearest is None else (nearest.shape[1], nearest.shape[0]),
+        None if nearest is None else (nearest.shape[1], nearest.shape[0], n_sets),
     )
 
 
@@ -216,7 +218,7 @@ def _check_nearest(tensors, prefix, nearest):
     """Refuse kept vectors, counts and weights that cannot be those of a fit."""
     if nearest is None:
         return
-    names = ("axes", "vectors", "weights", "scales", "counts")
+    names = ("axes", "axes_of", "vectors", "weights", "scales", "counts")
     parts = {name: tensors.get(prefix + name) for name in names}
     if any(part is None for part in parts.values()):
         raise ValueError(f"a part of {prefix[:-1]} is missing.")
@@ -226,9 +228,11 @@ def _check_nearest(tensors, prefix, nearest):
     for name in ("weights", "scales"):
         if (parts[name] < 0).any():
             raise ValueError(f"{prefix}{name} has a negative value.")
-    counts = parts["counts"]
-    if counts.dtype != torch.int64:
-        raise ValueError(f"{prefix}counts are not whole numbers.")
+    counts, axes_of = parts["counts"], parts["axes_of"]
+    if counts.dtype != torch.int64 or axes_of.dtype != torch.int64:
+        raise ValueError(f"{prefix}counts or axes_of are not whole numbers.")
+    if (axes_of < 0).any() or (axes_of >= nearest[2]).any():
+        raise ValueError(f"{prefix}axes_of names axes that there are not.")
     if (counts < 0).any() or sum(counts.tolist()) != nearest[1]:
         raise ValueError(f"{prefix}counts names vectors that there are not.")
 
@@ -329,8 +333,8 @@ def _tensor_shapes(parameters, shape, n_classes, sizes):
         shapes["densities.shared_centers"] = (sizes.n_centers, n_axes)
         shapes["densities.shared_precision"] = (n_axes, n_axes)
     if sizes.nearest is not None:
-        shapes["nearest.axes"] = (n_axes, sizes.nearest[0])
-        for name in ("counts", "scales", "weights"):
+        shapes["nearest.axes"] = (sizes.nearest[2], n_axes, sizes.nearest[0])
+        for name in ("axes_of", "counts", "scales", "weights"):
             shapes[f"nearest.{name}"] = (n_classes,)
     if sizes.n_own_backgrounds:
         shapes["densities.own_background_means"] = (sizes.n_own_backgrounds, n_axes)

@@ -269,6 +269,11 @@ def raw_covariances(level):
     return [matrix.T @ found @ matrix for found in (densities.mixture_of(1)[2][0], background)]
 
 
+def raw_axes(level, code):
+    """The three widest axes along which kept vectors of a class are compared, (n_features, 3)."""
+    return level.start.matrix @ level.nearest.axes_of_class(code)[:, :3]
+
+
 @pytest.mark.once
 def test_a_new_product_scores_nearly_as_in_a_fit_on_everything():
     """In closed form: its covariance is shrunk, and its background is, as if it had been there."""
@@ -284,6 +289,8 @@ def test_a_new_product_scores_nearly_as_in_a_fit_on_everything():
         for found, expected in zip(raw_covariances(level), raw_covariances(of_whole), strict=True):
             gap = torch.linalg.norm(found - expected) / torch.linalg.norm(expected)
             assert gap < 0.05
+        own, old, expected = raw_axes(level, 1), raw_axes(level, 0), raw_axes(of_whole, 1)
+        assert (own - expected).norm() < 0.2 * (old - expected).norm()
     fresh, names = plates(["bolt", "nut", "clip"], n=20, seed=3)
     fresh[::2, 20:23, 8:11] += 40
     scores = [d.score_samples(fresh[names == "clip"]) for d in (detector, whole)]

@@ -9,20 +9,24 @@ from skhgad.model.nearest import NearestNormals, distances_to_nearest
 
 @pytest.fixture
 def nearest():
+    """Three classes, the second of axes of its own."""
     generator = torch.Generator().manual_seed(0)
-    result = NearestNormals.along(torch.randn(6, 3, generator=generator), n_classes=3)
+    first, second = torch.randn(2, 6, 3, generator=generator)
+    one, two = (NearestNormals.along(first, n_classes=n) for n in (1, 2))
+    result = two.joined(one, torch.tensor([0, 2, 1]))
+    result.set_axes([1], second)
     for code, n in enumerate((50, 7, 0)):
         result.set_class(code, 100 + torch.randn(n, 3, generator=generator), weight=code + 0.5)
     return result
 
 
 def brute_force(nearest, z, codes):
-    moved = z.double().numpy() @ nearest.axes.double().numpy()
-    penalties = np.zeros(moved.shape[:2])
+    penalties = np.zeros(z.shape[:2])
     for image, code in enumerate(codes.tolist()):
         kept = nearest.vectors_of(code).double().numpy()
+        moved = (z[image] @ nearest.axes[nearest.axes_of[code]]).double().numpy()
         if len(kept):
-            apart = np.linalg.norm(moved[image][:, None] - kept, axis=-1).min(1)
+            apart = np.linalg.norm(moved[:, None] - kept, axis=-1).min(1)
             penalties[image] = float(nearest.weights[code]) * apart
     return penalties
 
@@ -38,7 +42,7 @@ def test_penalties_are_those_of_a_plain_formula(nearest):
 def test_the_traced_penalties_are_the_same(nearest):
     z = torch.randn(3, 9, 6, generator=torch.Generator().manual_seed(1))
     codes = torch.tensor([1, 0, 1])
-    traced = nearest._traced_distances(z @ nearest.axes, codes)
+    traced = nearest._traced_distances(z @ nearest.axes[nearest.axes_of[codes]], codes)
     expected = nearest.penalty(z, codes) / nearest.weights[codes, None]
     np.testing.assert_allclose(traced, expected, rtol=1e-5)
 
@@ -62,7 +66,7 @@ def test_excluded_vectors_do_not_count():
 
 
 def test_classes_are_joined_in_their_order_and_dropped(nearest):
-    other = NearestNormals.along(nearest.axes, n_classes=1)
+    other = NearestNormals.along(nearest.axes[0], n_classes=1)
     other.set_class(0, torch.zeros(80, 3), weight=9.0)
     joined = nearest.joined(other, torch.tensor([0, 3, 1, 2]))
     assert joined.counts.tolist() == [50, 80, 7, 0]
@@ -74,3 +78,4 @@ def test_classes_are_joined_in_their_order_and_dropped(nearest):
     z = torch.randn(1, 4, 6, generator=torch.Generator().manual_seed(2))
     before = nearest.penalty(z, torch.tensor([1]))
     assert torch.equal(left.penalty(z, torch.tensor([0])), before)
+    assert len(joined.axes) == 3 and len(left.axes) == 2  # the other's are gone

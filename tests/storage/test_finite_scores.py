@@ -120,7 +120,8 @@ def packed_images():
         ("scales", lambda values: values * torch.nan, "nan|finite"),
         ("vectors", lambda values: values.float(), "is of type"),
         ("vectors", lambda values: values[..., :3].contiguous(), "has shape"),
-        ("axes", lambda values: values[:5].contiguous(), "has shape"),
+        ("axes", lambda values: values[:, :5].contiguous(), "has shape"),
+        ("axes_of", lambda values: values + 1, "names axes that there are not"),
         ("axes", None, "nearest|missing"),
     ],
 )

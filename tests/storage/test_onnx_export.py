@@ -294,15 +294,18 @@ def test_without_onnx_the_package_works_and_the_export_names_it(fitted, tmp_path
 
 
 def test_kept_normals_count_in_the_file_as_in_the_detector(tmp_path):
-    """Also where classes of different size keep different numbers of vectors."""
+    """Also where classes of different size keep different numbers of vectors, on other axes."""
     images, y = textures(60)
     chosen = np.flatnonzero((y == "stripes") | (np.arange(60) < 20))
     detector = small(max_iter=0, n_blocks=0, bank_size=300).fit(images[chosen], y[chosen])
     counts = [level.nearest.counts for level in detector.model_.model.levels]
     assert counts[0].tolist() == [300, 300] and counts[-1][0] < counts[-1][1] <= 300
     assert all(float(level.nearest.weights.min()) > 0 for level in detector.model_.model.levels)
+    detector.add_class(255 - images[y != "stripes"], "negatives")
+    assert detector.model_.model.levels[0].nearest.axes_of.unique().tolist() == [0, 1]
     session = exported(detector, tmp_path / "model.onnx")
     fresh, _ = textures(6, seed=1)
+    fresh[:2] = 255 - fresh[:2]
     compare(session, detector, fresh)
     nearest = detector.model_.model.levels[0].nearest
     nearest.weights.zero_()

@@ -101,7 +101,8 @@ def test_models_of_format_version_7_are_read(detector, tmp_path, monkeypatch):
         for code, n in enumerate(nearest.counts.tolist()):
             vectors[code, :n] = nearest.vectors_of(code)
         model[prefix + "vectors"] = vectors
-        del model[prefix + "scales"]
+        model[prefix + "axes"] = nearest.axes[0]
+        del model[prefix + "scales"], model[prefix + "axes_of"]
     old |= {f"model.{name}": values for name, values in model.items()}
     monkeypatch.setattr("skhgad.storage.model_folder.VERSION", 7)
     save_state(tmp_path / "old", old, description)
