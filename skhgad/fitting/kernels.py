@@ -173,7 +173,7 @@ def _with_widths(mixture, places, copies, is_copy, ties, likelihoods):
     squares = _neighbour_distances(places @ w)
     if ties is not None:
         squares = squares + 2 * ((w.T @ ties) * w.T).sum()
-    logs = 0.5 * squares[copies].clamp_min(1e-20).log()
+    logs = 0.5 * squares[copies].log()
     logs -= logs.mean()
     best, chosen = likelihoods, None
     for power in _POWERS:
@@ -191,14 +191,15 @@ def _with_widths(mixture, places, copies, is_copy, ties, likelihoods):
 
 
 def _neighbour_distances(x):
-    """Squared distance (n,) of each vector from its fifth neighbour."""
+    """Squared distance (n,) of each vector from its fifth neighbour, and what rounding may hide."""
+    x = x - x.mean(0)
+    rounding = 100 * torch.finfo(x.dtype).eps * x.square().sum(1).max()
     step = max(1, _BLOCK_ENTRIES // len(x))
-    return torch.cat(
-        [
-            squared_distances(block, x).topk(_NEIGHBOUR + 1, largest=False).values[:, -1]
-            for block in x.split(step)
-        ]
-    )
+    found = [
+        squared_distances(block, x).topk(_NEIGHBOUR + 1, largest=False).values[:, -1]
+        for block in x.split(step)
+    ]
+    return torch.cat(found) + rounding
 
 
 def _grouped(logs, most):

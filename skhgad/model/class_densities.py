@@ -17,7 +17,8 @@ class ClassDensities(nn.Module):
 
     Class k has `center_counts`[k] centers, the next ones in `whitened_centers`. A center is the
     mean of a Gaussian whose covariance is :math:`(W W^T)^{-1}`, with W the whitener that
-    `center_whiteners` names. All centers of a class may share one, or each has its own.
+    `center_whiteners` names. All centers of a class may share one, groups of them, or each has its
+    own.
     Classes that joined a fitted model later may have a background of their own, one for all that
     joined together; `own_backgrounds` names it, 0 = the common one.
     The module also holds the covariance that all classes share, and, with several classes, the
@@ -227,8 +228,8 @@ class ClassDensities(nn.Module):
     def set_class(self, code, mixture, location, *, n_vectors, shrinkage, n_merged=0):
         """Replace the mixture of one class in place; all others stay exactly.
 
-        `mixture` is that of `of`. `location`, a Tensor
-        (n_features,), is the mean of the vectors of the class. The shared precision stays.
+        `mixture` is one of those of `of`. `location`, a Tensor (n_features,), is the mean of the
+        vectors of the class. The shared precision stays.
         """
         new = ClassDensities.of(
             [mixture], location[None].to(self.locations), self.shared_precision,
