@@ -17,9 +17,9 @@ _GROUP_ENTRIES = 1 << 20  # of residuals, components by vectors by features
 _STACK_ENTRIES = 1 << 16  # of matrices that are factorised in one call
 _MOST_STEPS = 100
 _TOLERANCE = 1e-4  # nats per vector: smaller steps end the iteration
-_ROUNDS = 3  # in which the priors of the centers are chosen
-_N_STARTS = 3
-_STARTING_VECTORS = 2000
+_ROUNDS = 2  # in which the priors of the centers are chosen
+_N_STARTS, _STARTING_STEPS = 3, 3
+_STARTING_VECTORS = 1000
 _PRIOR_ALONE = 1e6  # pseudo-samples for each vector that leave nothing but the prior
 
 
@@ -161,7 +161,8 @@ def fit_mixture(z, n_components, generator, *, n_steps=_MOST_STEPS, ties=None):
     for start in range(_N_STARTS):
         kmeans = KMeans(n_components, n_init=1, max_iter=50, random_state=seed + start)
         labels = torch.from_numpy(kmeans.fit_predict(first.numpy()).astype(np.int64))
-        starts.append(_fit_round(first, nn.functional.one_hot(labels).to(z), ties, n_steps))
+        shares = nn.functional.one_hot(labels).to(z)
+        starts.append(_fit_round(first, shares, ties, _STARTING_STEPS))
     mixture = max(starts, key=lambda found: float(found.log_density(first).mean()))
     for _ in range(_ROUNDS):
         mixture = _fit_round(z, mixture.posterior(z), ties, n_steps)

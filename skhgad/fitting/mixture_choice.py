@@ -181,7 +181,7 @@ def left_out_likelihoods(fits, z):
     folds = range(n_folds if len(rows) < 500 else 1)
     found, best, n_worse = {}, -math.inf, 0
     for name, fit in fits.items():
-        is_size = name not in (MODES, KERNELS)
+        is_size = name not in (1, MODES, KERNELS)
         if is_size and n_worse == 2:
             continue
         pairs = [
