@@ -73,6 +73,51 @@ def relations(n_features, n):
     return X[:n], X[n:], np.repeat([0, 1], 1000)
 
 
+def spreads(n_features, n):
+    """Three round blobs of standard deviation 0.1, 0.5 and 2.
+
+    Anomalies lie around the tight two, at 3 to 5 times the usual distance from their centers.
+    """
+    rng = np.random.default_rng(0)
+    deviations, centers = np.array([0.1, 0.5, 2.0]), np.zeros((3, n_features))
+    centers[1, 0], centers[2, 1] = 6, 10
+
+    def blobs(n):
+        names = rng.permutation(np.arange(n) % 3)
+        return centers[names] + deviations[names, None] * rng.normal(size=(n, n_features))
+
+    train, normal, names = blobs(n), blobs(600), np.arange(300) % 2
+    moves = rng.normal(size=(300, n_features))
+    moves *= rng.uniform(3, 5, (300, 1)) * n_features**0.5 / np.linalg.norm(moves, axis=1)[:, None]
+    anomalies = centers[names] + deviations[names, None] * moves
+    return train, np.concatenate([normal, anomalies]), np.repeat([0, 1], [600, 300])
+
+
+def rotated(n_features, n):
+    """Three blobs of axes 0.1 to 2 long, each turned in its own way; anomalies are turned wrong."""
+    rng = np.random.default_rng(0)
+    axes = np.geomspace(0.1, 2, n_features)
+    turns = [np.linalg.qr(rng.normal(size=(n_features, n_features)))[0] for _ in range(3)]
+    centers = rng.uniform(-4, 4, (3, n_features))
+
+    def blobs(n, step):
+        names = rng.permutation(np.arange(n) % 3)
+        noise = axes * rng.normal(size=(n, n_features))
+        turned = np.stack([x @ turns[(k + step) % 3] for x, k in zip(noise, names, strict=True)])
+        return centers[names] + turned
+
+    test = np.concatenate([blobs(600, 0), blobs(300, 1)])
+    return blobs(n, 0), test, np.repeat([0, 1], [600, 300])
+
+
+def edges(n_features, n):
+    """Exponential features; one feature of an anomaly is negative, by 0.1 to 1."""
+    rng = np.random.default_rng(0)
+    train, test = rng.exponential(size=(n, n_features)), rng.exponential(size=(900, n_features))
+    test[np.arange(600, 900), rng.integers(0, n_features, 300)] = -rng.uniform(0.1, 1, 300)
+    return train, test, np.repeat([0, 1], [600, 300])
+
+
 def simulated_tables():
     """Yield names and tables."""
     for n_features in (2, 8, 64):
@@ -81,6 +126,11 @@ def simulated_tables():
     for n_features in (5, 20, 50):
         name = f"relations, {n_features} features, {10 * n_features} rows"
         yield name, relations(n_features, 10 * n_features)
+    for kind in (spreads, rotated, edges):
+        for n_features in (2, 8):
+            for n in (100, 300, 1000):
+                name = f"{kind.__name__}, {n_features} features, {n} rows"
+                yield name, kind(n_features, n)
 
 
 def run_method(key, table):

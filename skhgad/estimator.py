@@ -140,7 +140,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Centers inside each class. An int fits so many Gaussians to every class. "auto" chooses for
         each class of feature vectors by the likelihood of vectors left out: one Gaussian; its
         modes, with a covariance in common; 2 to 16 Gaussians; or kernels, a center at every
-        training vector (at most 4,096) with one covariance. The choice is in `n_components_`.
+        training vector (at most 4,096) with one covariance, or in up to 12 widths. The choice is in
+        `n_components_`.
         Images have one center by default.
     class_separation : float, default=5.0
         Distance between the class means in latent space at the start.

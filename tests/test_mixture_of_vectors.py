@@ -146,6 +146,46 @@ def test_new_classes_take_mixtures_and_leave_the_known_ones_alone(mixed, new):
     assert auroc(detector, rim, np.repeat(middle, 5, 0)) == 1
 
 
+def test_kernels_of_several_widths_are_stored_exported_and_updated(tmp_path):
+    rng = np.random.default_rng(0)
+    X, fresh = rng.exponential(size=(160, 2)), rng.uniform(-1, 4, (50, 2))
+    detector = HGADDetector(random_state=0).fit(X)
+    densities = detector.model_.model.levels[0].densities
+    assert detector.n_components_[0, 0] == 128
+    assert len(densities.whiteners) > 2
+    expected = detector.score_samples(fresh)
+    detector.save(tmp_path / "model")
+    loaded = HGADDetector.load(tmp_path / "model")
+    np.testing.assert_allclose(loaded.score_samples(fresh), expected, rtol=0, atol=1e-8)
+    detector.to_onnx(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(
+        tmp_path / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    np.testing.assert_allclose(
+        session.run(None, {"features": fresh})[0], expected, rtol=1e-8, atol=1e-8
+    )
+    new = rng.exponential(size=(40, 2))
+    loaded.update(new)
+    whole = HGADDetector(random_state=0).fit(np.concatenate([X, new]))
+    assert len(loaded.model_.model.levels[0].densities.whiteners) > 2
+    found = np.corrcoef(loaded.score_samples(fresh), whole.score_samples(fresh))[0, 1]
+    assert found > 0.99
+
+
+def test_blobs_of_one_class_keep_their_own_spreads_and_shapes():
+    rng = np.random.default_rng(0)
+    spreads, places = np.array([0.1, 0.5, 2.0]), np.array([[0, 0], [6, 0], [0, 10.0]])
+
+    def blobs(n):
+        return places[np.arange(n) % 3] + spreads[np.arange(n) % 3, None] * rng.normal(size=(n, 2))
+
+    angles = rng.uniform(0, 2 * np.pi, 200)
+    rims = np.stack([np.cos(angles), np.sin(angles)], 1) * 6 * np.resize(spreads[:2], 200)[:, None]
+    anomalies = np.resize(places[:2], (200, 2)) + rims
+    detector = HGADDetector(random_state=0).fit(blobs(300))
+    assert auroc(detector, blobs(600), anomalies) >= 0.995
+
+
 def wide_table(n, n_features, seed=0, mix_seed=0):
     """Vectors of 5 strong directions and weak noise in all."""
     rng = np.random.default_rng(seed)

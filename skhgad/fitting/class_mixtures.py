@@ -8,6 +8,7 @@ from .gaussian_mixture import fit_mixture
 from .gaussian_shrinkage import has_heavy_tails, inflation_of
 from .mixture_choice import choose_mixture, fit_gaussian
 from .modes import find_modes, numbered
+from .ties import tie_covariance
 
 BACKGROUND_SHRINKAGE = 0.1
 _MOST_VECTORS = 20_000  # of a class; more change nothing but the time
@@ -40,7 +41,16 @@ def fit_class_mixtures(level, samples, n_components, seed):
     named = isinstance(n_components, list)
     asked = n_components if named else [n_components] * samples.n_classes
     mixtures = [
-        fit_class(z[rows], modes[rows], size, named, seed, heavy_tails, n_merged)
+        fit_class(
+            z[rows],
+            modes[rows],
+            size,
+            named,
+            seed,
+            heavy_tails,
+            n_merged,
+            tie_covariance(level, x[rows]),
+        )
         for rows, size in zip(by_class, asked, strict=True)
     ]
     by_class = [z[rows] for rows in by_class]
@@ -56,10 +66,7 @@ def fit_class_mixtures(level, samples, n_components, seed):
         covariance = torch.cov(everything.T, correction=0).reshape(z.shape[1], -1)
         background = everything.mean(0), whitening_matrix(shrink(covariance, BACKGROUND_SHRINKAGE))
     return ClassDensities.of(
-        [
-            (m.centers, m.log_weights, torch.stack([whitening_matrix(c) for c in m.covariances]))
-            for m in mixtures
-        ],
+        [mixture.frozen() for mixture in mixtures],
         locations.to(level.mixture.means),
         root @ root.T,
         background,
@@ -76,7 +83,7 @@ def latent_vectors(level, x):
     return torch.cat(z).double().cpu()
 
 
-def fit_class(vectors, modes, n_components, named, seed, heavy_tails, n_merged):
+def fit_class(vectors, modes, n_components, named, seed, heavy_tails, n_merged, ties):
     """Fit the mixture of one class.
 
     Parameters are those of `choose_mixture`; `n_components` is the number of centers, "auto" or,
@@ -84,10 +91,10 @@ def fit_class(vectors, modes, n_components, named, seed, heavy_tails, n_merged):
     """
     if n_components == "auto" or named:
         name = n_components if named else None
-        return choose_mixture(vectors, modes, seed, heavy_tails, n_merged, name)
+        return choose_mixture(vectors, modes, seed, heavy_tails, n_merged, ties, name)
     if n_components == 1 or not len(vectors):
         return fit_gaussian(vectors, heavy_tails, n_merged)
-    return fit_mixture(vectors, n_components, torch.Generator().manual_seed(seed))
+    return fit_mixture(vectors, n_components, torch.Generator().manual_seed(seed), ties=ties)
 
 
 def has_heavy_tailed_class(z, modes):
@@ -108,7 +115,10 @@ def _covariance_within(mixture):
     """Covariance around the centers, for telling classes apart."""
     if len(mixture.covariances) == 1:
         return mixture.covariances[0]
-    return torch.einsum("m,mij->ij", mixture.log_weights.exp(), mixture.covariances)
+    weights = mixture.log_weights.exp()
+    if mixture.names is not None:
+        weights = torch.bincount(mixture.names, weights, len(mixture.covariances))
+    return torch.einsum("m,mij->ij", weights, mixture.covariances)
 
 
 def drawn_rows(z, rows, seed):

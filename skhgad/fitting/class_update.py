@@ -8,12 +8,13 @@ import torch
 
 from .class_mixtures import drawn_rows, fit_class, has_heavy_tailed_class, latent_vectors
 from .covariance import gaussian_shrinkage, shrink, unshrink, whitening_matrix
-from .gaussian_mixture import GaussianMixture, equal_log_weights
+from .gaussian_mixture import GaussianMixture
 from .gaussian_mixture import whitener as triangular_whitener
 from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count
 from .kernels import MOST_KERNELS, fit_kernels
-from .mixture_choice import KERNELS, name_of
+from .mixture_choice import KERNELS, is_kernels, name_of
 from .modes import find_modes
+from .ties import tie_covariance
 
 # If the prior has this share of a covariance, or more, the scatter cannot be recovered from it.
 _PRIOR_ALONE = 0.999
@@ -152,12 +153,12 @@ class VectorClass:
             old_z = latent_vectors(level, old)
             self.n_vectors, self.location = float(len(old)), old_z.mean(0)
             self.parts = _Refit(
-                torch.cat((old, x)), torch.cat((old_z, self.z)), n_components, seed, self.n_merged
+                level, torch.cat((old, x)), torch.cat((old_z, self.z)), n_components, seed
             )
         else:
             parts = (part.cpu() for part in densities.mixture_of(code))
             mixture = GaussianMixture(*parts, n_merged=self.n_merged)
-            if name_of(mixture, self.n_vectors) == KERNELS:
+            if is_kernels(len(mixture.centers), self.n_vectors):
                 self.parts = _Kernels(mixture, self.z, self.n_vectors, seed)
             else:
                 shrinkage = float(densities.shrinkages[code])
@@ -168,10 +169,8 @@ class VectorClass:
         left_out = self.folds == (-1 if without is None else without)
         z, mixture = self.z[~left_out], self.parts.fit(left_out)
         n = self.n_vectors + len(z)
-        whiteners = torch.stack([whitening_matrix(c) for c in mixture.covariances])
         densities.set_class(
-            self.code, (mixture.centers, mixture.log_weights, whiteners),
-            (self.n_vectors * self.location + z.sum(0)) / n,
+            self.code, mixture.frozen(), (self.n_vectors * self.location + z.sum(0)) / n,
             n_vectors=n, shrinkage=mixture.shrinkage(n), n_merged=self.n_merged,
         )  # fmt: skip
 
@@ -179,10 +178,12 @@ class VectorClass:
 class _Refit:
     """The mixture of all vectors of a class, the new ones last."""
 
-    def __init__(self, x, z, n_components, seed, n_merged):
+    def __init__(self, level, x, z, n_components, seed):
         modes = find_modes(x, torch.zeros(len(x), dtype=torch.int64), 1, seed)
         self.rows = drawn_rows(z, torch.arange(len(z)), seed)
-        self.z, self.modes, self.seed, self.n_merged = z, modes, seed, n_merged
+        self.z, self.modes, self.seed = z, modes, seed
+        self.n_merged = level.start.n_merged
+        self.ties = tie_covariance(level, x[self.rows])
         self.heavy_tails = has_heavy_tailed_class(z, modes)
         self.whole = self._fit(self.rows, n_components, named=False)
         self.name = name_of(self.whole, len(self.rows))
@@ -194,13 +195,13 @@ class _Refit:
         n_old = len(self.z) - len(left_out)
         kept = torch.cat((torch.ones(n_old, dtype=torch.bool), ~left_out))[self.rows]
         if self.name == KERNELS:
-            return _without_kernels(self.whole, ~kept[: len(self.whole.centers)])
+            return self.whole.without(~kept[: len(self.whole.centers)])
         return self._fit(self.rows[kept], self.name, named=True)
 
     def _fit(self, rows, n_components, named):
         return fit_class(
             self.z[rows], self.modes[rows], n_components, named, self.seed, self.heavy_tails,
-            self.n_merged,
+            self.n_merged, self.ties,
         )  # fmt: skip
 
 
@@ -221,7 +222,7 @@ class _Kernels:
 
     def fit(self, left_out):
         """Return the kernels without those at some of the new vectors; they keep their shape."""
-        return _without_kernels(self.whole, (self.numbers >= 0) & left_out[self.numbers])
+        return self.whole.without((self.numbers >= 0) & left_out[self.numbers])
 
 
 class _Counts:
@@ -234,11 +235,6 @@ class _Counts:
     def fit(self, left_out):
         """Count in all but some of the new vectors."""
         return _counted_in(self.mixture, self.z[~left_out], self.n_vectors, self.shrinkage)
-
-
-def _without_kernels(mixture, left_out):
-    centers = mixture.centers[~left_out]
-    return GaussianMixture(centers, equal_log_weights(len(centers)), mixture.covariances)
 
 
 def _counted_in(mixture, z, n_vectors, shrinkage):
@@ -258,8 +254,7 @@ def _counted_in(mixture, z, n_vectors, shrinkage):
         pseudo = n_vectors * shrinkage / (1 - shrinkage)
     current = mixture
     for _ in range(1 if len(mixture.centers) == 1 else _STEPS):
-        whiteners = [triangular_whitener(covariance) for covariance in current.covariances]
-        shares = current.joint_log_density(z, whiteners).softmax(1)
+        shares = current.posterior(z)
         current = _maximization(mixture, n_vectors, pseudo, z, shares)
     if math.isinf(extra):
         return replace(current, covariances=mixture.covariances, pseudo_count=extra)

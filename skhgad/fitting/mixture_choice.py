@@ -4,7 +4,13 @@ import math
 
 import torch
 
-from .gaussian_mixture import GaussianMixture, equal_log_weights, fit_mixture, fit_modes
+from .gaussian_mixture import (
+    GaussianMixture,
+    equal_log_weights,
+    fit_mixture,
+    fit_modes,
+    whitener,
+)
 from .gaussian_shrinkage import (
     SMALLEST_SCATTER,
     inflation_of,
@@ -16,13 +22,14 @@ from .gaussian_shrinkage import (
     shrunk_covariance,
 )
 from .kernels import MOST_KERNELS, ROWS_PER_FEATURE, fit_kernels
+from .student import likeliest_student
 
 KERNELS, MODES = "kernels", "modes"
-_SIZES = (2, 4, 8, 16)
+_SIZES = (2, 3, 4, 6, 8, 12, 16)
 _VECTORS_PER_CENTER = 10
+_VECTORS_PER_FEATURE = 0.5  # of a center
 _FEWEST_VECTORS = 8  # with fewer there is nothing to choose by
 _MOST_VECTORS = 2000  # that take part in the choice
-_NATS_PER_FEATURE = 0.1  # by which few centers must be better than kernels
 _STEPS = 20
 
 
@@ -50,14 +57,12 @@ def fit_gaussian(z, heavy_tails=False, n_merged=0):
     return GaussianMixture(mean[None], equal_log_weights(1), covariance[None], n_merged, pseudo)
 
 
-def choose_mixture(z, modes, seed, heavy_tails=False, n_merged=0, name=None):
+def choose_mixture(z, modes, seed, heavy_tails=False, n_merged=0, ties=None, name=None):
     """Choose and fit the mixture of a class by the likelihood of vectors left out.
 
     The candidates are one Gaussian; the modes, with one covariance; 2 to 16 Gaussians with
     covariances of their own; and kernels. One Gaussian stays unless another is better by two
-    standard errors. Then the modes stay unless another is. A few Gaussians are chosen before
-    kernels only if they are better by 0.1 nats per feature: features of few values let narrow
-    Gaussians win likelihood that says nothing of anomalies.
+    standard errors. Then the modes stay unless another is. Else the likeliest is taken.
 
     Parameters
     ----------
@@ -70,6 +75,8 @@ def choose_mixture(z, modes, seed, heavy_tails=False, n_merged=0, name=None):
         See `fit_gaussian`.
     n_merged : int
         See `GaussianMixture`.
+    ties : Tensor of shape (n_features, n_features), default=None
+        From `tie_covariance`. None: 0.
     name : int or str, default=None
         The candidate to take, chosen before on more vectors of the class.
 
@@ -77,16 +84,16 @@ def choose_mixture(z, modes, seed, heavy_tails=False, n_merged=0, name=None):
     -------
     GaussianMixture
     """
-    fits = candidates(z, modes, seed, heavy_tails, n_merged)
+    fits = candidates(z, modes, seed, heavy_tails, n_merged, ties)
     if name is None:
-        name = _likeliest(z, modes, seed, heavy_tails, n_merged) if len(fits) > 1 else 1
+        name = _likeliest(z, modes, seed, heavy_tails, n_merged, ties) if len(fits) > 1 else 1
     if name not in fits:
         name = 1
     rows = slice(MOST_KERNELS if name == KERNELS else None)
     return fits[name](torch.arange(len(z))[rows])
 
 
-def _likeliest(z, modes, seed, heavy_tails, n_merged):
+def _likeliest(z, modes, seed, heavy_tails, n_merged, ties):
     """Choose among candidates on the axes in which the vectors vary.
 
     In the others, as of constant features and sums of others, a density is as high as its
@@ -95,9 +102,11 @@ def _likeliest(z, modes, seed, heavy_tails, n_merged):
     if not n_merged:
         scatter, axes = principal_axes(z - z.mean(0))
         varies = scatter > SMALLEST_SCATTER * scatter.max()
-        z = z if varies.all() else z @ axes[:, varies]
-    fits = candidates(z, modes, seed, heavy_tails, n_merged)
-    return chosen_name(left_out_likelihoods(fits, z), z.shape[1])
+        if not varies.all():
+            axes = axes[:, varies]
+            z, ties = z @ axes, None if ties is None else axes.T @ ties @ axes
+    fits = candidates(z, modes, seed, heavy_tails, n_merged, ties)
+    return chosen_name(left_out_likelihoods(fits, z))
 
 
 def names_of(densities, n_vectors):
@@ -117,22 +126,27 @@ def names_of(densities, n_vectors):
     for n_centers, n in zip(densities.center_counts.tolist(), n_vectors, strict=True):
         whiteners = densities.center_whiteners[first : first + n_centers]
         first += n_centers
-        name = n_centers
-        if n_centers > 1 and len(whiteners.unique()) == 1:
-            name = KERNELS if n_centers >= min(n, MOST_KERNELS) else MODES
-        names.append(name)
+        names.append(_name(n_centers, len(whiteners.unique()), n))
     return names
 
 
 def name_of(mixture, n_vectors):
     """Tell which candidate a GaussianMixture of so many vectors is; see `names_of`."""
-    n_centers = len(mixture.centers)
-    if n_centers == 1 or len(mixture.covariances) > 1:
-        return n_centers
-    return KERNELS if n_centers >= min(n_vectors, MOST_KERNELS) else MODES
+    return _name(len(mixture.centers), len(mixture.covariances), n_vectors)
 
 
-def candidates(z, modes, seed, heavy_tails, n_merged):
+def is_kernels(n_centers, n_vectors):
+    """Tell whether a mixture of so many centers, fitted to so many vectors, is one of kernels."""
+    return n_centers > 1 and n_centers >= min(n_vectors, MOST_KERNELS)
+
+
+def _name(n_centers, n_covariances, n_vectors):
+    if is_kernels(n_centers, n_vectors):
+        return KERNELS
+    return MODES if n_centers > 1 and n_covariances == 1 else n_centers
+
+
+def candidates(z, modes, seed, heavy_tails, n_merged, ties=None):
     """Return {name: fit} of what can be fitted to so many vectors; 1 is always there.
 
     fit(rows) takes the numbers of the vectors to fit to and returns a GaussianMixture.
@@ -146,40 +160,63 @@ def candidates(z, modes, seed, heavy_tails, n_merged):
     if n < ROWS_PER_FEATURE * n_features or n_merged:
         return fits
     for size in _SIZES:
-        if n >= size * _VECTORS_PER_CENTER:
+        if n >= size * max(_VECTORS_PER_CENTER, _VECTORS_PER_FEATURE * n_features):
             fits[size] = lambda rows, size=size: fit_mixture(
-                z[rows], size, torch.Generator().manual_seed(seed), n_steps=_STEPS
+                z[rows], size, torch.Generator().manual_seed(seed), n_steps=_STEPS, ties=ties
             )
-    fits[KERNELS] = lambda rows: fit_kernels(z[rows])
+    fits[KERNELS] = lambda rows: fit_kernels(z[rows], ties)
     return fits
 
 
 def left_out_likelihoods(fits, z):
-    """Log-likelihoods (n_judged,) of vectors that a fit did not see, by candidate."""
+    """Log-likelihoods (n_judged,) of vectors that a fit did not see, by candidate.
+
+    Beside candidates that can follow heavy tails, one Gaussian is judged as the t distribution that
+    ranks vectors as it does: where only the tails are heavy, those gain likelihood but find no more
+    anomalies. After two numbers of centers in a row that were no better than fewer, larger ones are
+    not tried.
+    """
     rows = torch.arange(min(len(z), _MOST_VECTORS))
     n_folds = 3
     folds = range(n_folds if len(rows) < 500 else 1)
-    return {
-        name: torch.cat(
-            [
-                fit(rows[rows % n_folds != fold]).log_density(z[rows[rows % n_folds == fold]])
-                for fold in folds
-            ]
-        )
-        for name, fit in fits.items()
-    }
+    found, best, n_worse = {}, -math.inf, 0
+    for name, fit in fits.items():
+        is_size = name not in (1, MODES, KERNELS)
+        if is_size and n_worse == 2:
+            continue
+        pairs = [
+            (fit(rows[rows % n_folds != fold]), z[rows[rows % n_folds == fold]]) for fold in folds
+        ]
+        if name == 1 and KERNELS in fits:
+            found[name] = _as_student(pairs)
+        else:
+            found[name] = torch.cat([mixture.log_density(judged) for mixture, judged in pairs])
+        if is_size:
+            mean = float(robust_mean(found[name]))
+            n_worse = 0 if mean > best else n_worse + 1
+            best = max(best, mean)
+    return found
 
 
-def chosen_name(likelihoods, n_features):
+def _as_student(pairs):
+    """Log-densities (n,) of vectors under t distributions in place of single Gaussians."""
+    log_dets, distances = [], []
+    for gaussian, judged in pairs:
+        root = whitener(gaussian.covariances[0])
+        log_det = root.diagonal().log().sum() + gaussian.n_merged * root[-1, -1].log()
+        log_dets.append(log_det.expand(len(judged)))
+        distances.append(((judged - gaussian.centers) @ root).square().sum(1))
+    n_features = pairs[0][1].shape[1] + pairs[0][0].n_merged
+    return torch.cat(log_dets) + likeliest_student(torch.cat(distances), n_features)
+
+
+def chosen_name(likelihoods):
     """Choose among candidates by their left-out log-likelihoods; see `choose_mixture`."""
     simple = 1
     if MODES in likelihoods and is_clearly_better(likelihoods[MODES], likelihoods[1]):
         simple = MODES
-    mixtures = {name: values for name, values in likelihoods.items() if name not in (1, MODES)}
-    if not mixtures:
+    others = [name for name in likelihoods if name not in (1, MODES)]
+    if not others:
         return simple
-    best = max(mixtures, key=lambda name: robust_mean(mixtures[name]))
-    if not is_clearly_better(mixtures[best], likelihoods[simple]):
-        return simple
-    ahead = robust_mean(mixtures[best]) - robust_mean(mixtures[KERNELS])
-    return best if ahead > _NATS_PER_FEATURE * n_features else KERNELS
+    best = max(others, key=lambda name: robust_mean(likelihoods[name]))
+    return best if is_clearly_better(likelihoods[best], likelihoods[simple]) else simple

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from .mixture import drawn_centers, squared_distances
+from .mixture import drawn_centers, log_sum_exp, squared_distances
 from .short_numbers import rounded_whitener
 
 _PER_CLASS = ("origins", "locations", "discriminants", "n_vectors", "shrinkages")
@@ -18,7 +18,8 @@ class ClassDensities(nn.Module):
 
     Class k has `center_counts`[k] centers, the next ones in `whitened_centers`. A center is the
     mean of a Gaussian whose covariance is :math:`(W W^T)^{-1}`, with W the whitener that
-    `center_whiteners` names. All centers of a class may share one, or each has its own.
+    `center_whiteners` names. All centers of a class may share one, groups of them, or each has its
+    own.
     Classes that joined a fitted model later may have a background of their own, one for all that
     joined together; `own_backgrounds` names it, 0 = the common one.
     The module also holds the covariance that all classes share, and, with several classes, the
@@ -87,10 +88,11 @@ class ClassDensities(nn.Module):
 
         Parameters
         ----------
-        mixtures : list of (centers, log_weights, whiteners)
+        mixtures : list of (centers, log_weights, whiteners) or (..., names)
             Of each class: Tensors of shape (m, n_features), (m,) and (m or 1, n_features,
             n_features). The whiteners are inverse square roots W of covariances, acting on rows
-            from the right; one stands for all centers.
+            from the right; one stands for all centers. Else `names`, int64 of shape (m,), tells the
+            whitener of each center. The centers are stored in the order of their whiteners.
         locations : Tensor of shape (n_classes, n_features)
             Mean of the vectors of each class.
         shared_precision : Tensor of shape (n_features, n_features)
@@ -105,8 +107,8 @@ class ClassDensities(nn.Module):
         is_fine : bool, default=False
             Round no whitener to less than two bytes a number; see `rounded_whitener`.
         """
-        n_centers = [len(centers) for centers, _, _ in mixtures]
-        n_whiteners = [len(whiteners) for _, _, whiteners in mixtures]
+        n_centers = [len(centers) for centers, *_ in mixtures]
+        n_whiteners = [len(whiteners) for _, _, whiteners, *_ in mixtures]
         densities = cls(
             *locations.shape,
             n_centers=sum(n_centers),
@@ -115,11 +117,11 @@ class ClassDensities(nn.Module):
         ).to(locations)
         densities.center_counts.copy_(torch.tensor(n_centers))
         first_center = first_whitener = 0
-        for code, (centers, log_weights, whiteners) in enumerate(mixtures):
+        for code, mixture in enumerate(mixtures):
+            centers, log_weights, whiteners, own = _in_order(*mixture)
             whiteners = torch.stack(
                 [rounded_whitener(w, is_fine=is_fine) for w in whiteners.to(locations.dtype)]
-            )
-            centers, whiteners = centers.double(), whiteners.double()
+            ).double()
             places = slice(first_center, first_center + len(centers))
             names = first_whitener + torch.arange(len(whiteners))
             origin = centers[0]
@@ -128,10 +130,15 @@ class ClassDensities(nn.Module):
             # One by one: the batched factorisation of MKL fails on stacks of large matrices.
             for name, whitener in zip(names, whiteners, strict=True):
                 densities.log_dets[name] = log_det_of(whitener, n_merged).to(locations)
-            densities.center_whiteners[places] = names.expand(len(centers))
+            densities.center_whiteners[places] = first_whitener + own
             densities.center_log_weights[places] = log_weights.to(locations)
-            offsets = (centers - origin)[:, None]
-            densities.whitened_centers[places] = (offsets @ whiteners)[:, 0].to(locations)
+            offsets = [
+                part @ whitener
+                for part, whitener in zip(
+                    (centers - origin).split(torch.bincount(own).tolist()), whiteners, strict=True
+                )
+            ]
+            densities.whitened_centers[places] = torch.cat(offsets).to(locations)
             first_center, first_whitener = places.stop, first_whitener + len(whiteners)
         densities.locations.copy_(locations)
         n_vectors, shrinkages = (0.0, 1.0) if evidence is None else evidence
@@ -230,9 +237,9 @@ class ClassDensities(nn.Module):
     def set_class(self, code, mixture, location, *, n_vectors, shrinkage, n_merged=0, is_fine=True):
         """Replace the mixture of one class in place; all others stay exactly.
 
-        `mixture` is (centers, log_weights, whiteners), as in `of`. `location`, a Tensor
-        (n_features,), is the mean of the vectors of the class. The shared precision stays.
-        `is_fine`, as in `of`, lets later calls add changes that one byte would not show.
+        `mixture` is one of those of `of`. `location`, a Tensor (n_features,), is the mean of the
+        vectors of the class. The shared precision stays. `is_fine`, as in `of`, lets later calls
+        add changes that one byte would not show.
         """
         new = ClassDensities.of(
             [mixture], location[None].to(self.locations), self.shared_precision,
@@ -248,7 +255,7 @@ class ClassDensities(nn.Module):
         ):
             for name in _PER_CENTER:
                 getattr(self, name)[places] = getattr(new, name)
-            # In the order of its centers, as `of` names them.
+            self.center_whiteners[places] = names[new.center_whiteners]
             self.whiteners[names], self.log_dets[names] = new.whiteners, new.log_dets
             return
         order = torch.arange(len(self.center_counts))
@@ -259,7 +266,7 @@ class ClassDensities(nn.Module):
     def mixture_of(self, code):
         """Return (centers, log_weights, covariances) of one class, in float64.
 
-        Shapes are those of `of`, with covariances in place of their whiteners.
+        Shapes are those of `of`, with covariances in place of their whiteners, and without names.
         """
         places, names, _ = self._class_parts(code)
         whiteners = self.whiteners[names.unique()].double()
@@ -305,7 +312,7 @@ class ClassDensities(nn.Module):
 
     def _shared_density(self, moved, places):
         distances = squared_distances(moved, self.shared_centers[places])
-        return torch.logsumexp(self.center_log_weights[places] - 0.5 * distances, dim=-1)
+        return log_sum_exp(self.center_log_weights[places] - 0.5 * distances)
 
     @property
     def has_several_centers(self):
@@ -355,7 +362,7 @@ class ClassDensities(nn.Module):
 
     def _log_density(self, z, code, places, names):
         # The origin is subtracted before the product: distances stay exact far from zero.
-        return torch.logsumexp(self._center_logits(z - self.origins[code], places, names), dim=-1)
+        return log_sum_exp(self._center_logits(z - self.origins[code], places, names))
 
     def _center_logits(self, moved, places, names):
         """Log of weight times density of each center of a class, for vectors less its origin."""
@@ -391,6 +398,14 @@ class ClassDensities(nn.Module):
             )  # fmt: skip
             log_det = self.own_background_log_dets[number - 1]
         return log_det - 0.5 * ((z - mean) @ whitener).square().sum(-1)
+
+
+def _in_order(centers, log_weights, whiteners, names=None):
+    """Put the centers of a class in the order of their whiteners; name one of these for each."""
+    if names is None:
+        names = torch.arange(len(whiteners)).expand(len(centers))
+    names, order = names.sort(stable=True)
+    return centers.double()[order], log_weights[order], whiteners.double(), names
 
 
 def _blocks(flat, places):

@@ -10,6 +10,8 @@ def density_of(level, code):
         return "one Gaussian" if level.nearest is None else "one Gaussian and nearest normals"
     if len(covariances) == 1:
         return f"{len(centers)} centers, one covariance"
+    if len(covariances) < len(centers):
+        return f"{len(centers)} centers, {len(covariances)} widths"
     return f"{len(centers)} Gaussians"
 
 

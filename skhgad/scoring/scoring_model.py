@@ -266,6 +266,8 @@ class ScoringModel(nn.Module):
 
         `latents` holds a Tensor (n, n_positions, n_features) a level.
         """
+        if self.n_classes == 1:
+            return torch.zeros_like(latents[0][:, 0, 0], dtype=torch.int64)
         inside = None if frame is None else frame.inside
         return self.class_log_likelihoods(latents, inside).argmax(1)
 

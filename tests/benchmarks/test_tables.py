@@ -6,7 +6,9 @@ import types
 
 import numpy as np
 import pytest
+from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
+from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
@@ -62,6 +64,22 @@ def test_simulated_anomalies_break_a_relation_alone():
     _, test, labels = tables.relations(5, 50)
     off = test[:, 0] - test[:, 1] - test[:, 4]
     assert np.abs(off[labels == 0]).max() < 0.06 < np.abs(off[labels == 1]).min()
+
+
+def test_simulated_blobs_have_spreads_and_shapes_of_their_own():
+    train, test, labels = tables.spreads(2, 300)
+    near = np.linalg.norm(train, axis=1) < 1  # of the tight blob at 0
+    assert near.sum() == pytest.approx(100, abs=5)
+    assert (
+        np.linalg.norm(test[labels == 1], axis=1).min() > np.linalg.norm(train[near], axis=1).max()
+    )
+    train, test, labels = tables.rotated(5, 1000)
+    three = GaussianMixture(3, random_state=0).fit(train)
+    assert roc_auc_score(labels, -three.score_samples(test)) > 0.9
+    assert roc_auc_score(labels, LedoitWolf().fit(train).mahalanobis(test)) < 0.6
+    train, test, labels = tables.edges(3, 300)
+    assert train.min() >= 0
+    assert ((test < 0).sum(1) == labels).all()
 
 
 def test_methods_choose_the_columns(folder, capsys):

@@ -16,24 +16,64 @@ def ring(n=200, seed=0):
     return 3 * np.stack([np.cos(angle), np.sin(angle)], 1) + rng.normal(0, 0.2, (n, 2))
 
 
+def tight_and_wide(n=200, seed=0):
+    """Two blobs in turn, of standard deviations 0.1 and 2."""
+    rng = np.random.default_rng(seed)
+    tight = np.arange(n)[:, None] % 2 == 0
+    return np.where(tight, 0.1, 2) * rng.normal(size=(n, 2)) + np.where(tight, 0, 5)
+
+
 def plain_log_density(x, vectors, covariance, *, left_out=False):
-    """Log-density but for the constant of 2 pi, vector by vector; `left_out`: x are the vectors."""
+    """Log-density but for the constant of 2 pi, vector by vector; `left_out`: x are the vectors.
+
+    `covariance` is one for all kernels, or (n, n_features, n_features).
+    """
+    covariances = np.broadcast_to(covariance, (len(vectors), *covariance.shape[-2:]))
     moved = x[:, None] - vectors
-    exponents = -0.5 * np.einsum("nmi,ij,nmj->nm", moved, np.linalg.inv(covariance), moved)
+    exponents = -0.5 * np.einsum("nmi,mij,nmj->nm", moved, np.linalg.inv(covariances), moved)
+    exponents -= 0.5 * np.linalg.slogdet(covariances)[1]
     if left_out:
         np.fill_diagonal(exponents, -np.inf)
-    n = len(vectors) - left_out
-    return logsumexp(exponents, axis=1) - np.log(n) - 0.5 * np.linalg.slogdet(covariance)[1]
+    return logsumexp(exponents, axis=1) - np.log(len(vectors) - left_out)
 
 
-def test_there_is_a_kernel_of_one_shape_at_every_vector():
-    vectors = ring()
+def covariances_of(mixture):
+    """Covariance of each kernel."""
+    names = torch.zeros(len(mixture.centers)).long() if mixture.names is None else mixture.names
+    return mixture.covariances[names].numpy()
+
+
+@pytest.mark.parametrize("vectors", [ring(60), tight_and_wide()], ids=["one width", "widths"])
+def test_there_is_a_kernel_of_one_shape_at_every_vector(vectors):
     mixture = fit_kernels(torch.from_numpy(vectors))
     np.testing.assert_array_equal(mixture.centers, vectors)
-    assert mixture.covariances.shape == (1, 2, 2)
+    covariances = covariances_of(mixture)
+    scaled = covariances / np.linalg.det(covariances)[:, None, None] ** 0.5
+    np.testing.assert_allclose(scaled, scaled[:1].repeat(len(vectors), 0), rtol=1e-9)
     x = np.random.default_rng(1).normal(0, 3, (40, 2))
-    expected = plain_log_density(x, vectors, mixture.covariances[0].numpy())
+    expected = plain_log_density(x, vectors, covariances)
     np.testing.assert_allclose(mixture.log_density(torch.from_numpy(x)), expected, rtol=1e-9)
+
+
+def test_kernels_are_wider_where_vectors_are_rare():
+    vectors = tight_and_wide()
+    mixture = fit_kernels(torch.from_numpy(vectors))
+    widths = np.linalg.det(covariances_of(mixture)) ** 0.25
+    assert np.median(widths[1::2]) > 5 * np.median(widths[::2])
+    assert len(mixture.covariances) <= 12
+    alike = [
+        plain_log_density(vectors, vectors, h**2 * np.eye(2), left_out=True).mean()
+        for h in np.geomspace(0.05, 2, 20)
+    ]
+    chosen = plain_log_density(vectors, vectors, covariances_of(mixture), left_out=True)
+    assert chosen.mean() > max(alike) + 0.3
+
+
+def test_values_that_many_vectors_share_give_no_narrow_kernels():
+    vectors = torch.from_numpy(tight_and_wide())
+    ties = 4 * torch.eye(2, dtype=vectors.dtype)
+    assert fit_kernels(vectors).names is not None
+    assert fit_kernels(vectors, ties).names is None
 
 
 @pytest.mark.parametrize("n_features", [2, 10, 100])
@@ -41,7 +81,7 @@ def test_the_bandwidth_makes_vectors_left_out_most_likely(n_features):
     vectors = np.random.default_rng(0).normal(0, 1, (120, n_features))
     if n_features == 2:
         vectors = ring(120)
-    covariance = fit_kernels(torch.from_numpy(vectors)).covariances[0].numpy()
+    covariance = covariances_of(fit_kernels(torch.from_numpy(vectors)))
     half, chosen, double = (
         plain_log_density(vectors, vectors, factor**2 * covariance, left_out=True).mean()
         for factor in (0.5, 1, 2)
@@ -58,15 +98,16 @@ def correlated(n):
 @pytest.mark.parametrize("n", [100, 300])
 def test_kernels_take_a_shape_from_correlated_vectors(n):
     vectors = correlated(n)
-    covariance = fit_kernels(torch.from_numpy(vectors)).covariances[0].numpy()
-    values, axes = np.linalg.eigh(covariance)
+    mixture = fit_kernels(torch.from_numpy(vectors))
+    values, axes = np.linalg.eigh(mixture.covariances[0].numpy())
     assert values[-1] > 1.5 * values[-2]  # widest along the diagonal, as the vectors are
     assert abs(axes[:, -1].sum() / 2) > 0.95
     round_ones = [
         plain_log_density(vectors, vectors, h**2 * np.eye(4), left_out=True).mean()
         for h in np.linspace(0.1, 0.6, 26)
     ]
-    chosen = plain_log_density(vectors, vectors, covariance, left_out=True).mean()
+    covariances = covariances_of(mixture)
+    chosen = plain_log_density(vectors, vectors, covariances, left_out=True).mean()
     assert chosen > max(round_ones) + 0.03
 
 

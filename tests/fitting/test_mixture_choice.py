@@ -65,21 +65,16 @@ def test_few_vectors_or_copies_of_one_take_one_center():
     assert copies.log_density(torch.zeros(1, 3, dtype=torch.float64)).isfinite()
 
 
-def test_one_gaussian_stays_unless_another_is_clearly_better():
+def test_the_simplest_stays_unless_another_is_clearly_better():
     noise = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     base = torch.zeros(200, dtype=torch.float64)
     unsure, sure = base + 0.05 + noise, base + 0.5 + noise
-    assert chosen_name({1: base, MODES: unsure}, 2) == 1
-    assert chosen_name({1: base, MODES: sure}, 2) == MODES
-    assert chosen_name({1: base, 2: unsure, KERNELS: base - 1}, 2) == 1
-    assert chosen_name({1: base, MODES: sure, 2: sure + 0.01 * noise, KERNELS: base}, 2) == MODES
-
-
-def test_few_gaussians_come_before_kernels_only_if_they_are_much_better():
-    base = torch.zeros(200, dtype=torch.float64)
-    assert chosen_name({1: base, 4: base + 1, KERNELS: base + 0.9}, 2) == KERNELS
-    assert chosen_name({1: base, 4: base + 1, KERNELS: base + 0.7}, 2) == 4
-    assert chosen_name({1: base, 4: base + 0.9, KERNELS: base + 1}, 2) == KERNELS
+    assert chosen_name({1: base, MODES: unsure}) == 1
+    assert chosen_name({1: base, MODES: sure}) == MODES
+    assert chosen_name({1: base, 2: unsure, KERNELS: base - 1}) == 1
+    assert chosen_name({1: base, MODES: sure, 2: sure + 0.01 * noise, KERNELS: base}) == MODES
+    assert chosen_name({1: base, 4: sure, KERNELS: sure + 0.01}) == KERNELS
+    assert chosen_name({1: base, 2: sure, 4: sure + 0.02, KERNELS: sure + 0.01}) == 4
 
 
 def test_heavy_tails_are_shrunk_as_by_ledoit_and_wolf():

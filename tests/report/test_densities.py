@@ -52,3 +52,7 @@ def test_vectors_may_have_many_centers():
     X = np.random.default_rng(0).normal(size=(40, 2))
     detector = HGADDetector(n_components=3, random_state=0).fit(X)
     assert densities_of(detector)[0][1] == "3 Gaussians"
+    X = np.random.default_rng(0).exponential(size=(200, 2))
+    centers, widths = densities_of(HGADDetector(random_state=0).fit(X))[0][1].split(", ")
+    assert centers == "160 centers"
+    assert 2 <= int(widths.removesuffix(" widths")) <= 12

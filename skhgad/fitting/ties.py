@@ -1,0 +1,57 @@
+"""Values that many vectors share: how little they tell of the spread of a feature."""
+
+import numpy as np
+import torch
+
+
+def tie_variances(x):
+    """Variance (n_features,) that a Gaussian needs so as not to stand on equal values alone.
+
+    A Gaussian around vectors that have a feature in common could be as narrow as it likes, and
+    would win likelihood that says nothing of other values. A value that c vectors share counts as
+    known no better than to the distance within which as many others lie. The result is the mean of
+    the square of this distance over 12, the variance of rounding, and at most the variance of the
+    feature. It is 0 where no two vectors are equal.
+
+    `x` has shape (n, n_features), float64.
+    """
+    return torch.tensor([_tie_variance(column) for column in x.numpy().T], dtype=x.dtype)
+
+
+def _tie_variance(column):
+    values, counts = np.unique(column, return_counts=True)
+    if len(values) in (1, len(column)):
+        return 0.0
+    ordered = np.repeat(values, counts)
+    ends = counts.cumsum()
+    left, right = ends - counts - counts, ends - 1 + counts
+    to_left = np.where(left >= 0, values - ordered[left.clip(0)], np.inf)
+    to_right = np.where(
+        right < len(ordered), ordered[right.clip(max=len(ordered) - 1)] - values, np.inf
+    )
+    width = np.minimum(to_left, to_right)
+    farthest = np.maximum(values - values[0], values[-1] - values)
+    width = np.where(np.isinf(width), farthest, width)
+    width[counts == 1] = 0
+    return min(float((counts * width**2).sum()) / len(column) / 12, float(column.var()))
+
+
+def tie_covariance(level, x):
+    """Return the matrix that `tie_variances` become in the latent space of a level.
+
+    `x` holds raw vectors (n, n_features); the result is a float64 Tensor (n_axes, n_axes), None
+    where there are more features than axes. A trained flow is taken to be linear around their mean.
+    """
+    start = level.start
+    if start.has_rest or not len(x):
+        return None
+    variances = tie_variances(x)
+    has_ties = variances > 0
+    n_axes = start.n_axes
+    if not has_ties.any():
+        return x.new_zeros(n_axes, n_axes)
+    steps = variances[has_ties].sqrt()[:, None] * torch.eye(len(variances), dtype=x.dtype)[has_ties]
+    points = torch.cat((x.mean(0)[None], x.mean(0) + steps)).to(start.mean)
+    z = level.latent(points[:, None])[0][:, 0].double().cpu()
+    moves = z[1:] - z[0]
+    return moves.T @ moves
