@@ -11,6 +11,7 @@ from ..model.mixture import log_sum_exp, squared_distances
 from .center_priors import likeliest_priors
 from .covariance import residuals_within, whitening_matrix
 from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count
+from .kmeans import fit_kmeans
 
 _BLOCK_ENTRIES = 1 << 22  # of a matrix of distances, vectors by centers
 _GROUP_ENTRIES = 1 << 20  # of residuals, components by vectors by features
@@ -151,16 +152,14 @@ def fit_mixture(z, n_components, generator, *, n_steps=_MOST_STEPS, ties=None):
     one from which the first vectors become most likely goes on. `ties` is that of `tie_covariance`;
     None: 0. With fewer distinct vectors than `n_components`, there are as many centers as those.
     """
-    from sklearn.cluster import KMeans  # scoring does without
-
     n_components = min(n_components, len(torch.unique(z, dim=0)))
     seed = int(torch.randint(2**31 - 1 - _N_STARTS, (1,), generator=generator))
     ties = z.new_zeros(z.shape[1], z.shape[1]) if ties is None else ties
     n_steps, first = -(-n_steps // _ROUNDS), z[:_STARTING_VECTORS]
     starts = []
     for start in range(_N_STARTS):
-        kmeans = KMeans(n_components, n_init=1, max_iter=50, random_state=seed + start)
-        labels = torch.from_numpy(kmeans.fit_predict(first.numpy()).astype(np.int64))
+        kmeans = fit_kmeans(first, n_components, seed + start)
+        labels = torch.from_numpy(kmeans.labels_.astype(np.int64))
         shares = nn.functional.one_hot(labels).to(z)
         starts.append(_fit_round(first, shares, ties, _STARTING_STEPS))
     mixture = max(starts, key=lambda found: float(found.log_density(first).mean()))

@@ -12,6 +12,7 @@ from .gaussian_shrinkage import (
     left_out_log_likelihoods,
     likeliest_pseudo_count,
 )
+from .kmeans import fit_kmeans
 
 _SIZES = (2, 4, 8)
 _VECTORS_PER_MODE = 10
@@ -50,8 +51,6 @@ def numbered(codes, modes):
 
 
 def _modes_of(x, seed):
-    from sklearn.cluster import KMeans  # scoring does without
-
     best = torch.zeros(len(x), dtype=torch.int64)
     if len(x) < _SIZES[0] * _VECTORS_PER_MODE:
         return best
@@ -72,7 +71,7 @@ def _modes_of(x, seed):
     for size in _SIZES:
         if len(drawn) < size * _VECTORS_PER_MODE or n_distinct < size:
             break
-        kmeans = KMeans(size, n_init=1, max_iter=50, random_state=seed).fit(drawn.numpy())
+        kmeans = fit_kmeans(drawn, size, seed)
         found = _likelihoods(drawn, _nearest(kmeans, drawn), n_features)
         if not is_clearly_better(found, likelihoods):
             break
