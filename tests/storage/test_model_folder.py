@@ -278,8 +278,10 @@ def test_a_file_of_another_size_than_declared_takes_no_memory(model_folder, dama
 
 
 def test_tensors_of_every_type_come_back(tmp_path):
-    names = "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 bfloat16 float16 float32 "
-    names += "float64 complex64 float8_e4m3fn float8_e5m2"
+    # Older versions of safetensors cannot write some.
+    names = "bool uint8 int8 int16 int32 int64 bfloat16 float16 float32 float64"
+    if tuple(map(int, version("safetensors").split(".")[:2])) >= (0, 8):
+        names += " uint16 uint32 uint64 complex64 float8_e4m3fn float8_e5m2"
     tensors = {name: torch.ones(3).to(getattr(torch, name)) for name in names.split()}
     save_state(tmp_path / "model", {**tensors, "none": torch.zeros(0, 2)}, {"a": 1})
     loaded, _ = load_state(tmp_path / "model")
