@@ -86,8 +86,8 @@ class GaussianMixture:
 
     def frozen(self):
         """Return (centers, log_weights, whiteners, names), as `ClassDensities.of` takes them."""
-        whiteners = torch.stack([whitening_matrix(c) for c in self.covariances])
-        return self.centers, self.log_weights, whiteners, self.names
+        roots = torch.stack([whitening_matrix(covariance) for covariance in self.covariances])
+        return self.centers, self.log_weights, roots, self.names
 
 
 def whitener(covariance):
@@ -229,13 +229,11 @@ def maximize(
 def _maximization(z, responsibilities, priors, pseudo_count, shared, ties):
     weights = responsibilities.sum(0).clamp_min(1e-10)
     centers = (responsibilities.T @ z) / weights[:, None]
-    scatters = torch.cat(
-        [
-            weighted.mT @ weighted
-            for group in component_groups(len(centers), z)
-            for weighted in [(z - centers[group, None]) * responsibilities.T[group, :, None].sqrt()]
-        ]
-    )
+    scatters = []
+    for group in component_groups(len(centers), z):
+        weighted = (z - centers[group, None]) * responsibilities.T[group, :, None].sqrt()
+        scatters.append(weighted.mT @ weighted)
+    scatters = torch.cat(scatters)
     if ties is not None:
         scatters = scatters + weights[:, None, None] * ties
     counts = weights[:, None, None]

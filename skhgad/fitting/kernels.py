@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from ..model.mixture import squared_distances
+from ..model.mixture import LOWEST_EXPONENT, squared_distances
 from .gaussian_mixture import GaussianMixture, equal_log_weights, whitener
 from .gaussian_shrinkage import is_clearly_better, robust_mean
 
@@ -21,7 +21,6 @@ _SMALLEST_VARIANCE = 1e-6  # of a kernel's shape, where 1 is that of the class
 ROWS_PER_FEATURE = 2  # with fewer, the shape of a kernel cannot be told
 MOST_KERNELS = 4096
 _MOST_JUDGED = 1000  # vectors whose left-out likelihood chooses the bandwidth
-_LOWEST = -80.0  # of exponents: what underflows takes twenty times as long
 _BLOCK_ENTRIES = 1 << 17  # of a matrix of distances: more leave the cache of the processor
 
 
@@ -94,7 +93,7 @@ def _left_out(z, is_copy, covariance, bandwidths, log_widths=None, *, first=0):
                 exponents -= (n_features * log_widths).float()
                 top = exponents.amax(1)
                 exponents, highest = exponents.sub_(top[:, None]), highest + top
-            total = exponents.clamp_min_(_LOWEST).exp_().sum(1)
+            total = exponents.clamp_min_(LOWEST_EXPONENT).exp_().sum(1)
             columns.append(total.log() + highest - n_features * math.log(h))
         found.append(torch.stack(columns, 1))
     n_others = (~is_copy[first:]).sum(1, keepdim=True)
@@ -136,7 +135,7 @@ def _differences(z, is_copy, w):
     expected = torch.empty_like(judged)
     for rows, distances in _distances(z, is_copy, w):
         posterior = (distances - distances.amin(1, keepdim=True)).mul_(-0.5)
-        posterior = posterior.clamp_min_(_LOWEST).exp_()
+        posterior = posterior.clamp_min_(LOWEST_EXPONENT).exp_()
         posterior /= posterior.sum(1, keepdim=True)
         expected[rows] = posterior @ z
         totals += posterior.sum(0)

@@ -8,7 +8,8 @@ from torch import nn
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 _BLOCK = 512  # points whose distances from all others are computed at once
-_LOWEST = -80.0  # of exponents; normal in single precision
+# Of exponents: normal in single precision. What underflows takes processors twenty times as long.
+LOWEST_EXPONENT = -80.0
 _EXACT = "donot_use_mm_for_euclid_dist"
 
 
@@ -57,13 +58,12 @@ def squared_distances(z, centers):
 def log_sum_exp(logits):
     """Logarithm of the sum of exponentials over the last axis, as torch's logsumexp.
 
-    Terms below e^-80 of the largest are raised to that, which changes nothing: exponentials that
-    underflow take processors twenty times as long.
+    Terms below e^-80 of the largest are raised to that, which changes nothing.
     """
     if logits.shape[-1] == 1:
         return logits[..., 0]
     highest = logits.amax(-1, keepdim=True)
-    return (logits - highest).clamp_min(_LOWEST).exp().sum(-1).log() + highest[..., 0]
+    return (logits - highest).clamp_min(LOWEST_EXPONENT).exp().sum(-1).log() + highest[..., 0]
 
 
 _PER_CLASS = ("means", "prior_logits", "offsets", "center_logits", "generations")

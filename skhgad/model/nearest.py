@@ -11,7 +11,7 @@ from .short_numbers import short
 # GPU takes as few operations as its memory allows.
 _BLOCK_ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 25}
 
-_PER_CLASS = ("axes_of", "scales", "weights")
+_PER_CLASS = ("scales", "weights")
 _CLOSE = 1e-2  # square of a distance, as a share of that of the vector's length
 
 
@@ -150,7 +150,7 @@ class NearestNormals(nn.Module):
         result._set_numbers([numbers[code] for code in kept.nonzero()[:, 0].tolist()])
         for name in _PER_CLASS:
             setattr(result, name, getattr(self, name)[kept])
-        used, result.axes_of = torch.unique(result.axes_of, return_inverse=True)
+        used, result.axes_of = torch.unique(self.axes_of[kept], return_inverse=True)
         result.axes = self.axes[used]
         return result
 

@@ -17,7 +17,7 @@ from ..scoring.defect_terms import DefectTerm
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
 from .finite_scores import check_constants, check_dtypes, check_scores
-from .short_tensors import lengthened, shortened
+from .short_tensors import lengthened, narrowed, shortened, widened
 from .untrusted import (
     check_device_of_file,
     check_extractor,
@@ -36,9 +36,6 @@ from .untrusted import (
     read_roi,
     read_training,
 )
-
-# The large tensors of wide tables. Kept as float32 where that holds the same values.
-_NARROWED = ("model.levels.0.start.matrix", "kept.x")
 
 
 def pack(detector):
@@ -59,9 +56,7 @@ def pack(detector):
     if fitted.appearances is not None:
         for name, values in fitted.appearances._asdict().items():
             tensors[f"appearances.{name}"] = torch.from_numpy(values)
-    for name in _NARROWED:
-        if name in tensors and torch.equal(tensors[name].float().double(), tensors[name].double()):
-            tensors[name] = tensors[name].float()
+    tensors = narrowed(tensors)
     attributes = {
         "classes": detector.classes_.tolist(),
         "offset": float(detector.offset_),
@@ -97,13 +92,7 @@ def unpack(cls, tensors, description, backbone):
     """
     attributes = description["fitted"]
     takes_images = read_images(attributes)
-    if not takes_images:
-        tensors = tensors | {
-            name: tensors[name].double()
-            for name in _NARROWED
-            if name in tensors and tensors[name].dtype == torch.float32
-        }
-    parts = _by_part(tensors)
+    parts = _by_part(tensors if takes_images else widened(tensors))
     parts["model"] = lengthened(parts["model"])
     detector = _new_detector(cls, description["parameters"], backbone)
     parameters = detector.get_params(deep=False)

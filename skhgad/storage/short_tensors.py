@@ -1,10 +1,33 @@
-"""What fit rounded to one or two bytes a number is stored so, exactly; and read again."""
+"""Tensors are stored in as few bytes as hold their values exactly, and read again.
+
+What fit rounded takes one or two bytes a number, what float32 holds four.
+"""
 
 import torch
 
 from ..model.short_numbers import ShortMatrix, short
 
+# The large tensors of wide tables, float64 in memory.
+_NARROWED = ("model.levels.0.start.matrix", "kept.x")
 _KINDS = {"one_byte": torch.int8, "two_bytes": torch.int16}
+
+
+def narrowed(tensors):
+    """Return all tensors of a detector, the large ones of tables in float32 if that holds them."""
+    return tensors | {
+        name: tensors[name].float()
+        for name in _NARROWED
+        if name in tensors and torch.equal(tensors[name].float().double(), tensors[name].double())
+    }
+
+
+def widened(tensors):
+    """Return all tensors of a detector for tables, those in float64 that `narrowed` changed."""
+    return tensors | {
+        name: tensors[name].double()
+        for name in _NARROWED
+        if name in tensors and tensors[name].dtype == torch.float32
+    }
 
 
 def shortened(tensors):
