@@ -9,8 +9,6 @@ from skhgad.features.backbones import EMBEDDED_BACKBONE
 from skhgad.features.checkpoints import embedded_state_dict
 from skhgad.images import ImageSource, iter_batches
 
-from .reference import Encoder, ReferenceHGAD
-
 PUBLISHED_STAGE, PUBLISHED_SCALES = (3,), (1.0, 0.5, 0.25)
 
 
@@ -34,12 +32,16 @@ def without_unused_stages(model):
 
 def make_encoder(options):
     """Backbone and image scales of the reference."""
+    from .reference import Encoder  # needs FrEIA, which the other sides do not
+
     model, mean, std = bare_backbone(options, PUBLISHED_STAGE)
     return Encoder(model, PUBLISHED_SCALES, mean, std).to(options.device)
 
 
 def make_reference(options, n_classes, n_steps, encoder=None, channels=None):
     """The untrained reference; `channels` are asked of the encoder where not given."""
+    from .reference import ReferenceHGAD
+
     if channels is None:
         pixels = torch.zeros(1, options.image_size, options.image_size, 3, dtype=torch.uint8)
         channels = [maps.shape[1] for maps in encoder(pixels)]

@@ -23,6 +23,7 @@ MIXED_PRECISION = {"cuda": torch.float16}
 # What pixels are normalised with, unless the backbone has a `pretrained_cfg` that says otherwise.
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _FOLDING = threading.Lock()
+_FOLDED_AT = 128  # pixels a side, at most: folding does not depend on them
 
 
 def tensors_sha256(tensors):
@@ -227,8 +228,10 @@ class FeatureExtractor(nn.Module):
     def _scales(self, image_scales, configuration):
         if image_scales != "auto":
             return [float(scale) for scale in image_scales]
-        takes_any_size = self.spec["backbone"] and not configuration.get("fixed_input_size")
-        return list(SCALES) if takes_any_size else [1.0]
+        return list(SCALES) if self._takes_any_size(configuration) else [1.0]
+
+    def _takes_any_size(self, configuration):
+        return self.spec["backbone"] and not configuration.get("fixed_input_size")
 
     def fold(self, device):
         """Return the backbone with its batch normalisations folded, once for a device."""
@@ -236,7 +239,10 @@ class FeatureExtractor(nn.Module):
             return self.backbone
         with _FOLDING:  # threads that score at once must not fold at once
             if device not in self._folded:
-                blank = torch.zeros(1, self.n_channels, *self.spec["image_size"], device=device)
+                size = self.spec["image_size"]
+                if self._takes_any_size(getattr(self.backbone, "pretrained_cfg", None) or {}):
+                    size = [min(side, _FOLDED_AT) for side in size]
+                blank = torch.zeros(1, self.n_channels, *size, device=device)
                 blank = blank.contiguous(memory_format=torch.channels_last)
                 folded = fold_batch_norm(self.backbone, blank)
                 self._folded[device] = for_processor(folded) if device.type == "cpu" else folded

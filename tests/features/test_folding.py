@@ -111,3 +111,20 @@ def test_threads_that_score_at_once_fold_once(monkeypatch):
     for levels in everything:
         for level, other in zip(levels, expected, strict=True):
             torch.testing.assert_close(level, other)
+
+
+@pytest.mark.parametrize(
+    "backbone, size, folded_at",
+    [("resnet18", (640, 96), (128, 96)), ("levit_128s", (224, 224), (224, 224))],
+)
+def test_large_pictures_are_not_needed_to_fold(monkeypatch, backbone, size, folded_at):
+    seen = []
+
+    def fold(backbone, pixels):
+        seen.append(tuple(pixels.shape[2:]))
+        return fold_batch_norm(backbone, pixels)
+
+    monkeypatch.setattr("skhgad.features.extractor.fold_batch_norm", fold)
+    FeatureExtractor(backbone, None, (0, 1), size, (1.0,), 1, False, 1.0)
+    # LeViT takes pictures of one size only.
+    assert seen == [folded_at]
