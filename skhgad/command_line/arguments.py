@@ -291,6 +291,15 @@ def load_detector(args):
     return detector, of_fit
 
 
+def load_for_work(args):
+    """Read the model as `load_detector` does; the regions of ``--roi`` replace those of the fit."""
+    detector, _ = load_detector(args)
+    roi = chosen_roi(args, detector.classes_.tolist())
+    if roi is not None:
+        detector.model_ = detector.model_.with_roi(roi)
+    return detector
+
+
 def product_of(detector, args):
     """Return the label that ``--class`` names, or None."""
     return None if args.class_name is None else known_class(detector, args.class_name, "--class")

@@ -8,9 +8,10 @@ from ..text import printable
 from .arguments import (
     add_drift_options,
     add_machine_options,
+    add_roi_option,
     add_threshold_option,
     drift_options,
-    load_detector,
+    load_for_work,
     parse_port,
     parse_positive,
 )
@@ -81,6 +82,7 @@ def add_options(commands):
         help="JSON file in which the evidence of drift outlives the process",
     )
     add_threshold_option(command, "for this run only; the model stays")
+    add_roi_option(command, "for this run only; default: that of the fit")
     add_machine_options(command)
     command.set_defaults(run=run)
 
@@ -112,7 +114,7 @@ def build(args, token):
     from ..service.held_model import HeldModel
     from ..service.server import Limits, build_app
 
-    model = HeldModel(args.model, lambda: load_detector(args)[0], _warn)
+    model = HeldModel(args.model, lambda: load_for_work(args), _warn)
     figures = Figures()
     batcher = Batcher(
         model,

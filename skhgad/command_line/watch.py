@@ -9,9 +9,10 @@ from .arguments import (
     add_drift_options,
     add_machine_options,
     add_product_option,
+    add_roi_option,
     add_threshold_option,
     drift_options,
-    load_detector,
+    load_for_work,
     parse_seconds,
     product_of,
 )
@@ -65,6 +66,7 @@ def add_options(commands):
     )
     add_product_option(command)
     add_threshold_option(command, "for this run only; the model stays")
+    add_roi_option(command, "for this run only; default: that of the fit")
     add_machine_options(command)
     command.set_defaults(run=run)
 
@@ -98,7 +100,7 @@ def run(args):
 
 def watching_detector(args):
     """Read the model; ValueError if it does not know the product that ``--class`` names."""
-    detector, _ = load_detector(args)
+    detector = load_for_work(args)
     product_of(detector, args)
     return detector
 

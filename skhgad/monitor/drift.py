@@ -445,11 +445,16 @@ def check_products(detector: Any) -> None:
 
 
 def fingerprint(detector: Any) -> str:
-    """Return a hash of the calibration and the classes of a fitted detector."""
+    """Return a hash of the calibration, classes and regions of interest of a fitted detector."""
     calibration, classes = detector.model_.calibration, detector.classes_.tolist()
     digest = hashlib.sha256(json.dumps(classes).encode())
     for values in calibration:
         digest.update(np.ascontiguousarray(values).tobytes())
+    roi = detector.model_.roi
+    if roi is not None:
+        digest.update(repr([roi.of_class, *(mask.shape for mask in roi.masks)]).encode())
+        for mask in roi.masks:
+            digest.update(mask.tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 """What `fit` leaves: everything that scoring needs, in one object."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -98,6 +98,14 @@ class FittedModel:
         if not isinstance(X, ImageSource):
             X = ImageSource(X, value_range=self.value_range, n_channels=self.n_channels)
         return ObservedSource(X, self.roi)
+
+    def with_roi(self, roi):
+        """Return this model with other regions of interest, for every picture that follows.
+
+        `roi` is one mask for all, or a mapping of label to mask, as in `HGADDetector.fit`.
+        """
+        masks = product_masks(roi, 0, self.classes, takes_images=self.takes_images)
+        return replace(self, roi=masks)
 
     def seen(self, reader, X, codes=None, roi=None):
         """Return X as this model sees it, and the classes whose regions were used.

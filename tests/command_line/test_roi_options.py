@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import pytest
 from backbones import RandomFilters
+from fastapi.testclient import TestClient
 from PIL import Image
 from small_pictures import SIDE, draw, write
 
 from skhgad import HGADDetector
-from skhgad.command_line.main import main
+from skhgad.command_line.main import build_parser, main
+from skhgad.command_line.serve import build
 from skhgad.report import contents, findings
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.once]
@@ -168,3 +170,26 @@ def test_a_model_that_sees_tiles_has_a_report(place, tmp_path):
     )
     titles = [p.title for p in contents.draw_pictures(detector, paths, rows, None)]
     assert titles == ["Scores", "Drift"] and len(groups) == 1
+
+
+def test_watch_and_serve_look_inside(place, tmp_path):
+    model, mask = str(place / "model"), str(place / "left.png")
+    folder = place / "products/stripe/test/square"
+    logs = []
+    for number, option in enumerate(([], ["--roi", mask])):
+        log = tmp_path / f"{number}.jsonl"
+        how = ["--once", "--settle", "0", "--log", str(log)]
+        assert main(["watch", model, str(folder), *how, *option]) == 0
+        logs.append([json.loads(line) for line in log.read_text().splitlines()])
+    whole, left = ({record["file"]: record for record in log} for log in logs)
+    assert whole.keys() == left.keys()
+    for name, record in left.items():
+        assert record["peak_position"][1] < 9 <= whole[name]["peak_position"][1]
+    # The evidence of drift of one region says nothing of another.
+    assert whole["0.png"]["model"] != left["0.png"]["model"]
+    args = build_parser().parse_args(["serve", model, "--port", "0", "--roi", mask])
+    app = build(args, None)
+    with TestClient(app) as client, open(folder / "0.png", "rb") as file:
+        client.base_url = "http://localhost"
+        (answer,) = client.post("/score", files={"files": file}).json()["images"]
+    assert answer["score"] == pytest.approx(left["0.png"]["score"], rel=1e-3)
