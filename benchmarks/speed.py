@@ -1,6 +1,7 @@
 """Speed of skhgad beside the published method and beside the bare backbone, in one process.
 
     python -m benchmarks.speed [--part train fit score latency] [--json FILE] [--markdown FILE]
+    python -m benchmarks.speed --part sizes            # fits of up to 4,000 images
     python -m benchmarks.speed --part quality          # long: the reference trains 16 whole passes
     python -m benchmarks.speed --device cuda --backbone tf_efficientnet_b6 --weights none \\
         --image-size 1024 --configuration paper --part train fit score
@@ -18,6 +19,8 @@ score    `score_samples` on a stream at batch 32 beside the bare backbone (timm'
          up to the last stage needed, channels_last, the same resizing and normalisation, decoding
          on both sides or on none), and the published evaluation beside skhgad's.
 latency  The same for one image a call.
+sizes    A whole fit of `HGADDetector()` on --sizes images of four products, beside one pass of the
+         bare backbone over the same files at the same scales. One pair a size.
 quality  Seconds of `fit` until the AUROC is reached that the reference has after --passes of a
          schedule of 48, mean over classes of the benchmark's test images. The target is the better
          of the reference's two figures: by its own protocol (class given, maxima over the test
@@ -38,6 +41,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from skhgad import HGADDetector
 from skhgad.features.backbones import EMBEDDED_BACKBONE
 from skhgad.fitting.feature_cache import FeatureCache
 from skhgad.fitting.samples import LabelledSamples
@@ -49,6 +53,7 @@ from skhgad.model.level import empty_level
 from .measurement import Comparison, environment, merge_json, table, timed
 from .pictures import DEFAULT_DATA, load_pictures
 from .reference_maps import anomaly_maps
+from .scaling import write_varied
 from .sides import (
     bare_backbone,
     from_arrays,
@@ -62,6 +67,7 @@ from .sides import (
 
 BATCH = 32  # of a stream
 SCHEDULE = 48  # passes, of which the reference does --passes
+N_PRODUCTS = 4  # of the fits of `sizes`
 MAP_SIZE = (256, 256)  # of the published anomaly maps
 
 
@@ -206,6 +212,42 @@ def part_latency(options):
     return beside_backbone(options, picture, 1, repeats, name, 1.5, throughput=False)
 
 
+def part_sizes(options):
+    """Fits of a few and of many images."""
+    return [fit_beside_backbone(options, n_images) for n_images in options.sizes]
+
+
+def fit_beside_backbone(options, n_images):
+    """Comparison of a whole fit of so many images with the bare backbone."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_varied(folder, options.data, n_images, options.image_size)
+        paths = sorted(Path(folder).glob("*.jpg"))
+        labels = np.arange(n_images) % N_PRODUCTS
+        detector = HGADDetector(
+            backbone=options.backbone,
+            device=options.device,
+            image_size=options.image_size,
+            random_state=0,
+        )
+        spec = detector.fit(paths[:16], labels[:16]).model_.extractor.spec
+        model, mean, std = bare_backbone(options, tuple(spec["out_indices"]))
+        model = without_unused_stages(model).to(options.device, memory_format=torch.channels_last)
+
+        def bare():
+            batches = from_files(paths, options.image_size, BATCH)
+            run_bare(model, mean, std, spec["image_scales"], batches, options.device)
+
+        comparison = Comparison(
+            f"fit of {n_images} images, default parameters",
+            "bare backbone",
+            1.6,
+            yardstick_over_skhgad=False,
+            images=n_images,
+        ).run(bare, lambda: detector.fit(paths, labels), 1, options.device, warm_up=False)
+    print(comparison.row(), file=sys.stderr, flush=True)
+    return comparison
+
+
 def part_quality(options):
     """Time until skhgad is as good as the reference after some passes."""
     train, test = (
@@ -296,6 +338,7 @@ PARTS = {
     "fit": part_fit,
     "score": part_score,
     "latency": part_latency,
+    "sizes": part_sizes,
     "quality": part_quality,
 }
 
@@ -316,6 +359,7 @@ def parse(arguments=None):
         help="of the detector whose scoring is compared with the bare backbone")  # fmt: skip
     add("--images", type=int, default=64, help="of a pass and of a stream")
     add("--fitting-images", type=int, default=32, help="a detector is fitted on before it scores")
+    add("--sizes", nargs="+", type=int, default=[100, 1000, 4000], help="images of a fit")
     add("--passes", type=int, default=16)
     add("--our-passes", nargs="+", default=["auto"], metavar="MAX_ITER",
         help="tried in turn until the quality is reached")  # fmt: skip
