@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _N_NODES = (8, 64, 512)  # of the quadrature, until it is exact enough
 _EXACT = 1e-6  # largest rest, as a share of the whole
 _NEARER = 1e-50  # by which a vector is brought to its center while its score overflows
+_N_NEARER = 8  # times; then it lies at the center
 
 
 def feature_shares(
@@ -74,12 +75,16 @@ def _shares_of(model: Any, x: torch.Tensor, code: int) -> tuple[Any, NDArray[np.
 
 @torch.no_grad()
 def _shares_of_overflow(model: Any, x: torch.Tensor, center: torch.Tensor, code: int) -> Any:
-    """Share out the lowest score as that of a nearer vector in the same direction."""
-    way = x - center
-    while not _anomaly(model, (center + way)[None], code).isfinite():
-        way = way * _NEARER
-    shares, base = _shares_of(model, center + way, code)
-    return shares / shares.sum() * (base[0] - LOWEST), base
+    """Share out the lowest score as that of a nearer vector in the same direction.
+
+    Where the center itself has the lowest score, nothing is left to share.
+    """
+    for times in range(_N_NEARER):
+        nearer = center + (x - center) * _NEARER**times
+        if _anomaly(model, nearer[None], code).isfinite():
+            shares, base = _shares_of(model, nearer, code)
+            return shares / shares.sum() * (base[0] - LOWEST), base
+    return np.zeros(len(x)), np.array([LOWEST])
 
 
 def _mean_gradient(

@@ -93,6 +93,14 @@ def test_a_score_that_overflows_is_shared_out_like_that_of_a_nearer_vector(detec
         assert farther.contributions[name] / whole == pytest.approx(share, abs=1e-6)
 
 
+def test_nothing_is_shared_out_where_the_center_overflows_too(detector):
+    hostile = copy.deepcopy(detector)
+    hostile.model_.model.peak_scale.fill_(1e-320)  # as a model that someone else wrote may have it
+    (found,) = hostile.explain(pd.DataFrame([[1.0, 2.0, 3.0]], columns=NAMES))
+    assert found.score == found.base_score < -1e300
+    assert set(found.contributions.values()) == {0.0}
+
+
 def test_copies_explain_the_same(detector):
     X = pd.DataFrame([[1.0, 2.0, 3.0]], columns=NAMES)
     (expected,) = detector.explain(X)
