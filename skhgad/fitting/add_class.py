@@ -56,8 +56,7 @@ def add_class(detector, X, y, roi=None):
         warn_uncalibrated(codes, labels, spared.any(axis=0), knows_others=True, stacklevel=4)
     classes, order = np.unique(np.concatenate([fitted.classes, labels]), return_index=True)
     known_places, new_places = np.split(np.argsort(order), [len(fitted.classes)])
-    known = copy.deepcopy(fitted.model).cpu()
-    known.freeze()
+    known = _on_cpu(fitted.model)
     with cached_features(reader, seen, rows, parameters["cache_budget"]) as cache:
         of_rows = slice(None) if pictures is None else pictures.samples
         samples = LabelledSamples(
@@ -93,6 +92,15 @@ def add_class(detector, X, y, roi=None):
     )
     offset = threshold_after(detector, calibration)
     return {"model_": extended, "classes_": classes, "offset_": offset}
+
+
+def _on_cpu(model):
+    """Return a frozen model itself, or a copy if it is on another device."""
+    if model.score_scale.device.type == "cpu":
+        return model
+    model = copy.deepcopy(model).cpu()
+    model.freeze()
+    return model
 
 
 class _Extension:
@@ -148,10 +156,9 @@ class _Extension:
         return self.parameters["validation_fraction"] == 0
 
     def _extended(self, samples):
-        # Start and flow are those of `known`, which must stay where the samples are.
-        own = self.known if self.device.type == "cpu" else copy.deepcopy(self.known)
         n_components, order = self.parameters["n_components"], torch.from_numpy(self.order)
-        model = extended_model(own, samples, order, n_components, self.seed).to(self.device)
+        model = extended_model(self.known, samples, order, n_components, self.seed)
+        model.to(self.device)
         model.freeze()
         return model
 
@@ -196,7 +203,7 @@ def _write(levels, without=None):
 
 
 def extended_model(known, samples, order, n_components="auto", seed=0):
-    """Fit new classes and join them to a scoring model, which is not changed.
+    """Fit new classes and join them to a scoring model, which is not changed, nor shared.
 
     The codes of `samples` count the new classes from 0. `order` tells where each class of the
     result stands in the known classes, then the new.
@@ -210,8 +217,8 @@ def extended_model(known, samples, order, n_components="auto", seed=0):
             nearest = nearest.joined(none_yet, order)
         levels.append(
             LevelModel(
-                level.start,
-                level.flow,
+                copy.deepcopy(level.start),
+                copy.deepcopy(level.flow),
                 level.mixture.joined(mixture, order),
                 level.map_shape,
                 level.densities.joined(densities, order),

@@ -5,11 +5,14 @@ import copy
 import torch
 from torch import nn
 
+from .copies import copied
 from .mixture import drawn_centers, log_sum_exp, squared_distances
 from .short_numbers import rounded_whitener
 
 _PER_CLASS = ("origins", "locations", "discriminants", "n_vectors", "shrinkages")
 _PER_CENTER = ("whitened_centers", "shared_centers", "center_log_weights")
+_PER_WHITENER = ("whiteners", "log_dets")
+_REPLACED = (*_PER_CLASS, *_PER_CENTER, *_PER_WHITENER)  # where classes come or go
 _BLOCK_ENTRIES = 1 << 22  # of a matrix of distances, vectors by centers
 
 
@@ -168,7 +171,7 @@ class ClassDensities(nn.Module):
         """
         other = copy.deepcopy(other)
         other.set_shared_precision(self.shared_precision)
-        result = copy.deepcopy(self)
+        result = copied(self, but=_REPLACED)
         for name in _PER_CLASS:
             values = getattr(self, name)
             joined = torch.cat((values, getattr(other, name).to(values)))
@@ -182,7 +185,7 @@ class ClassDensities(nn.Module):
         for name in _PER_CENTER:
             values = getattr(self, name)
             setattr(result, name, torch.cat((values, getattr(other, name).to(values)))[places])
-        for name in ("whiteners", "log_dets"):
+        for name in _PER_WHITENER:
             values = getattr(self, name)
             setattr(result, name, torch.cat((values, getattr(other, name).to(values))))
         if self.has_background:
@@ -208,7 +211,7 @@ class ClassDensities(nn.Module):
 
     def without(self, codes):
         """Return the densities without some classes, Tensor of int64; all others stay exactly."""
-        result = copy.deepcopy(self)
+        result = copied(self, but=_REPLACED)
         kept = torch.ones_like(self.center_counts, dtype=torch.bool)
         kept[codes] = False
         for name in (*_PER_CLASS, "center_counts"):

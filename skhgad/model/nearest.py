@@ -1,10 +1,9 @@
 """Normal vectors that a level keeps, and how far a position lies from the nearest of them."""
 
-import copy
-
 import torch
 from torch import nn
 
+from .copies import copied
 from .short_numbers import short
 
 # Of a matrix of distances, positions by kept vectors: 2 MiB, which stay in a processor's cache. A
@@ -12,6 +11,7 @@ from .short_numbers import short
 _BLOCK_ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 25}
 
 _PER_CLASS = ("scales", "weights")
+_REPLACED = (*_PER_CLASS, "vectors", "counts", "axes", "axes_of")  # where classes come or go
 _CLOSE = 1e-2  # square of a distance, as a share of that of the vector's length
 
 
@@ -84,7 +84,12 @@ class NearestNormals(nn.Module):
 
     def vectors_of(self, code):
         """Vectors of one class, Tensor (n, n_axes)."""
-        return self._numbers()[code] * self.scales[code]
+        return self.vectors[self._places(code)] * self.scales[code]
+
+    def _places(self, code):
+        """Return where the vectors of a class stand among those of all, a slice."""
+        first = int(self.counts[:code].sum())
+        return slice(first, first + int(self.counts[code]))
 
     def _numbers(self):
         """Return the whole numbers of each class, a list of Tensors (n, n_axes)."""
@@ -96,9 +101,14 @@ class NearestNormals(nn.Module):
 
     def set_class(self, code, vectors, weight=None):
         """Replace the vectors (n, n_axes) of a class, and its weight if one is given."""
-        numbers = self._numbers()
-        numbers[code], self.scales[code] = short(vectors.to(self.axes), torch.int16)
-        self._set_numbers(numbers)
+        numbers, self.scales[code] = short(vectors.to(self.axes), torch.int16)
+        places = self._places(code)
+        if len(numbers) == int(self.counts[code]):
+            self.vectors[places] = numbers
+        else:
+            before, after = self.vectors[: places.start], self.vectors[places.stop :]
+            self.vectors = torch.cat((before, numbers, after))
+            self.counts[code] = len(numbers)
         if weight is not None:
             self.weights[code] = weight
 
@@ -133,7 +143,7 @@ class NearestNormals(nn.Module):
 
     def joined(self, other, order):
         """Return the vectors of the classes of both; see `HierarchicalMixture.joined`."""
-        result, numbers = copy.deepcopy(self), self._numbers() + other._numbers()
+        result, numbers = copied(self, but=_REPLACED), self._numbers() + other._numbers()
         result._set_numbers([numbers[place] for place in order.tolist()])
         for name in _PER_CLASS:
             values = torch.cat((getattr(self, name), getattr(other, name)))
@@ -146,7 +156,7 @@ class NearestNormals(nn.Module):
         """Return the vectors without those of some classes, Tensor of int64."""
         kept = torch.ones_like(self.counts, dtype=torch.bool)
         kept[codes] = False
-        result, numbers = copy.deepcopy(self), self._numbers()
+        result, numbers = copied(self, but=_REPLACED), self._numbers()
         result._set_numbers([numbers[code] for code in kept.nonzero()[:, 0].tolist()])
         for name in _PER_CLASS:
             setattr(result, name, getattr(self, name)[kept])
