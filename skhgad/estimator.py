@@ -112,7 +112,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     max_features : int or None, default=640
         Levels with more image features than this are brought to this many by a fixed random
         projection with orthonormal rows, because the time of a fit grows with the cube of the
-        width. No stage of the default backbone is as wide. None = no limit.
+        width. No stage of the default backbone is as wide. More than about 60 classes of few images
+        get fewer, so that a model stays small: see "Models on disk" in the guide. None = no limit.
     start : {"whitened", "published"}, default="whitened"
         "whitened": features are whitened by the pooled within-class covariance and coupling
         blocks start at the identity. "published": raw features, random blocks.
@@ -159,7 +160,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Of images, where nothing is trained: how many normal vectors of each class and level the
         model keeps (a memory bank, as in PatchCore [2]_), evenly many of each image. The distance
         to the nearest of them is taken off the log-likelihood, with a weight that lets both vary
-        alike among normals. A vector takes 64 bytes of the model. 0 = none, as published.
+        alike among normals. A vector takes 64 bytes of the model, 32 where classes times
+        `bank_size` are more than 400,000. 0 = none, as published.
     max_iter : int or "auto", default="auto"
         Passes over the training data. "auto" is 0: start and mixture are fitted in closed form,
         which was at least as accurate as the trained flow on images and on tables. The mixture of

@@ -213,7 +213,8 @@ def extended_model(known, samples, order, n_components="auto", seed=0):
         mixture, densities = fit_new_classes(level, samples.level(index), n_components, seed)
         nearest = level.nearest
         if nearest is not None:
-            none_yet = NearestNormals.along(nearest.axes[0], len(mixture.means))
+            axes, kind = nearest.axes[0], nearest.vectors.dtype
+            none_yet = NearestNormals.along(axes, len(mixture.means), kind)
             nearest = nearest.joined(none_yet, order)
         levels.append(
             LevelModel(

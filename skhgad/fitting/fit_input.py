@@ -14,6 +14,7 @@ from ..parameters import check_parameters, plain_parameters
 from ..validation import check_X, check_y
 from .far_cells import check_magnitude, far_cells
 from .known_masks import check_masks
+from .many_classes import with_fewer_features
 from .objective import check_trainable
 from .same_call import check_same_data, check_same_parameters, check_same_regions
 from .table_memory import check_table_memory
@@ -92,15 +93,16 @@ def checked_input(detector, X, y, masks, roi, processes):
         codes, classes = check_y(y, len(X))
         takes_images = isinstance(X, ImageSource)
         n_classes = parameters["n_classes"]
+        n_fitted = int(n_classes) if isinstance(n_classes, Integral) else len(classes)
         if not takes_images:
-            n_fitted = n_classes if isinstance(n_classes, Integral) else len(classes)
-            check_table_memory(*X.shape, int(n_fitted), parameters)
+            check_table_memory(*X.shape, n_fitted, parameters)
         masks = check_masks(masks, codes, takes_images=takes_images)
         labels = classes if n_classes in ("auto", len(classes)) else None  # yet to be discovered
         regions = product_masks(roi, len(X), labels, takes_images=takes_images)
         random_state = check_random_state(parameters["random_state"])
         parameters = plain_parameters(parameters)
-        reader = FeatureReader.for_fit(parameters, X)
+        n_normals = int((codes >= 0).sum())
+        reader = FeatureReader.for_fit(with_fewer_features(parameters, n_normals, n_fitted), X)
     check_same_parameters(processes, parameters)
     check_same_data(processes, X, codes, classes, masks)
     check_same_regions(processes, regions)

@@ -7,6 +7,7 @@ import torch
 
 from ..model.level import LevelModel
 from ..model.nearest import NearestNormals, distances_to_nearest
+from .many_classes import type_of_vectors
 
 N_AXES = 32  # of the raw features, along which vectors are compared
 _GOLDEN_RATIO = 0.6180339887498949  # its multiples, modulo 1, fill an interval evenly
@@ -181,7 +182,7 @@ def keep_nearest_normals(level, covariance, features, parameters):
         kept = Candidates.of(level, axes, code, blocks, n_samples, size, features.gather)
         found.append(kept)
     vectors, weights = [kept.vectors for kept in found], [kept.weight(weight) for kept in found]
-    level.nearest = NearestNormals.of(axes, vectors, weights)
+    level.nearest = NearestNormals.of(axes, vectors, weights, type_of_vectors(size, n_classes))
     return NormalsOfFolds(level, found)
 
 

@@ -197,10 +197,10 @@ def prior_components(parameters):
     return n_components if isinstance(n_components, int) else 1
 
 
-def room_for_nearest(level, n_axes, n_kept, n_sets):
+def room_for_nearest(level, n_axes, n_kept, n_sets, kind):
     """Give a level nearest normals, all zero, for the stored ones to be loaded into."""
     n_classes, n_latent = level.mixture.means.shape
-    level.nearest = NearestNormals(n_classes, n_latent, n_axes, n_kept, n_sets)
+    level.nearest = NearestNormals(n_classes, n_latent, n_axes, n_kept, n_sets, kind)
 
 
 def room_for_densities(level, *, n_centers, n_whiteners, has_background, n_own_backgrounds):

@@ -10,7 +10,7 @@ from .short_numbers import short
 # GPU takes as few operations as its memory allows.
 _BLOCK_ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 25}
 
-_PER_CLASS = ("scales", "weights")
+_PER_CLASS = ("scales", "origins", "weights")
 _REPLACED = (*_PER_CLASS, "vectors", "counts", "axes", "axes_of")  # where classes come or go
 _CLOSE = 1e-2  # square of a distance, as a share of that of the vector's length
 
@@ -27,7 +27,8 @@ class NearestNormals(nn.Module):
     most. In the whitened space all axes vary alike, and all distances are nearly the same. Classes
     that were added later have axes of their own, those of all normals at that time.
 
-    They are kept as whole numbers of two bytes, times a scale of the class that is a power of two.
+    They are kept as whole numbers times a scale of the class. Those of two bytes have a scale that
+    is a power of two. Those of one byte are counted from the middle of the class's vectors.
 
     Parameters
     ----------
@@ -39,40 +40,50 @@ class NearestNormals(nn.Module):
         Vectors of all classes together.
     n_sets : int, default=1
         Sets of axes. ``axes_of`` holds the number of the set of each class.
+    kind : torch.int16 or torch.int8, default=torch.int16
 
     References
     ----------
     .. [1] Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
     """
 
-    def __init__(self, n_classes, n_latent, n_axes, n_kept, n_sets=1):
+    def __init__(self, n_classes, n_latent, n_axes, n_kept, n_sets=1, kind=torch.int16):
         super().__init__()
         self.register_buffer("axes", torch.zeros(n_sets, n_latent, n_axes))
         self.register_buffer("axes_of", torch.zeros(n_classes, dtype=torch.int64))
         # Those of the first class, then those of the second, and so on.
-        self.register_buffer("vectors", torch.zeros(n_kept, n_axes, dtype=torch.int16))
+        self.register_buffer("vectors", torch.zeros(n_kept, n_axes, dtype=kind))
         self.register_buffer("counts", torch.zeros(n_classes, dtype=torch.int64))
         self.register_buffer("scales", torch.ones(n_classes))
+        self.register_buffer("origins", torch.zeros(n_classes, n_axes))
         self.register_buffer("weights", torch.zeros(n_classes))
 
     @classmethod
-    def of(cls, axes, vectors, weights):
+    def of(cls, axes, vectors, weights, kind=torch.int16):
         """Keep vectors, a list of one Tensor (n, n_axes) a class, along `axes` (n_latent, n_axes).
 
         `weights` holds one for each class.
         """
-        result = cls(len(vectors), *axes.shape, n_kept=0).to(axes)
+        result = cls(len(vectors), *axes.shape, n_kept=0, kind=kind).to(axes)
         result.axes[0] = axes
         result.weights.copy_(torch.as_tensor(weights))
-        numbers, scales = zip(*(short(v, torch.int16) for v in vectors), strict=True)
-        result.scales.copy_(torch.stack(scales))
+        numbers = [result._shortened(code, values) for code, values in enumerate(vectors)]
         result._set_numbers(numbers)
         return result
 
     @classmethod
-    def along(cls, axes, n_classes):
+    def along(cls, axes, n_classes, kind=torch.int16):
         """Return one without any vectors, for latent vectors along `axes` (n_latent, n_axes)."""
-        return cls.of(axes, [axes.new_zeros(0, axes.shape[1])] * n_classes, [0.0] * n_classes)
+        nothing = [axes.new_zeros(0, axes.shape[1])] * n_classes
+        return cls.of(axes, nothing, [0.0] * n_classes, kind)
+
+    def _shortened(self, code, vectors):
+        """Return vectors as whole numbers, and set scale and origin of their class."""
+        kind = self.vectors.dtype
+        if kind == torch.int8 and len(vectors) and not int(self.counts[code]):
+            self.origins[code] = (vectors.amin(0) + vectors.amax(0)) / 2
+        numbers, self.scales[code] = short(vectors.to(self.axes) - self.origins[code], kind)
+        return numbers
 
     def axes_of_class(self, code):
         """Axes of one class, Tensor (n_latent, n_axes)."""
@@ -84,7 +95,7 @@ class NearestNormals(nn.Module):
 
     def vectors_of(self, code):
         """Vectors of one class, Tensor (n, n_axes)."""
-        return self.vectors[self._places(code)] * self.scales[code]
+        return self.vectors[self._places(code)] * self.scales[code] + self.origins[code]
 
     def _places(self, code):
         """Return where the vectors of a class stand among those of all, a slice."""
@@ -101,7 +112,7 @@ class NearestNormals(nn.Module):
 
     def set_class(self, code, vectors, weight=None):
         """Replace the vectors (n, n_axes) of a class, and its weight if one is given."""
-        numbers, self.scales[code] = short(vectors.to(self.axes), torch.int16)
+        numbers = self._shortened(code, vectors)
         places = self._places(code)
         if len(numbers) == int(self.counts[code]):
             self.vectors[places] = numbers
@@ -133,6 +144,7 @@ class NearestNormals(nn.Module):
         places = torch.arange(int(self.counts.max()))[None].minimum(counts - 1)
         places = places + self.counts.cumsum(0)[codes, None] - counts
         kept = self.vectors[places.clamp_min(0)].to(moved) * self.scales[codes, None, None]
+        kept = kept + self.origins[codes, None]
         # Around one of them: squares of large numbers are less exact than their differences.
         origin = kept[:, :1]
         moved, kept = moved - origin, kept - origin
@@ -142,7 +154,10 @@ class NearestNormals(nn.Module):
         return (moved - kept.gather(1, places)).square().sum(-1).sqrt() * (counts > 0)
 
     def joined(self, other, order):
-        """Return the vectors of the classes of both; see `HierarchicalMixture.joined`."""
+        """Return the vectors of the classes of both; see `HierarchicalMixture.joined`.
+
+        Both are of one `kind`.
+        """
         result, numbers = copied(self, but=_REPLACED), self._numbers() + other._numbers()
         result._set_numbers([numbers[place] for place in order.tolist()])
         for name in _PER_CLASS:

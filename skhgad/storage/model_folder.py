@@ -32,9 +32,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = "skhgad-model"
-VERSION = 8
-_READABLE = (7, VERSION)
-_READS = f"this skhgad reads versions {' and '.join(map(str, _READABLE))}"
+VERSION = 9
+_READABLE = (7, 8, VERSION)
+_READS = f"this skhgad reads versions 7 to {VERSION}"
 MODEL_FILE = "model.safetensors"
 CARD_FILE = "MODEL_CARD.md"
 _OLD_DESCRIPTION = "model.json"  # the description up to version 3

@@ -85,6 +85,8 @@ def lengthened(tensors):
             result[name] = _lengthened(name, result)
         if name.endswith("nearest.vectors") and tensors[name].ndim == 3:
             _rounded_vectors(name.removesuffix("vectors"), result)
+        if name.endswith("nearest.vectors"):
+            _from_zero(name.removesuffix("vectors"), result)
     return result
 
 
@@ -129,3 +131,9 @@ def _rounded_vectors(prefix, tensors):
     tensors[prefix + "scales"] = torch.stack(scales)
     tensors[prefix + "axes"] = tensors[prefix + "axes"][None]
     tensors[prefix + "axes_of"] = torch.zeros(len(counts), dtype=torch.int64)
+
+
+def _from_zero(prefix, tensors):
+    """Count kept vectors of a model of an older version from zero; this takes no memory."""
+    shape = len(tensors[prefix + "counts"]), tensors[prefix + "vectors"].shape[1]
+    tensors.setdefault(prefix + "origins", torch.zeros(()).expand(shape))

@@ -165,8 +165,8 @@ class LevelSizes(NamedTuple):
     n_centers: int
     n_whiteners: int
     n_own_backgrounds: int
-    # Axes of a set, vectors of all classes that are kept, and sets of axes.
-    nearest: tuple[int, int, int] | None
+    # Axes of a set, vectors of all classes that are kept, sets of axes, and type of the numbers.
+    nearest: tuple[int, int, int, torch.dtype] | None
 
 
 def level_sizes(tensors, index):
@@ -183,7 +183,7 @@ def level_sizes(tensors, index):
         n_centers,
         n_whiteners,
         len(tensors.get(prefix + "densities.own_background_log_dets", ())),
-        None if nearest is None else (nearest.shape[1], nearest.shape[0], n_sets),
+        None if nearest is None else (nearest.shape[1], nearest.shape[0], n_sets, nearest.dtype),
     )
 
 
@@ -218,11 +218,13 @@ def _check_nearest(tensors, prefix, nearest):
     """Refuse kept vectors, counts and weights that cannot be those of a fit."""
     if nearest is None:
         return
-    names = ("axes", "axes_of", "vectors", "weights", "scales", "counts")
+    names = ("axes", "axes_of", "vectors", "weights", "scales", "origins", "counts")
     parts = {name: tensors.get(prefix + name) for name in names}
     if any(part is None for part in parts.values()):
         raise ValueError(f"a part of {prefix[:-1]} is missing.")
-    for name in ("axes", "weights", "scales"):
+    if parts["vectors"].dtype not in (torch.int8, torch.int16):
+        raise ValueError(f"{prefix}vectors are of type {parts['vectors'].dtype}.")
+    for name in ("axes", "weights", "scales", "origins"):
         if not torch.isfinite(parts[name]).all():
             raise ValueError(f"{prefix}{name} is not finite.")
     for name in ("weights", "scales"):
@@ -333,7 +335,10 @@ def _tensor_shapes(parameters, shape, n_classes, sizes):
         shapes["densities.shared_centers"] = (sizes.n_centers, n_axes)
         shapes["densities.shared_precision"] = (n_axes, n_axes)
     if sizes.nearest is not None:
+        if sizes.nearest[0] > n_axes:  # else classes times axes may be more than what is stored
+            raise ValueError(f"kept vectors along {sizes.nearest[0]} of {n_axes} axes.")
         shapes["nearest.axes"] = (sizes.nearest[2], n_axes, sizes.nearest[0])
+        shapes["nearest.origins"] = (n_classes, sizes.nearest[0])
         for name in ("axes_of", "counts", "scales", "weights"):
             shapes[f"nearest.{name}"] = (n_classes,)
     if sizes.n_own_backgrounds:

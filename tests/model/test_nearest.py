@@ -7,12 +7,12 @@ import torch
 from skhgad.model.nearest import NearestNormals, distances_to_nearest
 
 
-@pytest.fixture
-def nearest():
+@pytest.fixture(params=[torch.int16, torch.int8])
+def nearest(request):
     """Three classes, the second of axes of its own."""
     generator = torch.Generator().manual_seed(0)
     first, second = torch.randn(2, 6, 3, generator=generator)
-    one, two = (NearestNormals.along(first, n_classes=n) for n in (1, 2))
+    one, two = (NearestNormals.along(first, n, request.param) for n in (1, 2))
     result = two.joined(one, torch.tensor([0, 2, 1]))
     result.set_axes([1], second)
     for code, n in enumerate((50, 7, 0)):
@@ -47,6 +47,19 @@ def test_the_traced_penalties_are_the_same(nearest):
     np.testing.assert_allclose(traced, expected, rtol=1e-5)
 
 
+def test_numbers_of_one_byte_are_counted_from_the_middle_of_a_class(nearest):
+    vectors = 1e3 + torch.randn(200, 3, generator=torch.Generator().manual_seed(3))
+    nearest.set_class(2, vectors)
+    found = nearest.vectors_of(2)
+    if nearest.vectors.dtype == torch.int8:
+        width = float((vectors.amax(0) - vectors.amin(0)).max())
+        assert 0.3 * width / 254 < float((found - vectors).abs().max()) < 0.51 * width / 254
+    nearest.set_class(2, found)  # rounds little more
+    assert float((nearest.vectors_of(2) - found).abs().max()) < 2e-4
+    nearest.set_class(2, torch.cat((found, found[:1] + 1)))  # an outlier is not cut off
+    assert float((nearest.vectors_of(2)[-1] - found[0] - 1).abs().max()) < 0.05
+
+
 def test_a_kept_vector_far_from_zero_is_at_no_distance_from_itself():
     kept = 1e4 + torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
     assert (distances_to_nearest(kept, kept) == 0).all()
@@ -66,7 +79,7 @@ def test_excluded_vectors_do_not_count():
 
 
 def test_classes_are_joined_in_their_order_and_dropped(nearest):
-    other = NearestNormals.along(nearest.axes[0], n_classes=1)
+    other = NearestNormals.along(nearest.axes[0], 1, nearest.vectors.dtype)
     other.set_class(0, torch.zeros(80, 3), weight=9.0)
     joined = nearest.joined(other, torch.tensor([0, 3, 1, 2]))
     assert joined.counts.tolist() == [50, 80, 7, 0]

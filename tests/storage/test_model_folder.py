@@ -144,7 +144,7 @@ def replace_description(text):
         (replace_description("[1]"), "no JSON object"),
         (replace_description("{}"), "has no description"),
         (replace_description("[" * 100_000), "damaged, or no skhgad model"),
-        (lambda f: edit(f, lambda m: m.update(version=9)), "version 9; this .* versions 7 and 8"),
+        (lambda f: edit(f, lambda m: m.update(version=10)), "version 10; this .* versions 7 to 9"),
         (lambda f: edit(f, lambda m: m.update(format="other")), "unknown format 'other'"),
         (lambda f: edit(f, lambda m: m.pop("parameters")), "inconsistent model"),
         (lambda f: edit(f, lambda m: m.update(fitted=[])), "inconsistent model"),
@@ -434,9 +434,7 @@ def make_old(folder, version=3):
 
 def test_a_model_of_the_older_format_is_refused_by_name(detector, model_folder, tmp_path):
     make_old(model_folder)
-    message = (
-        "version 3, .* of an older skhgad; .* versions 7 and 8. Fit and save again, or install"
-    )
+    message = "version 3, .* of an older skhgad; .* versions 7 to 9. Fit and save again, or install"
     with pytest.raises(ValueError, match=message) as caught:
         HGADDetector.load(model_folder)
     assert str(model_folder) in str(caught.value)

@@ -293,8 +293,10 @@ def test_without_onnx_the_package_works_and_the_export_names_it(fitted, tmp_path
     assert os.listdir(tmp_path) == []
 
 
-def test_kept_normals_count_in_the_file_as_in_the_detector(tmp_path):
+@pytest.mark.parametrize("kind", [torch.int16, torch.int8])
+def test_kept_normals_count_in_the_file_as_in_the_detector(tmp_path, monkeypatch, kind):
     """Also where classes of different size keep different numbers of vectors, on other axes."""
+    monkeypatch.setattr("skhgad.fitting.nearest_normals.type_of_vectors", lambda *_: kind)
     images, y = textures(60)
     chosen = np.flatnonzero((y == "stripes") | (np.arange(60) < 20))
     detector = small(max_iter=0, n_blocks=0, bank_size=300).fit(images[chosen], y[chosen])

@@ -89,6 +89,21 @@ def test_a_fit_of_images_is_stored_short(detector):
         assert vectors.dtype == torch.int16 and len(vectors) == level.nearest.counts.sum() > 0
 
 
+def test_models_of_format_version_8_are_read(detector, tmp_path, monkeypatch):
+    """Their kept vectors have no origins."""
+    old, description = pack(detector)
+    del old["model.levels.0.nearest.origins"]
+    monkeypatch.setattr("skhgad.storage.model_folder.VERSION", 8)
+    save_state(tmp_path / "old", old, description)
+    loaded = HGADDetector.load(tmp_path / "old", backbone=two_levels())
+    np.testing.assert_array_equal(loaded.score_samples(images()), detector.score_samples(images()))
+    old["model.levels.0.nearest.axes"] = torch.zeros(1, 26, 10**6)
+    old["model.levels.0.nearest.vectors"] = torch.empty(0, 10**6, dtype=torch.int16)
+    old["model.levels.0.nearest.counts"] *= 0
+    with pytest.raises(ValueError, match="along 1000000 of 26 axes"):
+        unpack(HGADDetector, old, description, two_levels())
+
+
 def test_models_of_format_version_7_are_read(detector, tmp_path, monkeypatch):
     """They have whole matrices, and kept vectors in float32, filled up to those of the longest."""
     tensors, description = pack(detector)
@@ -102,7 +117,7 @@ def test_models_of_format_version_7_are_read(detector, tmp_path, monkeypatch):
             vectors[code, :n] = nearest.vectors_of(code)
         model[prefix + "vectors"] = vectors
         model[prefix + "axes"] = nearest.axes[0]
-        del model[prefix + "scales"], model[prefix + "axes_of"]
+        del model[prefix + "scales"], model[prefix + "axes_of"], model[prefix + "origins"]
     old |= {f"model.{name}": values for name, values in model.items()}
     monkeypatch.setattr("skhgad.storage.model_folder.VERSION", 7)
     save_state(tmp_path / "old", old, description)
