@@ -14,7 +14,7 @@ _LARGEST = {torch.int8: 127, torch.int16: 32767}
 _SCALE_BITS = {torch.int8: 16, torch.int16: 0}
 _LEAST_SCALE = 2.0**-100
 # Standard deviation of the change of a squared distance by rounding, as a share of it.
-_MOST_CHANGE = 1e-3
+_MOST_CHANGE = 1.5e-3
 _FEW = 128  # features; their matrices are small in two bytes, too
 
 

@@ -223,7 +223,7 @@ def _check_nearest(tensors, prefix, nearest):
     if any(part is None for part in parts.values()):
         raise ValueError(f"a part of {prefix[:-1]} is missing.")
     if parts["vectors"].dtype not in (torch.int8, torch.int16):
-        raise ValueError(f"{prefix}vectors are of type {parts['vectors'].dtype}.")
+        raise ValueError(f"{prefix}vectors is of type {parts['vectors'].dtype}.")
     for name in ("axes", "weights", "scales", "origins"):
         if not torch.isfinite(parts[name]).all():
             raise ValueError(f"{prefix}{name} is not finite.")

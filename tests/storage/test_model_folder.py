@@ -364,7 +364,7 @@ def swap_names(header):
     [
         replace_text(b'\\"n_components\\": 2', b'\\"n_components\\": 3'),
         replace_text(b'\\"n_iter\\": 0', b'\\"n_iter\\": 7'),
-        replace_text(b'\\"version\\": 8', b' \\"version\\":8'),
+        replace_text(b'\\"version\\": 9', b' \\"version\\":9'),
         lambda f: edit_header(f, swap_names),
         lambda f: edit_header(f, lambda h: h["calibration.codes"].update(dtype="F64")),
         lambda f: edit_header(f, lambda h: h["calibration.codes"].update(shape=[4, 5])),
@@ -403,7 +403,7 @@ def test_the_hash_is_the_one_that_is_documented():
 def test_the_description_tells_what_the_model_is(detector, model_folder, monkeypatch):
     assert sorted(os.listdir(model_folder)) == FILES
     description = split(model_folder)[1]
-    assert (description["format"], description["version"]) == ("skhgad-model", 8)
+    assert (description["format"], description["version"]) == ("skhgad-model", 9)
     assert description["skhgad"] == version("skhgad") == skhgad.__version__
     age = datetime.now(timezone.utc) - datetime.fromisoformat(description["saved"])
     assert timedelta(seconds=-1) < age < timedelta(minutes=10)
