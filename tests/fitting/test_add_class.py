@@ -259,6 +259,21 @@ def test_an_error_half_way_leaves_the_detector_as_it_was(fitted, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("make", [vectors, plates])
+def test_the_new_model_shares_no_memory_with_the_old(make, fitted, fitted_images):
+    """Both are changed in place later, by `update` or when they move to a device."""
+    old = fitted if make is vectors else fitted_images
+    before = {name: values.clone() for name, values in old.model_.model.state_dict().items()}
+    new = copy.copy(old).add_class(*make(["clip"], n=20, seed=1))
+    found = [
+        {values.data_ptr() for values in one.model_.model.state_dict().values() if values.numel()}
+        for one in (old, new)
+    ]
+    assert len(found[0]) > 10 and not found[0] & found[1]
+    after = old.model_.model.state_dict()
+    assert all(torch.equal(values, after[name]) for name, values in before.items())
+
+
 def raw_covariances(level):
     """Covariances of class 1 and of its background, in the space of raw features."""
     densities, matrix = level.densities, torch.linalg.inv(level.start.matrix.double())
