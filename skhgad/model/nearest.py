@@ -79,10 +79,10 @@ class NearestNormals(nn.Module):
 
     def _shortened(self, code, vectors):
         """Return vectors as whole numbers, and set scale and origin of their class."""
-        kind = self.vectors.dtype
+        kind, vectors = self.vectors.dtype, vectors.to(self.axes)
         if kind == torch.int8 and len(vectors) and not int(self.counts[code]):
             self.origins[code] = (vectors.amin(0) + vectors.amax(0)) / 2
-        numbers, self.scales[code] = short(vectors.to(self.axes) - self.origins[code], kind)
+        numbers, self.scales[code] = short(vectors - self.origins[code], kind)
         return numbers
 
     def axes_of_class(self, code):
