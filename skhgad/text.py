@@ -11,7 +11,9 @@ __all__ = [
     "text_of_csv_cell",
 ]  # fmt: skip
 
-_LINE_BREAKS = {"Cc", "Zl", "Zp"}  # categories of control characters and line separators
+# Categories: control characters, line separators, and halves of characters, as which Python reads
+# names that are no UTF-8.
+_UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
 _DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Where a formula may begin: at the start of a cell, and, where spreadsheets separate cells by
 # semicolons or tabs, or a cell ends at a line break, inside one of a file with commas.
@@ -83,6 +85,6 @@ def markdown_cell(value: Any) -> str:
 
 
 def _escaped(character: str) -> str:
-    if unicodedata.category(character) in _LINE_BREAKS or character in _DIRECTIONS:
+    if unicodedata.category(character) in _UNPRINTABLE or character in _DIRECTIONS:
         return character.encode("unicode_escape").decode("ascii")
     return character

@@ -203,7 +203,7 @@ def test_memory_runs_the_backbone_once_per_image(tmp_path):
     after_fit = Counting.seen
     scores = detector.score_samples(images)
     again = small(backbone=Counting(), memory=tmp_path, n_components=3).fit(images, labels)
-    probes = 1  # each fit asks the backbone once for the shapes of its maps
+    probes = 1 + 3  # of each fit: for the shapes of the maps, and whether they are steady
     assert after_fit == len(images) + probes
     assert Counting.seen == after_fit + probes
     plain = small().fit(images, labels)

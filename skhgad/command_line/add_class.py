@@ -4,12 +4,11 @@ from pathlib import Path
 
 from ..text import printable
 from .arguments import (
+    ChangedModel,
     add_machine_options,
     add_out_option,
     add_roi_option,
-    changed_model_place,
     chosen_roi,
-    load_detector,
 )
 
 
@@ -37,18 +36,18 @@ def run(args):
     """Add the product and save."""
     from ..report.findings import naming_files
 
-    out = changed_model_place(args)
-    detector, of_fit = load_detector(args)
+    model = ChangedModel(args)
+    detector = model.detector
     label = new_label(detector, args.name)
     roi = chosen_roi(args, [label])
     images = normal_images(args.folder)
     with naming_files(images):
         detector.add_class(images, label, roi=roi)
-    detector.set_params(**of_fit).save(out)
+    model.save()
     names = ", ".join(printable(name) for name in detector.classes_)
     print(
         f"{len(images)} normal images of {printable(args.name)}; the model knows {names}\n"
-        f"model: {printable(Path(out).resolve())}"
+        f"model: {printable(Path(model.place).resolve())}"
     )
 
 

@@ -56,8 +56,11 @@ def add_roi_option(command, effect):
 def chosen_roi(args, products):
     """Return `roi` of HGADDetector from ``--roi``: None, a path, or a dict from product to path.
 
-    Raises ValueError if a folder holds no mask of any product, or two of one, or one of none.
+    Raises ValueError if a folder holds no mask of any product, or two of one, or one of none, and
+    FileNotFoundError if there is nothing.
     """
+    if args.roi is not None and not os.path.exists(args.roi):
+        raise FileNotFoundError(f"--roi {args.roi!r} does not exist (from {os.getcwd()!r}).")
     if args.roi is None or not os.path.isdir(args.roi):
         return args.roi
     from ..datasets.masks import IMAGE_ENDINGS
@@ -83,19 +86,39 @@ def chosen_roi(args, products):
 
 
 def add_out_option(command):
-    """Add ``--out``, for a command that changes a model; see `changed_model_place`."""
+    """Add ``--out``, for a command that changes a model; see `ChangedModel`."""
     command.add_argument(
         "--out", metavar="MODEL2", help="folder of the new model (default: MODEL is replaced)"
     )
 
 
-def changed_model_place(args):
-    """Return the folder for the changed model; raise ValueError if no model can be there."""
-    from ..storage.model_folder import check_model_place
+class ChangedModel:
+    """The model of a command that changes it, read at once and saved at the end.
 
-    out = args.model if args.out is None else args.out
-    check_model_place(out, "--out")
-    return out
+    ValueError is raised if no model can be at the place to save it, and, by `save`, if another
+    command replaced the one that was read, whose changes would be lost.
+    """
+
+    def __init__(self, args):
+        from ..storage.model_folder import check_model_place, file_signature
+
+        self.place = args.model if args.out is None else args.out
+        self._model = args.model
+        check_model_place(self.place, "--out")
+        self._read = file_signature(args.model)
+        self.detector, self._of_fit = load_detector(args)
+
+    def save(self):
+        """Save it with the settings of its fit."""
+        from ..storage.model_folder import file_signature
+
+        replaces = os.path.realpath(self.place) == os.path.realpath(self._model)
+        if replaces and file_signature(self._model) != self._read:
+            raise ValueError(
+                f"{self._model!r} was changed meanwhile by another command, whose work is kept: "
+                "run this one again."
+            )
+        self.detector.set_params(**self._of_fit).save(self.place)
 
 
 def add_threshold_option(command, effect):
@@ -334,7 +357,7 @@ def image_paths(arguments):
         files, links = _below(folder)
         if links:
             warnings.warn(
-                f"{argument} holds {len(links)} links to folders, e.g. {links[0]}: not followed. "
+                f"{argument} holds links to folders ({len(links)}), e.g. {links[0]}: not followed. "
                 "Name the folders they lead to.",
                 UserWarning,
                 stacklevel=2,
@@ -345,9 +368,9 @@ def image_paths(arguments):
                 f"{argument!r} holds no image, that is no {', '.join(sorted(IMAGE_ENDINGS))}."
             )
         if len(images) < len(files):
-            other = next(path for path in files if path not in set(images))
+            other = next(path for path in files if path.suffix.lower() not in IMAGE_ENDINGS)
             warnings.warn(
-                f"{argument} holds {len(files) - len(images)} files that are no images, e.g. "
+                f"{argument} holds files that are no images ({len(files) - len(images)}), e.g. "
                 f"{other}: not read.",
                 UserWarning,
                 stacklevel=2,

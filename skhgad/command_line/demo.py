@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..text import printable
 from ..version import how_to_install
+from .arguments import parse_natural
 
 _PACKAGES = ("elpv-dataset", "matplotlib")
 _LICENCE = """\
@@ -28,7 +29,10 @@ def add_options(commands):
         help="folder for the picture and the model (default: %(default)s)",
     )
     command.add_argument(
-        "--seed", type=int, default=0, help="of the split and of the fit (default: %(default)s)"
+        "--seed",
+        type=parse_natural,
+        default=0,
+        help="of the split and of the fit (default: %(default)s)",
     )
     command.set_defaults(run=run)
 

@@ -14,7 +14,7 @@ from .arguments import (
     load_detector,
     product_of,
 )
-from .score_table import ReadableFindings
+from .score_table import STDOUT, ReadableFindings
 
 _MOST_REGIONS = 5  # that the text lists
 
@@ -42,7 +42,7 @@ def run(args):
     from ..report.verdicts import verdict_record
     from ..storage.files import check_file_place, whole_file
 
-    if args.json not in (None, "-"):
+    if args.json not in (None, STDOUT):
         check_file_place(args.json, "--json")
     paths, _ = image_paths(args.images)
     detector, _ = load_detector(args)
@@ -57,10 +57,10 @@ def run(args):
     )
     for finding in readable:
         keep(finding)
-        if args.json != "-":
+        if args.json != STDOUT:
             print(explanation_text(finding.path, finding.explanation, records[-1]["threshold"]))
     text = json.dumps(records, indent=1)
-    if args.json == "-":
+    if args.json == STDOUT:
         print(text)
     elif args.json is not None:
         with whole_file(args.json) as part:

@@ -87,6 +87,7 @@ def _fit(args, processes):
 
     from ..datasets.decisions import load_decisions, with_decisions
     from ..datasets.loaders import load_folder
+    from ..devices import resolve_device
     from ..estimator import HGADDetector
     from ..parameters import check_parameters
     from ..report.findings import naming_files
@@ -97,6 +98,7 @@ def _fit(args, processes):
 
     parameters, rates = chosen_parameters(args), chosen_rates(args)
     check_parameters(HGADDetector(**parameters).get_params(deep=False))
+    resolve_device(parameters.get("device", "auto"))
     if args.out is not None:
         check_model_place(args.out, "--out")
     data = load_folder(args.folder, classes=args.classes, split="train")
@@ -118,8 +120,9 @@ def _fit(args, processes):
         detector.set_params(verbose=parameters.get("verbose", 0)).save(args.out)
     if detector.known_anomalies_ is not None and not is_told:
         print(known_anomalies_text(detector.known_anomalies_))
+    passes = "1 pass" if detector.n_iter_ == 1 else f"{detector.n_iter_} passes"
     print(
-        f"fitted in {time.perf_counter() - start:.0f} s, {detector.n_iter_} passes; "
+        f"fitted in {time.perf_counter() - start:.0f} s, {passes}; "
         f"anomaly = score below {thresholds_text(detector.offset_, detector.class_offsets_)}\n"
         f"{certificate_text(detector.certificate(CONFIDENCE), CONFIDENCE)}\n"
         f"model: {printable(Path(args.out).resolve())}"

@@ -4,10 +4,9 @@ from pathlib import Path
 
 from ..text import printable
 from .arguments import (
+    ChangedModel,
     add_machine_options,
     add_out_option,
-    changed_model_place,
-    load_detector,
 )
 from .update import known_label
 
@@ -27,9 +26,9 @@ def run(args):
     """Remove the products and save."""
     from ..scoring.changes import changes_text
 
-    out = changed_model_place(args)
-    detector, of_fit = load_detector(args)
+    model = ChangedModel(args)
+    detector = model.detector
     labels = [known_label(detector, name, "NAME") for name in args.names]
     changes = detector.forget(labels, return_changes=True)
-    detector.set_params(**of_fit).save(out)
-    print(f"{changes_text(changes)}\nmodel: {printable(Path(out).resolve())}")
+    model.save()
+    print(f"{changes_text(changes)}\nmodel: {printable(Path(model.place).resolve())}")

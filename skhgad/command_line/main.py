@@ -54,7 +54,7 @@ def main(argv=None):
         # The terminal's encoding may lack characters of file names.
         sys.stdout.reconfigure(errors="backslashreplace")
     args = build_parser().parse_args(argv)
-    with warnings.catch_warnings(), _ending_in_order():
+    with warnings.catch_warnings(), _ending_in_order() as interrupted:
         warnings.showwarning = _show_warning
         try:
             status = args.run(args)
@@ -65,9 +65,11 @@ def main(argv=None):
             # Python flushes stdout once more at exit, which must not raise again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
-        except _INPUT_ERRORS as error:
-            return _fail(args, f"error: {error}", 2)
-        except (RuntimeError, MemoryError) as error:
+        except (*_INPUT_ERRORS, RuntimeError, MemoryError) as error:
+            if interrupted:  # numpy, while it is imported, makes an ImportError of Ctrl-C
+                return _fail(args, "interrupted", 130)
+            if isinstance(error, _INPUT_ERRORS):
+                return _fail(args, f"error: {error}", 2)
             return _fail(args, f"failed: {type(error).__name__}: {error}", 1)
     return status or 0
 
@@ -76,16 +78,25 @@ def main(argv=None):
 def _ending_in_order():
     """Let SIGTERM and SIGHUP raise SystemExit, so that temporary files are removed.
 
+    Yields a list that holds something once Ctrl-C was pressed, which raises KeyboardInterrupt.
     A signal that the caller ignores (nohup) or handles stays so. Only the main thread can do this.
     """
+    interrupted = []
+
+    def interrupt(number, frame):
+        interrupted.append(number)
+        signal.default_int_handler(number, frame)
+
     before = {}
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:
                 before[number] = signal.signal(number, _end)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, interrupt)
     try:
-        yield
+        yield interrupted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -20,7 +20,9 @@ from .arguments import (
 from .score_table import (
     ANOMALIES,
     COLUMNS,
+    STDOUT,
     UNREADABLE,
+    is_table_printed,
     say_how_many,
     show,
     status_of,
@@ -55,13 +57,15 @@ def add_options(commands):
         "--csv",
         metavar="FILE",
         help="write what is printed, in full precision; text that a spreadsheet would run, such as "
-        "a path that begins with = or -, has an apostrophe in front",
+        "a path that begins with = or -, has an apostrophe in front; - prints it in place of the "
+        "table",
     )
     command.add_argument(
         "--jsonl",
         metavar="FILE",
         help="write more as JSON, one object a line: also the threshold, the reason in a sentence, "
-        "and the boxes and areas of the regions above the threshold; paths as given",
+        "and the boxes and areas of the regions above the threshold; paths as given; - prints it "
+        "in place of the table",
     )
     command.add_argument(
         "--fail-on-anomaly",
@@ -89,7 +93,7 @@ def run(args):
 
     score_many.check_backend_options(args)
     paths, folders = image_paths(args.images)
-    check_places(args)
+    check_places(args, paths, folders)
     if args.backend is not None:
         return score_many.run(args, paths)
     maps = places_of(args.maps, "--maps", ".png", paths, folders)
@@ -105,7 +109,8 @@ def run(args):
         skip_unreadable=not args.strict,
         roi=chosen_roi(args, detector.classes_.tolist()),
     )
-    print(*COLUMNS, sep="\t")
+    if is_table_printed(args):
+        print(*COLUMNS, sep="\t")
     for finding, map_place, mask_place in zip(findings, maps, masks, strict=True):
         outputs.add(finding, map_place, mask_place)
     outputs.write()
@@ -134,7 +139,7 @@ class Outputs:
     def add(self, finding, map_place, mask_place):
         """Print the row of a finding, write its pictures and keep the rest."""
         row = record_of(finding, map_place, mask_place)
-        show(row)
+        show(row, with_row=is_table_printed(self.args))
         self.rows.append(row)
         is_readable = row["error"] is None
         if map_place is not None and is_readable:
@@ -167,16 +172,32 @@ class Outputs:
         return status_of(self.rows, self.args)
 
 
-def check_places(args):
-    """Raise ValueError if a file that options name cannot be written."""
+def check_places(args, paths, folders):
+    """Raise ValueError if a file that options name cannot be written, or would replace another."""
     from ..report.sheet import check_sheet_name
     from ..storage.files import check_file_place
 
-    for option in ("csv", "jsonl", "sheet"):
-        if getattr(args, option) is not None:
-            check_file_place(getattr(args, option), f"--{option}")
+    given = {name: getattr(args, name) for name in ("csv", "jsonl", "sheet")}
+    given = {f"--{name}": place for name, place in given.items() if place is not None}
     if args.sheet is not None:
         check_sheet_name(args.sheet, "--sheet")
+    taken = {os.path.realpath(path): "is an image to score" for path in paths}
+    for option, place in given.items():
+        if place == STDOUT and option != "--sheet":
+            real = STDOUT
+        else:
+            check_file_place(place, option, is_image=option == "--sheet")
+            real = os.path.realpath(place)
+        if real in taken:
+            raise ValueError(f"{option} {place!r} {taken[real]}: choose another name.")
+        if os.path.isfile(real) or not os.path.exists(real):
+            taken[real] = f"is what {option} writes to"
+    for folder in folders if args.sheet is not None else ():
+        if Path(os.path.realpath(args.sheet)).is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"--sheet {args.sheet!r} lies in the folder of images {str(folder)!r}, whose next "
+                "scoring would take it for one: choose a place outside."
+            )
 
 
 def record_of(finding, map_place=None, mask_place=None):
@@ -263,6 +284,9 @@ def write_jsonl(path, records):
     """Write a JSON object a line, whole or not at all."""
     from ..storage.files import whole_file
 
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    if path == STDOUT:
+        print(text, end="")
+        return
     with whole_file(path) as part:
-        lines = [json.dumps(record) + "\n" for record in records]
-        part.write_text("".join(lines), encoding="utf-8")
+        part.write_text(text, encoding="utf-8")

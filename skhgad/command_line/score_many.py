@@ -5,7 +5,15 @@ import sys
 from tqdm import tqdm
 
 from .arguments import chosen_roi, load_detector, parse_positive, product_of
-from .score_table import COLUMNS, say_how_many, show, status_of, write_csv
+from .score_table import (
+    COLUMNS,
+    STDOUT,
+    is_table_printed,
+    say_how_many,
+    show,
+    status_of,
+    write_csv,
+)
 
 _BACKENDS = ("joblib", "dask")
 _NOT_WITH_BACKEND = ("maps", "masks", "sheet", "strict")
@@ -48,6 +56,8 @@ def check_backend_options(args):
     for name in _NOT_WITH_BACKEND:
         if getattr(args, name):
             raise ValueError(f"--{name} does not go with --backend: leave one of them out.")
+    if args.jsonl == STDOUT:
+        raise ValueError("--jsonl - does not go with --backend, which needs a file to go on from.")
 
 
 def run(args, paths):
@@ -63,14 +73,15 @@ def run(args, paths):
     job = Job.of(args.model, detector, class_label=label, roi=roi, n_threads=workers.n_threads)
     found = {}
     if args.jsonl is None:
-        _follow(scored(job, paths, workers), len(paths), 0, found)
+        _follow(scored(job, paths, workers), len(paths), found, is_table_printed(args))
     else:
         with VerdictLog(args.jsonl, keep=kept) as log:
             found.update((record["path"], row_of(record)) for record in checked(log, job))
             n_known = sum(path in found for path in paths)
             if n_known:
                 print(f"{n_known} images are in {args.jsonl} already", file=sys.stderr)
-            _follow(scored_into(log, job, paths, workers), len(paths), n_known, found)
+            chunks = scored_into(log, job, paths, workers)
+            _follow(chunks, len(paths), found, is_table_printed(args), n_known)
     rows = [found[path] for path in paths]
     if args.csv is not None:
         write_csv(args.csv, rows[0], [row.values() for row in rows])
@@ -78,15 +89,16 @@ def run(args, paths):
     return status_of(rows, args)
 
 
-def _follow(chunks, total, n_known, found):
-    """Print the rows of records as they come, and put them into `found`, by path."""
-    print(*COLUMNS, sep="\t")
+def _follow(chunks, total, found, with_rows, n_known=0):
+    """Put the rows of records into `found`, by path; print them as they come, `with_rows`."""
+    if with_rows:
+        print(*COLUMNS, sep="\t")
     quiet = not sys.stderr.isatty()
     with tqdm(total=total, initial=n_known, desc="images", unit="image", disable=quiet) as bar:
         for records in chunks:
             for record in records:
                 row = row_of(record)
-                show(row)
+                show(row, with_row=with_rows)
                 found[record["path"]] = row
             bar.update(len(records))
 

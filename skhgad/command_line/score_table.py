@@ -12,14 +12,21 @@ from ..text import csv_cell, printable
 
 UNREADABLE = 3  # exit status: some images could not be read
 ANOMALIES = 1  # exit status with --fail-on-anomaly: some images are anomalies
+STDOUT = "-"  # as the name of a file: standard output, in place of the table
 COLUMNS = ("path", "class", "score", "p_value", "verdict")
 
 
-def show(record):
+def is_table_printed(args):
+    """Whether rows are printed as they come: no file of `args` takes standard output."""
+    return STDOUT not in (args.csv, args.jsonl)
+
+
+def show(record, *, with_row=True):
     """Print a row of the table; of an unreadable image also why, on stderr."""
-    cells = ["" if record[name] is None else record[name] for name in COLUMNS]
-    cells = [f"{cell:.4f}" if isinstance(cell, float) else printable(cell) for cell in cells]
-    tqdm.write("\t".join(cells))
+    if with_row:
+        cells = ["" if record[name] is None else record[name] for name in COLUMNS]
+        cells = [f"{cell:.4f}" if isinstance(cell, float) else printable(cell) for cell in cells]
+        tqdm.write("\t".join(cells))
     if record["error"] is not None:
         _say_error(record["error"])
 
@@ -28,14 +35,15 @@ def write_csv(path, header, rows):
     """Write a table whole or not at all; no spreadsheet runs its cells, see `csv_cell`."""
     from ..storage.files import whole_file
 
+    if path == STDOUT:
+        _write_rows(sys.stdout, header, rows)
+        return
     # File names may be no valid text; keep their bytes.
     with (
         whole_file(path) as part,
         open(part, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows([csv_cell(cell) for cell in row] for row in rows)
+        _write_rows(file, header, rows)
 
 
 def say_how_many(rows, detector):
@@ -86,6 +94,12 @@ class ReadableFindings:
         """Return the exit status; say on stderr how many images could not be read."""
         _say_unreadable(self._n_unreadable, self._n_unreadable + len(self.paths))
         return UNREADABLE if self._n_unreadable else 0
+
+
+def _write_rows(file, header, rows):
+    writer = csv.writer(file)
+    writer.writerow(header)
+    writer.writerows([csv_cell(cell) for cell in row] for row in rows)
 
 
 def _say_error(text):

@@ -98,6 +98,7 @@ def run(args):
     app = build(args, token)
     config = uvicorn.Config(
         app,
+        http=_impatient(),
         host=args.host,
         port=args.port,
         log_level="warning",
@@ -159,6 +160,24 @@ def server_library():
             f"serve needs {error.name}. Install it: {how_to_install('serve', *packages)}."
         ) from error
     return uvicorn
+
+
+def _impatient():
+    """Return uvicorn's protocol, but for a limit to how long a connection waits for a request."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    from ..service.body_limit import SECONDS
+
+    class Protocol(AutoHTTPProtocol):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            self.loop.call_later(SECONDS, self.end_if_silent)
+
+        def end_if_silent(self):
+            if self.cycle is None:  # no headers yet; `BodyLimit` limits the rest
+                self.transport.close()
+
+    return Protocol
 
 
 def _announcing(base, config, args):

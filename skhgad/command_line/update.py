@@ -5,13 +5,12 @@ from pathlib import Path
 from ..text import printable
 from .add_class import normal_images
 from .arguments import (
+    ChangedModel,
     add_machine_options,
     add_out_option,
     add_roi_option,
-    changed_model_place,
     chosen_roi,
     known_class,
-    load_detector,
 )
 
 
@@ -45,17 +44,17 @@ def run(args):
     from ..report.findings import naming_files
     from ..scoring.changes import changes_text
 
-    out = changed_model_place(args)
-    detector, of_fit = load_detector(args)
+    model = ChangedModel(args)
+    detector = model.detector
     label = known_label(detector, args.name, "--class")
     roi = chosen_roi(args, detector.classes_.tolist())
     images = normal_images(args.folder)
     with naming_files(images):
         changes = detector.update(images, label, roi=roi, return_changes=True)
-    detector.set_params(**of_fit).save(out)
+    model.save()
     print(
         f"{len(images)} more normal images of {printable(label)}\n{changes_text(changes)}\n"
-        f"model: {printable(Path(out).resolve())}"
+        f"model: {printable(Path(model.place).resolve())}"
     )
 
 

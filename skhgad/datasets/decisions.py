@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ __all__ = ["load_decisions", "with_decisions"]
 
 COLUMNS = ("path", "decision", "product")
 GOOD, DEFECT = "good", "defect"
+_SEPARATORS = ",;\t"  # Excel saves with semicolons where numbers have a decimal comma
 
 
 def load_decisions(
@@ -28,7 +31,8 @@ def load_decisions(
     ----------
     files : str or Path, or sequence of these
         CSV files with the columns path, decision ("good" or "defect") and product; other columns
-        are not read. Of several decisions on an image the last one counts.
+        are not read. Of several decisions on an image the last one counts. Files that a spreadsheet
+        saved again, with semicolons or tabs, as UTF-16 or cp1252, are read, too.
 
     Returns
     -------
@@ -84,18 +88,30 @@ def _rows(path: Path) -> list[tuple[str, dict[str, str]]]:
     """Return (place for messages, cells by column) of each line."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of decisions at {str(path)!r}.")
+    text = _text(path.read_bytes())
+    head = text.splitlines()[0] if text else ""
+    mark = max(_SEPARATORS, key=head.count)
     try:
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise ValueError(
-                    f"{str(path)!r} has no column {missing[0]!r}: a file of decisions has the "
-                    f"columns {', '.join(COLUMNS)}."
-                )
-            return [(f"{str(path)!r}, line {reader.line_num}", row) for row in reader]
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=mark)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(
+                f"{str(path)!r} has no column {missing[0]!r}: a file of decisions has the columns "
+                f"{', '.join(COLUMNS)}."
+            )
+        return [(f"{str(path)!r}, line {reader.line_num}", row) for row in reader]
     except csv.Error as error:
         raise ValueError(f"{str(path)!r} is no CSV file: {error}.") from error
+
+
+def _text(content: bytes) -> str:
+    """Decode a file of decisions: UTF-8 as the page wrote it, or what Excel made of it."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", errors="replace")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
 
 
 def _sample(place: str, row: dict[str, str]) -> Sample:

@@ -130,10 +130,10 @@ def class_folders(layout: Layout, root: Path, wanted: Collection[str] | None) ->
             raise layout_error(layout, f"classes names {name!r}; {root} holds {present}.")
     if not present:
         hint = _other_root(layout, root, folders)
-        raise layout_error(layout, f"root={str(root)!r} holds no class of {layout.name}.{hint}")
+        raise layout_error(layout, f"root={str(root)!r} holds no folder of a class.{hint}")
     if wanted is None:
         unexpected = [f for f in folders + files if f.name not in {*present, "split_csv"}]
-        warn_unread(root, unexpected, f"it is no class folder of {layout.name}")
+        warn_unread(root, unexpected, "it is no folder of a class")
         _warn_absent(layout, root, present)
     return {name: by_name[name] for name in sorted(wanted or present)}
 

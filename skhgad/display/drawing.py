@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..text import printable
 from ..version import needing
 
 # Okabe and Ito's palette for the colour-blind, with brown for yellow, which is faint on white.
@@ -24,6 +25,11 @@ def new_axes(caller, size, n_rows=1, n_columns=1):
     from matplotlib import pyplot
 
     return pyplot.subplots(n_rows, n_columns, figsize=size, layout="compressed")[1]
+
+
+def drawn_name(label):
+    """Return the name of a class as matplotlib draws it as it is: ``$`` begins no formula."""
+    return printable(label).replace("$", r"\$")
 
 
 def class_styles(n_classes):

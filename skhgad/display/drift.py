@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .drawing import drawing_library, new_axes
+from .drawing import drawing_library, drawn_name, new_axes
 
 _LINE, _LIMIT = "#0072B2", "#D55E00"
 
@@ -63,7 +63,8 @@ class DriftDisplay:
         self.limit_line_ = ax.axhline(limit, label=f"alarm at {self.limit:g}", **style)
         self.alarm_line_ = None
         if self.alarm is not None:
-            label = f"alarm: {self.alarm.product}, {self.alarm.statistic} {self.alarm.direction}"
+            product, found = drawn_name(self.alarm.product), self.alarm
+            label = f"alarm: {product}, {found.statistic} {found.direction}"
             self.alarm_line_ = ax.axvline(self.alarm.n_seen, color=_LIMIT, linewidth=1, label=label)
         ax.set_ylim(min(-1.0, evidence.min(initial=0.0)) - 0.2, 2 * limit + 0.2)
         ax.set_xlabel("pictures")

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from ..validation import check_anomaly_labels
-from .drawing import class_styles, drawing_library, new_axes
+from .drawing import class_styles, drawing_library, drawn_name, new_axes
 from .latent_points import class_gaussianity, latent_centers, latent_points
 
 _MOST_CENTERS = 64  # of a class, drawn
@@ -139,7 +139,7 @@ class LatentSpaceDisplay:
                 faces[self.is_anomaly[members], 3] = 0
             self.points_[label] = ax.scatter(
                 *self.points[members].T, s=22, marker=style["marker"], facecolors=faces,
-                edgecolors=style["color"], linewidths=0.8, label=str(label),
+                edgecolors=style["color"], linewidths=0.8, label=drawn_name(label),
             )  # fmt: skip
         colors = [style["color"] for style in styles]
         self.centers_ = ax.scatter(
@@ -173,7 +173,7 @@ class LatentSpaceDisplay:
             self.points_.items(), class_styles(len(self.classes)), strict=True
         ):
             handles.append(Line2D([], [], linestyle="none", **style))
-            labels.append(f"{label}{self._statistics(label)}")
+            labels.append(f"{drawn_name(label)}{self._statistics(label)}")
         title = "z: skewness, kurtosis" if any((self.gaussianity or {}).values()) else None
         return ax.legend(
             handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..validation import check_anomaly_labels, check_groups, check_score_values
-from .drawing import draw_lane, drawing_library, new_axes, symlog_ticks
+from .drawing import draw_lane, drawing_library, drawn_name, new_axes, symlog_ticks
 
 _NORMAL = {"color": "#0072B2", "marker": "o"}
 _ANOMALY = {"color": "#D55E00", "marker": "^"}
@@ -144,7 +144,7 @@ class ScoreDistributionDisplay:
                 ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
                 ax.minorticks_off()
             ax.set_xlim(*_limits(self.scores, self.offset or 0.0, linear))
-        ax.set_yticks(range(len(classes)), classes)
+        ax.set_yticks(range(len(classes)), [drawn_name(name) for name in classes])
         ax.set_ylim(len(classes) - 0.5, -0.5)
         ax.set_xlabel("score (higher = more normal)")
         self.legend_ = ax.legend(

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import threading
+import warnings
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
@@ -24,6 +25,13 @@ MIXED_PRECISION = {"cuda": torch.float16}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _FOLDING = threading.Lock()
 _FOLDED_AT = 128  # pixels a side, at most: folding does not depend on them
+_ROUNDING = 0.05  # of the largest feature, as which bfloat16 and a noisy module can be told apart
+
+
+def _difference(features, others):
+    """Return the largest difference, as a share of the largest feature."""
+    tiny = torch.finfo(features.dtype).tiny
+    return float((features - others).abs().max() / features.abs().max().clamp_min(tiny))
 
 
 def tensors_sha256(tensors):
@@ -153,7 +161,24 @@ class FeatureExtractor(nn.Module):
                     self.register_buffer(_projection_name(index), matrix)
             with torch.inference_mode():
                 levels = _shapes(self._projected(maps))
+                if not isinstance(backbone, str):
+                    self._warn_if_unsteady()
         self.levels = levels
+
+    def _warn_if_unsteady(self):
+        """Warn if features of an image depend on chance, or on the image beside it."""
+        shape = (2, self.n_channels, *self.spec["image_size"])
+        pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        alone, beside = self._maps(pixels[:1]), self._maps(pixels)
+        pairs = [(m[0], n[0]) for m, n in zip(alone, beside, strict=True)]
+        if any(m.shape != n.shape or _difference(m, n) > _ROUNDING for m, n in pairs):
+            warnings.warn(
+                "backbone: the module gives an image other features when another one is beside it, "
+                "or at each call, so scores depend on chance. Let it compute without dropout, "
+                "noise and statistics of the batch: fit calls its eval().",
+                UserWarning,
+                stacklevel=2,
+            )
 
     @property
     def n_channels(self):

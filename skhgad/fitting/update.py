@@ -26,7 +26,7 @@ from .recalibrate import recalibrate
 from .recipe import Recipe
 from .samples import LabelledSamples
 from .schedule import training_plan
-from .warn import warn_of_far_cells
+from .warn import warn_of_another_product, warn_of_far_cells
 
 
 def update(detector, X, y, roi=None):
@@ -57,6 +57,10 @@ def update(detector, X, y, roi=None):
         far = np.unique([cell.row for cell in far]).astype(np.int64)
         masks = fitted.roi if masks is None else masks
         model, calibration = _count_in(fitted, X, codes, far, masks, parameters, reader)
+        n_old = len(fitted.calibration.codes)
+        warn_of_another_product(
+            calibration.codes[n_old:], calibration.inferred[n_old:], fitted.classes
+        )
     changed = replace(fitted, model=model, calibration=calibration, kept=kept)
     if fitted.takes_images:
         changed.appearances = appearances_of(X.appearance, codes, fitted.appearances)

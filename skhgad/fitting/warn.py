@@ -20,6 +20,8 @@ from ..validation import listed
 _LARGE, _SMALL = 100, 1e-5
 _ENLARGED = 4  # times in both directions
 _SMALLEST_INPUT = 32  # pixels a side: the coarsest stride of a usual backbone
+_TAKEN_FOR_ANOTHER = 0.8  # share of samples; of two products that look the same it is a half
+_FEWEST_TAKEN = 3
 
 
 def _plain(name):
@@ -287,3 +289,23 @@ def _expected(n_held_out):
 def _warn(text):
     # The caller of HGADDetector.fit, which calls fit_detector, which calls a function above.
     warnings.warn(text, UserWarning, stacklevel=5)
+
+
+def warn_of_another_product(codes, inferred, classes):
+    """Warn if nearly all new normals of a class are taken for another one.
+
+    `codes` are those given, `inferred` those by models that had not seen the samples.
+    """
+    for code in np.unique(codes).tolist():
+        taken_for = inferred[codes == code]
+        other = np.bincount(taken_for[taken_for != code], minlength=len(classes))
+        n_other = int(other.max())
+        if n_other >= max(_FEWEST_TAKEN, _TAKEN_FOR_ANOTHER * len(taken_for)):
+            warnings.warn(
+                f"{n_other} of {len(taken_for)} new normal samples of class "
+                f"{classes.tolist()[code]!r} are taken for class "
+                f"{classes.tolist()[int(other.argmax())]!r}. If they are of that class, go back to "
+                "the model before and update that one.",
+                UserWarning,
+                stacklevel=2,
+            )

@@ -242,6 +242,11 @@ def _errors_naming(name: str) -> Iterator[None]:
         raise ValueError(_too_large(name, str(error))) from error
     except MemoryError:
         raise
+    except Image.UnidentifiedImageError as error:  # its text holds an object of Python's
+        raise ValueError(
+            f"{name} cannot be read as an image: its format is not known. It may be truncated, "
+            "protected, or no image at all. Replace it or leave it out of X."
+        ) from error
     except Exception as error:
         raise ValueError(
             f"{name} cannot be read as an image ({type(error).__name__}: {error}); it may be "

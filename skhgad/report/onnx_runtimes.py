@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,9 +51,13 @@ def open_file(file, runtime="onnxruntime"):
     ------
     ImportError
         If the runtime is not installed; the message says how to install it.
+    FileNotFoundError
+        If there is no file.
     ValueError
-        If it cannot run the file.
+        If the runtime cannot run it.
     """
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"no ONNX file at {str(file)!r}.")
     opened = {"onnxruntime": _in_onnxruntime, "openvino": _in_openvino}[runtime]
     packages = ("onnx", "onnxruntime") if runtime == "onnxruntime" else ("openvino",)
     with needing("validate", f"the package {runtime}", RUNTIMES[runtime], *packages):

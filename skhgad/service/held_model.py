@@ -1,10 +1,7 @@
 """A model that is held in memory and read again when its folder is replaced."""
 
-import os
-from pathlib import Path
-
 from ..monitor.drift import check_products, fingerprint
-from ..storage.model_folder import MODEL_FILE
+from ..storage.model_folder import file_signature
 
 
 class HeldModel:
@@ -30,12 +27,12 @@ class HeldModel:
         self.folder = folder
         self._load = load
         self._warn = warn
-        self._signature = self._now()
+        self._signature = file_signature(folder)
         self._take(self._usable())
 
     def refresh(self):
         """Read the model again if its folder was replaced; return whether it was."""
-        signature = self._now()
+        signature = file_signature(self.folder)
         if signature == self._signature:
             return False
         self._signature = signature
@@ -60,11 +57,3 @@ class HeldModel:
     def _take(self, detector):
         self.detector = detector
         self.identity = fingerprint(detector)
-
-    def _now(self):
-        """Return what tells one model file from the next; None if there is none."""
-        try:
-            found = os.stat(Path(self.folder) / MODEL_FILE)
-        except OSError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns

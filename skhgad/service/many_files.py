@@ -161,6 +161,8 @@ def score_files(
     The share of a worker that is killed is scored by another one. A script must call this below
     ``if __name__ == "__main__":`` where `backend` is "dask", as everywhere with new processes.
     """
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise TypeError(f"paths is a single path, {paths!r}; wrap it in a list.")
     detector = HGADDetector.load(model).set_params(device=device, n_jobs=None, verbose=0)
     if not detector.model_.takes_images:
         raise ValueError(f"{str(model)!r} was fitted on feature vectors, and scores no files.")

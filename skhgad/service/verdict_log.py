@@ -62,6 +62,7 @@ class VerdictLog:
                 "held is scored once more."
             )
         content = b"".join(_line(record) for record in records)
+        size = os.fstat(self._file.fileno()).st_size  # others may have cut it, as copytruncate does
         try:
             rest = memoryview(content)
             while rest:
@@ -69,11 +70,10 @@ class VerdictLog:
             os.fsync(self._file.fileno())
         except OSError as error:  # a full disk
             with suppress(OSError):
-                os.ftruncate(self._file.fileno(), self._size)
+                os.ftruncate(self._file.fileno(), size)
             if error.filename is None:
                 name_place(error, self.path)
             raise
-        self._size += len(content)
 
     def close(self):
         """Let others open it."""
@@ -102,7 +102,7 @@ class VerdictLog:
 
     def _read(self):
         """Return the records; cut off what a crash left behind the last whole line."""
-        records, broken, self._size = [], None, 0
+        records, broken, size = [], None, 0
         with open(self.path, "rb") as file:  # the one that is open has no buffer
             for number, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
@@ -117,13 +117,13 @@ class VerdictLog:
                     broken = number  # of the crash, unless another line follows
                 else:
                     records.append(record if self._keep is None else self._keep(record))
-                    self._size += len(line)
-        if self._size < os.fstat(self._file.fileno()).st_size:
+                    size += len(line)
+        if size < os.fstat(self._file.fileno()).st_size:
             if not records and not self._begins_as_a_record():
                 raise ValueError(
                     f"{str(self.path)!r} is no log of skhgad: give another name, or remove it."
                 )
-            os.ftruncate(self._file.fileno(), self._size)
+            os.ftruncate(self._file.fileno(), size)
             os.fsync(self._file.fileno())
         return records
 

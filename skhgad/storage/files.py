@@ -8,6 +8,8 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..datasets.masks import IMAGE_ENDINGS
+
 _LONGEST_WRITE = 24 * 3600  # seconds
 _LONGEST_NAME = 255  # bytes, of a file on most file systems
 
@@ -33,10 +35,11 @@ def whole_file(path):
     regular file (a pipe, /dev/stdout) is written directly. Temporary files of a day ago, which
     killed processes left, are removed.
     """
-    path = Path(path).resolve()
+    path = Path(path)
     if path.exists() and not path.is_file():
-        yield path
+        yield path  # not resolved: the target of /dev/stdout may be no path at all
         return
+    path = path.resolve()
     remove_leftovers(path)
     with replacement(path) as part:
         yield part
@@ -102,9 +105,18 @@ def name_place(error, path):
         del error.filename2  # None would be printed
 
 
-def check_file_place(path, option):
-    """Raise ValueError if no file can be written at `path`; `option` names it in the message."""
+def check_file_place(path, option, *, is_image=False):
+    """Raise ValueError if no file can be written at `path`; `option` names it in the message.
+
+    So is a name of an image for what is none, unless `is_image`: ``--csv *.png`` names an image to
+    score, which would be lost.
+    """
     path = Path(path)
+    if not is_image and path.suffix.lower() in IMAGE_ENDINGS:
+        raise ValueError(
+            f"{option} {str(path)!r} is the name of an image, which is not what is written: choose "
+            "another ending."
+        )
     if path.is_dir():
         raise ValueError(f"{option} {str(path)!r} is a folder: give the name of a file in it.")
     if not path.absolute().parent.is_dir():

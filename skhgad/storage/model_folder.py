@@ -74,7 +74,7 @@ def save_state(folder, tensors, description, card=None):
         with _saving(folder), ExitStack() as files:
             if card is not None:  # written first, because the disk may be full; renamed last
                 card_part = files.enter_context(replacement(folder / CARD_FILE))
-                card_part.write_text(card(sha256), encoding="utf-8")
+                card_part.write_bytes(card(sha256).encode("utf-8", errors="backslashreplace"))
             part = files.enter_context(replacement(folder / MODEL_FILE, durable=True))
             with open(part, "xb") as file:
                 file.write(content)
@@ -149,11 +149,27 @@ def check_place(folder):
 
 def check_model_place(path, option):
     """Raise ValueError if `HGADDetector.save` would refuse `path`, before a fit."""
-    check_folder_place(Path(path).absolute().parent, option)
+    place = Path(path).absolute()
+    check_folder_place(place.parent, option)
+    for folder in place.parents:
+        if (folder / MODEL_FILE).is_file():
+            raise ValueError(
+                f"{option}: {str(place)!r} lies in the model {str(folder)!r}, which needs a folder "
+                "of its own: choose a place outside."
+            )
     try:
         check_place(path)
     except ValueError as error:
         raise ValueError(f"{option}: {error}") from None
+
+
+def file_signature(folder):
+    """Return what tells the model file of a folder from the next one; None if there is none."""
+    try:
+        found = os.stat(Path(folder) / MODEL_FILE)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def model_hash(description, tensors):

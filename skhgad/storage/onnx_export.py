@@ -236,6 +236,8 @@ def _export_core(core, example, path, is_images):
                 opset_version=OPSET,
                 dynamo=False,
             )
+        except OSError:  # a full disk is no fault of the backbone
+            raise
         except Exception as error:
             reason = next(iter(str(error).splitlines()), "")
             raise RuntimeError(

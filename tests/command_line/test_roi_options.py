@@ -70,7 +70,7 @@ ALL = ("evaluate", "report", "explain", "update", "add-class")
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        ("nowhere.png", "nowhere.png) does not exist"),
+        ("nowhere.png", "nowhere.png' does not exist"),
         ("small.png", "has 8 x 8 pixels (height x width), but"),
         ("empty.png", "is empty: no pixel"),
         ("nothing", "nothing holds no mask: name them like the products"),

@@ -58,3 +58,17 @@ def test_files_that_hold_no_decisions_are_refused(tmp_path):
     (tmp_path / "x.csv").write_text("path,verdict\n")
     with pytest.raises(ValueError, match="has no column 'decision'.*path, decision, product"):
         load_decisions(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("separator", "encoding"),
+    [(";", "utf-8-sig"), (";", "cp1252"), ("\t", "utf-16"), (",", "utf-8")],
+)
+def test_what_a_spreadsheet_saved_again_is_read(separator, encoding, tmp_path):
+    write(tmp_path, ["müll/a.png"])
+    lines = ["path", "decision", "product"], [f"{tmp_path}/müll/a.png", "good", "müll"]
+    text = "".join(separator.join(line) + "\r\n" for line in lines)
+    (tmp_path / "decisions.csv").write_bytes(text.encode(encoding))
+    data = load_decisions(tmp_path / "decisions.csv")
+    assert data.images.tolist() == [f"{tmp_path}/müll/a.png"]
+    assert data.target.tolist() == ["müll"]

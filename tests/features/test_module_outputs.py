@@ -1,5 +1,6 @@
 """What own backbones may return."""
 
+import warnings
 from collections import OrderedDict
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from backbones import RandomFilters
+from small_pictures import draw
 from torch import nn
 
 from skhgad import HGADDetector
@@ -185,3 +187,24 @@ def test_features_that_are_no_numbers_are_an_error_that_names_the_image(value, t
     detector = HGADDetector(SpoiledByWhite(value), image_size=32, tile_size=tile_size, n_jobs=1)
     with pytest.raises(ValueError, match=r"backbone: its features of X\[2\] are NaN or infinite"):
         detector.fit(images)
+
+
+@pytest.mark.parametrize("kind", ["dropout", "batch statistics", "steady"])
+def test_features_that_depend_on_chance_or_on_other_images_are_told(kind):
+    class Unsteady(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool = nn.AvgPool2d(8)
+
+        def forward(self, pixels):
+            maps = self.pool(pixels)
+            if kind == "dropout":
+                return nn.functional.dropout(maps)  # whatever eval() says
+            return maps - maps.mean(0) if kind == "batch statistics" else maps
+
+    pictures = [draw(np.random.default_rng(i), "stripe") for i in range(5)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        HGADDetector(backbone=Unsteady(), image_size=32).fit(pictures)
+    told = ["scores depend on chance" in str(warning.message) for warning in caught]
+    assert any(told) == (kind != "steady")

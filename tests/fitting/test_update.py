@@ -372,3 +372,13 @@ def test_a_cell_that_is_no_measurement_does_not_spoil_a_class(closed, tmp_path):
     detector.save(tmp_path / "model")
     again = HGADDetector.load(tmp_path / "model").update(vectors(["nut"], seed=8)[0], "nut")
     assert np.mean(again.predict(vectors(["nut"], n=100, seed=9)[0]) == -1) < 0.2
+
+
+@pytest.mark.filterwarnings("error")
+def test_normals_of_another_class_are_told(closed):
+    """They joined the class that was named, without a word."""
+    X, y = vectors(["bolt", "nut"], n=20, seed=3)
+    bolts, nuts = X[np.array(y) == "bolt"], X[np.array(y) == "nut"]
+    with pytest.raises(UserWarning, match="20 of 20 new .* 'nut' are taken for class 'bolt'"):
+        copy.deepcopy(closed).update(bolts, "nut")
+    copy.deepcopy(closed).update(X, y).update(nuts[:3], "nut").update(nuts[3:4] + 40, "nut")

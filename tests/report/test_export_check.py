@@ -48,6 +48,8 @@ def test_an_export_is_compared_on_pictures(
     other.save(tmp_path / "other")
     assert main(["validate", str(tmp_path / "other"), str(file), str(folder)]) == 2
     assert "export it again" in capsys.readouterr().err
+    assert main(["validate", str(small_model), str(tmp_path / "x.onnx"), str(folder)]) == 2
+    assert "no ONNX file at" in capsys.readouterr().err
     (tmp_path / "x.onnx").write_bytes(b"no model")
     assert main(["validate", str(small_model), str(tmp_path / "x.onnx"), str(folder)]) == 2
     assert "is no ONNX file that onnxruntime can run" in capsys.readouterr().err

@@ -177,6 +177,8 @@ def test_a_model_that_is_replaced_meanwhile_is_noticed(small_model, paths, tmp_p
 
 
 def test_what_cannot_be_used_is_named(small_model, paths, tmp_path):
+    with pytest.raises(TypeError, match="wrap it in a list"):
+        skhgad.score_files(small_model, str(paths[0]))
     with pytest.raises(ValueError, match="class_label='lid' is none of the classes"):
         skhgad.score_files(small_model, paths, class_label="lid")
     with pytest.raises(FileNotFoundError, match="no model folder"):
