@@ -1,12 +1,13 @@
-"""Other draws, few samples, a long tail, anomalies among the normals, no labels: HGAD beside peers.
+"""Other draws, single products, few samples, a long tail, contaminated normals, no labels.
 
-    python -m benchmarks.robustness --data DIR [--only redraw few tail contamination discovery]
+    python -m benchmarks.robustness --data DIR [--only STUDY ...]
 
 Peers are fitted class by class and told the class of each test sample; HGAD is told neither.
 docs/benchmarks.rst says what is measured.
 """
 
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from skhgad import HGADDetector
 
 from ._features import extract
 from ._figures import cell, markdown, values, write_json, write_markdown
-from ._methods import TITLES, Bench, applicable, run_hgad, run_peer
+from ._methods import SUMMED, TITLES, Bench, applicable, run_hgad, run_peer
 from ._options import (
     benchmark_parser,
     describe_run,
@@ -26,8 +27,9 @@ from ._options import (
     say,
     say_run,
 )
+from ._scales import run_scales_summed
 
-STUDIES = ("redraw", "few", "tail", "contamination", "discovery")
+STUDIES = ("redraw", "alone", "few", "tail", "contamination", "discovery")
 PEERS = ("mahalanobis", "nn", "padim")
 FIGURES = {
     "mean": ("image", "mean", "auroc"),
@@ -163,23 +165,43 @@ class Study:
         self.progress = progress
         self.records = {}
 
-    def run(self, setting, part, seed):
-        """Run all methods on a part."""
+    @contextmanager
+    def bench(self, part):
+        """Yield the Bench of a part, with its features."""
         detector = HGADDetector(**self.parameters)
         with (
             extract(detector, part.X_train, part.is_images) as train,
             extract(detector, part.X_test, part.is_images) as test,
         ):
-            bench = Bench(
+            yield Bench(
                 part, train, test, self.parameters, self.methods, pixel_size=self.pixel_size
             )
+
+    def peers(self, part):
+        """Keys of the peers among the methods that can run on a part."""
+        keys = [key for key in applicable(part) if not key.startswith("hgad")]
+        return [key for key in keys if key in self.methods]
+
+    def run(self, setting, part, seed):
+        """Run all methods on a part."""
+        with self.bench(part) as bench:
             if {"hgad", "hgad-given"} & set(self.methods):
                 for _, title, record in run_hgad(bench, seed):
                     self.add(setting, title, record)
-            for key in applicable(part):
-                if key in self.methods and not key.startswith("hgad"):
-                    record = run_peer(bench, key, "class given", seed)
-                    self.add(setting, f"{TITLES[key]}, class given", record)
+            for key in self.peers(part):
+                record = run_peer(bench, key, "class given", seed)
+                self.add(setting, f"{TITLES[key]}, class given", record)
+
+    def run_alone(self, part, seed):
+        """Fit HGAD and the peers to each class by itself."""
+        with self.bench(part) as bench:
+            if {"hgad", "hgad-given"} & set(self.methods):
+                self.add(_ALONE, TITLES["hgad-alone"], bench.fit_each_and_score(seed))
+            for key in self.peers(part):
+                self.add(_ALONE, TITLES[key], run_peer(bench, key, "class given", seed))
+                if key in SUMMED and part.is_images:
+                    record = run_scales_summed(bench, key, seed)
+                    self.add(_ALONE, f"{TITLES[key]}, scales summed", record)
 
     def run_discovery(self, part, seed):
         """Fit HGAD with labels, told their number, and told nothing."""
@@ -240,6 +262,8 @@ def run_part(part, args, parameters, progress):
             rng = np.random.default_rng(seed)
             if name == "redraw":
                 study.run("normals dealt anew", redraw(part, rng), seed)
+            elif name == "alone":
+                study.run_alone(redraw(part, rng), seed)
             elif name == "few":
                 for n in args.few:
                     study.run(f"{n} normals", few_normals(part, n, rng), seed)
@@ -279,7 +303,8 @@ def tables(part_name, studies):
                 for runs in methods.values()
             )
         }
-        render = {"discovery": _discovery_table, "tail": _tail_table}.get(name, _methods_table)
+        renderers = {"alone": _alone_table, "discovery": _discovery_table, "tail": _tail_table}
+        render = renderers.get(name, _methods_table)
         lines = render(settings, figures, with_losses=name == "contamination")
         blocks.append("\n".join([f"### {part_name}, {name}", "", *lines, ""]))
     return "\n".join(blocks)
@@ -305,6 +330,27 @@ def _methods_table(settings, figures, with_losses):
         row += [cell(margins(settings[s], figures[key]), 3) for s, key in columns]
         rows.append(row + [""] * (len(header) - len(row)))
     return markdown(header, rows)
+
+
+def _alone_table(settings, figures, with_losses):
+    """Lines of a table: a row a method, a column a class, and HGAD less the best peer of each."""
+    (records,) = settings.values()
+    labels = list(next(iter(records.values()))[0]["image"]["per_class"])
+    columns = [("image", "per_class", label, "auroc") for label in labels]
+    columns.append(("image", "mean", "auroc"))
+    rows = [
+        [title, *(cell(values(runs, path), 3) for path in columns)]
+        for title, runs in records.items()
+    ]
+    own = records.get(TITLES["hgad-alone"])
+    peers = [runs for runs in records.values() if runs is not own]
+    if own is not None and peers:
+        row = ["HGAD - best peer of all seeds"]
+        for path in columns:
+            best = max(peers, key=lambda runs: np.mean(values(runs, path)))
+            row.append(cell(losses(own, best, path), 3))
+        rows.append(row)
+    return markdown(["image AUROC", *labels, "mean"], rows)
 
 
 def _discovery_table(settings, figures, with_losses):

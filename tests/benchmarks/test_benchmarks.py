@@ -756,7 +756,7 @@ class TestRobustness:
         text = capsys.readouterr().out
         assert (tmp_path / "r.md").read_text(encoding="utf-8") == text.rstrip("\n") + "\n"
         studies = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["parts"]["toy"]
-        assert list(studies) == ["redraw", "few", "tail", "contamination", "discovery"]
+        assert list(studies) == ["redraw", "alone", "few", "tail", "contamination", "discovery"]
         assert list(studies["tail"]) == ["equal numbers", "long tail", "each alone"]
         (alone,) = studies["tail"]["each alone"].values()
         assert [list(run["image"]["per_class"]) for run in alone] == [["nut"], ["nut"]]
