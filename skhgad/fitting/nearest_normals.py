@@ -10,6 +10,7 @@ from ..model.nearest import NearestNormals, distances_to_nearest
 from .many_classes import type_of_vectors
 
 N_AXES = 32  # of the raw features, along which vectors are compared
+_N_CANDIDATES = 40_000  # vectors of a class, from which those that are kept are chosen
 _GOLDEN_RATIO = 0.6180339887498949  # its multiples, modulo 1, fill an interval evenly
 _LEAST_SPREAD = 1e-6  # of distances, as a share of the vectors' length; less is rounding
 
@@ -35,7 +36,7 @@ class Candidates(NamedTuple):
 
     @classmethod
     def of(cls, level, axes, code, blocks, n_samples, size, gather):
-        """Choose vectors of the samples of a class, as many of each, `size` in all.
+        """Draw vectors of the samples of a class, as many of each, `size` in all.
 
         Positions are evenly spaced in the map, each sample's between those of others. They do not
         depend on the features, so rounding does not change the choice.
@@ -79,20 +80,40 @@ class Candidates(NamedTuple):
         """Return the vectors of all groups but one; None = of all."""
         return self.vectors if group is None else self.vectors[self.groups != group]
 
-    def weight(self, background_weight):
-        """Return how much log-likelihood one unit of distance weighs.
+    def coreset(self, size):
+        """Return `size` vectors so that none is far from one of them; all if there are no more.
+
+        Greedy k-center: each next vector is the farthest from those chosen. Rare normal vectors are
+        then among them, and a new one like these is not far from all that are kept.
+        """
+        if len(self.vectors) <= size:
+            return self
+        vectors = self.vectors - self.vectors.mean(0)
+        squares = vectors.square().sum(1)
+        nearest = torch.full_like(squares, torch.inf)
+        chosen = torch.zeros(size, dtype=torch.int64, device=vectors.device)
+        for place in range(1, size):
+            newest = chosen[place - 1]
+            distances = torch.addmv(squares, vectors, vectors[newest], alpha=-2) + squares[newest]
+            nearest = torch.minimum(nearest, distances)
+            nearest[newest] = -torch.inf  # not again, even among copies
+            chosen[place] = nearest.argmax()
+        return Candidates(*(values[chosen] for values in self))
+
+    def weight(self, background_weight, kept):
+        """Return how much log-likelihood one unit of distance to `kept`, Candidates too, weighs.
 
         So much that the distances of normals vary as their log-likelihoods do, both without the
         share `background_weight` of what the background predicts of them. Each distance is that to
-        the nearest vector of another sample.
+        the nearest kept vector of another sample.
         """
         if not len(self.vectors) or (self.samples == self.samples[0]).all():
             return 0.0
 
         def of_same_sample(rows):
-            return self.samples[rows, None] == self.samples
+            return self.samples[rows, None] == kept.samples
 
-        distances = distances_to_nearest(self.vectors, self.vectors, of_same_sample)
+        distances = distances_to_nearest(self.vectors, kept.vectors, of_same_sample)
         spread = self._spread(distances, background_weight)
         length = self.vectors.double().square().sum(1).mean().sqrt()
         if not spread > _LEAST_SPREAD * length:
@@ -176,12 +197,15 @@ def keep_nearest_normals(level, covariance, features, parameters):
     """
     size, axes = parameters["bank_size"], axes_in(level, covariance)
     n_classes, weight = len(level.mixture.means), parameters["background_weight"]
-    found = []
+    found, weights = [], []
     for code in range(n_classes):
         n_samples, blocks = sum(map(len, features.rows[code])), features.blocks_of(code)
-        kept = Candidates.of(level, axes, code, blocks, n_samples, size, features.gather)
-        found.append(kept)
-    vectors, weights = [kept.vectors for kept in found], [kept.weight(weight) for kept in found]
+        candidates = Candidates.of(
+            level, axes, code, blocks, n_samples, max(size, _N_CANDIDATES), features.gather
+        )
+        found.append(candidates.coreset(size))
+        weights.append(candidates.weight(weight, found[-1]))
+    vectors = [kept.vectors for kept in found]
     level.nearest = NearestNormals.of(axes, vectors, weights, type_of_vectors(size, n_classes))
     return NormalsOfFolds(level, found)
 
@@ -196,16 +220,19 @@ class NearestOfClass:
     code : int
     candidates : Candidates
         Of the new samples.
+    share : float
+        Of the new samples among all of the class.
     parameters : dict
         Of the estimator.
     """
 
-    def __init__(self, nearest, code, candidates, parameters):
+    def __init__(self, nearest, code, candidates, share, parameters):
         self.old, self.code = nearest.vectors_of(code).clone(), code
-        self.candidates, self.size = candidates, parameters["bank_size"]
+        self.size = parameters["bank_size"]
+        self.candidates = candidates.coreset(math.ceil(self.size * share))
         self.weight = None
         if not len(self.old):
-            self.weight = candidates.weight(parameters["background_weight"])
+            self.weight = candidates.weight(parameters["background_weight"], self.candidates)
 
     @classmethod
     @torch.no_grad()
@@ -226,11 +253,13 @@ class NearestOfClass:
                     None if inside is None else inside.to(device),
                 )
 
+        n_samples = len(samples.rows) + n_old
         candidates = Candidates.of(
-            level, level.nearest.axes_of_class(code), code, blocks(), len(samples.rows) + n_old,
-            parameters["bank_size"], samples.cache.processes.gather,
+            level, level.nearest.axes_of_class(code), code, blocks(), n_samples,
+            max(parameters["bank_size"], _N_CANDIDATES), samples.cache.processes.gather,
         )  # fmt: skip
-        return cls(level.nearest, code, candidates, parameters)
+        share = len(samples.rows) / max(1, n_samples)
+        return cls(level.nearest, code, candidates, share, parameters)
 
     def write(self, nearest, without=None):
         """Set the vectors of the class, from the old ones and the new ones not in a fold."""
