@@ -116,7 +116,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         get fewer, so that a model stays small: see "Models on disk" in the guide. None = no limit.
     start : {"whitened", "published"}, default="whitened"
         "whitened": features are whitened by the pooled within-class covariance and coupling
-        blocks start at the identity. "published": raw features, random blocks.
+        blocks start at the identity. Skewed features of vectors of a single class take a power or
+        a logarithm before, where that makes vectors left out more likely. "published": raw
+        features, random blocks.
     whitening_shrinkage : float in [0, 1], "ledoit_wolf" or "auto", default="auto"
         Shrinkage of that covariance to the identity of equal mean variance. "auto": 0.1 for
         images. For feature vectors, what makes vectors left out most likely; 0.9 where they have

@@ -32,7 +32,7 @@ def fit_class_mixtures(level, samples, n_components, seed):
     """
     x, codes = samples.vectors()
     z = latent_vectors(level, x)
-    modes = find_modes(x, codes, samples.n_classes, seed)
+    modes = find_modes(level.start.powered(x), codes, samples.n_classes, seed)
     by_class = [
         drawn_rows(z, torch.nonzero(codes == code)[:, 0], seed) for code in range(samples.n_classes)
     ]

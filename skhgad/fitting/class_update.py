@@ -179,7 +179,7 @@ class _Refit:
     """The mixture of all vectors of a class, the new ones last."""
 
     def __init__(self, level, x, z, n_components, seed):
-        modes = find_modes(x, torch.zeros(len(x), dtype=torch.int64), 1, seed)
+        modes = find_modes(level.start.powered(x), torch.zeros(len(x), dtype=torch.int64), 1, seed)
         self.rows = drawn_rows(z, torch.arange(len(z)), seed)
         self.n_all = len(z)
         self.vectors = ClassVectors(

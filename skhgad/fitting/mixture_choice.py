@@ -118,15 +118,33 @@ def choose_mixture(vectors, name=None):
     """
     fits = candidates(vectors)
     if name is None:
-        name = _likeliest(vectors) if len(fits) > 1 else 1
+        name = chosen_name(_likelihoods(vectors)) if len(fits) > 1 else 1
     if name not in fits:
         name = 1
     rows = slice(MOST_KERNELS if name == KERNELS else None)
     return fits[name](torch.arange(len(vectors))[rows])
 
 
-def _likeliest(vectors):
-    """Choose among candidates on the axes in which the vectors vary.
+def likelihoods_of_choice(vectors):
+    """Left-out log-likelihoods of ClassVectors under what `choose_mixture` chooses.
+
+    Returns the numbers of the vectors that are judged, int64 (n_judged,), and the likelihoods.
+    """
+    likelihoods = _likelihoods(vectors)
+    judged = torch.cat([left_out for _, left_out in _folds(len(vectors))])
+    return judged, likelihoods[chosen_name(likelihoods)]
+
+
+def _folds(n):
+    """Return pairs of the vectors that are fitted to, and those that judge."""
+    rows = torch.arange(min(n, _MOST_VECTORS))
+    n_folds = 3
+    folds = range(n_folds if len(rows) < 500 else 1)
+    return [(rows[rows % n_folds != fold], rows[rows % n_folds == fold]) for fold in folds]
+
+
+def _likelihoods(vectors):
+    """Left-out log-likelihoods of all candidates, on the axes in which the vectors vary.
 
     In the others, as of constant features and sums of others, a density is as high as its
     covariance is shrunk little, which says nothing of the candidates.
@@ -136,7 +154,7 @@ def _likeliest(vectors):
         varies = scatter > SMALLEST_SCATTER * scatter.max()
         if not varies.all():
             vectors = vectors.along(axes[:, varies])
-    return chosen_name(left_out_likelihoods(candidates(vectors), vectors.z))
+    return left_out_likelihoods(candidates(vectors), vectors.z)
 
 
 def names_of(densities, n_vectors):
@@ -208,17 +226,13 @@ def left_out_likelihoods(fits, z):
     anomalies. After two numbers of centers in a row that were no better than fewer, larger ones are
     not tried.
     """
-    rows = torch.arange(min(len(z), _MOST_VECTORS))
-    n_folds = 3
-    folds = range(n_folds if len(rows) < 500 else 1)
+    folds = _folds(len(z))
     found, best, n_worse = {}, -math.inf, 0
     for name, fit in fits.items():
         is_size = name not in (1, MODES, KERNELS)
         if is_size and n_worse == 2:
             continue
-        pairs = [
-            (fit(rows[rows % n_folds != fold]), z[rows[rows % n_folds == fold]]) for fold in folds
-        ]
+        pairs = [(fit(seen), z[left_out]) for seen, left_out in folds]
         if name == 1 and KERNELS in fits:
             found[name] = _as_student(pairs)
         else:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..features.extractor import build_extractor
+from ..model.feature_powers import FeaturePowers
 from ..model.level import empty_level, room_for_densities, room_for_nearest
 from ..parameters import (
     check_parameters,
@@ -172,6 +173,8 @@ def _empty_model(parameters, level_shapes, n_classes, extractor, stored):
             parameters, n_features, tuple(shape), n_classes,
             n_blocks=sizes.n_blocks, n_axes=sizes.n_axes, has_means=False,
         )  # fmt: skip
+        if f"levels.{index}.start.powers.units" in stored:
+            level.start.powers = FeaturePowers.identity(n_features)
         if parameters["class_covariance"]:
             room_for_densities(
                 level,
