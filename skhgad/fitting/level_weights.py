@@ -7,7 +7,7 @@ from scipy.special import expit
 from .class_scales import class_scales, common_scales
 
 _N_FOLDS = 10
-_PENALTY = 0.3  # of the squared distances of the weights from 1, beside the losses of the defects
+_PENALTY = 0.2  # of the squared distances of the weights from 1, beside the losses of the defects
 _BOUNDS = 0.1, 4.0
 
 
