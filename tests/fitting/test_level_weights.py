@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from backbones import two_levels
-from scipy.optimize import check_grad, minimize
+from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
 from skhgad import HGADDetector
-from skhgad.fitting.class_scales import ClassScales, class_scales, common_scales, left_out_scores
+from skhgad.fitting import known_defects
+from skhgad.fitting.class_scales import class_scales, common_scales, left_out_scores
+from skhgad.fitting.known_gain import Gain
 from skhgad.fitting.level_weights import best_weights
 from skhgad.storage.detector_state import pack, unpack
 
@@ -27,7 +29,7 @@ def test_weights_have_the_smallest_loss():
 
     def loss(weights):
         pairs = [np.log1p(np.exp((n - d) @ weights)) for d in defects for n in normals]
-        return sum(pairs) / len(normals) + 0.3 * ((weights - 1) ** 2).sum()
+        return sum(pairs) / len(normals) + 0.2 * ((weights - 1) ** 2).sum()
 
     expected = minimize(loss, np.ones(2), method="Nelder-Mead", options={"xatol": 1e-6}).x
     np.testing.assert_allclose(best_weights(normals, defects), expected, atol=1e-3)
@@ -37,7 +39,7 @@ def test_weights_have_the_smallest_loss():
 def test_few_defects_and_a_single_level_move_little():
     normals, defects = peaks_of(0, 60, (0, 0)), peaks_of(1, 20, (2, 0))
     far, near = (np.abs(best_weights(normals, defects[:n]) - 1).max() for n in (20, 1))
-    assert near < 0.5 * far
+    assert near < 0.7 * far
     assert best_weights(normals[:, :1], defects[:, :1]).tolist() == [1]
     assert best_weights(normals[:0], defects).tolist() == [1, 1]
 
@@ -63,20 +65,17 @@ def test_left_out_scores_take_the_factors_of_each_sample():
 BOARD = (-1.0) ** np.add.outer(range(8), range(8))[..., None]
 
 
-def pictures(n, seed, *, kind=None, base=120):
-    """Noise of 32 pixels; with a chequered square, invisible at half the size, or a wide, faint spot at a random place."""
+def pictures(n, seed, *, has_board=False, base=120):
+    """Noise of 32 pixels; with a faint chess board, which half the size does not show."""
     rng = np.random.default_rng(seed)
     images = rng.normal(base, 15, (n, 32, 32, 3))
     for image, (row, column) in zip(images, rng.integers(0, 16, (n, 2)), strict=True):
-        if kind == "spot":
-            image[row : row + 16, column : column + 16] += 12
-        elif kind == "grain":
-            image[row : row + 8, column : column + 8] += 30 * BOARD
+        image[row : row + 8, column : column + 8] += 30 * BOARD * has_board
     return np.clip(images, 0, 255).astype(np.uint8)
 
 
 def fit(**parameters):
-    X = [pictures(40, 0), 255 - pictures(40, 1), pictures(12, 2, kind="grain")]
+    X = [pictures(40, 0), 255 - pictures(40, 1), pictures(12, 2, has_board=True)]
     y = np.repeat(["bright", "dark", "-1"], [40, 40, 12])
     detector = HGADDetector(
         two_levels(),
@@ -98,33 +97,38 @@ def test_a_level_in_which_known_anomalies_stand_out_counts_more(corrected):
     weights = corrected.model_.model.level_weights  # the last row is the entropy's
     assert weights[0, 0] > 2 * weights[1, 0]
     assert weights[:, 1].tolist() == [1, 1, 1]  # of "dark" no anomaly is known
-    X = np.concatenate([pictures(100, 5), pictures(100, 6, kind="grain")])
+    X = np.concatenate([pictures(100, 5), pictures(100, 6, has_board=True)])
     labels = np.repeat([1, 0], 100)
     before = roc_auc_score(labels, fit(known_anomalies="ignore").score_samples(X))
     assert roc_auc_score(labels, corrected.score_samples(X)) > before + 0.03
 
 
 def test_thresholds_hold_for_fresh_normals(corrected):
-    flagged = corrected.predict(pictures(1500, 7), class_labels=["bright"] * 1500) == -1
+    flagged = corrected.predict(pictures(300, 7), class_labels=["bright"] * 300) == -1
     assert flagged.mean() < 0.1  # of 40 calibrating normals; 0.05 is meant
 
 
-def test_without_common_scales_all_levels_count_alike():
+def test_without_common_scales_all_levels_count_alike(monkeypatch):
+    def kept(*pairs):
+        return Gain(12, 0.1, 0.01, True)
+
+    monkeypatch.setattr(known_defects, "measured_gain", kept)
     model = fit(class_calibration=False).model_.model
-    assert model.level_weights is None or (model.level_weights == 1).all()
+    assert model.defect_terms[0].directions[0].any()
+    assert (model.level_weights == 1).all()
 
 
 def test_a_new_class_has_weights_of_one_and_borrows_no_others(corrected):
-    factors = corrected.model_.model.level_weights
-    calibration, terms = corrected.model_.calibration, corrected.model_.model.term_weights
-    common = common_scales(calibration.peaks, calibration.codes, terms)
-    typical = ClassScales.of_model(corrected.model_.model).without(factors).typical()
-    np.testing.assert_allclose(typical.peak_scale[:2], common.peak_scale[:2], rtol=1e-5)
-    more = copy.deepcopy(corrected).add_class(pictures(20, 8, base=60), "coal")
+    model, calibration = corrected.model_.model, corrected.model_.calibration
+    with pytest.warns(UserWarning, match="fewer than 5"):  # none calibrates
+        more = copy.deepcopy(corrected).add_class(pictures(3, 8, base=60), "coal")
     code = more.classes_.tolist().index("coal")
     assert (more.model_.model.level_weights[:, code] == 1).all()
+    common = common_scales(calibration.peaks, calibration.codes, model.term_weights)
+    found = more.model_.model.peak_scale[:2, code]
+    np.testing.assert_allclose(found, common.peak_scale[:2, 0], rtol=1e-5)
     old = [more.classes_.tolist().index(name) for name in corrected.classes_]
-    np.testing.assert_array_equal(more.model_.model.level_weights[:, old], factors)
+    np.testing.assert_array_equal(more.model_.model.level_weights[:, old], model.level_weights)
 
 
 def test_an_update_keeps_the_weights(corrected):
