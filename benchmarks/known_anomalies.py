@@ -38,6 +38,7 @@ from ._options import (
 
 SAME, OTHER = "same types", "other types"
 _N_CLUSTERS = 3  # of the defects of a class that has one folder of them
+_N_STARTS = 50  # with 3, runs ended in different clusters
 
 
 def draw_same(codes, kinds, n, rng):
@@ -74,7 +75,8 @@ def kinds_of(model, defects, codes, names):
     for code in np.unique(codes):
         rows = np.flatnonzero(codes == code)
         if len(set(kinds[rows])) == 1:
-            clusters = KMeans(_N_CLUSTERS, n_init=3, random_state=0).fit_predict(vectors[rows])
+            k_means = KMeans(_N_CLUSTERS, n_init=_N_STARTS, random_state=0)
+            clusters = k_means.fit_predict(vectors[rows])
             kinds[rows] = [f"cluster {cluster}" for cluster in clusters]
     return kinds.astype(str)
 

@@ -118,6 +118,19 @@ def edges(n_features, n):
     return train, test, np.repeat([0, 1], [600, 300])
 
 
+def skewed(n_features, n):
+    """Log-normal features of three causes in common; one of an anomaly is 3.3 times off."""
+    rng = np.random.default_rng(0)
+    causes = 0.7 * rng.normal(size=(3, n_features))
+
+    def logarithms(n):
+        return rng.normal(size=(n, 3)) @ causes + 0.2 * rng.normal(size=(n, n_features))
+
+    train, test = logarithms(n), logarithms(900)
+    test[np.arange(600, 900), rng.integers(0, n_features, 300)] += rng.choice([-1.2, 1.2], 300)
+    return np.exp(train), np.exp(test), np.repeat([0, 1], [600, 300])
+
+
 def simulated_tables():
     """Yield names and tables."""
     for n_features in (2, 8, 64):
@@ -126,7 +139,7 @@ def simulated_tables():
     for n_features in (5, 20, 50):
         name = f"relations, {n_features} features, {10 * n_features} rows"
         yield name, relations(n_features, 10 * n_features)
-    for kind in (spreads, rotated, edges):
+    for kind in (spreads, rotated, edges, skewed):
         for n_features in (2, 8):
             for n in (100, 300, 1000):
                 name = f"{kind.__name__}, {n_features} features, {n} rows"

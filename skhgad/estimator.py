@@ -116,7 +116,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         get fewer, so that a model stays small: see "Models on disk" in the guide. None = no limit.
     start : {"whitened", "published"}, default="whitened"
         "whitened": features are whitened by the pooled within-class covariance and coupling
-        blocks start at the identity. "published": raw features, random blocks.
+        blocks start at the identity. Skewed features of vectors of a single class take a power or
+        a logarithm before, where that makes vectors left out more likely. "published": raw
+        features, random blocks.
     whitening_shrinkage : float in [0, 1], "ledoit_wolf" or "auto", default="auto"
         Shrinkage of that covariance to the identity of equal mean variance. "auto": 0.1 for
         images. For feature vectors, what makes vectors left out most likely; 0.9 where they have
@@ -215,9 +217,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     known_anomalies : {"auto", "ignore"}, default="auto"
         What fit does with samples labelled -1. "auto": of each class with at least 3, it learns a
         direction that leads from normals to these anomalies, and adds to the likelihood how much
-        farther a sample lies in it than most normals. Cross-fitting measures the gain on known
-        anomalies and normals that the direction has not seen; only a gain above its standard error
-        is kept. Their class is inferred. Thresholds and p-values still come from normals alone.
+        farther a sample lies in it than most normals. Of images, with `class_calibration`, it also
+        learns what each level counts in the sum: more where these anomalies stand out more.
+        Cross-fitting measures the gain on known anomalies and normals that the correction has not
+        seen; only a gain above its standard error is kept. Their class is inferred. Thresholds and
+        p-values still come from normals alone.
         "ignore": they are left out, as they always are with ``criterion="entropy"`` and with
         ``map_normalization="exponential"``.
     validation_fraction : float in [0, 1), "cross" or "auto", default="auto"

@@ -53,14 +53,15 @@ def judges(fit, model, samples, spared):
             yield fit(samples.chosen(np.flatnonzero(~group))), np.flatnonzero(group)
 
 
-def calibrate(model, evidence, parameters):
+def calibrate(model, evidence, parameters, weigh=None):
     """Freeze the constants of a model on `evidence_of` normal samples; return their Calibration.
 
     The evidence may come from other models, fitted without the samples that each has judged.
+    `weigh` chooses what levels count, see `LevelWeights`; None = all the same.
     """
     fit_normalizers(model, [given for _, given in evidence], parameters["background_weight"])
     every = np.arange(model.n_classes)
-    return _calibration(model, evidence, every, parameters["class_calibration"])
+    return _calibration(model, evidence, every, parameters["class_calibration"], weigh=weigh)
 
 
 def calibrate_new_classes(model, evidence, parameters, known, new):
@@ -72,11 +73,11 @@ def calibrate_new_classes(model, evidence, parameters, known, new):
     if evidence:
         present = torch.cat([given.codes for _, given in evidence]).unique().cpu()
         fit_normalizers(model, [given for _, given in evidence], chosen=present)
-    common = ClassScales.of_model(known).typical()
+    common = ClassScales.of_model(known).without(known.level_weights).typical()
     return _calibration(model, evidence, new, parameters["class_calibration"], common)
 
 
-def _calibration(model, evidence, chosen, class_calibration, common=None):
+def _calibration(model, evidence, chosen, class_calibration, common=None, weigh=None):
     """Set the scales of the chosen classes, and score the samples of the evidence.
 
     Each sample is scored by scales that were measured on the other samples of its class.
@@ -91,12 +92,13 @@ def _calibration(model, evidence, chosen, class_calibration, common=None):
         no_peaks = np.empty((0, 1 if weights is None else len(weights)))
         return Calibration(nothing, no_codes, no_codes, nothing, nothing, no_peaks)
     peaks, given_peaks, codes, inferred, typicality = map(np.concatenate, zip(*parts, strict=True))
+    factors, own_factors = (None, None) if weigh is None else weigh(given_peaks, codes)
     if class_calibration:
-        scales = fit_class_scales(given_peaks, codes, model.n_classes, weights, common)
+        scales = fit_class_scales(given_peaks, codes, model.n_classes, weights, common, factors)
         scales.of(chosen).write_to(model, chosen)
     scales = ClassScales.of_model(model)
     if class_calibration:
-        given_scores = left_out_scores(given_peaks, codes, weights, common)
+        given_scores = left_out_scores(given_peaks, codes, weights, common, own_factors)
     else:
         given_scores = scales.scores(given_peaks, codes, weights)
     scores = np.where(inferred == codes, given_scores, scales.scores(peaks, inferred, weights))

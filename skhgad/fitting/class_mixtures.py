@@ -6,7 +6,7 @@ from ..model.class_densities import ClassDensities
 from .covariance import residuals_within, shrink, whitening_matrix
 from .gaussian_mixture import fit_mixture
 from .gaussian_shrinkage import has_heavy_tails, inflation_of
-from .mixture_choice import choose_mixture, fit_gaussian
+from .mixture_choice import ClassVectors, choose_mixture, fit_gaussian
 from .modes import find_modes, numbered
 from .ties import tie_covariance
 
@@ -32,7 +32,7 @@ def fit_class_mixtures(level, samples, n_components, seed):
     """
     x, codes = samples.vectors()
     z = latent_vectors(level, x)
-    modes = find_modes(x, codes, samples.n_classes, seed)
+    modes = find_modes(level.start.powered(x), codes, samples.n_classes, seed)
     by_class = [
         drawn_rows(z, torch.nonzero(codes == code)[:, 0], seed) for code in range(samples.n_classes)
     ]
@@ -40,23 +40,16 @@ def fit_class_mixtures(level, samples, n_components, seed):
     n_merged = level.start.n_merged
     named = isinstance(n_components, list)
     asked = n_components if named else [n_components] * samples.n_classes
-    mixtures = [
-        fit_class(
-            z[rows],
-            modes[rows],
-            size,
-            named,
-            seed,
-            heavy_tails,
-            n_merged,
-            tie_covariance(level, x[rows]),
+    vectors = [
+        ClassVectors(
+            z[rows], modes[rows], seed, heavy_tails, n_merged, tie_covariance(level, x[rows])
         )
-        for rows, size in zip(by_class, asked, strict=True)
+        for rows in by_class
     ]
-    by_class = [z[rows] for rows in by_class]
+    mixtures = [fit_class(own, size, named) for own, size in zip(vectors, asked, strict=True)]
     counts = torch.bincount(codes, minlength=samples.n_classes).double().tolist()
     locations = torch.stack(
-        [vectors.mean(0) if len(vectors) else z.new_zeros(z.shape[1]) for vectors in by_class]
+        [own.z.mean(0) if len(own) else z.new_zeros(z.shape[1]) for own in vectors]
     )
     covariances = [_covariance_within(mixture) for mixture in mixtures]
     root = whitening_matrix(sum(covariances) / len(covariances))
@@ -83,18 +76,18 @@ def latent_vectors(level, x):
     return torch.cat(z).double().cpu()
 
 
-def fit_class(vectors, modes, n_components, named, seed, heavy_tails, n_merged, ties):
+def fit_class(vectors, n_components, named=False):
     """Fit the mixture of one class.
 
-    Parameters are those of `choose_mixture`; `n_components` is the number of centers, "auto" or,
-    where it is `named`, the name of a candidate.
+    `vectors` are ClassVectors; `n_components` is the number of centers, "auto" or, where it is
+    `named`, the name of a candidate.
     """
     if n_components == "auto" or named:
-        name = n_components if named else None
-        return choose_mixture(vectors, modes, seed, heavy_tails, n_merged, ties, name)
+        return choose_mixture(vectors, n_components if named else None)
     if n_components == 1 or not len(vectors):
-        return fit_gaussian(vectors, heavy_tails, n_merged)
-    return fit_mixture(vectors, n_components, torch.Generator().manual_seed(seed), ties=ties)
+        return fit_gaussian(vectors.z, vectors.heavy_tails, vectors.n_merged)
+    generator = torch.Generator().manual_seed(vectors.seed)
+    return fit_mixture(vectors.z, n_components, generator, ties=vectors.ties)
 
 
 def has_heavy_tailed_class(z, modes):

@@ -58,6 +58,10 @@ class ClassScales(NamedTuple):
             sums = terms @ weights
         return (sums - self.score_location[codes]) / self.score_scale[codes]
 
+    def without(self, factors):
+        """Return the scales without factors of the terms, see `fit_class_scales`."""
+        return self if factors is None else self._replace(peak_scale=self.peak_scale * factors)
+
     def typical(self):
         """Return the medians over the classes, as scales of a single class."""
         return ClassScales(*(np.median(values, axis=-1, keepdims=True) for values in self))
@@ -69,7 +73,7 @@ def _without_terms(scales):
     return scales._replace(peak_location=identity.peak_location, peak_scale=identity.peak_scale)
 
 
-def fit_class_scales(peaks, codes, n_classes, weights, common=None):
+def fit_class_scales(peaks, codes, n_classes, weights, common=None, factors=None):
     """Measure the scales of classes on normal samples.
 
     The location of a term is the median of its peaks, the scale their mean excess above it; then
@@ -84,6 +88,8 @@ def fit_class_scales(peaks, codes, n_classes, weights, common=None):
         Of the terms in the sum. None: there is one term, which keeps its own scale.
     common : ClassScales of one class, default=None
         What classes are drawn to; None = the median of those here, if there are several.
+    factors : ndarray of shape (n_terms, n_classes), default=None
+        What the terms of a class count beside `weights`; their scales are divided by it. None: 1.
 
     Returns
     -------
@@ -94,29 +100,43 @@ def fit_class_scales(peaks, codes, n_classes, weights, common=None):
         common = _without_terms(common)
     # What a class without samples gets.
     usual = class_scales(peaks, weights, None) if common is None else common
-    by_class = [peaks[codes == code] for code in range(n_classes)]
-    found = [class_scales(own, weights, common) if len(own) else usual for own in by_class]
+    found = []
+    for code in range(n_classes):
+        own, own_factors = peaks[codes == code], None if factors is None else factors[:, code]
+        found.append(class_scales(own, weights, common, own_factors) if len(own) else usual)
     return ClassScales(*(np.concatenate(part, axis=-1) for part in zip(*found, strict=True)))
 
 
-def left_out_scores(peaks, codes, weights, common=None):
+def left_out_scores(peaks, codes, weights, common=None, factors=None):
     """Return the anomaly scores of normal samples by scales measured on the others of their class.
 
     A sample that helped to measure the scales would seem more usual than a fresh one. Parameters as
-    in `fit_class_scales`; the result is an ndarray of shape (n_samples,).
+    in `fit_class_scales`, but `factors` (n_terms, n_samples), which may have left out the sample,
+    too. The result is an ndarray of shape (n_samples,).
     """
     common = common_scales(peaks, codes, weights) if common is None else common
     scores, first = np.empty(len(peaks)), np.zeros(1, dtype=np.int64)
     for code in np.unique(codes):
         rows = np.flatnonzero(codes == code)
         if len(rows) > _MOST_LEFT_OUT or (len(rows) == 1 and common is None):
-            scales = class_scales(peaks[rows], weights, common)
-            scores[rows] = scales.scores(peaks[rows], np.zeros_like(rows), weights)
+            for part in _of_same_factors(rows, factors):
+                own = None if factors is None else factors[:, part[0]]
+                scales = class_scales(peaks[rows], weights, common, own)
+                scores[part] = scales.scores(peaks[part], np.zeros_like(part), weights)
             continue
         for row in rows:
-            scales = class_scales(peaks[rows[rows != row]], weights, common)
+            own = None if factors is None else factors[:, row]
+            scales = class_scales(peaks[rows[rows != row]], weights, common, own)
             scores[row] = scales.scores(peaks[row][None], first, weights)[0]
     return scores
+
+
+def _of_same_factors(rows, factors):
+    """Divide rows into those with the same factors."""
+    if factors is None:
+        return [rows]
+    groups = np.unique(factors[:, rows], axis=1, return_inverse=True)[1].ravel()
+    return [rows[groups == group] for group in np.unique(groups)]
 
 
 def common_scales(peaks, codes, weights):
@@ -132,8 +152,11 @@ def common_scales(peaks, codes, weights):
     return ClassScales(*parts).typical()
 
 
-def class_scales(peaks, weights, common):
-    """Return the ClassScales of one class, drawn to `common` unless that is None."""
+def class_scales(peaks, weights, common, factors=None):
+    """Return the ClassScales of one class, drawn to `common` unless that is None.
+
+    `factors` (n_terms,) as in `fit_class_scales`.
+    """
     if not len(peaks):  # all others are left out
         return common
     own = 1.0 if common is None else len(peaks) / (len(peaks) + _BORROWED_SAMPLES)
@@ -145,6 +168,7 @@ def class_scales(peaks, weights, common):
             location = own * location + (1 - own) * common.peak_location[:, 0]
             scale = own * scale + (1 - own) * common.peak_scale[:, 0]
         scale = _usable(scale, location)
+        scale = scale if factors is None else scale / factors
         terms = terms._replace(peak_location=location[:, None], peak_scale=scale[:, None])
     location, scale = _median_and_excess(terms.scores(peaks, zero, weights))
     if common is not None:

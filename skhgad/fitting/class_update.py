@@ -12,7 +12,7 @@ from .gaussian_mixture import GaussianMixture
 from .gaussian_mixture import whitener as triangular_whitener
 from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count
 from .kernels import MOST_KERNELS, fit_kernels
-from .mixture_choice import KERNELS, is_kernels, name_of
+from .mixture_choice import KERNELS, ClassVectors, is_kernels, name_of
 from .modes import find_modes
 from .ties import tie_covariance
 
@@ -179,30 +179,25 @@ class _Refit:
     """The mixture of all vectors of a class, the new ones last."""
 
     def __init__(self, level, x, z, n_components, seed):
-        modes = find_modes(x, torch.zeros(len(x), dtype=torch.int64), 1, seed)
+        modes = find_modes(level.start.powered(x), torch.zeros(len(x), dtype=torch.int64), 1, seed)
         self.rows = drawn_rows(z, torch.arange(len(z)), seed)
-        self.z, self.modes, self.seed = z, modes, seed
-        self.n_merged = level.start.n_merged
-        self.ties = tie_covariance(level, x[self.rows])
-        self.heavy_tails = has_heavy_tailed_class(z, modes)
-        self.whole = self._fit(self.rows, n_components, named=False)
+        self.n_all = len(z)
+        self.vectors = ClassVectors(
+            z[self.rows], modes[self.rows], seed, has_heavy_tailed_class(z, modes),
+            level.start.n_merged, tie_covariance(level, x[self.rows]),
+        )  # fmt: skip
+        self.whole = fit_class(self.vectors, n_components)
         self.name = name_of(self.whole, len(self.rows))
 
     def fit(self, left_out):
         """Fit without some of the new vectors; kernels keep their shape."""
         if not left_out.any():
             return self.whole
-        n_old = len(self.z) - len(left_out)
+        n_old = self.n_all - len(left_out)
         kept = torch.cat((torch.ones(n_old, dtype=torch.bool), ~left_out))[self.rows]
         if self.name == KERNELS:
             return self.whole.without(~kept[: len(self.whole.centers)])
-        return self._fit(self.rows[kept], self.name, named=True)
-
-    def _fit(self, rows, n_components, named):
-        return fit_class(
-            self.z[rows], self.modes[rows], n_components, named, self.seed, self.heavy_tails,
-            self.n_merged, self.ties,
-        )  # fmt: skip
+        return fit_class(self.vectors.at(kept), self.name, named=True)
 
 
 class _Kernels:

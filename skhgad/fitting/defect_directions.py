@@ -17,10 +17,10 @@ FEWEST_DEFECTS = 3  # of a class: each is judged by what the others teach
 _N_FOLDS = 10
 _MOST_NORMALS = 2000  # of a class that a direction is learned from
 _SHRINKAGE = 0.8  # of the covariance of the normals' peaks
-# Of vectors, and of maps, whose largest of many positions counts: standard deviations of normals
-# from which a direction counts, and how many defects teach one that counts half of the likelihood.
-_FROM = 1.5, 2.5
-_HALF_WEIGHT = 5, 15
+_FROM = 1.5  # standard deviations of normals, from which a direction counts
+# How many defects teach a direction that counts half of the likelihood: of vectors, and of maps,
+# where the largest of many positions counts.
+_HALF_WEIGHT = 5, 20
 
 
 class Correction(NamedTuple):
@@ -102,7 +102,7 @@ def _learn_level(model, index, judged, folds, vectors):
         products, mean, deviation = _products(model, index, judged, of_class, of_fold, matrix)
         factors = torch.where(deviation > 0, weights / deviation, torch.zeros_like(weights))
         directions[code] = (matrix[:, -1] * factors[-1]).to(directions)
-        start = mean + _FROM[is_map] * deviation
+        start = mean + _FROM * deviation
         offsets[code] = -start[-1] * factors[-1]
         for own, group, chosen, fold, found in zip(
             values, judged, of_class, of_fold, products, strict=True

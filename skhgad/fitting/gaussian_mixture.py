@@ -121,13 +121,18 @@ def whiteners(covariances):
     return torch.cat(found)
 
 
+def log_determinants(roots):
+    """Log-determinant (n,) of each of the triangular `whiteners`."""
+    return roots.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
 def component_log_densities(z, centers, roots):
     """Log-densities (n, n_components) of vectors under each component.
 
     `roots` (1 or n_components, n_features, n_features) are whiteners: one for each component, or
     one for all.
     """
-    log_dets = roots.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_dets = log_determinants(roots)
     if len(roots) == 1:
         return log_dets - 0.5 * squared_distances(z @ roots[0], centers @ roots[0])
     distances = [
@@ -246,8 +251,7 @@ def _maximization(z, responsibilities, priors, pseudo_count, shared, ties):
 
 def _prior_term(priors, roots):
     """Log-density of covariances under the inverse-Wishart prior of one pseudo-sample."""
-    log_dets = roots.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return (log_dets - 0.5 * _traces(priors, roots)).sum()
+    return (log_determinants(roots) - 0.5 * _traces(priors, roots)).sum()
 
 
 def _traces(covariances, roots):

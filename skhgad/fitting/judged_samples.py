@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from ..scoring.frames import as_tiles, as_whole
-from ..scoring.scores import score_evidence
+from ..scoring.scores import finite, score_evidence
 from .samples import LabelledSamples
 
 _N_PEAKS = 3  # positions of an image that are looked at
@@ -68,13 +68,28 @@ class JudgedSamples:
         `added`, a Tensor (n_rows, n_positions) a level, is what known defects add; None = nothing.
         """
         scores = np.empty(len(self.codes))
+        for block in self._corrected(model, added):
+            scores[self._numbers(block)] = score_evidence(model, block).scores
+        return scores
+
+    def peaks(self, model, added):
+        """Return the peaks of the terms of each sample: ndarray (n_samples, n_terms).
+
+        As from `ScoringModel.peaks`; `added` as in `scores`.
+        """
+        found = np.empty((len(self.codes), len(model.term_weights)))
+        for block in self._corrected(model, added):
+            found[self._numbers(block)] = -finite(-model.peaks(block))
+        return found
+
+    def _corrected(self, model, added):
+        """Yield the blocks with what known defects add; see `scores`."""
         for block in self.blocks:
             if added is not None:
                 places = torch.from_numpy(self._places(block))
                 found = [values[places.to(values.device)] for values in added]
                 block = with_defects(model, block, found, self.samples.pictures)
-            scores[self._numbers(block)] = score_evidence(model, block).scores
-        return scores
+            yield block
 
     def peak_places(self, model, marked=None):
         """Find where the maps of the levels are highest, see `peaks`.

@@ -1,6 +1,6 @@
 """Known defects correct the evidence of the classes that gain by it.
 
-`defect_directions` learns the correction, `known_gain` says where it helps.
+`defect_directions` and `level_weights` learn the correction, `known_gain` says where it helps.
 """
 
 import copy
@@ -20,6 +20,7 @@ from .folds import FEWEST
 from .judged_samples import JudgedSamples, rows_of, with_defects
 from .known_gain import measured_gain, no_gain
 from .known_masks import check_mask_sizes, marked_positions, marked_views
+from .level_weights import LevelWeights
 from .pictures import Pictures, inferred_evidence
 from .samples import LabelledSamples
 
@@ -134,9 +135,9 @@ def correct_by_known_defects(fitted, samples, known, parameters, classes):
     if can_gain.any():
         normals = JudgedSamples(samples, [given for _, given in evidence])
         correction = learn_correction(model, normals, defects, known.marked)
-        trial, tried = _applied(model, evidence, samples, correction, can_gain, parameters)
+        given = model, evidence, samples, defects, correction
+        trial, *after = _applied(*given, can_gain, parameters)
         before = calibration, defects.scores(model)
-        after = tried, defects.scores(trial, correction.of_defects)
         for code in np.flatnonzero(can_gain):
             pairs = (
                 (found.given_scores[found.codes == code], scores[defects.codes == code])
@@ -146,11 +147,9 @@ def correct_by_known_defects(fitted, samples, known, parameters, classes):
         gains = samples.cache.processes.broadcast(gains)
         kept = np.array([gain.is_kept for gain in gains])
         if kept.any():
-            model, calibration = trial, tried
+            model, calibration = trial, after[0]
             if (kept != can_gain).any():
-                model, calibration = _applied(
-                    model, evidence, samples, correction, kept, parameters
-                )
+                model, calibration, _ = _applied(*given, kept, parameters)
     verdicts = [
         KnownAnomalies(label, *gain) for label, gain in zip(classes.tolist(), gains, strict=True)
     ]
@@ -169,8 +168,12 @@ def judged(model, samples):
     return JudgedSamples(samples, samples.cache.processes.gather(parts, device))
 
 
-def _applied(model, evidence, samples, correction, chosen, parameters):
-    """Return a copy of the model with the correction of the chosen classes, and its Calibration."""
+def _applied(model, evidence, samples, defects, correction, chosen, parameters):
+    """Return a copy of the model with the correction of the chosen classes, and what it says.
+
+    That is its Calibration, and the scores of the defects of these classes by corrections that have
+    not seen them, an ndarray (n_defects,).
+    """
     corrected = copy.deepcopy(model)
     terms = [term.of_classes(chosen) for term in correction.terms]
     corrected.defect_terms = nn.ModuleList(terms)
@@ -190,7 +193,11 @@ def _applied(model, evidence, samples, correction, chosen, parameters):
             for level, values in enumerate(found):
                 added[level][place] = values
         pairs.append((with_defects(corrected, inferred, added, pictures), own))
-    return corrected, calibrate(corrected, pairs, parameters)
+    if not parameters["class_calibration"]:  # peaks of levels have no common scale
+        calibration = calibrate(corrected, pairs, parameters)
+        return corrected, calibration, defects.scores(corrected, correction.of_defects)
+    weigh = LevelWeights(corrected, defects, correction.of_defects, chosen)
+    return corrected, calibrate(corrected, pairs, parameters, weigh), weigh.scores
 
 
 def _codes_of_rows(evidence):

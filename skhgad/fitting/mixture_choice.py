@@ -1,6 +1,7 @@
 """How many centers a class takes: from one Gaussian to a kernel at every vector."""
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -9,7 +10,8 @@ from .gaussian_mixture import (
     equal_log_weights,
     fit_mixture,
     fit_modes,
-    whitener,
+    log_determinants,
+    whiteners,
 )
 from .gaussian_shrinkage import (
     SMALLEST_SCATTER,
@@ -31,6 +33,46 @@ _VECTORS_PER_FEATURE = 0.5  # of a center
 _FEWEST_VECTORS = 8  # with fewer there is nothing to choose by
 _MOST_VECTORS = 2000  # that take part in the choice
 _STEPS = 20
+
+
+@dataclass(frozen=True)
+class ClassVectors:
+    """The vectors of one class, and all that the choice and fit of its mixture depend on.
+
+    Attributes
+    ----------
+    z : Tensor of shape (n, n_features), float64
+        In latent space, in random order.
+    modes : Tensor of shape (n,), int64
+        From `find_modes`.
+    seed : int
+        Of k-means.
+    heavy_tails : bool
+        See `fit_gaussian`.
+    n_merged : int
+        See `GaussianMixture`.
+    ties : Tensor of shape (n_features, n_features), or None
+        From `tie_covariance`. None: 0.
+    """
+
+    z: torch.Tensor
+    modes: torch.Tensor
+    seed: int
+    heavy_tails: bool = False
+    n_merged: int = 0
+    ties: torch.Tensor | None = None
+
+    def __len__(self):
+        return len(self.z)
+
+    def at(self, rows):
+        """Return some of the vectors."""
+        return replace(self, z=self.z[rows], modes=self.modes[rows])
+
+    def along(self, axes):
+        """Return the vectors along orthonormal axes, the columns of (n_features, n_axes)."""
+        ties = None if self.ties is None else axes.T @ self.ties @ axes
+        return replace(self, z=self.z @ axes, ties=ties)
 
 
 def fit_gaussian(z, heavy_tails=False, n_merged=0):
@@ -57,7 +99,7 @@ def fit_gaussian(z, heavy_tails=False, n_merged=0):
     return GaussianMixture(mean[None], equal_log_weights(1), covariance[None], n_merged, pseudo)
 
 
-def choose_mixture(z, modes, seed, heavy_tails=False, n_merged=0, ties=None, name=None):
+def choose_mixture(vectors, name=None):
     """Choose and fit the mixture of a class by the likelihood of vectors left out.
 
     The candidates are one Gaussian; the modes, with one covariance; 2 to 16 Gaussians with
@@ -66,17 +108,7 @@ def choose_mixture(z, modes, seed, heavy_tails=False, n_merged=0, ties=None, nam
 
     Parameters
     ----------
-    z : Tensor of shape (n, n_features), float64
-        Vectors of the class in latent space, in random order.
-    modes : Tensor of shape (n,), int64
-        From `find_modes`.
-    seed : int
-    heavy_tails : bool
-        See `fit_gaussian`.
-    n_merged : int
-        See `GaussianMixture`.
-    ties : Tensor of shape (n_features, n_features), default=None
-        From `tie_covariance`. None: 0.
+    vectors : ClassVectors
     name : int or str, default=None
         The candidate to take, chosen before on more vectors of the class.
 
@@ -84,29 +116,45 @@ def choose_mixture(z, modes, seed, heavy_tails=False, n_merged=0, ties=None, nam
     -------
     GaussianMixture
     """
-    fits = candidates(z, modes, seed, heavy_tails, n_merged, ties)
+    fits = candidates(vectors)
     if name is None:
-        name = _likeliest(z, modes, seed, heavy_tails, n_merged, ties) if len(fits) > 1 else 1
+        name = chosen_name(_likelihoods(vectors)) if len(fits) > 1 else 1
     if name not in fits:
         name = 1
     rows = slice(MOST_KERNELS if name == KERNELS else None)
-    return fits[name](torch.arange(len(z))[rows])
+    return fits[name](torch.arange(len(vectors))[rows])
 
 
-def _likeliest(z, modes, seed, heavy_tails, n_merged, ties):
-    """Choose among candidates on the axes in which the vectors vary.
+def likelihoods_of_choice(vectors):
+    """Left-out log-likelihoods of ClassVectors under what `choose_mixture` chooses.
+
+    Returns the numbers of the vectors that are judged, int64 (n_judged,), and the likelihoods.
+    """
+    likelihoods = _likelihoods(vectors)
+    judged = torch.cat([left_out for _, left_out in _folds(len(vectors))])
+    return judged, likelihoods[chosen_name(likelihoods)]
+
+
+def _folds(n):
+    """Return pairs of the vectors that are fitted to, and those that judge."""
+    rows = torch.arange(min(n, _MOST_VECTORS))
+    n_folds = 3
+    folds = range(n_folds if len(rows) < 500 else 1)
+    return [(rows[rows % n_folds != fold], rows[rows % n_folds == fold]) for fold in folds]
+
+
+def _likelihoods(vectors):
+    """Left-out log-likelihoods of all candidates, on the axes in which the vectors vary.
 
     In the others, as of constant features and sums of others, a density is as high as its
     covariance is shrunk little, which says nothing of the candidates.
     """
-    if not n_merged:
-        scatter, axes = principal_axes(z - z.mean(0))
+    if not vectors.n_merged:
+        scatter, axes = principal_axes(vectors.z - vectors.z.mean(0))
         varies = scatter > SMALLEST_SCATTER * scatter.max()
         if not varies.all():
-            axes = axes[:, varies]
-            z, ties = z @ axes, None if ties is None else axes.T @ ties @ axes
-    fits = candidates(z, modes, seed, heavy_tails, n_merged, ties)
-    return chosen_name(left_out_likelihoods(fits, z))
+            vectors = vectors.along(axes[:, varies])
+    return left_out_likelihoods(candidates(vectors), vectors.z)
 
 
 def names_of(densities, n_vectors):
@@ -146,13 +194,14 @@ def _name(n_centers, n_covariances, n_vectors):
     return MODES if n_centers > 1 and n_covariances == 1 else n_centers
 
 
-def candidates(z, modes, seed, heavy_tails, n_merged, ties=None):
-    """Return {name: fit} of what can be fitted to so many vectors; 1 is always there.
+def candidates(vectors):
+    """Return {name: fit} of what can be fitted to ClassVectors; 1 is always there.
 
     fit(rows) takes the numbers of the vectors to fit to and returns a GaussianMixture.
     """
+    z, modes, n_merged = vectors.z, vectors.modes, vectors.n_merged
     n, n_features = z.shape
-    fits = {1: lambda rows: fit_gaussian(z[rows], heavy_tails, n_merged)}
+    fits = {1: lambda rows: fit_gaussian(z[rows], vectors.heavy_tails, n_merged)}
     if n < _FEWEST_VECTORS or not (z != z[0]).any():
         return fits
     if modes.any():
@@ -162,9 +211,10 @@ def candidates(z, modes, seed, heavy_tails, n_merged, ties=None):
     for size in _SIZES:
         if n >= size * max(_VECTORS_PER_CENTER, _VECTORS_PER_FEATURE * n_features):
             fits[size] = lambda rows, size=size: fit_mixture(
-                z[rows], size, torch.Generator().manual_seed(seed), n_steps=_STEPS, ties=ties
-            )
-    fits[KERNELS] = lambda rows: fit_kernels(z[rows], ties)
+                z[rows], size, torch.Generator().manual_seed(vectors.seed), n_steps=_STEPS,
+                ties=vectors.ties,
+            )  # fmt: skip
+    fits[KERNELS] = lambda rows: fit_kernels(z[rows], vectors.ties)
     return fits
 
 
@@ -176,17 +226,13 @@ def left_out_likelihoods(fits, z):
     anomalies. After two numbers of centers in a row that were no better than fewer, larger ones are
     not tried.
     """
-    rows = torch.arange(min(len(z), _MOST_VECTORS))
-    n_folds = 3
-    folds = range(n_folds if len(rows) < 500 else 1)
+    folds = _folds(len(z))
     found, best, n_worse = {}, -math.inf, 0
     for name, fit in fits.items():
         is_size = name not in (1, MODES, KERNELS)
         if is_size and n_worse == 2:
             continue
-        pairs = [
-            (fit(rows[rows % n_folds != fold]), z[rows[rows % n_folds == fold]]) for fold in folds
-        ]
+        pairs = [(fit(seen), z[left_out]) for seen, left_out in folds]
         if name == 1 and KERNELS in fits:
             found[name] = _as_student(pairs)
         else:
@@ -202,11 +248,10 @@ def _as_student(pairs):
     """Log-densities (n,) of vectors under t distributions in place of single Gaussians."""
     log_dets, distances = [], []
     for gaussian, judged in pairs:
-        root = whitener(gaussian.covariances[0])
-        log_det = root.diagonal().log().sum() + gaussian.n_merged * root[-1, -1].log()
-        log_dets.append(log_det.expand(len(judged)))
-        distances.append(((judged - gaussian.centers) @ root).square().sum(1))
-    n_features = pairs[0][1].shape[1] + pairs[0][0].n_merged
+        roots = whiteners(gaussian.covariances)
+        log_dets.append(log_determinants(roots).expand(len(judged)))
+        distances.append(((judged - gaussian.centers) @ roots[0]).square().sum(1))
+    n_features = pairs[0][1].shape[1]
     return torch.cat(log_dets) + likeliest_student(torch.cat(distances), n_features)
 
 

@@ -161,14 +161,18 @@ def _with_scores(model, calibration, inferred_peaks, updated, class_calibration)
 
     `inferred_peaks` are those of the new samples, which are the last, under the class inferred.
     """
-    weights, codes = model.term_weights, calibration.codes
+    weights, of_levels, codes = model.term_weights, model.level_weights, calibration.codes
     chosen, common = np.isin(codes, updated), None
     if class_calibration:
         common = common_scales(calibration.peaks, codes, weights)
         for code in updated.tolist():
-            own = class_scales(calibration.peaks[codes == code], weights, common)
+            factors = None if of_levels is None else of_levels[:, code]
+            own = class_scales(calibration.peaks[codes == code], weights, common, factors)
             own.write_to(model, [code])
-        left_out = left_out_scores(calibration.peaks[chosen], codes[chosen], weights, common)
+        factors = None if of_levels is None else of_levels[:, codes[chosen]]
+        left_out = left_out_scores(
+            calibration.peaks[chosen], codes[chosen], weights, common, factors
+        )
     scales = ClassScales.of_model(model)
     if not class_calibration:
         left_out = scales.scores(calibration.peaks[chosen], codes[chosen], weights)

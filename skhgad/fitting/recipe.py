@@ -148,14 +148,15 @@ class Recipe:
         return plain, untrained, history
 
     def _with_choices_of(self, model, samples):
-        """Return a recipe that takes the kinds of mixtures that a model chose for its classes."""
-        densities = model.levels[0].densities
-        is_choice = self.extractor is None and self.parameters["n_components"] == "auto"
-        if densities is None or not is_choice:
+        """Return a recipe that takes what a model of vectors chose: powers, kinds of mixtures."""
+        if self.extractor is not None:
             return self
-        counts = np.bincount(samples.codes[samples.rows], minlength=samples.n_classes)
-        names = names_of(densities, counts.tolist())
-        return replace(self, parameters=self.parameters | {"n_components": names})
+        (level,) = model.levels
+        choices = {"powers": level.start.powers}
+        if level.densities is not None and self.parameters["n_components"] == "auto":
+            counts = np.bincount(samples.codes[samples.rows], minlength=samples.n_classes)
+            choices["n_components"] = names_of(level.densities, counts.tolist())
+        return replace(self, parameters=self.parameters | choices)
 
     def _leaves_folds_out(self):
         """Whether the closed form judges the samples of all folds at once, by likelihood alone."""

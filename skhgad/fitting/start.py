@@ -14,6 +14,7 @@ from .covariance import (
     shrink,
     whitening_matrix,
 )
+from .feature_powers import choose_powers
 from .gaussian_mixture import fit_mixture
 from .gaussian_shrinkage import (
     has_heavy_tails,
@@ -50,7 +51,7 @@ def whitened_start(samples, shrinkage="ledoit_wolf"):
     return LinearStart(means[counts > 0].mean(0), whitening_matrix(covariance))
 
 
-def start_of_vectors(samples, shrinkage="auto", seed=0):
+def start_of_vectors(samples, shrinkage="auto", seed=0, powers="auto"):
     """Whiten feature vectors as `whitened_start` does, by the covariance inside modes of classes.
 
     With more features than vectors, the latent space has as many axes as there are vectors, and one
@@ -59,15 +60,21 @@ def start_of_vectors(samples, shrinkage="auto", seed=0):
     `shrinkage` "auto" takes the value from 1e-6 to 1 under which each vector is most likely, given
     all the others. Where the tails are too heavy for a Gaussian it is 0.9: the likelihood would
     choose less, and many normal samples would lie far out in directions of small variance.
+
+    `powers`, FeaturePowers or None, come first; "auto" takes those of `choose_powers` where there
+    is a single class.
     """
     x, codes = samples.vectors()
+    if powers == "auto":
+        powers = choose_powers(x, seed) if samples.n_classes == 1 else None
+    x = x if powers is None else powers(x)
     center = torch.stack([x[codes == code].mean(0) for code in codes.unique()]).mean(0)
     codes = numbered(codes, find_modes(x, codes, samples.n_classes, seed))
     residuals = residuals_within(x, codes)
     scale = float(residuals.square().mean())
     # Identical rows vary by rounding alone, which must not be whitened.
     if not scale > (100 * torch.finfo(x.dtype).eps) ** 2 * float(x.square().mean()):
-        return LinearStart(center, torch.eye(x.shape[1]))
+        return LinearStart(center, torch.eye(x.shape[1]), powers=powers)
     n_features = x.shape[1]
     scatter, axes = principal_axes(residuals)
     if len(scatter) < n_features:
@@ -79,7 +86,7 @@ def start_of_vectors(samples, shrinkage="auto", seed=0):
     variances = (1 - shrinkage) * scatter / len(x) + shrinkage * scale
     variances = variances.clamp_min(_SMALLEST_EIGENVALUE * float(variances.max()))
     if len(scatter) == n_features:
-        return LinearStart(center, (axes / variances.sqrt()) @ axes.T)
+        return LinearStart(center, (axes / variances.sqrt()) @ axes.T, powers=powers)
     rest = max(shrinkage * scale, _SMALLEST_EIGENVALUE * float(variances.max()))
     return LinearStart(center, _rounded(axes / variances.sqrt()), math.sqrt(rest))
 
@@ -142,7 +149,8 @@ def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=
     is_whitened, shrinkage = parameters["start"] == "whitened", parameters["whitening_shrinkage"]
     if is_whitened:
         if is_vector:
-            start = start_of_vectors(samples, shrinkage, generator.initial_seed())
+            powers = parameters.get("powers", "auto")
+            start = start_of_vectors(samples, shrinkage, generator.initial_seed(), powers)
         else:
             start = whitened_start(samples, MAP_SHRINKAGE if shrinkage == "auto" else shrinkage)
         shape = {"n_axes": start.n_axes, "n_blocks": None if is_trained else 0}

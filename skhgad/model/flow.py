@@ -23,10 +23,13 @@ class LinearStart(nn.Module):
         W. With fewer axes than features its columns are orthogonal.
     rest_scale : float, default=None
         Needed with fewer axes than features.
+    powers : FeaturePowers, default=None
+        Comes before the linear map.
     """
 
-    def __init__(self, mean, matrix, rest_scale=None):
+    def __init__(self, mean, matrix, rest_scale=None, powers=None):
         super().__init__()
+        self.powers = powers
         mean = torch.as_tensor(mean, dtype=torch.float64)
         matrix = torch.as_tensor(matrix, dtype=torch.float64)
         n_features, n_axes = matrix.shape
@@ -59,18 +62,24 @@ class LinearStart(nn.Module):
         return self.matrix.shape[0] - self.n_axes
 
     def forward(self, x):
-        """Return the mapped x and the log-determinant, a 0-d Tensor."""
-        moved = x - self.mean
+        """Return the mapped x and the log-determinant, a 0-d Tensor; with powers, one a vector."""
+        moved, log_det = self.powered(x) - self.mean, self.log_det
+        if self.powers is not None:
+            log_det = log_det + self.powers.log_slopes(x).sum(-1)
         z = moved @ self.matrix
         if not self.has_rest:
-            return z, self.log_det
+            return z, log_det
         # Not the difference of the squares: of the training rows it would be rounding alone.
         rest = (moved - (z / self.lengths.square()) @ self.matrix.T).norm(dim=-1) / self.rest_scale
-        return torch.cat((z, rest[..., None]), dim=-1), self.log_det
+        return torch.cat((z, rest[..., None]), dim=-1), log_det
+
+    def powered(self, x):
+        """Return x after its powers."""
+        return x if self.powers is None else self.powers(x)
 
     def products(self, x, matrix):
         """Return the products of the mapped x and a matrix (n_axes, m), in one; without a rest."""
-        return (x - self.mean) @ (self.matrix @ matrix)
+        return (self.powered(x) - self.mean) @ (self.matrix @ matrix)
 
     def inverse(self, z):
         """Undo `forward`; what the axes leave out becomes zero."""
@@ -79,7 +88,8 @@ class LinearStart(nn.Module):
             flat = (flat[:, :-1] / self.lengths.square()) @ self.matrix.T
         else:
             flat = torch.linalg.solve(self.matrix.T, flat.T).T
-        return flat.reshape(*z.shape[:-1], -1) + self.mean
+        x = flat.reshape(*z.shape[:-1], -1) + self.mean
+        return x if self.powers is None else self.powers.inverse(x)
 
 
 def identity_start(n_features, n_axes=None):

@@ -380,6 +380,17 @@ class ScoringModel(nn.Module):
         weights[-1] = self.entropy_weight * (self.criterion != "likelihood")
         return weights
 
+    @property
+    def level_weights(self):
+        """What each term of a class counts after a correction by known defects, beside the others.
+
+        ndarray (n_levels + 1, n_classes), part of `peak_scale`; None where nothing is corrected.
+        """
+        if not len(self.defect_terms):
+            return None
+        weights = [term.level_weights.double().cpu().numpy() for term in self.defect_terms]
+        return np.stack((*weights, np.ones(self.n_classes)))
+
     def peaks(self, evidence):
         """Return the largest value of each term in each image, Tensor (n, n_levels + 1).
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..features.extractor import build_extractor
+from ..model.feature_powers import FeaturePowers
 from ..model.level import empty_level, room_for_densities, room_for_nearest
 from ..parameters import (
     check_parameters,
@@ -93,7 +94,7 @@ def unpack(cls, tensors, description, backbone):
     attributes = description["fitted"]
     takes_images = read_images(attributes)
     parts = _by_part(tensors if takes_images else widened(tensors))
-    parts["model"] = lengthened(parts["model"])
+    parts["model"] = _with_level_weights(lengthened(parts["model"]))
     detector = _new_detector(cls, description["parameters"], backbone)
     parameters = detector.get_params(deep=False)
     classes = read_classes(attributes["classes"])
@@ -129,6 +130,16 @@ def unpack(cls, tensors, description, backbone):
     detector.classes_ = classes
     _set_attributes(detector, attributes)
     return detector
+
+
+def _with_level_weights(tensors):
+    """Add weights of 1 to corrections by known defects of older versions, which knew none."""
+    weights = {
+        name.replace("offsets", "level_weights"): torch.ones_like(tensor)
+        for name, tensor in tensors.items()
+        if name.startswith("defect_terms.") and name.endswith(".offsets")
+    }
+    return {**weights, **tensors}
 
 
 def _by_part(tensors):
@@ -172,6 +183,8 @@ def _empty_model(parameters, level_shapes, n_classes, extractor, stored):
             parameters, n_features, tuple(shape), n_classes,
             n_blocks=sizes.n_blocks, n_axes=sizes.n_axes, has_means=False,
         )  # fmt: skip
+        if f"levels.{index}.start.powers.units" in stored:
+            level.start.powers = FeaturePowers.identity(n_features)
         if parameters["class_covariance"]:
             room_for_densities(
                 level,

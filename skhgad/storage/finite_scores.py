@@ -7,7 +7,7 @@ import torch
 # Of model and extractor: what values are divided by, or logarithms are taken of.
 _POSITIVE = {
     "likelihood_scale", "log_entropy_scale", "peak_scale", "score_scale", "std", "lengths",
-    "rest_scale",
+    "rest_scale", "units", "shifts", "level_weights",
 }  # fmt: skip
 
 

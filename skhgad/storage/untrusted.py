@@ -126,7 +126,11 @@ def has_defect_terms(tensors, levels, n_classes):
     if not stored:
         return False
     for index, level in enumerate(levels):
-        sizes = {"directions": tuple(level.mixture.means.shape), "offsets": (n_classes,)}
+        sizes = {
+            "directions": tuple(level.mixture.means.shape),
+            "offsets": (n_classes,),
+            "level_weights": (n_classes,),
+        }
         for part, size in sizes.items():
             name = f"defect_terms.{index}.{part}"
             if name not in stored or tuple(stored[name].shape) != size:

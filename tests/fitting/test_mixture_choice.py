@@ -5,7 +5,14 @@ import pytest
 import torch
 from sklearn.covariance import ledoit_wolf
 
-from skhgad.fitting.mixture_choice import KERNELS, MODES, choose_mixture, chosen_name, fit_gaussian
+from skhgad.fitting.mixture_choice import (
+    KERNELS,
+    MODES,
+    ClassVectors,
+    choose_mixture,
+    chosen_name,
+    fit_gaussian,
+)
 from skhgad.fitting.modes import find_modes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -30,7 +37,7 @@ def ring(n=300):
 
 def chosen(z):
     modes = find_modes(z, torch.zeros(len(z), dtype=torch.int64), 1, seed=0)
-    return choose_mixture(z, modes, seed=0)
+    return choose_mixture(ClassVectors(z, modes, seed=0))
 
 
 @pytest.mark.slow
