@@ -158,9 +158,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         classes, predicts part of the log-likelihood of normal vectors; this share of the
         prediction is subtracted. What is unusual for all products (contrast, brightness) then
         counts less than what is unusual for one. 0 = nothing, as published; 1 = all of it.
-    bank_size : int, default=1500
+    bank_size : int, default=3000
         Of images, where nothing is trained: how many normal vectors of each class and level the
-        model keeps (a memory bank, as in PatchCore [2]_), so chosen that no normal vector is far
+        model keeps (a memory bank, as in PatchCore [2]_), so chosen that few normal vectors are far
         from all of them. The distance to the nearest is taken off the log-likelihood, with a weight
         that lets both vary alike among normals. A vector takes 64 bytes of the model, 32 where
         classes times `bank_size` are more than 400,000. 0 = none, as published.
@@ -356,7 +356,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         center_scale: float = 1.0,
         class_covariance: bool = True,
         background_weight: float = 0.5,
-        bank_size: int = 1500,
+        bank_size: int = 3000,
         # Training
         max_iter: int | str = "auto",
         batch_size: int | str = "auto",

@@ -81,23 +81,20 @@ class Candidates(NamedTuple):
         return self.vectors if group is None else self.vectors[self.groups != group]
 
     def coreset(self, size):
-        """Return `size` vectors so that none is far from one of them; all if there are no more.
+        """Return `size` vectors so that few are far from all of them; all if there are no more.
 
-        Greedy k-center: each next vector is the farthest from those chosen. Rare normal vectors are
-        then among them, and a new one like these is not far from all that are kept.
+        Each fold gives its share, chosen without the others: what the others keep then tells how
+        far a new normal vector lies, as it does of the vectors of the fold.
         """
         if len(self.vectors) <= size:
             return self
-        vectors = self.vectors - self.vectors.mean(0)
-        squares = vectors.square().sum(1)
-        nearest = torch.full_like(squares, torch.inf)
-        chosen = torch.zeros(size, dtype=torch.int64, device=vectors.device)
-        for place in range(1, size):
-            newest = chosen[place - 1]
-            distances = torch.addmv(squares, vectors, vectors[newest], alpha=-2) + squares[newest]
-            nearest = torch.minimum(nearest, distances)
-            nearest[newest] = -torch.inf  # not again, even among copies
-            chosen[place] = nearest.argmax()
+        chosen, n_seen = [], 0
+        for group in self.groups.unique():
+            members = (self.groups == group).nonzero()[:, 0]
+            first, n_seen = n_seen, n_seen + len(members)
+            share = size * n_seen // len(self.vectors) - size * first // len(self.vectors)
+            chosen.append(members[far_apart(self.vectors[members], share)])
+        chosen = torch.cat(chosen)
         return Candidates(*(values[chosen] for values in self))
 
     def weight(self, background_weight, kept):
@@ -138,6 +135,25 @@ def evenly_spaced(n_all, n, offset=0.5):
     if n_all <= n:
         return torch.arange(n_all)
     return ((torch.arange(n, dtype=torch.float64) + offset) * n_all / n).long().clamp_max(n_all - 1)
+
+
+def far_apart(vectors, n):
+    """Return the numbers of n of the vectors (n_all, n_axes), so that none is far from one of them.
+
+    Greedy k-center: each next vector is the farthest from those chosen. Rare normal vectors are
+    then among them, and a new one like these is not far from all that are kept.
+    """
+    vectors = vectors - vectors.mean(0)
+    squares = vectors.square().sum(1)
+    nearest = torch.full_like(squares, torch.inf)
+    chosen = torch.zeros(n, dtype=torch.int64, device=vectors.device)
+    for place in range(1, n):
+        newest = chosen[place - 1]
+        distances = torch.addmv(squares, vectors, vectors[newest], alpha=-2) + squares[newest]
+        nearest = torch.minimum(nearest, distances)
+        nearest[newest] = -torch.inf  # not again, even among copies
+        chosen[place] = nearest.argmax()
+    return chosen
 
 
 def main_axes(covariance, n_axes):
