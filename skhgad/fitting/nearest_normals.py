@@ -143,6 +143,8 @@ def far_apart(vectors, n):
     Greedy k-center: each next vector is the farthest from those chosen. Rare normal vectors are
     then among them, and a new one like these is not far from all that are kept.
     """
+    if n == 0:
+        return torch.zeros(0, dtype=torch.int64, device=vectors.device)
     vectors = vectors - vectors.mean(0)
     squares = vectors.square().sum(1)
     nearest = torch.full_like(squares, torch.inf)
@@ -243,7 +245,8 @@ class NearestOfClass:
     """
 
     def __init__(self, nearest, code, candidates, share, parameters):
-        self.old, self.code = nearest.vectors_of(code).clone(), code
+        old, self.code = nearest.vectors_of(code), code
+        self.old = old[far_apart(old, len(old))]  # so that the first of them are far apart
         self.size = parameters["bank_size"]
         self.candidates = candidates.coreset(math.ceil(self.size * share))
         self.weight = None
@@ -280,5 +283,5 @@ class NearestOfClass:
     def write(self, nearest, without=None):
         """Set the vectors of the class, from the old ones and the new ones not in a fold."""
         new = self.candidates.without(without).to(self.old)
-        old = self.old[evenly_spaced(len(self.old), max(0, self.size - len(new)))]
+        old = self.old[: max(0, self.size - len(new))]
         nearest.set_class(self.code, torch.cat((old, new)), self.weight)

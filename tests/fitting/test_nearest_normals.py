@@ -6,7 +6,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from skhgad import HGADDetector
-from skhgad.fitting.nearest_normals import Candidates, evenly_spaced, main_axes
+from skhgad.fitting.nearest_normals import Candidates, NearestOfClass, evenly_spaced, main_axes
+from skhgad.model.nearest import NearestNormals
 
 
 class Colours(torch.nn.Module):
@@ -138,6 +139,18 @@ def test_without_a_fold_a_rare_vector_of_another_fold_is_still_kept():
     assert kept.groups.bincount().tolist() == [4, 5]
     for fold in (0, 1):
         assert kept.without(fold)[:, 0].max() > 4
+
+
+def test_rare_old_vectors_stay_when_new_ones_join():
+    generator = torch.Generator().manual_seed(0)
+    old, new = 0.1 * torch.randn(2, 50, 2, generator=generator)
+    old[10] = torch.tensor([5.0, 0.0])
+    nearest, numbers = NearestNormals.of(torch.eye(2), [old], [1.0]), torch.arange(50)
+    candidates = Candidates(new, numbers, numbers, numbers, torch.zeros(50))
+    joined = NearestOfClass(nearest, 0, candidates, 0.5, {"bank_size": 50})
+    joined.write(nearest)
+    kept = nearest.vectors_of(0)
+    assert len(kept) == 50 and kept[:, 0].max() > 4
 
 
 def test_main_axes_are_the_widest_and_have_a_sign():
