@@ -88,14 +88,11 @@ class Candidates(NamedTuple):
         """
         if len(self.vectors) <= size:
             return self
-        chosen, n_seen = [], 0
-        for group in self.groups.unique():
-            members = (self.groups == group).nonzero()[:, 0]
-            first, n_seen = n_seen, n_seen + len(members)
-            share = size * n_seen // len(self.vectors) - size * first // len(self.vectors)
-            chosen.append(members[far_apart(self.vectors[members], share)])
-        chosen = torch.cat(chosen)
-        return Candidates(*(values[chosen] for values in self))
+        ends = self.groups.unique(return_counts=True)[1].cumsum(0) * size // len(self.vectors)
+        shares = ends.diff(prepend=ends.new_zeros(1))
+        chosen = far_apart(self.vectors, self.groups, int(shares.max()))
+        is_share = torch.arange(chosen.shape[1], device=ends.device) < shares[:, None]
+        return Candidates(*(values[chosen[is_share]] for values in self))
 
     def weight(self, background_weight, kept):
         """Return how much log-likelihood one unit of distance to `kept`, Candidates too, weighs.
@@ -137,25 +134,35 @@ def evenly_spaced(n_all, n, offset=0.5):
     return ((torch.arange(n, dtype=torch.float64) + offset) * n_all / n).long().clamp_max(n_all - 1)
 
 
-def far_apart(vectors, n):
-    """Return the numbers of n of the vectors (n_all, n_axes), so that none is far from one of them.
+def far_apart(vectors, groups, n):
+    """Return the numbers (n_groups, n) of n vectors of each group, far from each other.
 
-    Greedy k-center: each next vector is the farthest from those chosen. Rare normal vectors are
-    then among them, and a new one like these is not far from all that are kept.
+    Greedy k-center: each next vector is the farthest of its group from those chosen. Rare normal
+    vectors are then among them, and a new one like these is not far from all that are kept. Of a
+    group of less than n, the last numbers mean nothing.
+
+    Parameters
+    ----------
+    vectors : Tensor of shape (n_vectors, n_axes)
+    groups : Tensor of shape (n_vectors,)
+    n : int
     """
-    if n == 0:
-        return torch.zeros(0, dtype=torch.int64, device=vectors.device)
-    vectors = vectors - vectors.mean(0)
-    squares = vectors.square().sum(1)
-    nearest = torch.full_like(squares, torch.inf)
-    chosen = torch.zeros(n, dtype=torch.int64, device=vectors.device)
+    order, counts = groups.argsort(stable=True), groups.unique(return_counts=True)[1]
+    places = torch.arange(int(counts.max()), device=vectors.device)
+    is_filled = places < counts[:, None]
+    members = order[(counts.cumsum(0) - counts)[:, None] + places.where(is_filled, 0)]
+    vectors = (vectors - vectors.mean(0))[members]
+    squares = vectors.square().sum(-1)
+    nearest = torch.where(is_filled, torch.inf, -torch.inf)
+    every = torch.arange(len(counts), device=vectors.device)
+    chosen = torch.zeros(len(counts), n, dtype=torch.int64, device=vectors.device)
     for place in range(1, n):
-        newest = chosen[place - 1]
-        distances = torch.addmv(squares, vectors, vectors[newest], alpha=-2) + squares[newest]
-        nearest = torch.minimum(nearest, distances)
+        newest = every, chosen[:, place - 1]
+        products = (vectors @ vectors[newest][..., None])[..., 0]
+        nearest = nearest.minimum(squares - 2 * products + squares[newest][:, None])
         nearest[newest] = -torch.inf  # not again, even among copies
-        chosen[place] = nearest.argmax()
-    return chosen
+        chosen[:, place] = nearest.argmax(1)
+    return members.gather(1, chosen)
 
 
 def main_axes(covariance, n_axes):
@@ -245,12 +252,14 @@ class NearestOfClass:
     """
 
     def __init__(self, nearest, code, candidates, share, parameters):
-        old, self.code = nearest.vectors_of(code), code
-        self.old = old[far_apart(old, len(old))]  # so that the first of them are far apart
+        self.old, self.code = nearest.vectors_of(code), code
         self.size = parameters["bank_size"]
         self.candidates = candidates.coreset(math.ceil(self.size * share))
         self.weight = None
-        if not len(self.old):
+        if len(self.old):  # the first of them are to be far apart
+            in_one = torch.zeros(len(self.old), device=self.old.device)
+            self.old = self.old[far_apart(self.old, in_one, len(self.old))[0]]
+        else:
             self.weight = candidates.weight(parameters["background_weight"], self.candidates)
 
     @classmethod
