@@ -52,7 +52,10 @@ def test_vectors_may_have_many_centers():
     X = np.random.default_rng(0).normal(size=(40, 2))
     detector = HGADDetector(n_components=3, random_state=0).fit(X)
     assert densities_of(detector)[0][1] == "3 Gaussians"
-    X = np.random.default_rng(0).exponential(size=(200, 2))
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(0, 6, (200, 1))  # a spiral that widens
+    X = angles * np.hstack((np.cos(angles), np.sin(angles)))
+    X += (0.02 + 0.1 * angles) * rng.normal(size=(200, 2))
     centers, widths = densities_of(HGADDetector(random_state=0).fit(X))[0][1].split(", ")
     assert centers == "160 centers"
     assert 2 <= int(widths.removesuffix(" widths")) <= 12
