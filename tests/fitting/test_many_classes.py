@@ -46,7 +46,7 @@ def fitted():
     """Three classes, which are taken for many."""
     X = np.concatenate([pictures(10, kind, kind) for kind in range(3)])
     limits = {"_MATRIX_BYTES": 600, "_FEATURES_OF_A_PICTURE": 1, "_LEAST_FEATURES": 4}
-    limits["_MOST_OF_TWO_BYTES"] = 3 * 6000 - 1
+    limits["_MOST_OF_TWO_BYTES"] = 3 * HGADDetector().bank_size - 1
     with pytest.MonkeyPatch.context() as patch:
         for name, value in limits.items():
             patch.setattr(many_classes, name, value)
