@@ -40,7 +40,8 @@ def tensors_sha256(tensors):
     for name, tensor in sorted(tensors.items()):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        # Of a single number any stride is contiguous, but not every one can be viewed as bytes.
+        digest.update(tensor.reshape(-1)[:, None].view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
