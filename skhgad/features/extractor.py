@@ -25,7 +25,7 @@ MIXED_PRECISION = {"cuda": torch.float16}
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _FOLDING = threading.Lock()
 _FOLDED_AT = 128  # pixels a side, at most: folding does not depend on them
-_ROUNDING = 0.05  # of the largest feature, as which bfloat16 and a noisy module can be told apart
+_ROUNDING = 0.05  # share of the largest feature: bfloat16 changes less, a noisy module more
 
 
 def _difference(features, others):
@@ -142,8 +142,8 @@ class FeatureExtractor(nn.Module):
             self.backbone = create_backbone(backbone, weights, out_indices, image_size)
         else:
             self.backbone = copy.deepcopy(backbone)  # the caller keeps theirs as it was
-        configuration = getattr(self.backbone, "pretrained_cfg", None) or {}
-        self.spec["image_scales"] = self._scales(image_scales, configuration)
+        configuration = _configuration(self.backbone)
+        self.spec["image_scales"] = self._scales(image_scales)
         for name, default in IMAGENET.items():
             value = torch.tensor(configuration.get(name, default), dtype=torch.float32)
             self.register_buffer(name, value.view(1, -1, 1, 1))
@@ -251,13 +251,14 @@ class FeatureExtractor(nn.Module):
             levels = [F.avg_pool2d(m, pool, 1, pool // 2, count_include_pad=False) for m in levels]
         return [signed_power(m, self.spec["power"]) for m in levels]
 
-    def _scales(self, image_scales, configuration):
+    def _scales(self, image_scales):
         if image_scales != "auto":
             return [float(scale) for scale in image_scales]
-        return list(SCALES) if self._takes_any_size(configuration) else [1.0]
+        return list(SCALES) if self._takes_any_size() else [1.0]
 
-    def _takes_any_size(self, configuration):
-        return self.spec["backbone"] and not configuration.get("fixed_input_size")
+    def _takes_any_size(self):
+        is_named = self.spec["backbone"] is not None
+        return is_named and not _configuration(self.backbone).get("fixed_input_size")
 
     def fold(self, device):
         """Return the backbone with its batch normalisations folded, once for a device."""
@@ -266,7 +267,7 @@ class FeatureExtractor(nn.Module):
         with _FOLDING:  # threads that score at once must not fold at once
             if device not in self._folded:
                 size = self.spec["image_size"]
-                if self._takes_any_size(getattr(self.backbone, "pretrained_cfg", None) or {}):
+                if self._takes_any_size():
                     size = [min(side, _FOLDED_AT) for side in size]
                 blank = torch.zeros(1, self.n_channels, *size, device=device)
                 blank = blank.contiguous(memory_format=torch.channels_last)
@@ -347,8 +348,12 @@ def channels_of(backbone):
 
     `backbone` is a name or a module; the names are of models for RGB.
     """
-    configuration = getattr(backbone, "pretrained_cfg", None) or {}
-    return len(configuration.get("mean", IMAGENET["mean"]))
+    return len(_configuration(backbone).get("mean", IMAGENET["mean"]))
+
+
+def _configuration(backbone):
+    """Return what timm says of a backbone, a dict; of a name or another module, an empty one."""
+    return getattr(backbone, "pretrained_cfg", None) or {}
 
 
 def _check_normalisation(mean, std):

@@ -15,7 +15,7 @@ _SHIFTS = (0.03, 0.1, 0.3, 1.0, 3.0)  # of the origin from the outermost vector
 _FEWEST = 20  # vectors
 _FEWEST_PER_FEATURE = 2
 _MOST = 600  # vectors that decide
-_MOST_TIES = 1e-5  # of the variance of a power: those of steps of 1/90 standard deviation
+_MOST_TIES = 1e-5  # of the variance after the power: steps of 1/90 standard deviation add it
 _CLEAR_ERRORS = 3.0  # standard errors; fifteen powers of each feature have been tried
 
 

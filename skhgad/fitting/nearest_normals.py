@@ -35,8 +35,10 @@ class Candidates(NamedTuple):
     groups: torch.Tensor
 
     @classmethod
-    def of(cls, level, axes, code, blocks, n_samples, size, gather):
-        """Draw vectors of the samples of a class, as many of each, `size` in all.
+    def of(cls, level, axes, code, blocks, n_samples, bank_size, gather):
+        """Draw vectors of the samples of a class, as many of each.
+
+        They are 40,000 in all, or `bank_size` if that is more.
 
         Positions are evenly spaced in the map, each sample's between those of others. They do not
         depend on the features, so rounding does not change the choice.
@@ -46,6 +48,7 @@ class Candidates(NamedTuple):
         features (n, n_positions, n_features); and which positions count, None = all. `n_samples`
         counts those of all processes, whose lists `gather` joins.
         """
+        size = max(bank_size, _N_CANDIDATES)
         n_each = math.ceil(size / max(1, n_samples))
         parts = []
         for numbers, groups, x, inside in blocks:
@@ -225,9 +228,7 @@ def keep_nearest_normals(level, covariance, features, parameters):
     found, weights = [], []
     for code in range(n_classes):
         n_samples, blocks = sum(map(len, features.rows[code])), features.blocks_of(code)
-        candidates = Candidates.of(
-            level, axes, code, blocks, n_samples, max(size, _N_CANDIDATES), features.gather
-        )
+        candidates = Candidates.of(level, axes, code, blocks, n_samples, size, features.gather)
         found.append(candidates.coreset(size))
         weights.append(candidates.weight(weight, found[-1]))
     vectors = [kept.vectors for kept in found]
@@ -256,10 +257,11 @@ class NearestOfClass:
         self.size = parameters["bank_size"]
         self.candidates = candidates.coreset(math.ceil(self.size * share))
         self.weight = None
-        if len(self.old):  # the first of them are to be far apart
+        n_kept = len(self.old) + len(self.candidates.vectors)
+        if len(self.old) and n_kept > self.size:  # the first of them stay, and are to be far apart
             in_one = torch.zeros(len(self.old), device=self.old.device)
             self.old = self.old[far_apart(self.old, in_one, len(self.old))[0]]
-        else:
+        if not len(self.old):
             self.weight = candidates.weight(parameters["background_weight"], self.candidates)
 
     @classmethod
@@ -284,7 +286,7 @@ class NearestOfClass:
         n_samples = len(samples.rows) + n_old
         candidates = Candidates.of(
             level, level.nearest.axes_of_class(code), code, blocks(), n_samples,
-            max(parameters["bank_size"], _N_CANDIDATES), samples.cache.processes.gather,
+            parameters["bank_size"], samples.cache.processes.gather,
         )  # fmt: skip
         share = len(samples.rows) / max(1, n_samples)
         return cls(level.nearest, code, candidates, share, parameters)

@@ -79,7 +79,7 @@ def _shares_of_overflow(model: Any, x: torch.Tensor, center: torch.Tensor, code:
 
     Where the center itself has the lowest score, nothing is left to share.
     """
-    for times in range(_N_NEARER):
+    for times in range(1, _N_NEARER):
         nearer = center + (x - center) * _NEARER**times
         if _anomaly(model, nearer[None], code).isfinite():
             shares, base = _shares_of(model, nearer, code)

@@ -108,8 +108,8 @@ def name_place(error, path):
 def check_file_place(path, option, *, is_image=False):
     """Raise ValueError if no file can be written at `path`; `option` names it in the message.
 
-    So is a name of an image for what is none, unless `is_image`: ``--csv *.png`` names an image to
-    score, which would be lost.
+    Unless an image is written (`is_image`), the name of an image is refused, too: ``--csv *.png``
+    names an image to score, which would be lost.
     """
     path = Path(path)
     if not is_image and path.suffix.lower() in IMAGE_ENDINGS:

@@ -83,10 +83,11 @@ def lengthened(tensors):
     for name in tensors:
         if name.endswith("whiteners"):
             result[name] = _lengthened(name, result)
-        if name.endswith("nearest.vectors") and tensors[name].ndim == 3:
-            _rounded_vectors(name.removesuffix("vectors"), result)
         if name.endswith("nearest.vectors"):
-            _from_zero(name.removesuffix("vectors"), result)
+            prefix = name.removesuffix("vectors")
+            if tensors[name].ndim == 3:
+                _rounded_vectors(prefix, result)
+            _from_zero(prefix, result)
     return result
 
 
