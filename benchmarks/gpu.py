@@ -36,7 +36,7 @@ from skhgad.metrics import image_metrics
 from ._figures import markdown, write_json, write_markdown
 from .measurement import environment, timed
 from .pictures import DEFAULT_DATA, load_pictures, write_files
-from .sides import bare_backbone, without_unused_stages
+from .sides import backbone_beside
 
 BACKBONES = (EMBEDDED_BACKBONE, "tf_efficientnet_b6")
 SIZES = {256: 512, 512: 256, 1024: 64}  # pixels a side: images of a run
@@ -155,9 +155,10 @@ def speed_of(name, size, options):
     n = options.images or SIZES.get(size, 64)
     pictures = load_pictures(options.data, size, n)
     detector = HGADDetector.fast(**settings).fit(pictures.pixels[:64], pictures.labels[:64])
-    bare = argparse.Namespace(backbone=name, weights="auto" if embedded else "none")
-    model, *_ = bare_backbone(bare, tuple(detector.model_.extractor.spec["out_indices"]))
-    model = without_unused_stages(model).to(options.device, memory_format=torch.channels_last)
+    bare = argparse.Namespace(
+        backbone=name, weights="auto" if embedded else "none", device=options.device
+    )
+    model, *_ = backbone_beside(bare, detector)
     blank = torch.rand(BATCH, 3, size, size, device=options.device)
     blank = blank.contiguous(memory_format=torch.channels_last)
 

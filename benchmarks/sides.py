@@ -30,6 +30,14 @@ def without_unused_stages(model):
     return model
 
 
+def backbone_beside(options, detector):
+    """What a fitted detector is measured beside: `bare_backbone` up to the last stage it uses."""
+    out_indices = tuple(detector.model_.extractor.spec["out_indices"])
+    model, mean, std = bare_backbone(options, out_indices)
+    model = without_unused_stages(model).to(options.device, memory_format=torch.channels_last)
+    return model, mean, std
+
+
 def make_encoder(options):
     """Backbone and image scales of the reference."""
     from .reference import Encoder  # needs FrEIA, which the other sides do not

@@ -55,14 +55,13 @@ from .pictures import DEFAULT_DATA, load_pictures
 from .reference_maps import anomaly_maps
 from .scaling import write_varied
 from .sides import (
-    bare_backbone,
+    backbone_beside,
     from_arrays,
     from_files,
     make_detector,
     make_encoder,
     make_reference,
     run_bare,
-    without_unused_stages,
 )
 
 BATCH = 32  # of a stream
@@ -149,8 +148,7 @@ def fitted(options, configuration):
 def beside_backbone(options, pictures, batch_size, repeats, name, target, *, throughput):
     """Comparisons of score_samples with the bare backbone, on arrays and on files."""
     detector = fitted(options, options.configuration)
-    model, mean, std = bare_backbone(options, tuple(detector.model_.extractor.spec["out_indices"]))
-    model = without_unused_stages(model).to(options.device, memory_format=torch.channels_last)
+    model, mean, std = backbone_beside(options, detector)
     with tempfile.TemporaryDirectory() as folder:
         paths = pictures.files(folder)
         sources = {
@@ -229,13 +227,12 @@ def fit_beside_backbone(options, n_images):
             image_size=options.image_size,
             random_state=0,
         )
-        spec = detector.fit(paths[:16], labels[:16]).model_.extractor.spec
-        model, mean, std = bare_backbone(options, tuple(spec["out_indices"]))
-        model = without_unused_stages(model).to(options.device, memory_format=torch.channels_last)
+        side = backbone_beside(options, detector.fit(paths[:16], labels[:16]))
+        scales = detector.model_.extractor.spec["image_scales"]
 
         def bare():
             batches = from_files(paths, options.image_size, BATCH)
-            run_bare(model, mean, std, spec["image_scales"], batches, options.device)
+            run_bare(*side, scales, batches, options.device)
 
         comparison = Comparison(
             f"fit of {n_images} images, default parameters",
