@@ -53,10 +53,11 @@ def main(argv=None):
     if hasattr(sys.stdout, "reconfigure"):
         # The terminal's encoding may lack characters of file names.
         sys.stdout.reconfigure(errors="backslashreplace")
-    args = build_parser().parse_args(argv)
+    args = None
     with warnings.catch_warnings(), _ending_in_order() as interrupted:
         warnings.showwarning = _show_warning
         try:
+            args = build_parser().parse_args(argv)
             status = args.run(args)
             sys.stdout.flush()
         except KeyboardInterrupt:
@@ -140,7 +141,8 @@ class _PrintVersion(argparse.Action):
 
 
 def _fail(args, message, status):
-    if args.traceback:
+    """Tell what went wrong; `args` is None where that was before they were read."""
+    if args is not None and args.traceback:
         import traceback
 
         print(printable_lines(traceback.format_exc()), file=sys.stderr)

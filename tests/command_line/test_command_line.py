@@ -893,6 +893,15 @@ def test_the_module_runs():
     assert (done.returncode, done.stdout) == (0, f"skhgad {skhgad.__version__}\n")
 
 
+def test_ctrl_c_while_arguments_are_read(capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skhgad.command_line.main.build_parser", interrupt)
+    assert main(["fit"]) == 130
+    assert capsys.readouterr().err == "skhgad: interrupted\n"
+
+
 def test_ctrl_c_while_torch_is_imported(tmp_path):
     """The first seconds; usage and --help do not need them."""
     (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
