@@ -214,6 +214,14 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     class_calibration : bool, default=True
         Put the scores of all classes on one scale, measured on held-out normals, so that one
         threshold serves all products.
+    synthetic_anomalies : {"auto", "none"}, default="auto"
+        Whether fit learns what each level of images counts in the sum from pictures with a defect
+        painted in: a spot that shows another place of the picture, a blurred spot, or a scratch.
+        Levels in which these stand out more count more. "auto": for each class with 120 normal
+        images or more, from a quarter of them, at most 48, which the backbone sees once more;
+        never with `tile_size`, ``criterion="entropy"``, ``map_normalization="exponential"`` or
+        without `class_calibration`. Scores, thresholds and p-values are calibrated on normals
+        alone. "none": all levels count alike.
     known_anomalies : {"auto", "ignore"}, default="auto"
         What fit does with samples labelled -1. "auto": of each class with at least 3, it learns a
         direction that leads from normals to these anomalies, and adds to the likelihood how much
@@ -381,6 +389,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         map_normalization: str = "standardized",
         blur_sigma: float = 1.0,
         class_calibration: bool = True,
+        synthetic_anomalies: str = "auto",
         known_anomalies: str = "auto",
         # Thresholds
         validation_fraction: float | str = "auto",
@@ -442,6 +451,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         self.map_normalization = map_normalization
         self.blur_sigma = blur_sigma
         self.class_calibration = class_calibration
+        self.synthetic_anomalies = synthetic_anomalies
         self.known_anomalies = known_anomalies
         self.validation_fraction = validation_fraction
         self.contamination = contamination

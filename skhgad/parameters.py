@@ -37,7 +37,7 @@ PARAMETER_GROUPS = {
     ),
     "Scores and maps": (
         "criterion", "entropy_weight", "map_normalization", "blur_sigma", "class_calibration",
-        "known_anomalies",
+        "synthetic_anomalies", "known_anomalies",
     ),
     "Thresholds": ("validation_fraction", "contamination", "unknown_rate"),
     "Running": (
@@ -97,6 +97,7 @@ PUBLISHED = {
     "criterion": "likelihood_entropy",
     "map_normalization": "exponential",
     "class_calibration": False,
+    "synthetic_anomalies": "none",
     "blur_sigma": 4.0,
 }
 
@@ -172,6 +173,7 @@ _CHOICES = {
     "start": STARTS,
     "criterion": ("auto", *CRITERIA),
     "map_normalization": NORMALIZATIONS,
+    "synthetic_anomalies": ("auto", "none"),
     "known_anomalies": ("auto", "ignore"),
     "resize": RESIZES,
 }

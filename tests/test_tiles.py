@@ -114,9 +114,9 @@ def test_folds_leave_out_pictures(monkeypatch):
     seen = []
     fit = map_closed_form.fit_map_level
 
-    def noted(parameters, shape, samples, index, folds, device):
+    def noted(parameters, shape, samples, index, folds, *rest):
         seen.append([set(folds[samples.pictures.samples == i]) for i in range(12)])
-        return fit(parameters, shape, samples, index, folds, device)
+        return fit(parameters, shape, samples, index, folds, *rest)
 
     monkeypatch.setattr("skhgad.fitting.recipe.fit_map_level", noted)
     detector = small().fit(products(12)[0])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-from ..features.framing import product_masks
+from ..features.framing import product_masks, regions_by_code
 from ..images.roi import ProductMasks
 from ..model.level import LevelModel
 from ..model.nearest import NearestNormals
@@ -24,6 +24,7 @@ from .folds import enough_to_hold_out, spare
 from .new_map_classes import new_map_classes, takes_new_maps
 from .pictures import seen_at_fit
 from .samples import LabelledSamples
+from .synthetic_anomalies import synthetic_anomalies
 from .warn import warn_uncalibrated
 
 _FIRST_IMAGES = 16  # of each class: enough to find about where it lies
@@ -46,7 +47,7 @@ def add_class(detector, X, y, roi=None):
         masks = fitted.roi._replace(of_class=fitted.roi.of_class[:1] * len(labels))
     observed = fitted.observed(X) if fitted.takes_images else X
     seen, rows, pictures = seen_at_fit(reader, observed, codes, normal, parameters, masks)
-    codes = codes[normal]
+    regions, codes = regions_by_code(masks, codes), codes[normal]
     random_state = check_random_state(parameters["random_state"])
     fraction = parameters["validation_fraction"]
     # Whatever was trained stays: the new classes alone are fitted.
@@ -64,8 +65,12 @@ def add_class(detector, X, y, roi=None):
         )
         extension = _Extension(known, order, new_places, parameters, reader.device)
         fit = extension.fit_maps if takes_new_maps(known) else extension.fit
-        model, evidence = fit(samples, spared[:, of_rows])
-        added = calibrate_new_classes(model, evidence, parameters, known, new_places)
+        with synthetic_anomalies(
+            reader, X, normal, spared, samples, parameters, regions, extension.seed
+        ) as synthetic:
+            model, evidence, of_synthetic = fit(samples, spared[:, of_rows], synthetic)
+        weigh = None if synthetic is None else synthetic.weigh(model, of_synthetic)
+        added = calibrate_new_classes(model, evidence, parameters, known, new_places, weigh)
     before = fitted.calibration
     before = before._replace(
         codes=known_places[before.codes], inferred=known_places[before.inferred]
@@ -124,32 +129,37 @@ class _Extension:
         self.parameters, self.device = parameters, device
         self.seed = int(check_random_state(parameters["random_state"]).randint(2**31 - 1))
 
-    def fit(self, samples, spared):
+    def fit(self, samples, spared, synthetic=None):
         """Return the model, and the evidence of normals judged by models that did not see them.
 
         The codes of `samples` count the new classes from 0. `spared` is as from `folds.spare`, bool
-        (n_groups, n_rows). Without a ``validation_fraction``, the model judges what it saw.
+        (n_groups, n_rows). Without a ``validation_fraction``, the model judges what it saw. The
+        evidence of `synthetic`, if not None, comes third.
         """
         seen = samples if len(spared) != 1 else samples.chosen(np.flatnonzero(~spared[0]))
-        model, evidence = self._extended(seen), []
+        model, evidence, of_synthetic = self._extended(seen), [], []
         if len(spared) or self._judges_all:
-            for judge, rows in judges(self._extended, model, samples, spared):
+            for group, (judge, rows) in enumerate(judges(self._extended, model, samples, spared)):
                 evidence += self._evidence(judge, samples.chosen(rows))
-        return model, evidence
+                of_synthetic += self._evidence_of_group(judge, synthetic, group)
+        return model, evidence, of_synthetic
 
-    def fit_maps(self, samples, spared):
+    def fit_maps(self, samples, spared, synthetic=None):
         """As `fit`, for classes of maps with a background of their own."""
         model = self._extended(samples.first_of_each_class(_FIRST_IMAGES))
         levels = new_map_classes(
             self.known, model, self._recoded(samples), _groups(spared), self.parameters
         )
-        evidence = []
+        evidence, of_synthetic = [], []
         for group, chosen in enumerate(spared):
             _write(levels, group)
             evidence += self._evidence(model, samples.chosen(np.flatnonzero(chosen)))
+            of_synthetic += self._evidence_of_group(model, synthetic, group)
         if len(spared) != 1:  # else the model is to be without the group
             _write(levels)
-        return model, self._evidence(model, samples) if self._judges_all else evidence
+        if self._judges_all:
+            evidence = self._evidence(model, samples)
+        return model, evidence, of_synthetic
 
     @property
     def _judges_all(self):
@@ -164,6 +174,9 @@ class _Extension:
 
     def _evidence(self, model, samples):
         return evidence_of(model, self._recoded(samples), self.device)
+
+    def _evidence_of_group(self, model, synthetic, group):
+        return [] if synthetic is None else self._evidence(model, synthetic.of_group(group))
 
     def _recoded(self, samples):
         """Return samples with their codes in the result."""

@@ -64,17 +64,19 @@ def calibrate(model, evidence, parameters, weigh=None):
     return _calibration(model, evidence, every, parameters["class_calibration"], weigh=weigh)
 
 
-def calibrate_new_classes(model, evidence, parameters, known, new):
+def calibrate_new_classes(model, evidence, parameters, known, new, weigh=None):
     """Freeze the constants of the classes `new` that join a fitted model; return the Calibration.
 
     `known` is the model before. `evidence` is that of normal samples of the new classes, with codes
-    of the extended model. A class without any takes the constants of the known classes.
+    of the extended model. A class without any takes the constants of the known classes. `weigh` as
+    in `calibrate`.
     """
     if evidence:
         present = torch.cat([given.codes for _, given in evidence]).unique().cpu()
         fit_normalizers(model, [given for _, given in evidence], chosen=present)
-    common = ClassScales.of_model(known).without(known.level_weights).typical()
-    return _calibration(model, evidence, new, parameters["class_calibration"], common)
+    of_levels = known.level_weights.double().cpu().numpy()
+    common = ClassScales.of_model(known).without(of_levels).typical()
+    return _calibration(model, evidence, new, parameters["class_calibration"], common, weigh)
 
 
 def _calibration(model, evidence, chosen, class_calibration, common=None, weigh=None):

@@ -60,7 +60,7 @@ class ClassScales(NamedTuple):
 
     def without(self, factors):
         """Return the scales without factors of the terms, see `fit_class_scales`."""
-        return self if factors is None else self._replace(peak_scale=self.peak_scale * factors)
+        return self._replace(peak_scale=self.peak_scale * factors)
 
     def typical(self):
         """Return the medians over the classes, as scales of a single class."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..devices import keep_to_one_thread_if_forked
+from ..features.framing import regions_by_code
 from ..images.appearance import ObservedSource
 from ..parameters import parameters_of_fit
 from ..scoring.appearances import appearances_of
@@ -28,6 +29,7 @@ from .processes import Processes
 from .recipe import Recipe
 from .samples import LabelledSamples
 from .schedule import training_plan
+from .synthetic_anomalies import synthetic_anomalies
 from .tell import Decisions
 from .warn import (
     warn_of_anomalies_outside,
@@ -117,14 +119,19 @@ def fit_detector(
         if processes.is_first and fraction != 0:
             warn_uncalibrated(codes, classes, spared.any(axis=0), stacklevel=4)
         recipe = Recipe(parameters, plan, shapes, reader.extractor, device, seed)
-        model, evidence, history = recipe.fit(
-            samples,
-            samples.by_row(spared),
-            on_pass=listeners.before(on_pass),
-            verbose=parameters["verbose"],
-        )
-
-        calibration, known = calibrate(model, evidence, parameters), None
+        regions = regions_by_code(given.regions, given.codes)
+        with synthetic_anomalies(
+            reader, given.X, normal, spared, samples, parameters, regions, seed
+        ) as synthetic:
+            model, evidence, of_synthetic, history = recipe.fit(
+                samples,
+                samples.by_row(spared),
+                synthetic,
+                on_pass=listeners.before(on_pass),
+                verbose=parameters["verbose"],
+            )
+        weigh = None if synthetic is None else synthetic.weigh(model, of_synthetic)
+        calibration, known = calibrate(model, evidence, parameters, weigh), None
         given_codes = given.codes if classes is given.classes else None  # None: discovered
         if len(far):
             far_codes = None if given_codes is None else given_codes[far]

@@ -21,12 +21,12 @@ class LevelWeights:
     Parameters
     ----------
     model : ScoringModel
-        With a DefectTerm a level, whose weights are set.
+        With a DefectTerm a level. Few defects change its `level_weights` little.
     defects : JudgedSamples
     added : list of Tensor of shape (n_rows, n_positions)
         What the terms add to the evidence of the defects; see `Correction`.
     chosen : ndarray of shape (n_classes,), bool
-        Classes that get weights. Each has defects.
+        Classes whose weights change. Each has defects.
 
     Attributes
     ----------
@@ -50,35 +50,51 @@ class LevelWeights:
         """
         model, terms = self.model, self.model.term_weights
         known, common = self.defects.peaks(model, self.added), common_scales(peaks, codes, terms)
-        factors, own_factors = np.ones((len(terms), model.n_classes)), np.ones(peaks.T.shape)
+        factors = model.level_weights.double().cpu().numpy()
+        own_factors = factors[:, codes]
         for code in np.flatnonzero(self.chosen):
-            places = [np.flatnonzero(values == code) for values in (codes, self.defects.codes)]
-            found = [values[own] for values, own in zip((peaks, known), places, strict=True)]
-            scales = class_scales(found[0], terms, common)
-            in_units = [(v - scales.peak_location.T) / scales.peak_scale.T for v in found]
-            folds = [_folds(values @ terms) for values in in_units]
-            levels = [values[:, :-1] for values in in_units]
-            factors[:-1, code] = best_weights(*levels)
-            for fold in range(_N_FOLDS):
-                is_seen = [own != fold for own in folds]
-                if all(seen.all() for seen in is_seen):
-                    continue
-                weights = np.ones(len(terms))
-                weights[:-1] = best_weights(*(v[s] for v, s in zip(levels, is_seen, strict=True)))
-                normals, defects = (own[~seen] for own, seen in zip(places, is_seen, strict=True))
-                own_factors[:, normals] = weights[:, None]
-                scales = class_scales(found[0], terms, common, weights)
-                self.scores[defects] = -scales.scores(known[defects], 0 * defects, terms)
-        for term, weights in zip(model.defect_terms, factors, strict=False):
-            term.level_weights.copy_(term.level_weights.new_tensor(weights))
+            normals, defects = (
+                np.flatnonzero(values == code) for values in (codes, self.defects.codes)
+            )
+            scales = class_scales(peaks[normals], terms, common)
+            levels = [
+                (values - scales.peak_location.T) / scales.peak_scale.T
+                for values in (peaks[normals], known[defects])
+            ]
+            before = factors[:, code].copy()
+            factors[:, code] = _all_weights(*levels, before)
+            for weights, judged in _cross_fitted(levels, terms, before):
+                own_factors[:, normals[judged[0]]] = weights[:, None]
+                of_fold = defects[judged[1]]
+                scales = class_scales(peaks[normals], terms, common, weights)
+                self.scores[of_fold] = -scales.scores(known[of_fold], 0 * of_fold, terms)
+        model.level_weights.copy_(model.level_weights.new_tensor(factors))
         return factors, own_factors
 
 
-def best_weights(normals, defects):
-    """Return the weights (n_levels,) by which defects have larger sums than normals.
+def _cross_fitted(levels, terms, before):
+    """Yield weights (n_terms,) of all folds but one, and two masks: what lies in that fold.
 
-    Each defect has the mean of log(1 + exp(-difference)) over the normals as its loss. Few defects
-    move the weights little from 1.
+    `levels` are the peaks of normals and defects in units of those of normals.
+    """
+    folds = [_folds(values @ terms) for values in levels]
+    for fold in range(_N_FOLDS):
+        judged = [own == fold for own in folds]
+        if any(found.any() for found in judged):
+            seen = [values[~found] for values, found in zip(levels, judged, strict=True)]
+            yield _all_weights(*seen, before), judged
+
+
+def _all_weights(normals, defects, before):
+    """Return the weights of the levels, and that of the entropy, which stays."""
+    return np.append(best_weights(normals[:, :-1], defects[:, :-1], before[:-1]), before[-1])
+
+
+def best_weights(normals, defects, before):
+    """Return the weights (n_levels,) by which defects have larger sums than normals; mean 1.
+
+    Each defect has the mean of log(1 + exp(-difference)) over the normals as its loss. Few
+    defects move the weights little from those `before` (n_levels,).
 
     Parameters
     ----------
@@ -86,21 +102,22 @@ def best_weights(normals, defects):
         Peaks in units of those of normals.
     """
     n_levels = normals.shape[1]
-    if n_levels == 1 or not len(normals):
-        return np.ones(n_levels)
+    if n_levels == 1 or not len(normals) or not len(defects):
+        return before
     apart = defects[:, None] - normals
 
     def loss(weights):
         differences = apart @ weights
         slopes = -expit(-differences)[..., None] * apart
         value = np.logaddexp(0, -differences).mean(1).sum()
-        away = weights - 1
+        away = weights - before
         return (
             value + _PENALTY * (away @ away),
             slopes.mean(1).sum(0) + 2 * _PENALTY * away,
         )
 
-    return minimize(loss, np.ones(n_levels), jac=True, bounds=[_BOUNDS] * n_levels).x
+    found = minimize(loss, before, jac=True, bounds=[_BOUNDS] * n_levels).x
+    return found / found.mean()
 
 
 def _folds(scores):

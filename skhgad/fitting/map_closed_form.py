@@ -70,7 +70,7 @@ def has_closed_form(parameters, shapes):
 
 
 @torch.no_grad()
-def fit_map_level(parameters, shape, samples, index, folds, device="cpu"):
+def fit_map_level(parameters, shape, samples, index, folds, device="cpu", synthetic=None):
     """Fit one level in closed form, on a device that knows float64, else on the CPU.
 
     Parameters
@@ -84,15 +84,21 @@ def fit_map_level(parameters, shape, samples, index, folds, device="cpu"):
     folds : ndarray of shape (n_samples,), int
         Fold of each of the samples, from 0; -1 for one that is in none.
     device : torch.device, default="cpu"
+    synthetic : Synthetic, default=None
+        Other samples that the models without a fold judge. None = there are none.
 
     Returns
     -------
     level : LevelModel
         Fitted to all samples; on the CPU, as is the rest.
-    left_out : LeftOut or None
-        None without folds.
+    left_out, of_synthetic : LeftOut or None
+        None without folds, or without synthetic anomalies.
     """
-    features = _Features(samples, index, folds, device_of_float64(device))
+    device = device_of_float64(device)
+    features = _Features(samples, index, folds, device)
+    others = []
+    if synthetic is not None:
+        others = [_Features(synthetic.samples, index, synthetic.groups, device, features.n_folds)]
     moments = features.moments()
     shrinkage = parameters["whitening_shrinkage"]
     shrinkage = MAP_SHRINKAGE if shrinkage == "auto" else shrinkage
@@ -101,20 +107,26 @@ def fit_map_level(parameters, shape, samples, index, folds, device="cpu"):
     frames = [_Frame(moments, None, shrinkage, whitening_matrix)]
     for fold in range(features.n_folds):
         frames.append(_Frame(moments, fold, shrinkage, _triangular_whitener))
-    whiteners, evidence, judged = [], [], []
+    whiteners, evidence = [], []
+    judged = [(part, []) for part in (features, *others)]
     for code in range(samples.n_classes):
         of_class = features.moments_of_class(code)
         covariance, shrinkage = frames[0].add_class(of_class)
         whiteners.append(whitening_matrix(covariance).cpu())
         evidence.append((float(of_class.counts.sum()), shrinkage))
         for fold, frame in enumerate(frames[1:]):
-            judged += features.judged(code, fold, frame, frame.add_judge(code, of_class))
+            own = frame.add_judge(code, of_class)
+            for part, found in judged:
+                found += part.judged(code, fold, frame, own)
     level = _level(parameters, shape, frames[0], whiteners, tuple(zip(*evidence, strict=True)))
     kept, overall = None, frames[0].overall
     if parameters["bank_size"]:
         kept = keep_nearest_normals(level.to(features.device), overall, features, parameters)
-    left_out = features.left_out(frames[1:], judged, kept) if len(frames) > 1 else None
-    return level.cpu(), left_out
+    left_out = [None, None]
+    if len(frames) > 1:
+        for place, (part, found) in enumerate(judged):
+            left_out[place] = part.left_out(frames[1:], found, kept)
+    return level.cpu(), *left_out
 
 
 class _Moments(NamedTuple):
@@ -146,10 +158,10 @@ class _Moments(NamedTuple):
 class _Features:
     """The raw features of one level, read by class and by group: the folds, and what is in none."""
 
-    def __init__(self, samples, index, folds, device):
+    def __init__(self, samples, index, folds, device, n_folds=None):
         self.samples, self.index, self.device, self.folds = samples, index, device, folds
         self.n_positions, self.n_features = samples.cache.shapes[index]
-        self.n_folds = int(folds.max(initial=-1)) + 1
+        self.n_folds = int(folds.max(initial=-1)) + 1 if n_folds is None else n_folds
         groups = np.where(folds < 0, self.n_folds, folds)
         codes = samples.codes[samples.rows]
         self.rows = [

@@ -161,17 +161,17 @@ def _with_scores(model, calibration, inferred_peaks, updated, class_calibration)
 
     `inferred_peaks` are those of the new samples, which are the last, under the class inferred.
     """
-    weights, of_levels, codes = model.term_weights, model.level_weights, calibration.codes
+    weights, codes = model.term_weights, calibration.codes
+    of_levels = model.level_weights.double().cpu().numpy()
     chosen, common = np.isin(codes, updated), None
     if class_calibration:
         common = common_scales(calibration.peaks, codes, weights)
         for code in updated.tolist():
-            factors = None if of_levels is None else of_levels[:, code]
-            own = class_scales(calibration.peaks[codes == code], weights, common, factors)
+            of_class = calibration.peaks[codes == code]
+            own = class_scales(of_class, weights, common, of_levels[:, code])
             own.write_to(model, [code])
-        factors = None if of_levels is None else of_levels[:, codes[chosen]]
         left_out = left_out_scores(
-            calibration.peaks[chosen], codes[chosen], weights, common, factors
+            calibration.peaks[chosen], codes[chosen], weights, common, of_levels[:, codes[chosen]]
         )
     scales = ClassScales.of_model(model)
     if not class_calibration:

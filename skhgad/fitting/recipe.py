@@ -1,12 +1,13 @@
 """Fit one scoring model to some samples: start, training and densities."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from ..features.extractor import FeatureExtractor
-from ..scoring.scoring_model import Evidence, build_scoring_model
+from ..scoring.scoring_model import Evidence, ScoringModel, build_scoring_model
 from ..threads import granted_threads, in_threads, torch_threads
 from .calibrate import evidence_of, judges
 from .class_covariances import fit_covariances
@@ -23,6 +24,27 @@ _BLOCK = 32  # samples whose maps are judged at once
 # Multiplications of a product, some 10 ms of one thread. Threads that share a smaller one wait for
 # each other as long as they compute, where other processes keep the cores busy.
 _LARGE_PRODUCT = 2**28
+
+
+class Fit(NamedTuple):
+    """A model and what was judged by models that did not see it.
+
+    Attributes
+    ----------
+    model : ScoringModel
+        Its constants are not set.
+    evidence : list
+        Of the spared samples, as from `evidence_of`.
+    of_synthetic : list
+        Of synthetic anomalies, likewise.
+    history : list of dict
+        Of the training.
+    """
+
+    model: ScoringModel
+    evidence: list
+    of_synthetic: list
+    history: list
 
 
 @dataclass(frozen=True)
@@ -49,7 +71,7 @@ class Recipe:
     device: torch.device
     seed: int
 
-    def fit(self, samples, spared, *, on_pass=None, verbose=0):
+    def fit(self, samples, spared, synthetic=None, *, on_pass=None, verbose=0):
         """Fit a model, and judge normal samples by models that did not see them.
 
         Parameters
@@ -58,6 +80,8 @@ class Recipe:
         spared : ndarray of shape (n_groups, n_samples), bool
             From `folds.spare`. The model is fitted without the samples of a single group, and to
             all samples where there are several.
+        synthetic : Synthetic, default=None
+            Judged, too; None = there are none.
         on_pass : callable, default=None
             on_pass(info, levels), with a PassInfo, is called after each pass of the training.
         verbose : int, default=0
@@ -65,15 +89,10 @@ class Recipe:
 
         Returns
         -------
-        model : ScoringModel
-            Its constants are not set.
-        evidence : list
-            Of the spared samples, as from `evidence_of`.
-        history : list of dict
-            Of the training.
+        Fit
         """
         if len(spared) > 1 and self._leaves_folds_out():
-            return *self._fit_and_leave_out(samples, spared), []
+            return self._fit_and_leave_out(samples, spared, synthetic)
         seen = samples.chosen(np.flatnonzero(~spared[0])) if len(spared) == 1 else samples
         recipe, model, history = self, None, []
         if len(spared) and self._may_drop_flow():
@@ -86,15 +105,18 @@ class Recipe:
         if model is None or len(spared) > 1:
             model, trained = recipe._fit(seen, on_pass, verbose)
             history = trained or history
-        for_folds, evidence = recipe._with_choices_of(model, seen), []
-        for judge, rows in judges(lambda chosen: for_folds._fit(chosen)[0], model, samples, spared):
+        for_folds, evidence, of_synthetic = recipe._with_choices_of(model, seen), [], []
+        of_folds = judges(lambda chosen: for_folds._fit(chosen)[0], model, samples, spared)
+        for group, (judge, rows) in enumerate(of_folds):
             evidence += evidence_of(judge, samples.chosen(rows), self.device)
-        return model, evidence, history
+            if synthetic is not None:
+                of_synthetic += evidence_of(judge, synthetic.of_group(group), self.device)
+        return Fit(model, evidence, of_synthetic, history)
 
     def _fit(self, samples, on_pass=None, verbose=0):
         if has_closed_form(self.parameters, self.shapes):
             nothing = np.full(len(samples), -1)
-            levels, _ = self._closed_form(samples, nothing)
+            levels, *_ = self._closed_form(samples, nothing)
             return self._scoring_model(levels), []
         generator = torch.Generator().manual_seed(self.seed)
         levels = self._untrained_levels(samples, generator)
@@ -167,12 +189,19 @@ class Recipe:
         )
 
     @torch.no_grad()
-    def _fit_and_leave_out(self, samples, spared):
+    def _fit_and_leave_out(self, samples, spared, synthetic):
         folds = np.where(spared.any(axis=0), spared.argmax(axis=0), -1)
-        levels, left_out = self._closed_form(samples, folds)
+        levels, left_out, of_synthetic = self._closed_form(samples, folds, synthetic)
         model = self._scoring_model(levels)
+        evidence, found = self._left_out_evidence(model, samples, left_out), []
+        if synthetic is not None:
+            found = self._left_out_evidence(model, synthetic.samples, of_synthetic)
+        return Fit(model, evidence, found, [])
+
+    def _left_out_evidence(self, model, samples, left_out):
+        """Turn what models without their folds say of samples into pairs, as `evidence_of` does."""
         if samples.pictures is not None:
-            return model, left_out_evidence(model, samples, left_out, self.device)
+            return left_out_evidence(model, samples, left_out, self.device)
         rows = left_out[0].rows
         codes = sum(level.class_likelihoods for level in left_out).argmax(1).numpy()
         wrong = np.flatnonzero(codes != samples.codes[rows])
@@ -187,12 +216,14 @@ class Recipe:
             for places in np.split(np.arange(len(rows)), range(_BLOCK, len(rows), _BLOCK))
             if len(places)
         ]  # fmt: skip
-        return model, samples.cache.processes.gather(pairs, self.device)
+        return samples.cache.processes.gather(pairs, self.device)
 
-    def _closed_form(self, samples, folds):
+    def _closed_form(self, samples, folds, synthetic=None):
+        """Fit all levels; returns three tuples of one item a level, as from `fit_map_level`."""
+
         def fit(index):
             return fit_map_level(
-                self.parameters, self.shapes[index], samples, index, folds, self.device
+                self.parameters, self.shapes[index], samples, index, folds, self.device, synthetic
             )
 
         # Several processes must communicate in one order, so each uses one thread. A GPU gains

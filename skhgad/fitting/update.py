@@ -107,7 +107,7 @@ def _fit_anew(fitted, X, parameters, reader):
             random_state=random_state,
         )  # fmt: skip
         recipe = Recipe(parameters, plan, shapes, None, reader.device, seed)
-        model, evidence, _ = recipe.fit(samples, spared)
+        model, evidence, *_ = recipe.fit(samples, spared)
         calibration = calibrate(model, evidence, parameters)
     far_codes = np.zeros(len(far), dtype=np.int64)
     return model, with_rows(calibration, len(rows), model, X[far], far_codes, reader.device)

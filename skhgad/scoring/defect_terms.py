@@ -16,17 +16,12 @@ class DefectTerm(nn.Module):
         In the latent space. Zero for a class that is not corrected.
     offsets : Tensor of shape (n_classes,)
         What is added to the products; sums below 0 count as 0.
-    level_weights : Tensor of shape (n_classes,), default=None
-        What the level counts in the sum of all levels, already part of the model's `peak_scale`;
-        1 for a class that is not corrected. None = 1 for all.
     """
 
-    def __init__(self, directions, offsets, level_weights=None):
+    def __init__(self, directions, offsets):
         super().__init__()
         self.register_buffer("directions", directions)
         self.register_buffer("offsets", offsets)
-        level_weights = torch.ones_like(offsets) if level_weights is None else level_weights
-        self.register_buffer("level_weights", level_weights)
 
     def forward(self, z, codes):
         """Return Tensor (n, n_positions) from latent vectors (n, n_positions, n_axes)."""
@@ -40,7 +35,6 @@ class DefectTerm(nn.Module):
         return DefectTerm(
             torch.where(chosen[:, None], self.directions, torch.zeros_like(self.directions)),
             torch.where(chosen, self.offsets, nothing),
-            torch.where(chosen, self.level_weights, torch.ones_like(nothing)),
         )
 
     def extended(self, order):
@@ -49,11 +43,10 @@ class DefectTerm(nn.Module):
         nothing = self.directions.new_zeros(n_new, self.directions.shape[1])
         directions = torch.cat((self.directions, nothing))
         offsets = torch.cat((self.offsets, self.offsets.new_zeros(n_new)))
-        weights = torch.cat((self.level_weights, self.level_weights.new_ones(n_new)))
-        return DefectTerm(directions[order], offsets[order], weights[order])
+        return DefectTerm(directions[order], offsets[order])
 
     def without(self, codes):
         """Return the same without some classes, Tensor of int64."""
         kept = torch.ones(len(self.offsets), dtype=torch.bool)
         kept[codes] = False
-        return DefectTerm(self.directions[kept], self.offsets[kept], self.level_weights[kept])
+        return DefectTerm(self.directions[kept], self.offsets[kept])

@@ -125,6 +125,7 @@ class ScoringModel(nn.Module):
 
     peak_location: torch.Tensor
     peak_scale: torch.Tensor
+    level_weights: torch.Tensor
     score_location: torch.Tensor
     score_scale: torch.Tensor
 
@@ -152,6 +153,8 @@ class ScoringModel(nn.Module):
         # `fitting.class_scales`.
         self.register_buffer("peak_location", torch.zeros(n_levels + 1, n_classes))
         self.register_buffer("peak_scale", torch.ones(n_levels + 1, n_classes))
+        # What each term of a class counts beside `term_weights`; part of `peak_scale`.
+        self.register_buffer("level_weights", torch.ones(n_levels + 1, n_classes))
         self.register_buffer("score_location", torch.zeros(n_classes))
         self.register_buffer("score_scale", torch.ones(n_classes))
         # One DefectTerm a level where known defects correct the evidence, else none.
@@ -178,6 +181,8 @@ class ScoringModel(nn.Module):
                 more = values.mean(-1, keepdim=True).expand(*values.shape[:-1], n_new)
                 if name.startswith("likelihood_profile"):  # another product's says nothing
                     more = torch.zeros_like(more)
+                if name == "level_weights":
+                    more = torch.ones_like(more)
                 values = torch.cat((values, more), dim=-1)[..., order]
             setattr(result, name, values.clone())
         result.defect_terms.extend(term.extended(order) for term in self.defect_terms)
@@ -379,17 +384,6 @@ class ScoringModel(nn.Module):
         weights = np.full(len(self.levels) + 1, float(self.criterion != "entropy"))
         weights[-1] = self.entropy_weight * (self.criterion != "likelihood")
         return weights
-
-    @property
-    def level_weights(self):
-        """What each term of a class counts after a correction by known defects, beside the others.
-
-        ndarray (n_levels + 1, n_classes), part of `peak_scale`; None where nothing is corrected.
-        """
-        if not len(self.defect_terms):
-            return None
-        weights = [term.level_weights.double().cpu().numpy() for term in self.defect_terms]
-        return np.stack((*weights, np.ones(self.n_classes)))
 
     def peaks(self, evidence):
         """Return the largest value of each term in each image, Tensor (n, n_levels + 1).

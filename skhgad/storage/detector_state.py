@@ -133,13 +133,14 @@ def unpack(cls, tensors, description, backbone):
 
 
 def _with_level_weights(tensors):
-    """Add weights of 1 to corrections by known defects of older versions, which knew none."""
-    weights = {
-        name.replace("offsets", "level_weights"): torch.ones_like(tensor)
-        for name, tensor in tensors.items()
-        if name.startswith("defect_terms.") and name.endswith(".offsets")
-    }
-    return {**weights, **tensors}
+    """Give models of older versions what their levels count: part of the known defects, or 1."""
+    if "level_weights" in tensors:
+        return tensors
+    rest = {name: t for name, t in tensors.items() if not name.endswith(".level_weights")}
+    weights = torch.ones_like(tensors["peak_scale"])
+    for index in range(len(weights) - 1):
+        weights[index] = tensors.get(f"defect_terms.{index}.level_weights", weights[index])
+    return {**rest, "level_weights": weights}
 
 
 def _by_part(tensors):
@@ -157,7 +158,11 @@ def _new_detector(cls, parameters, backbone):
         for name, value in parameters.items()
     }
     # Models of older versions know no such parameters.
-    parameters = {"known_anomalies": "ignore", "callbacks": None, "bank_size": 0, **parameters}
+    unknown = {
+        "known_anomalies": "ignore", "callbacks": None, "bank_size": 0,
+        "synthetic_anomalies": "none",
+    }  # fmt: skip
+    parameters = {**unknown, **parameters}
     check_names(parameters, cls._get_param_names())
     # Never the file's choice: `memory` is a place on this machine, `n_jobs` starts threads, and
     # callbacks are code.

@@ -129,7 +129,6 @@ def has_defect_terms(tensors, levels, n_classes):
         sizes = {
             "directions": tuple(level.mixture.means.shape),
             "offsets": (n_classes,),
-            "level_weights": (n_classes,),
         }
         for part, size in sizes.items():
             name = f"defect_terms.{index}.{part}"

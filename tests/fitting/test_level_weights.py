@@ -32,16 +32,19 @@ def test_weights_have_the_smallest_loss():
         return sum(pairs) / len(normals) + 0.2 * ((weights - 1) ** 2).sum()
 
     expected = minimize(loss, np.ones(2), method="Nelder-Mead", options={"xatol": 1e-6}).x
-    np.testing.assert_allclose(best_weights(normals, defects), expected, atol=1e-3)
+    found = best_weights(normals, defects, np.ones(2))
+    np.testing.assert_allclose(found, expected / expected.mean(), atol=1e-3)
     assert expected[0] > expected[1] + 0.3
 
 
 def test_few_defects_and_a_single_level_move_little():
     normals, defects = peaks_of(0, 60, (0, 0)), peaks_of(1, 20, (2, 0))
-    far, near = (np.abs(best_weights(normals, defects[:n]) - 1).max() for n in (20, 1))
+    before = np.array([0.8, 1.2])
+    far, near = (np.abs(best_weights(normals, defects[:n], before) - before).max() for n in (20, 1))
     assert near < 0.7 * far
-    assert best_weights(normals[:, :1], defects[:, :1]).tolist() == [1]
-    assert best_weights(normals[:0], defects).tolist() == [1, 1]
+    assert best_weights(normals[:, :1], defects[:, :1], before[:1]).tolist() == [0.8]
+    for some in ((normals[:0], defects), (normals, defects[:0])):
+        assert best_weights(*some, before).tolist() == [0.8, 1.2]
 
 
 def test_left_out_scores_take_the_factors_of_each_sample():
@@ -147,14 +150,31 @@ def test_weights_are_stored_and_checked(corrected):
         change(tensors)
         return unpack(HGADDetector, tensors, description, two_levels())
 
-    name, X = "model.defect_terms.0.level_weights", pictures(4, 5)
+    name, X = "model.level_weights", pictures(4, 5)
     found = unpacked(lambda tensors: None)
     np.testing.assert_array_equal(found.score_samples(X), corrected.score_samples(X))
-    np.testing.assert_array_equal(
-        found.model_.model.level_weights, corrected.model_.model.level_weights
-    )
-    older = unpacked(lambda tensors: [tensors.pop(key) for key in (name, name.replace("0", "1"))])
-    assert (older.model_.model.level_weights == 1).all()
-    for harm in (torch.zeros(2), torch.full((2,), torch.nan), torch.ones(3)):
-        with pytest.raises(ValueError, match=name.partition(".")[2]):
+    weights = corrected.model_.model.level_weights
+    np.testing.assert_array_equal(found.model_.model.level_weights, weights)
+    for harm, kind in (
+        (torch.zeros(3, 2), ValueError),
+        (torch.full((3, 2), torch.nan), ValueError),
+        (torch.ones(2, 2), RuntimeError),
+    ):
+        with pytest.raises(kind, match="level_weights"):
             unpacked(lambda tensors, harm=harm: tensors.__setitem__(name, harm))
+
+
+def test_weights_of_older_versions_are_read(corrected):
+    """They were part of what known defects add; models of version 7 had none."""
+    tensors, description = pack(corrected)
+    weights = tensors.pop("model.level_weights")
+    del description["parameters"]["synthetic_anomalies"]
+    for index in range(2):
+        tensors[f"model.defect_terms.{index}.level_weights"] = weights[index]
+    found = unpack(HGADDetector, dict(tensors), description, two_levels())
+    np.testing.assert_array_equal(found.model_.model.level_weights, weights)
+    assert found.synthetic_anomalies == "none"
+    for index in range(2):
+        del tensors[f"model.defect_terms.{index}.level_weights"]
+    found = unpack(HGADDetector, tensors, description, two_levels())
+    assert (found.model_.model.level_weights == 1).all()
