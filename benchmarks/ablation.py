@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from skhgad import HGADDetector
+from skhgad.parameters import FAST
 
 from ._features import extract
 from ._figures import summary, write_json, write_markdown
@@ -27,6 +28,16 @@ from ._options import (
 
 _CENTERS = (1, 2, 5, 10, 20)
 _LAMBDA_2 = (0.0, 1.0, 10.0, 100.0)
+# Parts of the detector of images that are taken away one at a time.
+_WITHOUT = {
+    "nothing": {},
+    "weights of levels": {"synthetic_anomalies": "none"},
+    "kept normal vectors": {"bank_size": 0},
+    "a background": {"background_weight": 0.0},
+    "a second image scale": FAST,
+    "signed square roots": {"feature_power": 1.0},
+    "a scale for each class": {"class_calibration": False},
+}
 _DATA_OPTIONS = ("data", "loader", "classes", "limit", "no_pixels", "pixel_size")
 
 
@@ -55,10 +66,12 @@ def ablation_rows(base):
     Returns
     -------
     list of Row
-        The parts of the paper one upon the other, with unit covariances and with those of the
-        classes; the number of centers; lambda 2; one stage or two.
+        What the detector of images is worth without one of its parts; the parts of the paper one
+        upon the other, with unit covariances and with those of the classes; the number of centers;
+        lambda 2; one stage or two.
     """
-    rows = [
+    rows = [Row("without", name, changes) for name, changes in _WITHOUT.items()]
+    rows += [
         Row(group, name, {**changes, "class_covariance": own}, labels)
         for group, own in (("parts", False), ("parts with class covariances", True))
         for name, changes, labels in _cumulative_parts(base)
