@@ -10,6 +10,7 @@ from .arguments import (
     chosen_roi,
     load_detector,
 )
+from .score_table import STDOUT, ReadableFindings
 
 
 def add_options(commands):
@@ -25,7 +26,11 @@ def add_options(commands):
         "load_folder reads",
     )
     add_class_options(command)
-    command.add_argument("--json", metavar="FILE", help="write all figures")
+    command.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write all figures to a file; - prints it in place of the table",
+    )
     add_roi_option(command, "default: that of the fit")
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
@@ -33,22 +38,34 @@ def add_options(commands):
 
 
 def run(args):
-    """Inspect test images and print the figures."""
+    """Inspect test images and print the figures; return the exit status."""
     from ..report.evaluation import Measurement, figures_text, labelled_images, without_nan
     from ..report.findings import inspect_files
     from ..storage.files import check_file_place, whole_file
 
-    if args.json is not None:
+    if args.json not in (None, STDOUT):
         check_file_place(args.json, "--json")
     detector, _ = load_detector(args)
     data = labelled_images(detector, args.folder, args.classes)
     measurement = Measurement.of(detector, data)
     roi = chosen_roi(args, detector.classes_.tolist())
-    findings = inspect_files(detector, data.images.tolist(), maps=bool(measurement.masked), roi=roi)
-    for index, finding in enumerate(findings):
-        measurement.update(index, finding)
+    readable = ReadableFindings(
+        inspect_files(
+            detector,
+            data.images.tolist(),
+            maps=bool(measurement.masked),
+            roi=roi,
+            skip_unreadable=True,
+        )
+    )
+    for number, finding in readable.numbered():
+        measurement.update(number, finding)
+    if not readable.paths:
+        return readable.status()
     figures = measurement.figures()
-    print(figures_text(figures, measurement.unmasked))
-    if args.json is not None:
+    text = json.dumps(without_nan(figures), indent=1)
+    print(text if args.json == STDOUT else figures_text(figures, measurement.unmasked))
+    if args.json not in (None, STDOUT):
         with whole_file(args.json) as part:
-            part.write_text(json.dumps(without_nan(figures), indent=1) + "\n", encoding="utf-8")
+            part.write_text(text + "\n", encoding="utf-8")
+    return readable.status()

@@ -70,18 +70,17 @@ def run(args):
     elif args.classes is not None:
         raise ValueError(f"--classes: {args.folder!r} holds no <class>/test/ folders to choose of.")
     else:
-        (paths, _), data, measurement = image_paths([args.folder]), None, None
+        (paths, _), measurement = image_paths([args.folder]), None
     roi = chosen_roi(args, detector.classes_.tolist())
-    # Figures against labels need every image.
     readable = ReadableFindings(
-        inspect_files(detector, paths, maps=True, roi=roi, skip_unreadable=measurement is None)
+        inspect_files(detector, paths, maps=True, roi=roi, skip_unreadable=True)
     )
-    rows, groups = collect(detector, readable, args.folder, measurement, args.top, roi)
+    rows, groups = collect(detector, readable.numbered(), args.folder, measurement, args.top, roi)
     if not rows:
         return readable.status()
-    figures = None
+    figures = y = None
     if measurement is not None:
-        figures = measurement.figures()
+        figures, y = measurement.figures(), measurement.y
         print(figures_text(figures, measurement.unmasked))
     page = render_page(
         detector,
@@ -90,7 +89,7 @@ def run(args):
         model=args.model,
         figures=figures,
         groups=draw_groups(groups, rows, detector),
-        pictures=draw_pictures(detector, readable.paths, rows, data, roi),
+        pictures=draw_pictures(detector, readable.paths, rows, y, roi),
     )
     target = Path(args.out) / _NAME
     target.parent.mkdir(parents=True, exist_ok=True)

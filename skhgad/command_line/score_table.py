@@ -69,8 +69,9 @@ def status_of(rows, args):
 class ReadableFindings:
     """The findings of images that can be read; why the others cannot is said on stderr.
 
-    `findings` are as from `inspect_files` with `skip_unreadable`. Iterate once; then `paths` lists
-    the images that can be read. `on_unreadable` is called with each Unreadable.
+    `findings` are as from `inspect_files` with `skip_unreadable`. Iterate once, over it or over
+    `numbered`; then `paths` lists the images that can be read. `on_unreadable` is called with each
+    Unreadable.
     """
 
     def __init__(self, findings, on_unreadable=None):
@@ -78,9 +79,13 @@ class ReadableFindings:
         self.paths, self._n_unreadable = [], 0
 
     def __iter__(self):
+        return (finding for _, finding in self.numbered())
+
+    def numbered(self):
+        """Yield the number of each image that can be read, among all of them, and its Finding."""
         from ..report.findings import Unreadable
 
-        for finding in self._findings:
+        for number, finding in enumerate(self._findings):
             if isinstance(finding, Unreadable):
                 self._n_unreadable += 1
                 _say_error(finding.error)
@@ -88,7 +93,7 @@ class ReadableFindings:
                     self._on_unreadable(finding)
             else:
                 self.paths.append(finding.path)
-                yield finding
+                yield number, finding
 
     def status(self):
         """Return the exit status; say on stderr how many images could not be read."""

@@ -95,20 +95,20 @@ class Picture(NamedTuple):
 def collect(detector, findings, folder, measurement, n_clearest, roi=None):
     """Return a list of Row, in order, and of Group, `n_clearest` images in each.
 
-    `findings` have maps, found with `roi`. `measurement` is given each finding; None without
-    labels.
+    `findings` are pairs of an image's number, among all of the folder, and its Finding, with a map
+    found with `roi`. `measurement` is given both; None without labels.
     """
     rows, clearest = [], Clearest(n_clearest)
-    for index, finding in enumerate(findings):
+    for number, finding in findings:
         source = detector.model_.observed([finding.path])
         pixels = source.read(0)
         location = locate(finding.anomaly_map, -offset_of(detector, finding.class_label))
         true_class = defect = mask = None
         if measurement is not None:
-            measurement.update(index, finding)
+            measurement.update(number, finding)
             data = measurement.data
-            true_class, defect = str(data.class_label[index]), str(data.defect[index])
-            mask = data.mask[index]
+            true_class, defect = str(data.class_label[number]), str(data.defect[number])
+            mask = data.mask[number]
         row = Row(
             path=os.path.relpath(finding.path, folder),
             thumbnail=jpeg_uri(reduced(pixels, _THUMBNAIL)),
@@ -125,6 +125,7 @@ def collect(detector, findings, folder, measurement, n_clearest, roi=None):
         )
         rows.append(row)
         region = partial(_region, detector, source, finding.class_label, roi)
+        index = len(rows) - 1
         clearest.offer(index, row, partial(_page_size, pixels, finding.anomaly_map, mask, region))
     return rows, clearest.groups()
 
@@ -154,16 +155,15 @@ def draw_card(clear, rows, detector):
     return Card(row, png_uri(figure))
 
 
-def draw_pictures(detector, paths, rows, data, roi=None):
+def draw_pictures(detector, paths, rows, y, roi=None):
     """Draw scores, latent space, drift and training; return a list of Picture.
 
-    `data` is as from `load_folder`, or None; `roi` as in `inspect_files`.
+    `y` is 1 or -1 of each image, or None without labels; `roi` as in `inspect_files`.
     """
-    y = None if data is None else data.y
     pictures = [_draw_scores(detector, rows, y)]
     if detector.model_.parameters["tile_size"] is None:  # latent vectors of tiles overlap
         pictures.append(_draw_latent_space(detector, paths, y, roi))
-    if data is None:
+    if y is None:
         pictures.append(_draw_drift(detector, rows))
     if detector.history_:
         figure = _new_figure((9.5, 5))

@@ -67,7 +67,7 @@ class Measurement:
     `data` is as from `load_folder`, `offset` the threshold, `expected_rate` the share of normal
     images that should be flagged. `class_offsets` and `own_rates` are dicts of both for the classes
     with a threshold of their own. `masked` is the set of classes with pixel figures, whose findings
-    need maps; `unmasked` lists the others.
+    need maps; `unmasked` lists the others. Images of which there is no finding count nowhere.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Measurement:
         self.masked = masked_classes(data)
         self.unmasked = [name for name in np.unique(data.class_label) if name not in self.masked]
         self._scores, self._inferred, self._pixels = [], [], PixelMetrics()
-        self._thresholds = []
+        self._thresholds, self._indices = [], []
 
     @classmethod
     def of(cls, detector, data):
@@ -94,6 +94,7 @@ class Measurement:
     def update(self, index, finding):
         """Add the finding in image `index`; images come in order."""
         data, label = self.data, self.data.class_label[index]
+        self._indices.append(index)
         self._scores.append(finding.score)
         # The verdict as a threshold: classes may have thresholds of their own.
         self._thresholds.append(math.inf if finding.is_anomaly else -math.inf)
@@ -101,36 +102,45 @@ class Measurement:
         if label in self.masked:
             self._pixels.update(data.mask[index], finding.anomaly_map, label, y=data.y[index])
 
+    @property
+    def y(self):
+        """1 or -1 of each image that has a finding, an ndarray."""
+        return self.data.y[self._indices]
+
     def figures(self):
-        """Compute the figures.
+        """Compute the figures; there must be a finding.
 
         Returns
         -------
         dict
-            `n_images`, `n_anomalies`, `offset`, `class_offsets`, `class_found` (share of the images
-            whose class is inferred rightly), `image` (from `image_metrics`), `misses_at` (from
-            `miss_rates`), `pixel` (from `PixelMetrics`; None if no class has masks),
-            `expected_false_alarm_rate`, `warnings` (from `product_warnings`), and `notes` (list of
-            str: what figures mean, and why some are missing).
+            `n_images`, `n_unreadable` (images without a finding), `n_anomalies`, `offset`,
+            `class_offsets`, `class_found` (share of the images whose class is inferred rightly),
+            `image` (from `image_metrics`), `misses_at` (from `miss_rates`), `pixel` (from
+            `PixelMetrics`; None if no class has masks), `expected_false_alarm_rate`, `warnings`
+            (from `product_warnings`), and `notes` (list of str: what figures mean, and why some
+            are missing).
         """
-        data = self.data
-        is_anomaly, is_flagged = data.y == -1, np.array(self._thresholds) > 0
+        y, class_label = self.y, self.data.class_label[self._indices]
+        n_unreadable = len(self.data.y) - len(y)
+        is_anomaly, is_flagged = y == -1, np.array(self._thresholds) > 0
+        notes = _notes(is_anomaly, class_label, self.offset, self.class_offsets)
+        if n_unreadable:
+            notes.append(f"images that could not be read, and count nowhere: {n_unreadable}")
         return {
             "n_images": len(self._scores),
-            "n_anomalies": int(np.sum(data.y == -1)),
+            "n_unreadable": n_unreadable,
+            "n_anomalies": int(np.sum(is_anomaly)),
             "offset": self.offset,
             "class_offsets": self.class_offsets,
-            "class_found": float(np.mean(np.array(self._inferred) == data.class_label)),
-            "image": image_metrics(data.y, self._scores, data.class_label, offset=self._thresholds),
-            "misses_at": miss_rates(
-                data.y, self._scores, data.class_label, false_alarm_rates=_MISSES_AT
-            ),
-            "pixel": self._pixels.compute() if self.masked else None,
+            "class_found": float(np.mean(np.array(self._inferred) == class_label)),
+            "image": image_metrics(y, self._scores, class_label, offset=self._thresholds),
+            "misses_at": miss_rates(y, self._scores, class_label, false_alarm_rates=_MISSES_AT),
+            "pixel": self._pixels.compute() if self.masked.intersection(class_label) else None,
             "expected_false_alarm_rate": self.expected_rate,
             "warnings": product_warnings(
-                is_anomaly, is_flagged, data.class_label, self.expected_rate, self.own_rates
+                is_anomaly, is_flagged, class_label, self.expected_rate, self.own_rates
             ),
-            "notes": _notes(is_anomaly, data.class_label, self.offset, self.class_offsets),
+            "notes": notes,
         }
 
 

@@ -64,8 +64,8 @@ def inspect_files(
     ValueError or FileNotFoundError; with `skip_unreadable` it yields an Unreadable.
     """
     if not skip_unreadable:
-        # Names a missing file before the work.
-        ImageSource(paths, value_range=detector.model_.value_range)
+        with naming_files(paths):  # of a missing file before the work
+            ImageSource(paths, value_range=detector.model_.value_range)
     quiet = not sys.stderr.isatty()
     with tqdm(total=len(paths), desc="images", unit="image", disable=quiet) as bar:
         for first in range(0, len(paths), _CHUNK):

@@ -1,0 +1,51 @@
+"""What happens to commands in a factory: broken pictures, odd folders, places, edited files."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from small_pictures import draw, write
+
+from skhgad.command_line.main import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def said_by(capsys, status, *argv):
+    """Run a command, which must end with `status`; return what it printed."""
+    assert main([str(word) for word in argv]) == status
+    return capsys.readouterr()
+
+
+def test_a_broken_picture_stops_no_measurement(small_model, tmp_path, capsys):
+    rng, root = np.random.default_rng(2), tmp_path / "parts"
+    for i in range(3):
+        write(root / "stripe/test/good" / f"{i}.png", draw(rng, "stripe"))
+        write(root / "stripe/test/square" / f"{i}.png", draw(rng, "stripe", defect=True))
+    whole = said_by(capsys, 0, "evaluate", small_model, root, "--json", "-")
+    assert json.loads(whole.out)["n_images"] == 6
+    broken = [root / "stripe/test/good/0.png", root / "stripe/test/square/1.png"]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:60])
+    said = said_by(capsys, 3, "evaluate", small_model, root, "--json", tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert [figures[name] for name in ("n_images", "n_unreadable", "n_anomalies")] == [4, 2, 2]
+    assert figures["image"]["pooled"]["auroc"] == 1 and figures["class_found"] == 1
+    assert "count nowhere: 2" in said.out and "2 of 6 images could not be read" in said.err
+    assert all(f"skhgad: error: {path} cannot be read" in said.err for path in broken)
+    report = said_by(capsys, 3, "report", small_model, root, "--out", tmp_path / "out")
+    assert said.out in report.out
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert "count nowhere: 2" in page and "good/1.png" in page and "good/0.png" not in page
+    for path in root.rglob("*.png"):
+        path.write_text("no image")
+    assert said_by(capsys, 3, "evaluate", small_model, root).out == ""
+    assert not os.path.exists("-")
+
+
+def test_a_strict_run_names_files_as_the_user_does(small_model, tmp_path, capsys):
+    write(tmp_path / "a.png", draw(np.random.default_rng(2), "stripe"))
+    (tmp_path / "b.png").touch()
+    said = said_by(capsys, 2, "score", small_model, tmp_path, "--strict")
+    assert f"error: {tmp_path / 'b.png'} is an empty file" in said.err and "X" not in said.err
