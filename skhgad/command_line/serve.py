@@ -52,7 +52,7 @@ def add_options(commands):
         type=parse_positive,
         default=32,
         metavar="N",
-        help="images of a request (default: %(default)s)",
+        help="images of a request, never more than --max-waiting (default: %(default)s)",
     )
     command.add_argument(
         "--max-mib",
@@ -125,7 +125,9 @@ def build(args, token):
         drift_state=args.drift_state,
         warn=_warn,
     )
-    limits = Limits(args.max_images, args.max_mib << 20, args.max_megapixels * 1_000_000)
+    # More than may wait would be answered with 503 for ever.
+    n_images = min(args.max_images, args.max_waiting)
+    limits = Limits(n_images, args.max_mib << 20, args.max_megapixels * 1_000_000)
     hosts = ("localhost", "127.0.0.1", "[::1]") if args.host in _LOOPBACK else ("*",)
     return build_app(batcher, figures, limits=limits, token=token, hosts=hosts)
 
@@ -171,10 +173,15 @@ def _impatient():
     class Protocol(AutoHTTPProtocol):
         def connection_made(self, transport):
             super().connection_made(transport)
-            self.loop.call_later(SECONDS, self.end_if_silent)
+            self.loop.call_later(SECONDS, self.end_if_silent, None)
 
-        def end_if_silent(self):
-            if self.cycle is None:  # no headers yet; `BodyLimit` limits the rest
+        def on_response_complete(self):
+            self.loop.call_later(SECONDS, self.end_if_silent, self.cycle)
+            super().on_response_complete()
+
+        def end_if_silent(self, cycle):
+            # The headers of the request after `cycle` are not there; `BodyLimit` limits the rest.
+            if self.cycle is cycle and (cycle is None or cycle.response_complete):
                 self.transport.close()
 
     return Protocol

@@ -341,7 +341,7 @@ class DriftMonitor:
             state = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls.from_dict(state, detector)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{str(path)!r} cannot be used: {error}") from error
+            raise ValueError(f"{str(path)!r} cannot be used: {str(error).rstrip('.')}.") from error
 
     def _places(self) -> list[str | int]:
         labels = self.detector.classes_.tolist()

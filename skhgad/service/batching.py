@@ -1,5 +1,6 @@
 """One thread that scores what many requests wait for, as many images at a time as there are."""
 
+import os
 import queue
 import threading
 import time
@@ -183,7 +184,9 @@ class Batcher:
             except FileNotFoundError:
                 pass
             except ValueError as error:
-                self._warn(f"{error} Drift is watched from now on.")
+                kept = f"{self._drift_state}.unusable"
+                os.replace(self._drift_state, kept)
+                self._warn(f"{error} It is now {kept!r}, and drift is watched from now on.")
         return DriftMonitor(self.model.detector, **self._drift)
 
     def _save(self, *, now=False):

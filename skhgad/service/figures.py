@@ -73,13 +73,15 @@ class Figures:
 
 
 def _drift_lines(monitor):
-    evidence = [({"product": "any"}, monitor.evidence_)]
-    evidence += [({"product": str(k)}, value) for k, value in monitor.product_evidence_.items()]
+    products = [({"product": str(k)}, value) for k, value in monitor.product_evidence_.items()]
     alarm = [({}, int(monitor.alarm_ is not None))]
     return [
-        *_lines("skhgad_drift_evidence", "gauge", "Evidence of drift; 1 is none.", evidence),
+        *_lines("skhgad_drift_evidence", "gauge", "Evidence of drift; 1 is none.", [
+            ({}, monitor.evidence_)
+        ]),
+        *_lines("skhgad_product_drift_evidence", "gauge", "That of each product.", products),
         *_lines("skhgad_drift_alarm", "gauge", "Whether drift was found.", alarm),
-    ]
+    ]  # fmt: skip
 
 
 def _lines(name, kind, help_text, values):
@@ -95,4 +97,5 @@ def _line(name, labels, value):
 
 
 def _escaped(text):
+    text = text.encode("utf-8", "backslashreplace").decode()  # names may be no valid text
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

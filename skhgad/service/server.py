@@ -3,7 +3,9 @@
 import asyncio
 import hmac
 import io
+import json
 import os
+import re
 import tempfile
 import time
 from contextlib import asynccontextmanager
@@ -24,11 +26,18 @@ from ..report.findings import naming_files
 from ..text import printable
 from ..validation import label_of_text
 from ..version import installed_version
+from .answers import Drift, Health, Verdicts, problems
 from .batching import Overloaded
 from .body_limit import BodyLimit
 from .service_page import service_page
 
 _PATHS = {"/score", "/map", "/health", "/drift", "/metrics", "/openapi.json", "/docs"}
+_OPEN = {"/health", "/openapi.json", "/docs"}  # to all, without the token
+_HALVES = re.compile("[\ud800-\udfff]")
+_HOW_TO_SEND = (
+    "send each image as a file, in the field 'files' of multipart/form-data, such as "
+    "curl -F files=@picture.png."
+)
 _MOST_DECODING = 4  # images at once, because large ones take memory
 
 
@@ -60,7 +69,8 @@ def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
     figures : Figures
     limits : Limits, default=None
     token : str, default=None
-        Asked for by every path but /health, as ``Authorization: Bearer TOKEN``.
+        Asked for by every path but /health, /docs and /openapi.json, as ``Authorization: Bearer
+        TOKEN``.
     hosts : sequence of str
         Names by which the server may be asked, so that no web page can reach it by another name.
     """
@@ -78,23 +88,18 @@ def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
         docs_url=None,  # FastAPI's page loads its script from the internet
         redoc_url=None,
         lifespan=lifespan,
+        default_response_class=_JsonResponse,
     )
-
-    def check_token(request: Request):
-        given = request.headers.get("authorization", "")
-        if token is not None and not hmac.compare_digest(
-            given.encode(), f"Bearer {token}".encode()
-        ):
-            raise HTTPException(
-                401,
-                "send the header 'Authorization: Bearer TOKEN'.",
-                {"WWW-Authenticate": "Bearer"},
-            )
-
-    guarded = {"dependencies": [Depends(check_token)]}
     score = _Scoring(batcher, limits)
+    only_known = [Depends(_refuse_unknown)]
+    refusals = problems(400, 401, 408, 413, 422, 503)
 
-    @app.post("/score", summary="Score images", **guarded)
+    @app.post(
+        "/score",
+        summary="Score images",
+        dependencies=only_known,
+        responses={200: {"model": Verdicts}, **refusals},
+    )
     async def score_images(
         files: Annotated[list[UploadFile], File(description="one image, or several")],
         product: Annotated[str | None, Query(description="of all; inferred if not given")] = None,
@@ -102,7 +107,13 @@ def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
         """Return a verdict for each image, in order: the JSON of `skhgad score --jsonl`."""
         return {"images": [verdict.record for verdict, _ in await score(files, product)]}
 
-    @app.post("/map", summary="Draw the heat map of one image", response_class=Response, **guarded)
+    @app.post(
+        "/map",
+        summary="Draw the heat map of one image",
+        dependencies=only_known,
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}}}, **refusals},
+    )
     async def draw_map(
         files: Annotated[list[UploadFile], File(description="one image")],
         product: Annotated[str | None, Query(description="inferred if not given")] = None,
@@ -121,15 +132,23 @@ def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
         return Response(content, media_type="image/png", headers=headers)
 
     # Load balancers ask with HEAD. Uvicorn leaves out the body then.
-    @app.get("/health", summary="Whether the service works")
+    @app.get(
+        "/health",
+        summary="Whether the service works",
+        responses={200: {"model": Health}, **problems(503)},
+    )
     @app.head("/health", include_in_schema=False)
     async def health():
         if not batcher.is_alive:
             raise HTTPException(503, "the scoring thread has ended.")
         return {"status": "ok"}
 
-    @app.get("/drift", summary="The evidence of drift", **guarded)
-    @app.head("/drift", include_in_schema=False, **guarded)
+    @app.get(
+        "/drift",
+        summary="The evidence of drift",
+        responses={200: {"model": Drift}, **problems(401)},
+    )
+    @app.head("/drift", include_in_schema=False)
     async def drift():
         monitor = batcher.monitor
         alarm = monitor.alarm_
@@ -144,8 +163,13 @@ def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
             ],
         }
 
-    @app.get("/metrics", summary="Figures for Prometheus", **guarded)
-    @app.head("/metrics", include_in_schema=False, **guarded)
+    @app.get(
+        "/metrics",
+        summary="Figures for Prometheus",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}, **problems(401)},
+    )
+    @app.head("/metrics", include_in_schema=False)
     async def metrics():
         return PlainTextResponse(figures.text(batcher), media_type="text/plain; version=0.0.4")
 
@@ -156,17 +180,23 @@ def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
 
     @app.exception_handler(RequestValidationError)
     async def explain_validation(request, error):
-        details = "; ".join(
-            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
-        )
-        return JSONResponse({"detail": details}, 422)
+        # The product is text, whatever is sent: only the images can be wrong.
+        return JSONResponse({"detail": _HOW_TO_SEND}, 422)
 
     @app.middleware("http")
     async def count(request, call_next):
         start = time.perf_counter()
         status = 500
         try:
-            response = await call_next(request)
+            # Before the body is read: strangers must not fill the disk with images.
+            if request.url.path in _OPEN or _has_token(request, token):
+                response = await call_next(request)
+            else:
+                response = JSONResponse(
+                    {"detail": "send the header 'Authorization: Bearer TOKEN'."},
+                    401,
+                    {"WWW-Authenticate": "Bearer"},
+                )
             status = response.status_code
             return response
         finally:
@@ -176,6 +206,33 @@ def build_app(batcher, figures, *, limits=None, token=None, hosts=("*",)):
     app.add_middleware(BodyLimit, n_bytes=limits.n_bytes)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     return app
+
+
+class _JsonResponse(JSONResponse):
+    """JSON that all parsers take: half characters, as in names of Latin-1, become escapes."""
+
+    def render(self, content):
+        text = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        return _HALVES.sub(lambda half: rf"\\u{ord(half[0]):04x}", text).encode()
+
+
+def _has_token(request, token):
+    """Whether a request sends the token, or none is asked for."""
+    if token is None:
+        return True
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    is_right = hmac.compare_digest(given.strip().encode(), token.encode())
+    return is_right and scheme.lower() == "bearer"
+
+
+async def _refuse_unknown(request: Request):
+    """Refuse fields that would be passed over, such as a product in the form."""
+    unknown = [f"{name!r} in the query" for name in request.query_params if name != "product"]
+    unknown += [f"{name!r} in the form" for name in await request.form() if name != "files"]
+    if unknown:
+        raise HTTPException(
+            422, f"unknown: {', '.join(unknown)}. {_HOW_TO_SEND} The query may name the 'product'."
+        )
 
 
 def _header_text(label):

@@ -120,7 +120,8 @@ def test_health_metrics_drift_and_docs(client, rng):
         "skhgad_images_waiting 0",
         "skhgad_request_seconds_count ",
         "skhgad_drift_alarm 0",
-        'skhgad_drift_evidence{product="any"} ',
+        "skhgad_drift_evidence ",
+        'skhgad_product_drift_evidence{product="stripe"} ',
     ):
         assert f"\n{line}" in text
     drift = client.get("/drift").json()
