@@ -63,11 +63,11 @@ def chosen_roi(args, products):
         raise FileNotFoundError(f"--roi {args.roi!r} does not exist (from {os.getcwd()!r}).")
     if args.roi is None or not os.path.isdir(args.roi):
         return args.roi
-    from ..datasets.masks import IMAGE_ENDINGS
+    from ..datasets.folders import IMAGE_ENDINGS, is_junk
 
     found, names = {}, {str(product): product for product in products}
     for path in sorted(Path(args.roi).iterdir()):
-        if path.suffix.lower() not in IMAGE_ENDINGS:
+        if is_junk(path.name) or path.suffix.lower() not in IMAGE_ENDINGS:
             continue
         if path.stem not in names:
             raise ValueError(
@@ -338,7 +338,7 @@ def known_class(detector, name, option):
 def image_paths(arguments):
     """Return the images that `arguments` name, a list of str, and the folders among them.
 
-    Folders are searched whole, by name, except for hidden files and folders. An argument that does
+    Folders are searched whole, by name, except for what `is_junk`. An argument that does
     not exist raises FileNotFoundError, a folder without images ValueError, a folder in it that
     cannot be read OSError. Other files in a folder, and links to folders, which are not followed,
     raise a UserWarning.
@@ -380,16 +380,17 @@ def image_paths(arguments):
 
 
 def _below(folder):
-    """Return the files below a folder, and the links to folders, sorted; none that are hidden."""
+    """Return the files below a folder, and the links to folders, sorted; no junk."""
+    from ..datasets.folders import is_junk
 
     def refuse(error):
         raise error
 
     files, links = [], []
     for place, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not is_junk(name)]
         links += [path for path in (Path(place, name) for name in folders) if path.is_symlink()]
-        visible = (Path(place, name) for name in names if not name.startswith("."))
+        visible = (Path(place, name) for name in names if not is_junk(name))
         # A link that leads nowhere is an image that cannot be read; a pipe is none.
         files += [path for path in visible if path.is_file() or not path.exists()]
     return sorted(files), sorted(links)

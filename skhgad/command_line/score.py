@@ -264,7 +264,7 @@ def places_of(folder, option, ending, paths, image_folders):
                 f"{option} {str(folder)!r} lies in the folder of images {str(images)!r}, whose "
                 f"next scoring would take each {what} for an image: choose a place outside."
             )
-    absolute = [Path(path).absolute() for path in paths]
+    absolute = [Path(os.path.abspath(path)) for path in paths]  # ".." would lead out of `folder`
     common = os.path.commonpath([path.parent for path in absolute])
     places = [
         folder / path.relative_to(common).with_name(short_name(path.name, ending))

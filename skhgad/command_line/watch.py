@@ -16,7 +16,7 @@ from .arguments import (
     parse_seconds,
     product_of,
 )
-from .score_table import show
+from .score_table import STDOUT, show
 
 
 def add_options(commands):
@@ -80,6 +80,8 @@ def run(args):
 
     if not Path(args.folder).is_dir():
         raise FileNotFoundError(f"no folder at {args.folder!r}.")
+    if args.log == STDOUT:
+        raise ValueError("--log -: the log is a file, which watch reads when it starts.")
     check_file_place(args.log, "--log")
     model = HeldModel(args.model, lambda: watching_detector(args), warn)
     label = product_of(model.detector, args)
@@ -116,12 +118,17 @@ class _Report:
             warn(drift_text(self._alarm))
 
     def run(self, args):
-        self._show(self.watch.step(last=args.once))
+        self._look(args)
         while True:
             time.sleep(args.settle if args.once else args.interval)
-            self._show(self.watch.step(last=args.once))
+            self._look(args)
             if args.once:
                 return
+
+    def _look(self, args):
+        for records in self.watch.look(last=args.once):
+            self._show(records)
+        self._show([])
 
     def _show(self, records):
         for record in records:

@@ -31,8 +31,8 @@ def load_decisions(
     ----------
     files : str or Path, or sequence of these
         CSV files with the columns path, decision ("good" or "defect") and product; other columns
-        are not read. Of several decisions on an image the last one counts. Files that a spreadsheet
-        saved again, with semicolons or tabs, as UTF-16 or cp1252, are read, too.
+        and empty lines are not read. Of several decisions on an image the last one counts. Files
+        that a spreadsheet saved again, with semicolons or tabs, as UTF-16 or cp1252, are read, too.
 
     Returns
     -------
@@ -77,7 +77,18 @@ def load_decisions(
 
 
 def with_decisions(data: Bunch, decisions: Bunch) -> Bunch:
-    """Return a loader's Bunch with decisions added; they count where both have an image."""
+    """Return a loader's Bunch with decisions added; they count where both have an image.
+
+    ValueError is raised if a decision is on a product that the Bunch does not have: it is misspelt,
+    or a spreadsheet made 1 of 001, and would become a product of its own.
+    """
+    unknown = sorted(set(decisions.class_label.tolist()) - set(data.classes.tolist()))
+    if unknown:
+        image = decisions.images[decisions.class_label == unknown[0]][0]
+        raise ValueError(
+            f"a decision on {image!r} names the product {unknown[0]!r}, but the products to fit "
+            f"are {data.classes.tolist()}: correct it, or remove the line."
+        )
     decided = {os.path.abspath(image) for image in decisions.images}
     kept = np.array([os.path.abspath(image) not in decided for image in data.images], dtype=bool)
     fields = {name: np.concatenate([data[name][kept], decisions[name]]) for name in SAMPLE_FIELDS}
@@ -99,7 +110,9 @@ def _rows(path: Path) -> list[tuple[str, dict[str, str]]]:
                 f"{str(path)!r} has no column {missing[0]!r}: a file of decisions has the columns "
                 f"{', '.join(COLUMNS)}."
             )
-        return [(f"{str(path)!r}, line {reader.line_num}", row) for row in reader]
+        rows = [(f"{str(path)!r}, line {reader.line_num}", row) for row in reader]
+        # Spreadsheets keep lines that were emptied.
+        return [(place, row) for place, row in rows if any(row[name] for name in COLUMNS)]
     except csv.Error as error:
         raise ValueError(f"{str(path)!r} is no CSV file: {error}.") from error
 
@@ -116,6 +129,7 @@ def _text(content: bytes) -> str:
 
 def _sample(place: str, row: dict[str, str]) -> Sample:
     image, decision, product = (text_of_csv_cell(row[name] or "") for name in COLUMNS)
+    decision = decision.strip().lower()
     if decision not in (GOOD, DEFECT):
         raise ValueError(f"{place}: the decision {decision!r} is neither 'good' nor 'defect'.")
     if not product:

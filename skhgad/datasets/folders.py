@@ -164,11 +164,17 @@ def _warn_absent(layout: Layout, root: Path, present: list[str]) -> None:
         )
 
 
+def is_junk(name: str) -> bool:
+    """Tell whether a file or folder is hidden, or what systems put beside the user's own.
+
+    Such as the thumbnails that a Synology keeps in folders @eaDir.
+    """
+    return name.startswith(".") or name.lower() in _JUNK
+
+
 def entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the folders and the files of `folder`, sorted, without known junk."""
-    entries = sorted(
-        e for e in folder.iterdir() if not e.name.startswith(".") and e.name.lower() not in _JUNK
-    )
+    entries = sorted(e for e in folder.iterdir() if not is_junk(e.name))
     files = [e for e in entries if not e.is_dir() and not _is_document(e.name)]
     return [e for e in entries if e.is_dir()], files
 

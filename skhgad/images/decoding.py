@@ -110,7 +110,8 @@ def _load(image: Image.Image, name: str) -> bool:
     with _errors_naming(name):
         n_frames = getattr(image, "n_frames", 1)
         is_reduced = _is_reduced(image)  # before loading, which clears the raw mode
-    if n_frames > 1:
+    # The first of an MPO, a JPEG of phones, is the picture; previews and gain maps follow.
+    if n_frames > 1 and image.format != "MPO":
         raise ValueError(
             f"{name} has {n_frames} frames or pages; save the one to use as a file of its own, "
             "or pass it as an array."

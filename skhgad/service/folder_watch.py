@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
-from ..datasets.masks import IMAGE_ENDINGS
+from ..datasets.folders import IMAGE_ENDINGS, is_junk
 from ..images.appearance import STATISTICS
 from ..monitor import DriftMonitor
 from ..report.findings import Unreadable, observed_findings
@@ -71,26 +71,33 @@ class FolderWatch:
         self._begin_monitor()
 
     def step(self, *, last=False):
-        """Look once; score and log what is ready.
+        """Do what `look` does; return all new records of the log, a list of dict."""
+        return [record for records in self.look(last=last) for record in records]
+
+    def look(self, *, last=False):
+        """Look once; score and log what is ready, by a model that is replaced meanwhile, too.
 
         `last` says that no other look follows soon: the age of a file then tells whether it is
         still being written.
 
-        Returns
-        -------
+        Yields
+        ------
         list of dict
-            The new records of the log.
+            New records of the log, once they are in it.
         """
-        if self.model.refresh():
-            self._begin_monitor()
-        now, records = time.monotonic(), []
+        self._refresh()
+        now = time.monotonic()
         present = self._present()
         self._first_seen = {version: self._first_seen.get(version, now) for version in present}
         ready = [v for v, since in self._first_seen.items() if now - since >= self.settle]
         ready.sort(key=lambda version: (version.mtime_ns, version.file))
         for first in range(0, len(ready), _CHUNK):
-            records += self._score(ready[first : first + _CHUNK], now, last)
-        return records
+            yield self._score(ready[first : first + _CHUNK], now, last)
+            self._refresh()
+
+    def _refresh(self):
+        if self.model.refresh():
+            self._begin_monitor()
 
     def _present(self):
         """Return the Version of each image file that is not in the log yet."""
@@ -98,9 +105,9 @@ class FolderWatch:
         for folder, names, files in os.walk(self.folder, onerror=self._note_unreadable):
             if folder == str(self.folder):
                 self._note_unmounted(is_empty=not names and not files)
-            names[:] = [name for name in names if not name.startswith(".")]
+            names[:] = [name for name in names if not is_junk(name)]
             for name in files:
-                if name.startswith(".") or Path(name).suffix.lower() not in IMAGE_ENDINGS:
+                if is_junk(name) or Path(name).suffix.lower() not in IMAGE_ENDINGS:
                     continue
                 version = self._version(Path(folder, name))
                 if version is not None and version not in self._done:

@@ -27,8 +27,8 @@ class VerdictLog:
     Raises
     ------
     ValueError
-        If another process has it open, it holds a line, not the last, that is no record, or it is
-        no log: what it holds does not begin as a record does.
+        If it is no regular file, another process has it open, it holds a line, not the last, that
+        is no record, or it is no log: what it holds does not begin as a record does.
     OSError
 
     Attributes
@@ -41,6 +41,8 @@ class VerdictLog:
         self.path = Path(path)
         self._keep = keep
         is_new = not self.path.exists()
+        if not is_new and not self.path.is_file():  # /dev/full can be read for ever
+            raise ValueError(f"the log {str(self.path)!r} is no regular file: give another name.")
         self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         try:
             self._lock()

@@ -49,3 +49,45 @@ def test_a_strict_run_names_files_as_the_user_does(small_model, tmp_path, capsys
     (tmp_path / "b.png").touch()
     said = said_by(capsys, 2, "score", small_model, tmp_path, "--strict")
     assert f"error: {tmp_path / 'b.png'} is an empty file" in said.err and "X" not in said.err
+
+
+def test_maps_of_paths_that_lead_upwards_stay_in_their_folder(
+    small_model, tmp_path, capsys, monkeypatch
+):
+    rng = np.random.default_rng(2)
+    for name in ("new/a.png", "old/b.png"):
+        write(tmp_path / name, draw(rng, "stripe"))
+    monkeypatch.chdir(tmp_path / "new")
+    names = ["a.png", "../old/b.png"]
+    said_by(capsys, 0, "score", small_model, *names, "--maps", "../out", "--masks", "../out")
+    files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")]
+    assert sorted(files) == [
+        "new/a.png", "old/b.png", "out/new/a.png.png", "out/new/a.png_mask.png",
+        "out/old/b.png.png", "out/old/b.png_mask.png",
+    ]  # fmt: skip
+
+
+def test_thumbnails_of_systems_are_no_pictures_of_the_user(small_model, tmp_path, capsys):
+    pixels, folder = draw(np.random.default_rng(2), "stripe"), tmp_path / "in"
+    names = ["a.png", "@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/a.png", "._a.png"]
+    for name in names:
+        write(folder / name, pixels)
+    (folder / "Thumbs.db").write_bytes(b"x")
+    said = said_by(capsys, 0, "score", small_model, folder)
+    assert "of 1 images" in said.err and "warning" not in said.err
+    log = tmp_path / "log.jsonl"
+    said_by(capsys, 0, "watch", small_model, folder, "--log", log, "--once", "--settle", "0")
+    assert [json.loads(line)["file"] for line in log.read_text().splitlines()] == ["a.png"]
+    for name in ("stripe.png", "._stripe.png"):
+        write(tmp_path / "roi" / name, np.full(pixels.shape[:2], 255, np.uint8))
+    said_by(capsys, 0, "score", small_model, folder, "--roi", tmp_path / "roi")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_log_is_a_regular_file(small_model, tmp_path, capsys, monkeypatch):
+    write(tmp_path / "in/a.png", draw(np.random.default_rng(2), "stripe"))
+    monkeypatch.chdir(tmp_path)
+    for log, reason in (("/dev/full", "no regular file"), ("-", "the log is a file")):
+        said = said_by(capsys, 2, "watch", small_model, "in", "--log", log, "--once")
+        assert reason in said.err
+    assert os.listdir(tmp_path) == ["in"]

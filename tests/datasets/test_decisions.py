@@ -19,7 +19,7 @@ def test_the_last_decision_counts_and_joins_the_folder(tmp_path):
     file = decisions(
         tmp_path / "one.csv",
         f"{new}/c.png,defect,lid,-3",
-        f"{new}/d.png,defect,'=cap,-9",
+        f"{new}/d.png,defect,'=lid,-9",
         f"{tmp_path}/lid/b.png,defect,lid,-4",
     )
     more = decisions(tmp_path / "two.csv", f"{new}/c.png,good,lid,-3")
@@ -28,11 +28,19 @@ def test_the_last_decision_counts_and_joins_the_folder(tmp_path):
     assert found == {
         f"{new}/c.png": "lid", f"{new}/d.png": "-1", f"{tmp_path}/lid/b.png": "-1",
     }  # fmt: skip
-    assert set(data.classes) == {"lid", "=cap"} and set(data.split) == {"train"}
-    joined = with_decisions(load_folder(tmp_path / "lid"), data)
-    assert sorted(zip(joined.images, joined.target, strict=True)) == sorted(
-        [(f"{tmp_path}/lid/a.png", "lid"), *found.items()]
-    )
+    assert set(data.classes) == {"lid", "=lid"} and set(data.split) == {"train"}
+    write(tmp_path, ["parts/=lid/e.png", "parts/lid/f.png"])
+    joined = with_decisions(load_folder(tmp_path / "parts"), data)
+    own = {f"{tmp_path}/parts/=lid/e.png": "=lid", f"{tmp_path}/parts/lid/f.png": "lid"}
+    assert dict(zip(joined.images, joined.target, strict=True)) == own | found
+    with pytest.raises(ValueError, match=r"d\.png' names the product '=lid', but .*\['lid'\]"):
+        with_decisions(load_folder(tmp_path / "lid"), data)  # it would be a second product
+    joined = with_decisions(load_folder(tmp_path / "lid"), load_decisions(more))
+    lid = {f"{tmp_path}/lid/{name}.png": "lid" for name in "ab"}
+    assert dict(zip(joined.images, joined.target, strict=True)) == lid | {f"{new}/c.png": "lid"}
+    decided = decisions(tmp_path / "three.csv", f"{tmp_path}/lid/b.png,defect,lid,-4")
+    joined = with_decisions(load_folder(tmp_path / "lid"), load_decisions(decided))
+    assert joined.target.tolist() == ["lid", "-1"]  # which counts where both have an image
     assert np.unique(joined.split).tolist() == ["train"]
 
 
@@ -66,7 +74,11 @@ def test_files_that_hold_no_decisions_are_refused(tmp_path):
 )
 def test_what_a_spreadsheet_saved_again_is_read(separator, encoding, tmp_path):
     write(tmp_path, ["müll/a.png"])
-    lines = ["path", "decision", "product"], [f"{tmp_path}/müll/a.png", "good", "müll"]
+    lines = (
+        ["path", "decision", "product"],
+        [f"{tmp_path}/müll/a.png", "Good ", "müll"],
+        ["", "", ""],  # a line that was emptied
+    )
     text = "".join(separator.join(line) + "\r\n" for line in lines)
     (tmp_path / "decisions.csv").write_bytes(text.encode(encoding))
     data = load_decisions(tmp_path / "decisions.csv")

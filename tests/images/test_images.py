@@ -426,6 +426,14 @@ def test_animated_files_name_their_frame_count(tmp_path):
     np.testing.assert_array_equal(read_one(still)[0, 0], [255, 0, 0])
 
 
+def test_the_first_picture_of_a_phone_s_file_is_the_picture(tmp_path):
+    picture, preview = Image.fromarray(PICTURE), Image.new("RGB", (4, 4))
+    alone = save(tmp_path / "alone.jpg", picture)
+    both = tmp_path / "both.jpg"
+    picture.save(both, format="MPO", save_all=True, append_images=[preview])
+    np.testing.assert_array_equal(read_one(both), read_one(alone))
+
+
 def test_broken_files_are_named(tmp_path):
     whole = save(tmp_path / "whole.png", Image.fromarray(PICTURE)).read_bytes()
     cut = tmp_path / "cut.png"

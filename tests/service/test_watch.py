@@ -93,6 +93,21 @@ def test_half_written_files_are_waited_for(model, rng, tmp_path):
     assert len(records_of(log)) == 3
 
 
+def test_of_many_files_each_chunk_is_told_and_a_new_model_goes_on(model, rng, tmp_path):
+    own, folder = shutil.copytree(model, tmp_path / "model"), tmp_path / "in"
+    for i in range(20):
+        write(folder / f"{i:02}.png", draw(rng, "checker"))
+    held = HeldModel(str(own), lambda: HGADDetector.load(own), print)
+    with VerdictLog(tmp_path / "log.jsonl") as log:
+        watched = FolderWatch(folder, held, log, settle=0.0, patience=60.0, drift={})
+        looks = watched.look()
+        assert [record["class"] for record in next(looks)] == ["checker"] * 16
+        other = HGADDetector(image_size=32, image_scales=(1,), random_state=0)
+        other.fit([draw(rng, "checker") for _ in range(8)], ["lid"] * 8).save(own)
+        assert [record["class"] for record in next(looks)] == ["lid"] * 4
+        assert next(looks, None) is None and watched.monitor.n_seen_ == 4
+
+
 def test_a_folder_that_vanishes_is_told_and_waited_for(model, rng, tmp_path, capsys):
     folder, log = tmp_path / "in", tmp_path / "log.jsonl"
     write(folder / "a.png", draw(rng, "stripe"))
