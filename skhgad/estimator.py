@@ -725,7 +725,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         joins them, whatever `validation_fraction` is, unless that is 0. The scales of its class,
         p-values and certificate follow. With ``contamination="auto"``, and unless it was changed
         after `fit`, `offset_` is computed again from all calibration samples; `class_offsets_`
-        stays. Give fresh normals: ones that were given to `fit` would count twice.
+        stays. Pictures that look in all figures like one that the model knows are left out with a
+        warning. Give fresh vectors: ones that were given to `fit` would count twice.
 
         Images are seen as at `fit`, in its regions of interest, padding or tiles. Where the
         positions inside differ from image to image, the old ones are taken to lie like the new.

@@ -53,7 +53,7 @@ def run(args):
         changes = detector.update(images, label, roi=roi, return_changes=True)
     model.save()
     print(
-        f"{len(images)} more normal images of {printable(label)}\n{changes_text(changes)}\n"
+        f"{len(images)} normal images of {printable(label)}\n{changes_text(changes)}\n"
         f"model: {printable(Path(model.place).resolve())}"
     )
 

@@ -26,7 +26,7 @@ from .recalibrate import recalibrate
 from .recipe import Recipe
 from .samples import LabelledSamples
 from .schedule import training_plan
-from .warn import warn_of_another_product, warn_of_far_cells
+from .warn import warn_of_another_product, warn_of_far_cells, warn_of_known_pictures
 
 
 def update(detector, X, y, roi=None):
@@ -45,6 +45,9 @@ def update(detector, X, y, roi=None):
         kept = kept.joined(X[is_kept], codes[is_kept])
     masks = product_masks(roi, len(X), fitted.classes, takes_images=fitted.takes_images)
     X = fitted.observed(X) if fitted.takes_images else X
+    if fitted.appearances is not None:
+        codes = _without_known(X, codes, fitted.appearances)
+        normal = np.flatnonzero(codes >= 0)
     far = _far_cells(fitted, X, codes)
     names = getattr(detector, "feature_names_in_", None)
     warn_of_far_cells(X, far, names)
@@ -65,6 +68,28 @@ def update(detector, X, y, roi=None):
     if fitted.takes_images:
         changed.appearances = appearances_of(X.appearance, codes, fitted.appearances)
     return {"model_": changed, "offset_": threshold_after(detector, calibration)}
+
+
+def _without_known(X, codes, appearances):
+    """Return codes with -1 for pictures that the model knows, or that are given twice.
+
+    A picture that counts twice is typical of itself, and makes all others look unusual.
+    """
+    known = set(zip(appearances.codes.tolist(), map(tuple, appearances.x.tolist()), strict=True))
+    again = []
+    for row in np.flatnonzero(codes >= 0).tolist():
+        X.read(row)  # notes how it looks
+        picture = int(codes[row]), tuple(X.appearance[row].tolist())
+        if picture in known:
+            again.append(row)
+        known.add(picture)
+    if again:
+        warn_of_known_pictures(X.name(again[0]), len(again), len(X))
+    codes = codes.copy()
+    codes[again] = -1
+    if not (codes >= 0).any():
+        raise ValueError("update needs new normal pictures: the model knows all that are given.")
+    return codes
 
 
 def can_fit_anew(fitted):

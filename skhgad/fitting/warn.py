@@ -291,6 +291,16 @@ def _warn(text):
     warnings.warn(text, UserWarning, stacklevel=5)
 
 
+def warn_of_known_pictures(name, n_known, n_pictures):
+    """Warn that new pictures, such as one of this name, are left out."""
+    warnings.warn(
+        f"{n_known} of {n_pictures} pictures, such as {name}, are left out: the model knows "
+        "them, or they are given twice.",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
 def warn_of_another_product(codes, inferred, classes):
     """Warn if nearly all new normals of a class are taken for another one.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -91,3 +92,19 @@ def test_a_log_is_a_regular_file(small_model, tmp_path, capsys, monkeypatch):
         said = said_by(capsys, 2, "watch", small_model, "in", "--log", log, "--once")
         assert reason in said.err
     assert os.listdir(tmp_path) == ["in"]
+
+
+def test_pictures_that_a_model_knows_do_not_count_twice(small_model, tmp_path, capsys):
+    """A folder of false alarms that grows is given to `update` again and again."""
+    rng, folder = np.random.default_rng(8), tmp_path / "stripe"
+    model, again = tmp_path / "model", tmp_path / "again"
+    for i in range(8):
+        write(folder / f"{i}.png", draw(rng, "stripe"))
+    options = ["--class", "stripe", "--out"]
+    said_by(capsys, 0, "update", small_model, folder, *options, model)
+    said = said_by(capsys, 2, "update", model, folder, *options, again)
+    assert f"8 of 8 pictures, such as X[0] ({folder / '0.png'}), are left out" in said.err
+    assert "the model knows all" in said.err and not again.exists()
+    write(folder / "8.png", draw(rng, "stripe"))
+    said = said_by(capsys, 0, "update", model, folder, *options, again)
+    assert "8 of 9 pictures" in said.err and re.search(r"stripe +20 -> 21", said.out)

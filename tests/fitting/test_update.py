@@ -222,7 +222,7 @@ def test_saved_and_pickled_models_are_updated_alike(make, closed, closed_images,
     expected.save(tmp_path / "second")
     again = HGADDetector.load(tmp_path / "second", **backbone)
     np.testing.assert_array_equal(again.score_samples(X), expected.score_samples(X))
-    again.update(more, "nut").add_class(make(["clip"], seed=4)[0], "clip")
+    again.update(make(["nut"], n=12, seed=8)[0], "nut").add_class(make(["clip"], seed=4)[0], "clip")
     again.update(make(["clip"], n=5, seed=6)[0], "clip").forget("bolt")
     assert again.classes_.tolist() == ["clip", "nut"]
 

@@ -132,7 +132,7 @@ def test_a_mask_leaves_with_its_product(one_thread):
     fresh, names = products(8, 3)
     mine = names == "stripes"
     before = detector.score_samples(fresh[mine], class_labels=names[mine])
-    detector.update(X[y == "checks"], "checks").forget("checks")
+    detector.update(fresh[~mine], "checks").forget("checks")
     roi = detector.model_.roi
     assert (roi.of_class, len(roi.masks), len(roi.names)) == ((0,), 1, 1)
     np.testing.assert_array_equal(roi.masks[0], MASK.T)
