@@ -104,7 +104,7 @@ class ChangedModel:
 
         self.place = args.model if args.out is None else args.out
         self._model = args.model
-        check_model_place(self.place, "--out")
+        check_model_place(self.place, "MODEL" if args.out is None else "--out")
         self._read = file_signature(args.model)
         self.detector, self._of_fit = load_detector(args)
 

@@ -48,8 +48,9 @@ def main(argv=None):
     SIGTERM and SIGHUP raise SystemExit with 128 and their number, once what is half written is
     removed. Argparse raises it, too: 0 after ``--help`` and ``--version``, 2 for wrong usage.
     """
-    if sys.stdout is None:  # closed by the caller, as of some services
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, as of some services
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
         # The terminal's encoding may lack characters of file names.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from small_pictures import draw, write
 
+from skhgad import HGADDetector
 from skhgad.command_line.main import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -108,3 +109,13 @@ def test_pictures_that_a_model_knows_do_not_count_twice(small_model, tmp_path, c
     write(folder / "8.png", draw(rng, "stripe"))
     said = said_by(capsys, 0, "update", model, folder, *options, again)
     assert "8 of 9 pictures" in said.err and re.search(r"stripe +20 -> 21", said.out)
+
+
+def test_no_product_is_chosen_for_a_picture_of_none(small_model, tmp_path, capsys):
+    rng, model, folder = np.random.default_rng(8), tmp_path / "model", tmp_path / "in"
+    HGADDetector.load(small_model).set_params(unknown_rate=0.3).save(model)
+    write(folder / "noise.png", rng.integers(0, 256, (32, 32, 3), np.uint8))
+    said_by(capsys, 0, "review", model, folder, "--out", tmp_path / "out")
+    page = (tmp_path / "out/review.html").read_text(encoding="utf-8")
+    chosen = re.findall(r"<option( value=\"\")? selected>(\w+)", page)
+    assert chosen == [(' value=""', "choose")]  # a browser would take the first product

@@ -94,7 +94,10 @@ def test_links_that_lead_nowhere_are_rows_of_errors(small_model, picture, tmp_pa
     assert recognise(picture.parent) is None
 
 
-def test_a_closed_standard_output_is_no_error(small_model, picture, tmp_path, monkeypatch):
+def test_closed_standard_output_and_errors_are_no_error(
+    small_model, picture, tmp_path, monkeypatch
+):
     monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
     assert status_of("score", small_model, picture, "--csv", tmp_path / "out.csv") == 0
     assert "a.png" in (tmp_path / "out.csv").read_text()
