@@ -116,7 +116,7 @@ def build_parser():
         description="Find anomalies in images of many product classes with one model.",
         epilog="Exit status: 0 done (also when anomalies are found); 1 the work failed, or "
         "anomalies were found (score --fail-on-anomaly); 2 wrong usage or unusable input; 3 some "
-        "images could not be read, the others were; 130 interrupted; "
+        "images could not be read, the others were; 130 interrupted; 141 nobody reads the output; "
         "143 and 129 ended by SIGTERM and SIGHUP.",
     )
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="show the version")

@@ -131,6 +131,7 @@ def check_report_place(out, folder, name, mark):
 
 def is_labelled(folder):
     """Return whether a folder has test/ or <class>/test/, or is a published data set."""
+    from ..datasets.folders import entries
     from ..datasets.recognition import recognise
 
     folder = Path(folder)
@@ -138,6 +139,6 @@ def is_labelled(folder):
         raise FileNotFoundError(f"no folder at {str(folder)!r} (from {os.getcwd()!r}).")
     return (
         (folder / "test").is_dir()
-        or any((child / "test").is_dir() for child in folder.iterdir() if child.is_dir())
+        or any((child / "test").is_dir() for child in entries(folder)[0])
         or recognise(folder) is not None
     )

@@ -141,8 +141,15 @@ def check_mask(
 
 
 def verify_mask(image: str | os.PathLike[str], mask: str | os.PathLike[str]) -> None:
-    """Raise ValueError unless an image and its mask have the same displayed size."""
-    image_size, mask_size = _displayed_size(image), _displayed_size(mask)
+    """Raise ValueError unless an image and its mask have the same displayed size.
+
+    An image that cannot be read has none: who reads it hears why.
+    """
+    mask_size = _displayed_size(mask)
+    try:
+        image_size = _displayed_size(image)
+    except ValueError:
+        return
     if image_size != mask_size:
         raise ValueError(
             f"mask {mask} has (height, width) {mask_size}, its image {image} has {image_size}. "

@@ -18,6 +18,7 @@ from ..estimator import HGADDetector
 from ..monitor.drift import fingerprint
 from ..report.findings import findings_of
 from ..report.verdicts import verdict_record
+from ..text import printable
 from .backends import Backend
 from .verdict_log import VerdictLog
 
@@ -230,10 +231,11 @@ def records_of(job: Job, paths: Sequence[str]) -> list[dict[str, Any]]:
     stats = [_size_and_time(file) for file in files]
     findings = findings_of(detector, files, job.class_label, reasons=True, roi=job.roi)
     records = [verdict_record(finding, detector) for finding in findings]
-    return [
-        {**record, "path": path, "size": size, "mtime_ns": time, "model": job.identity}
-        for record, path, (size, time) in zip(records, paths, stats, strict=True)
-    ]
+    for record, file, path, (size, time) in zip(records, files, paths, stats, strict=True):
+        if record["error"] is not None:  # names the file as it was given
+            record["error"] = record["error"].replace(printable(file), printable(path))
+        record.update(path=path, size=size, mtime_ns=time, model=job.identity)
+    return records
 
 
 def _detector_of(job: Job) -> HGADDetector:

@@ -10,6 +10,7 @@ from small_pictures import draw, write
 
 from skhgad import HGADDetector
 from skhgad.command_line.main import main
+from skhgad.command_line.report import is_labelled
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,14 +26,18 @@ def test_a_broken_picture_stops_no_measurement(small_model, tmp_path, capsys):
     for i in range(3):
         write(root / "stripe/test/good" / f"{i}.png", draw(rng, "stripe"))
         write(root / "stripe/test/square" / f"{i}.png", draw(rng, "stripe", defect=True))
+        mask = np.zeros((32, 32), np.uint8)
+        mask[10:20, 10:20] = 255
+        write(root / "stripe/ground_truth/square" / f"{i}_mask.png", mask)
     whole = said_by(capsys, 0, "evaluate", small_model, root, "--json", "-")
     assert json.loads(whole.out)["n_images"] == 6
     broken = [root / "stripe/test/good/0.png", root / "stripe/test/square/1.png"]
     for path in broken:
-        path.write_bytes(path.read_bytes()[:60])
+        path.write_bytes(path.read_bytes()[:9])
     said = said_by(capsys, 3, "evaluate", small_model, root, "--json", tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert [figures[name] for name in ("n_images", "n_unreadable", "n_anomalies")] == [4, 2, 2]
+    assert figures["pixel"]["pooled"]["auroc"] > 0.5
     assert figures["image"]["pooled"]["auroc"] == 1 and figures["class_found"] == 1
     assert "count nowhere: 2" in said.out and "2 of 6 images could not be read" in said.err
     assert all(f"skhgad: error: {path} cannot be read" in said.err for path in broken)
@@ -42,6 +47,8 @@ def test_a_broken_picture_stops_no_measurement(small_model, tmp_path, capsys):
     assert "count nowhere: 2" in page and "good/1.png" in page and "good/0.png" not in page
     for path in root.rglob("*.png"):
         path.write_text("no image")
+    for path in (root / "stripe/ground_truth").rglob("*.png"):
+        write(path, mask)
     assert said_by(capsys, 3, "evaluate", small_model, root).out == ""
     assert not os.path.exists("-")
 
@@ -119,3 +126,10 @@ def test_no_product_is_chosen_for_a_picture_of_none(small_model, tmp_path, capsy
     page = (tmp_path / "out/review.html").read_text(encoding="utf-8")
     chosen = re.findall(r"<option( value=\"\")? selected>(\w+)", page)
     assert chosen == [(' value=""', "choose")]  # a browser would take the first product
+
+
+def test_a_hidden_folder_does_not_make_pictures_labelled_ones(tmp_path):
+    for name in ("line/a.png", ".old/test/good/a.png"):
+        write(tmp_path / name, np.zeros((8, 8, 3), np.uint8))
+    assert not is_labelled(tmp_path)
+    assert is_labelled(tmp_path / ".old")

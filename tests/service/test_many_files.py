@@ -198,8 +198,10 @@ def score(*words):
 
 
 def test_the_command_prints_and_writes_what_it_does_without_backend(
-    small_model, folder, tmp_path, capsys
+    small_model, folder, tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.chdir(folder.parent)
+    folder = folder.name  # a relative path
     plain, many, out = (tmp_path / name for name in ("plain.csv", "many.csv", "out.jsonl"))
     assert main(["score", str(small_model), str(folder), "--csv", str(plain)]) == 3
     printed = capsys.readouterr()
