@@ -136,7 +136,7 @@ def read_token(args):
     """Return the token, or None on loopback; ValueError if one is needed and there is none."""
     token = os.environ.get(TOKEN_VARIABLE)
     if args.token_file is not None:
-        token = Path(args.token_file).read_text(encoding="utf-8")
+        token = Path(args.token_file).read_text(encoding="utf-8", errors="replace")
     token = None if token is None else token.strip()
     if token is not None and (not token or not token.isascii() or not token.isprintable()):
         raise ValueError("the token is empty, or holds characters that no header can.")
@@ -192,7 +192,12 @@ def _announcing(base, config, args):
 
     class Server(base):
         async def startup(self, sockets=None):
-            await super().startup(sockets=sockets)
+            try:
+                await super().startup(sockets=sockets)
+            except SystemExit:  # with the status of images that cannot be read; why is logged
+                raise OSError(
+                    f"--host {args.host!r} --port {args.port}: cannot listen there."
+                ) from None
             for one in self.servers if self.started else ():
                 for socket in one.sockets:
                     port = socket.getsockname()[1]

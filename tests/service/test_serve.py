@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -233,9 +234,14 @@ def test_other_machines_need_a_token(model, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("SKHGAD_TOKEN", raising=False)
     assert main(["serve", str(model), "--host", "0.0.0.0"]) == 2
     assert "a token is needed" in capsys.readouterr().err
-    (tmp_path / "token").write_text("\n")
     argv = ["serve", str(model), "--token-file", str(tmp_path / "token")]
-    assert main(argv) == 2 and "the token is empty" in capsys.readouterr().err
+    for content in (b"\n", "secret".encode("utf-16")):
+        (tmp_path / "token").write_bytes(content)
+        assert main(argv) == 2 and "the token is empty" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", str(model), "--port", port]) == 2
+    assert f"--port {port}: cannot listen there" in capsys.readouterr().err
     assert main(["serve", str(tmp_path / "no")]) == 2
     assert "no model folder" in capsys.readouterr().err
 
