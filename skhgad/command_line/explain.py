@@ -77,8 +77,9 @@ def explanation_text(path, explanation, threshold):
     row, column = explanation.peak_position
     lines = [
         f"{printable(path)}: {verdict}, taken for the product {printable(explanation.class_label)}",
-        f"  Its score {explanation.score:.4g} is {side} the threshold {threshold:.4g}. About "
-        f"{100 * explanation.p_value:.3g} % of normal pictures of this product score as low.",
+        f"  Its score {explanation.score:.4g} is {side} the threshold {threshold:.4g}. At "
+        f"most about {100 * explanation.p_value:.3g} % of normal pictures of this product score as "
+        "low.",
         f"  It is most unusual at row {row}, column {column}, where {cause(explanation)}.",
         *_region_lines(explanation),
     ]

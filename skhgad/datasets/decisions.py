@@ -67,7 +67,7 @@ def load_decisions(
     for path in map(Path, paths):
         for place, row in _rows(path):
             sample = _sample(place, row)
-            name = os.path.abspath(sample.image)
+            name = os.path.realpath(sample.image)
             samples.pop(name, None)
             samples[name] = sample
     if not samples:
@@ -89,8 +89,8 @@ def with_decisions(data: Bunch, decisions: Bunch) -> Bunch:
             f"a decision on {image!r} names the product {unknown[0]!r}, but the products to fit "
             f"are {data.classes.tolist()}: correct it, or remove the line."
         )
-    decided = {os.path.abspath(image) for image in decisions.images}
-    kept = np.array([os.path.abspath(image) not in decided for image in data.images], dtype=bool)
+    decided = {os.path.realpath(image) for image in decisions.images}
+    kept = np.array([os.path.realpath(image) not in decided for image in data.images], dtype=bool)
     fields = {name: np.concatenate([data[name][kept], decisions[name]]) for name in SAMPLE_FIELDS}
     return Bunch(**{**data, **fields, "classes": np.unique(fields["class_label"])})
 

@@ -691,7 +691,7 @@ def test_explain_in_words_and_as_json(products, model, detector, tmp_path, capsy
         ]
         assert record["term"] == expected.term and record["level"] == expected.level
     assert f"{images[0]}: an anomaly, taken for the product stripe" in said
-    assert f"below the threshold {detector.offset_:.4g}" in said
+    assert f"below the threshold {detector.offset_:.4g}. At most about " in said
     top, left, bottom, right = records[0]["regions"][0]["box"]
     assert f"rows {top} to {bottom - 1}, columns {left} to {right - 1}: " in said
     row, column = records[0]["peak_position"]

@@ -84,3 +84,17 @@ def test_what_a_spreadsheet_saved_again_is_read(separator, encoding, tmp_path):
     data = load_decisions(tmp_path / "decisions.csv")
     assert data.images.tolist() == [f"{tmp_path}/müll/a.png"]
     assert data.target.tolist() == ["müll"]
+
+
+def test_a_picture_is_the_same_by_another_path(tmp_path):
+    write(tmp_path, ["disk/lid/a.png", "disk/lid/b.png"])
+    (tmp_path / "share").symlink_to(tmp_path / "disk")
+    file = decisions(
+        tmp_path / "d.csv",
+        f"{tmp_path}/share/lid/a.png,good,lid,1",
+        f"{tmp_path}/disk/lid/a.png,defect,lid,1",
+    )
+    data = load_decisions(file)
+    assert data.target.tolist() == ["-1"]
+    joined = with_decisions(load_folder(tmp_path / "share/lid"), data)
+    assert joined.target.tolist() == ["lid", "-1"]  # not normal and a defect at once
