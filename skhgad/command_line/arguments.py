@@ -22,7 +22,11 @@ def add_machine_options(command):
     """Add ``--device`` and ``--n-jobs``."""
     command.add_argument("--device", help="auto, cpu, cuda, cuda:1, mps ... (default: auto)")
     command.add_argument(
-        "--n-jobs", type=int, metavar="N", help="threads that decode images, -1 = all (default: 1)"
+        "--n-jobs",
+        type=int,
+        metavar="N",
+        help="threads that decode images and that compute, -1 = one for each core (default: one "
+        "decodes, as many as torch uses compute)",
     )
 
 
