@@ -360,15 +360,15 @@ class ScoringModel(nn.Module):
         likelihood, entropy, peaks, frame = None, None, None, evidence.frame
         is_product = self.normalization == "exponential"
         if self.criterion != "entropy":
-            ratios = self.likelihood_ratios(evidence)
-            terms = self._likelihood_terms(ratios, evidence.codes, frame)
-            likelihood = torch.stack([self._blur(term, frame) for term in terms])
+            if is_product:
+                maps = self._published_terms(evidence)
+            else:
+                values = self.standardized_ratios(evidence)
+                maps = [self._on_grid(level, i, frame) for i, level in enumerate(values)]
+            likelihood = torch.stack([self._blur(level, frame) for level in maps])
             is_one_map = self.map_size != (1, 1) and (frame is None or not frame.is_stitched)
             if is_one_map and not is_product:
-                own = [
-                    self._own_peaks(self.standardized(ratio, i, evidence.codes, frame), i, frame)
-                    for i, ratio in enumerate(ratios)
-                ]
+                own = [self._own_peaks(level, i, frame) for i, level in enumerate(values)]
                 peaks = torch.maximum(torch.stack(own), likelihood.amax((2, 3)))
         if self.criterion != "likelihood":
             entropy = self._entropy_map(evidence.entropies, evidence.codes, frame)
@@ -424,17 +424,12 @@ class ScoringModel(nn.Module):
         normality = (value - location[level, codes, None]).clamp_max(0).exp()
         return self._on_grid(normality, level, frame)
 
-    def _likelihood_terms(self, ratios, codes, frame=None):
-        """Return what each level adds to the likelihood map."""
-        if self.normalization == "exponential":
-            location = self.likelihood_location
-            return [
-                1 - self._normality(value, location, i, codes, frame)
-                for i, value in enumerate(ratios)
-            ]
+    def _published_terms(self, evidence):
+        """Return 1 - normality of each level on the grid."""
+        codes, frame, location = evidence.codes, evidence.frame, self.likelihood_location
+        ratios = self.likelihood_ratios(evidence)
         return [
-            self._on_grid(self.standardized(value, i, codes, frame), i, frame)
-            for i, value in enumerate(ratios)
+            1 - self._normality(ratio, location, i, codes, frame) for i, ratio in enumerate(ratios)
         ]
 
     def standardized_ratios(self, evidence):

@@ -210,15 +210,13 @@ def test_positions_are_compared_with_the_same_position_of_normals():
     torch.manual_seed(0)
     fit_normalizers(model, [evidence_of(torch.arange(3).repeat(600))])
     fresh = evidence_of(codes)
-    peaks = model._likelihood_terms(fresh.likelihoods, codes)[0].amax((1, 2))
+    peaks = model.standardized_ratios(fresh)[0].amax(1)
     assert peaks[codes == 1].median() < 2 * peaks[codes == 0].median()
     without = evidence_of(torch.ones_like(codes))
     without.likelihoods[0] -= unlikely.flatten()  # twice as unlikely as normal
-    anomalous = model._likelihood_terms(without.likelihoods, without.codes)[0]
-    assert anomalous.amax((1, 2)).min() > 3 * peaks[codes == 1].max()
-    assert (
-        anomalous.flatten(1).argmax(1) == model._on_grid(unlikely.view(1, -1), 0).argmax()
-    ).all()
+    anomalous = model.standardized_ratios(without)[0]
+    assert anomalous.amax(1).min() > 3 * peaks[codes == 1].max()
+    assert (anomalous.argmax(1) == unlikely.argmax()).all()
 
 
 @torch.no_grad()
