@@ -249,6 +249,15 @@ def test_the_file_of_a_very_wide_table_is_small(tmp_path, dtype, n_bytes):
     np.testing.assert_array_equal(loaded.model_.kept.x, X)
 
 
+def test_a_table_with_one_feature_more_than_rows_is_saved(tmp_path):
+    """The axes that the rows span and the length of the rest are as many as the features."""
+    X = wide_table(20, 21)
+    detector = HGADDetector(random_state=0).fit(X)
+    detector.save(tmp_path / "model")
+    stored = HGADDetector.load(tmp_path / "model")
+    np.testing.assert_array_equal(stored.score_samples(X), detector.score_samples(X))
+
+
 def test_a_wide_table_is_decomposed_once_in_all_its_width(monkeypatch):
     widths, svd = [], torch.linalg.svd
 

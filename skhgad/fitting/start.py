@@ -153,7 +153,11 @@ def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=
             start = start_of_vectors(samples, shrinkage, generator.initial_seed(), powers)
         else:
             start = whitened_start(samples, MAP_SHRINKAGE if shrinkage == "auto" else shrinkage)
-        shape = {"n_axes": start.n_axes, "n_blocks": None if is_trained else 0}
+        shape = {
+            "n_axes": start.n_axes,
+            "has_rest": start.has_rest,
+            "n_blocks": None if is_trained else 0,
+        }
     level = empty_level(
         parameters, samples.n_features, map_shape, samples.n_classes, generator, **shape
     )

@@ -92,14 +92,14 @@ class LinearStart(nn.Module):
         return x if self.powers is None else self.powers.inverse(x)
 
 
-def identity_start(n_features, n_axes=None):
+def identity_start(n_features, n_seen=None):
     """Return a start that changes nothing: the flow sees the raw features.
 
-    With fewer `n_axes` than features it sees the first of them and the length of the others.
+    With `n_seen` it sees so many of them, and the length of the others.
     """
-    if n_axes in (None, n_features):
+    if n_seen is None:
         return LinearStart(torch.zeros(n_features), torch.eye(n_features))
-    return LinearStart(torch.zeros(n_features), torch.eye(n_features, n_axes - 1), 1.0)
+    return LinearStart(torch.zeros(n_features), torch.eye(n_features, n_seen), 1.0)
 
 
 class ConditionalFlow(nn.Module):

@@ -158,13 +158,15 @@ def empty_level(
     *,
     n_blocks=None,
     n_axes=None,
+    has_rest=False,
     has_means=True,
 ):
     """Create an untrained level from its shapes alone; its start is the identity.
 
     `map_shape` is (height, width). `n_blocks` None = that of the parameters. `n_axes` is the number
-    of latent features, None = `n_features`; see `LinearStart`. `has_means` False: the class means
-    are zero, because stored ones take their place.
+    of latent features, None = `n_features`, and `has_rest` tells whether the last one is a length;
+    see `LinearStart`. `has_means` False: the class means are zero, because stored ones take their
+    place.
     """
     generator = torch.Generator() if generator is None else generator
     n_axes = n_features if n_axes is None else n_axes
@@ -188,7 +190,8 @@ def empty_level(
         offset_scale=parameters["center_scale"],
         generator=generator,
     )
-    return LevelModel(identity_start(n_features, n_axes).float(), flow, mixture, map_shape)
+    start = identity_start(n_features, n_axes - 1 if has_rest else None)
+    return LevelModel(start.float(), flow, mixture, map_shape)
 
 
 def prior_components(parameters):

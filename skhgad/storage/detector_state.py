@@ -186,7 +186,7 @@ def _empty_model(parameters, level_shapes, n_classes, extractor, stored):
         sizes = level_sizes(stored, index)
         level = empty_level(
             parameters, n_features, tuple(shape), n_classes,
-            n_blocks=sizes.n_blocks, n_axes=sizes.n_axes, has_means=False,
+            n_blocks=sizes.n_blocks, n_axes=sizes.n_axes, has_rest=sizes.has_rest, has_means=False,
         )  # fmt: skip
         if f"levels.{index}.start.powers.units" in stored:
             level.start.powers = FeaturePowers.identity(n_features)

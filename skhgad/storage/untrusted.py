@@ -164,6 +164,7 @@ class LevelSizes(NamedTuple):
     """Sizes of a level that fit decided: read from the stored tensors."""
 
     n_axes: int
+    has_rest: bool  # whether the last axis is the length of what the others leave out
     n_blocks: int
     n_centers: int
     n_whiteners: int
@@ -182,6 +183,7 @@ def level_sizes(tensors, index):
     n_sets = len(tensors.get(prefix + "nearest.axes", ()))
     return LevelSizes(
         tensors[prefix + "mixture.means"].shape[1],
+        prefix + "start.rest_scale" in tensors,
         len(tensors[prefix + "flow.blocks.hidden_weight"]),
         n_centers,
         n_whiteners,
@@ -322,10 +324,9 @@ def _tensor_shapes(parameters, shape, n_classes, sizes):
     n_conditions = parameters["position_channels"] if height * width > 1 else 0
     n_passive = n_axes - n_axes // 2
     n_hidden = max(1, round(parameters["hidden_ratio"] * (n_passive + n_conditions)))
-    has_rest = n_axes < n_features
     shapes = {
         "flow.blocks.hidden_weight": (sizes.n_blocks, n_hidden, n_passive),
-        "start.matrix": (n_features, n_axes - has_rest),
+        "start.matrix": (n_features, n_axes - sizes.has_rest),
         "mixture.means": (n_classes, n_axes),
         "mixture.center_logits": (n_classes, prior_components(parameters)),
         "mixture.offsets": (n_classes, prior_components(parameters) - 1, n_axes),
