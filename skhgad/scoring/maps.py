@@ -79,5 +79,6 @@ def added(parts, inside=None, peaks=None):
         n_inside = inside.sum((1, 2), keepdim=True)
         mean = (total * inside).sum((1, 2), keepdim=True) / n_inside
     lacking = peaks.sum(0)[:, None, None] - peak
-    height = ((total - mean) / (peak - mean)).clamp(0, 1)
+    rise = torch.where(peak > mean, peak - mean, 1)  # in a flat map, 0 / 0 would spoil gradients
+    height = ((total - mean) / rise).clamp(0, 1)
     return total + lacking * torch.where(total >= peak, torch.ones_like(total), height)

@@ -51,6 +51,16 @@ def unit_vectors(level):
     return torch.eye(level.n_features, dtype=level.start.mean.dtype)[None]
 
 
+def test_shares_of_likelihood_and_entropy_add_up():
+    rng = np.random.default_rng(0)
+    X = np.concatenate([gaussian(rng, 60), gaussian(rng, 60) + 3])
+    detector = HGADDetector(criterion="likelihood_entropy", random_state=0)
+    detector.fit(X, ["a"] * 60 + ["b"] * 60)
+    for found in detector.explain([[1.5, 1.5, 1.5], [4.0, 0.0, 9.0]]):
+        shares = sum(found.contributions.values())
+        assert shares == pytest.approx(found.base_score - found.score, rel=1e-2)  # a quadrature
+
+
 def test_the_odd_feature_has_the_largest_share(detector):
     X = pd.DataFrame([[0.0, 0.0, 40.0], [9.0, 9.0, 0.0]], columns=NAMES)
     heavy, long = detector.explain(X)
