@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from scipy import sparse
+from sklearn import config_context
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.validation import check_array, validate_data
 
@@ -42,6 +43,7 @@ _ANOMALY = (-1, "-1")
 _MAX_LISTED = 20
 _SMALLEST_RATE = 1e-9  # the samples that promise less cannot be counted
 _MISSING = ("NAType", "NaTType")  # of pandas, which is no dependency
+_TIMES = ("date", "time", "duration", "period")  # dtypes of NumPy, pandas, polars and pyarrow
 _KINDS_OF_X = (
     "feature vectors (n_samples, n_features); images as an array (n, height, width) or "
     "(n, height, width, channels); or a list of file paths, PIL images or image arrays"
@@ -73,7 +75,7 @@ def check_X(X, *, value_range=None, estimator=None, reset=False, n_channels=3):
     Raises
     ------
     TypeError
-        X is none of these, a single path or image, sparse, or holds None.
+        X is none of these, a single path or image, sparse, or holds None or times.
     ValueError
         Empty input, vectors mixed with images, rows of different lengths; as
         `sklearn.utils.check_array` for vectors and as `ImageSource` for images.
@@ -106,29 +108,67 @@ def check_X(X, *, value_range=None, estimator=None, reset=False, n_channels=3):
         return source
     if np.ma.is_masked(X):
         raise ValueError("X has masked values; fill them, e.g. with X.filled(0).")
-    try:
-        if estimator is None:
-            return check_array(X, dtype=np.float64, input_name="X")
-        return validate_data(estimator, X, dtype=np.float64, reset=reset)
-    except (TypeError, ValueError) as error:
-        name, value = _no_number(X)
-        if name is None or "NaN" in str(error):
-            raise
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(
-            f"X[{name!r}] holds {str(value)!r}, which is no number: encode the column, e.g. by "
-            "sklearn.preprocessing.OneHotEncoder, or leave it out."
-        ) from error
+    _refuse_columns(X)
+    with config_context(array_api_dispatch=False):  # a Tensor becomes an array
+        try:
+            if estimator is None:
+                return check_array(X, dtype=np.float64, input_name="X")
+            return validate_data(estimator, X, dtype=np.float64, reset=reset)
+        except (TypeError, ValueError) as error:
+            if any(text in str(error) for text in ("contains NaN", "contains infinity")):
+                raise ValueError(_not_finite(X)) from error
+            name, value = _no_number(X)
+            if name is None:
+                raise
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(
+                f"X[{name!r}] holds {str(value)!r}, which is no number: encode the column, e.g. "
+                "by sklearn.preprocessing.OneHotEncoder, or leave it out."
+            ) from error
+
+
+def _column_names(X):
+    """Return the names of the columns of a DataFrame or pyarrow.Table; else an empty list."""
+    return list(X.column_names if hasattr(X, "column_names") else getattr(X, "columns", ()))
+
+
+def _refuse_columns(X):
+    """Refuse times, which NumPy would take for numbers, and the sparse columns of pandas."""
+    names, types = [f"X[{name!r}]" for name in _column_names(X)], ()
+    if names:
+        types = X.dtypes if hasattr(X, "dtypes") else X.schema.types
+    elif hasattr(X, "dtype"):
+        names, types = ["X"], [X.dtype]
+    for name, kind in zip(names, map(str, types), strict=True):
+        if kind.lower().startswith(_TIMES):
+            raise TypeError(
+                f"{name} holds times ({kind}), and no numbers: pass e.g. the hours since a start, "
+                "or leave them out."
+            )
+        if kind.startswith("Sparse"):
+            raise TypeError(f"{name} is sparse ({kind}): pass X.astype(float).")
+
+
+def _not_finite(X):
+    """Return what to say of X, of which a cell is NaN or infinite."""
+    values = check_array(X, dtype=np.float64, ensure_all_finite=False)
+    rows, columns = np.nonzero(~np.isfinite(values))
+    value, names = values[rows[0], columns[0]], _column_names(X)
+    column = repr(names[columns[0]]) if names else columns[0]
+    kind = "NaN" if np.isnan(value) else "infinity or a value too large for float64"
+    return (
+        f"Input X contains {kind}: X[{rows[0]}, {column}] is {value} (cells that are not finite: "
+        f"{len(rows)}). Impute them, e.g. by sklearn.impute.SimpleImputer in a pipeline, or leave "
+        "out their rows."
+    )
 
 
 def _no_number(X):
     """Return name and value of the first cell of a DataFrame that is no number, or two None."""
-    for name in getattr(X, "columns", ()):
+    for name in _column_names(X):
         values = np.asarray(X[name])
         if values.ndim != 1 or values.dtype.kind in "biufc":
             continue
-        if values.dtype.kind in "mM" and len(values):
-            return name, values[0]
         for value in values.tolist():
             try:
                 float(value)
@@ -154,7 +194,8 @@ def check_scored_X(X: Any, estimator: Any, *, takes_images: bool) -> Any:
         seen, given = (
             ("images", "feature vectors") if takes_images else ("feature vectors", "images")
         )
-        raise ValueError(f"X holds {given}, but this detector was fitted on {seen}.")
+        hint = " A single grey image is X[None]." if takes_images else ""
+        raise ValueError(f"X holds {given}, but this detector was fitted on {seen}.{hint}")
     return X
 
 
@@ -290,7 +331,7 @@ def check_y(y, n_samples):
     kept = [label for label in labels if label not in _ANOMALY]
     if not kept:
         raise ValueError(
-            f"y marks all {n_samples} samples as known anomalies (-1); fit needs normal samples."
+            f"y marks all {n_samples} samples as known anomalies (-1); at least one must be normal."
         )
     is_str = [isinstance(label, str) for label in kept]
     if any(is_str) and not all(is_str):
@@ -412,7 +453,7 @@ def _read_labels(labels, name, n_samples):
 
 def _read_label(value, name):
     if isinstance(value, str):
-        return str(value)
+        return str.__str__(value)  # of an Enum with str values the value, as NumPy takes it
     if isinstance(value, (bool, np.bool_)):
         raise TypeError(
             f"{name} is {value}, a bool; labels name product classes (str or int). If True marks "

@@ -1,9 +1,14 @@
 """What X may be, how y becomes codes, and which messages say otherwise."""
 
+from enum import Enum
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy import sparse
+from sklearn import config_context
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import DataConversionWarning
 
@@ -227,16 +232,68 @@ def test_a_column_that_holds_no_numbers_is_named():
     frame = pandas.DataFrame(VECTORS, columns=["a", "b", "c"])
     n = len(frame)
     columns = {
-        "u": (ValueError, ["u"] * n),
-        "v": (ValueError, pandas.Categorical(["v"] * n)),
-        "2020-01-01": (TypeError, pandas.date_range("2020", periods=n)),
-        "": (TypeError, pandas.to_timedelta([2] * n, unit="D")),
+        "'u', which is no number": (ValueError, ["u"] * n),
+        "'v', which is no number": (ValueError, pandas.Categorical(["v"] * n)),
+        "times .datetime64": (TypeError, pandas.date_range("2020", periods=n)),
+        "times .timedelta64": (TypeError, pandas.to_timedelta([2] * n, unit="D")),
+        "times .period": (TypeError, pandas.period_range("2020", periods=n, freq="D")),
     }
     for text, (kind, column) in columns.items():
-        with pytest.raises(kind, match=rf"X\['k'\] holds '{text}.*, which is no number"):
+        with pytest.raises(kind, match=rf"X\['k'\] holds {text}"):
             check_X(frame.assign(k=column))
-    with pytest.raises(ValueError, match="NaN"):
-        check_X(frame.assign(k=pandas.array([None] * n, dtype="Float64")))
+    for times in (pandas.date_range("2020", periods=n), pandas.to_timedelta([2] * n, unit="D")):
+        with pytest.raises(TypeError, match=r"X\['k'\] holds times"):  # alone they become numbers
+            check_X(pandas.DataFrame({"k": times}))
+    with pytest.raises(TypeError, match=r"X\['k'\] is sparse"):
+        check_X(frame.assign(k=pandas.arrays.SparseArray([1.0] * n)))
+    with pytest.raises(TypeError, match=r"X holds times \(datetime64\[D\]\)"):
+        check_X(np.array([["2020-01-01"]] * n, dtype="datetime64[D]"))
+
+
+def test_a_cell_that_is_not_finite_is_named():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(VECTORS, columns=["a", "b", "c"])
+    holes = pandas.array([1, None], dtype="Float64")
+    with pytest.raises(ValueError, match=r"X contains NaN: X\[1, 'k'\] is nan.*Impute"):
+        check_X(frame.assign(k=holes))
+    with pytest.raises(ValueError, match=r"X contains infinity.*: X\[1, 2\] is -inf"):
+        check_X([[1, 2, 3], [4, 5, -np.inf]])
+
+
+class Table:
+    """A table as pyarrow has it."""
+
+    column_names = ("a", "b")
+    schema = SimpleNamespace(types=("double", "string"))
+    shape = (2, 2)
+    columns = ((1.0, 2.0), ("u", "v"))
+
+    def __getitem__(self, name):
+        return self.columns[self.column_names.index(name)]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(list(zip(*self.columns, strict=True)), dtype=object).astype(dtype)
+
+
+def test_a_column_of_a_table_of_another_library_is_named():
+    with pytest.raises(ValueError, match=r"X\['b'\] holds 'u', which is no number"):
+        check_X(Table())
+
+
+def test_tensors_where_scikit_learn_dispatches_by_array(monkeypatch):
+    pytest.importorskip("sklearn.externals.array_api_compat")
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")
+    with config_context(array_api_dispatch=True):
+        found = check_X(torch.tensor(VECTORS))
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_array_equal(found, VECTORS)
+
+
+def test_labels_of_an_enum_are_its_values():
+    product = Enum("Product", {"BOLT": "bolt", "NUT": "nut"}, type=str)
+    codes, classes = check_y([product.NUT, product.BOLT], 2)
+    assert classes.tolist() == ["bolt", "nut"] and codes.tolist() == [1, 0]
+    assert check_class_labels([product.NUT, "bolt"], classes, 2).tolist() == [1, 0]
 
 
 def test_pandas_labels():

@@ -29,6 +29,8 @@ def _plain(name):
     return re.sub(r"[\W_]", "", unicodedata.normalize("NFKD", str(name))).casefold()
 
 
+_MARK = re.compile(r"\s*-1(\.0*)?\s*")  # what becomes of -1 in texts and tables
+
 # Plain words in English, German, French, Spanish, Italian, Dutch, Chinese and Japanese.
 _DEFECT_NAMES = frozenset(map(_plain, """
     abnormal anomalies anomalous anomaly bad broken damaged defect defective defects fail failed
@@ -58,6 +60,13 @@ def warn_of_labels(classes, *, marks_anomalies):
     and 1 are products then.
     """
     names = classes.tolist()
+    marks = [name for name in names if isinstance(name, str) and _MARK.fullmatch(name)]
+    if marks:
+        _warn(
+            f"y names the classes {marks}, which fit takes for products whose samples are normal: "
+            f"only -1 and '-1' mark known anomalies. If these do, pass "
+            f"np.where(np.isin(y, {marks}), '-1', y)."
+        )
     if [str(name) for name in names] == ["0", "1"]:
         if not marks_anomalies:
             zero, one = map(repr, names)

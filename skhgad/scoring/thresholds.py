@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +68,17 @@ def class_scores(fitted: FittedModel, label: Any) -> NDArray[np.float64]:
 def offsets_by_code(
     offset: float, class_offsets: Mapping[Any, float], classes: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """Return the threshold of each class of `classes`: its own or the common one, `offset`."""
-    return np.array([class_offsets.get(label, offset) for label in classes.tolist()])
+    """Return the threshold of each class of `classes`: its own or the common one, `offset`.
+
+    Raises ValueError unless they are finite: users may set them.
+    """
+    labels = classes.tolist()
+    found = np.array([class_offsets.get(label, offset) for label in labels], dtype=np.float64)
+    for label, value in zip(labels, found.tolist(), strict=True):
+        if not math.isfinite(value):
+            name = f"class_offsets_[{label!r}]" if label in class_offsets else "offset_"
+            raise ValueError(f"{name} is {value}: set a finite number, or call set_threshold.")
+    return found
 
 
 def offset_of(detector: Any, label: Any = None) -> float:

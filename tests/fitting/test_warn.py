@@ -89,6 +89,12 @@ def test_good_in_other_languages_and_what_is_beside_it():
         assert f"beside ['{good}']" in str(caught[0].message)
 
 
+@pytest.mark.parametrize("mark", ["-1.0", " -1", "-1 "])
+def test_what_looks_like_the_mark_of_anomalies_is_named(mark):
+    (found,) = fit_warnings(vectors(200), ["bolt"] * 100 + [mark] * 100)
+    assert repr(mark) in found and "mark known anomalies" in found
+
+
 def test_products_and_good_alone_are_no_defects():
     assert fit_warnings(vectors(200), ["bottle"] * 100 + ["badge"] * 100) == []
     assert fit_warnings(vectors(100), ["good"] * 100) == []
