@@ -77,7 +77,8 @@ class DriftMonitor:
     Parameters
     ----------
     detector : HGADDetector
-        Fitted.
+        Fitted. After `fit`, `update`, `add_class` or `forget` its scores are others: that takes a
+        new monitor. `set_threshold` changes nothing here.
     false_alarm_probability : float in (0, 1), default=0.01
         Of ever raising an alarm over the whole stream, however long, without drift.
     defect_rate : float in [0, 1), default=0.03
@@ -87,8 +88,8 @@ class DriftMonitor:
         line whose pictures differ a little from those of the fit from the first day.
     classes_given : bool, default=False
         Whether the products of all samples will be given, not inferred.
-    random_state : int, default=0
-        Puts equal scores in random order.
+    random_state : int or None, default=0
+        Puts equal scores in random order. None: another order in each monitor.
 
     Attributes
     ----------
@@ -149,7 +150,7 @@ class DriftMonitor:
         defect_rate: float = 0.03,
         burn_in: int = 0,
         classes_given: bool = False,
-        random_state: int = 0,
+        random_state: int | None = 0,
     ) -> None:
         check_is_fitted(detector)
         check_rate(false_alarm_probability, "false_alarm_probability")
@@ -159,14 +160,19 @@ class DriftMonitor:
             raise TypeError(f"burn_in must be an int, got {burn_in!r}.")
         if burn_in < 0:
             raise ValueError(f"burn_in must be at least 0, got {burn_in!r}.")
+        if random_state is not None and not isinstance(random_state, int | np.integer):
+            raise TypeError(f"random_state must be an int or None, got {random_state!r}.")
+        if random_state is not None and random_state < 0:
+            raise ValueError(f"random_state must be at least 0, got {random_state!r}.")
         check_products(detector)
         self.detector = detector
+        self._model = detector.model_  # with whose calibration scores all others are compared
         # NumPy's numbers are none of JSON's.
         self.false_alarm_probability = float(false_alarm_probability)
         self.defect_rate = float(defect_rate)
         self.burn_in = int(burn_in)
-        self.classes_given = classes_given
-        self.random_state = random_state
+        self.classes_given = bool(classes_given)
+        self.random_state = None if random_state is None else int(random_state)
         self._generator = np.random.default_rng(random_state)
         self._streams = {SCORE: self._stream(_references(detector.model_, classes_given))}
         if detector.model_.takes_images:
@@ -191,7 +197,14 @@ class DriftMonitor:
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If `class_labels` are missing or not expected, or the detector was fitted, updated or
+            extended since. Also as `HGADDetector.score_samples`. Nothing is taken then.
         """
+        self._require_same_model()
         if (class_labels is not None) != self.classes_given:
             raise ValueError(
                 f"class_labels are {'missing' if self.classes_given else 'given'}, but the monitor "
@@ -228,8 +241,10 @@ class DriftMonitor:
         Raises
         ------
         ValueError
-            If a score is not finite, or there is another number of labels. Nothing is taken then.
+            If a score is not finite, there is another number of labels, or the detector was
+            fitted, updated or extended since. Nothing is taken then.
         """
+        self._require_same_model()
         values = np.asarray(scores, dtype=np.float64)
         labels = np.asarray(class_labels)
         if values.ndim != 1 or labels.shape != values.shape:
@@ -277,7 +292,11 @@ class DriftMonitor:
         return np.array(self._history, dtype=np.float64).reshape(-1, 2)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the whole state as plain values, ready for JSON."""
+        """Return the whole state as plain values, ready for JSON.
+
+        Raises ValueError if the detector was fitted, updated or extended since.
+        """
+        self._require_same_model()
         labels = list(self._burnt)
         return {
             "format": FORMAT,
@@ -343,8 +362,15 @@ class DriftMonitor:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{str(path)!r} cannot be used: {str(error).rstrip('.')}.") from error
 
+    def _require_same_model(self) -> None:
+        if self.detector.model_ is not self._model:
+            raise ValueError(
+                "the detector has changed (fit, update, add_class or forget) since this monitor "
+                "was made, and its scores are not comparable: begin with a new monitor."
+            )
+
     def _places(self) -> list[str | int]:
-        labels = self.detector.classes_.tolist()
+        labels = self._model.classes.tolist()
         return labels if len(labels) == 1 else [*labels, ALL]
 
     def _stream(

@@ -195,7 +195,13 @@ def test_a_damaged_state_is_refused_not_half_taken(detector, tmp_path):
 
 
 def test_a_state_is_a_copy_and_numbers_of_numpy_can_be_saved(detector, tmp_path):
-    monitor = DriftMonitor(detector, burn_in=np.int64(1), false_alarm_probability=np.float32(0.25))
+    monitor = DriftMonitor(
+        detector,
+        burn_in=np.int64(1),
+        false_alarm_probability=np.float32(0.25),
+        classes_given=np.bool_(True),
+        random_state=np.int64(3),
+    )
     state = monitor.to_dict()
     monitor.update_scores([0.0], ["bolt"])
     assert state["history"] == []
@@ -306,6 +312,32 @@ def test_what_cannot_be_used_is_named(detector):
     for wrong in (2.5, float("nan"), "3"):
         with pytest.raises(TypeError, match="burn_in must be an int"):
             DriftMonitor(detector, burn_in=wrong)
+    for wrong in (np.random.default_rng(0), 1.0, "3"):
+        with pytest.raises(TypeError, match="random_state must be an int or None"):
+            DriftMonitor(detector, random_state=wrong)
+    with pytest.raises(ValueError, match="random_state must be at least 0"):
+        DriftMonitor(detector, random_state=-1)
+
+
+@pytest.mark.parametrize("change", ["update", "add_class", "forget"])
+def test_a_detector_that_has_changed_needs_a_new_monitor(detector, tmp_path, change):
+    X, changed = normals(np.random.default_rng(0), 20), copy.deepcopy(detector)
+    monitor = DriftMonitor(changed).update(X)
+    changed.set_threshold(false_alarm_rate=0.2)  # scores stay
+    assert monitor.update(X).n_seen_ == 40
+    if change == "forget":
+        changed.forget("nut")
+    else:
+        getattr(changed, change)(X - 20, "bolt" if change == "update" else "washer")
+    for call in (
+        lambda: monitor.update(X),
+        lambda: monitor.update_scores([0.0], ["bolt"]),
+        lambda: monitor.save(tmp_path / "drift.json"),
+    ):
+        with pytest.raises(ValueError, match="detector has changed.*new monitor"):
+            call()
+    assert set(monitor.product_evidence_) == {"bolt", "nut", "all products"}
+    assert monitor.n_seen_ == 40 and DriftMonitor(changed).update(X).n_seen_ == 20
 
 
 def test_a_long_history_is_thinned(detector, monkeypatch):
