@@ -50,8 +50,8 @@ class Explanation(NamedTuple):
     contributions : dict of str or int to float, or None
         What each feature of a vector adds to its anomaly score, by name where the fit saw names,
         else by number, the largest first; None for images. They add up to ``base_score - score``,
-        exactly where the class is one Gaussian, no flow was trained and no known anomalies correct
-        the class. A feature may take away.
+        exactly where the class is one Gaussian, the fit saw no fewer samples than features, no flow
+        was trained and no known anomalies correct the class. A feature may take away.
     base_score : float or None
         Score of the center of the class from which the contributions are counted; None for images.
     """

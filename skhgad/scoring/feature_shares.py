@@ -109,7 +109,10 @@ def _anomaly(model: Any, points: torch.Tensor, code: int) -> torch.Tensor:
 
 @torch.no_grad()
 def _center(level: Any, x: torch.Tensor, code: int) -> torch.Tensor:
-    """Return the center of a class that is most responsible for a vector, as raw features."""
+    """Return the center of a class that is most responsible for a vector, as raw features.
+
+    Where a center is a length in some directions, the point of that length nearest the vector.
+    """
     z, _ = level.latent(x[None, None])
     if level.densities is None:
         centers = level.mixture.centers()[code].reshape(-1, z.shape[-1])
@@ -118,4 +121,4 @@ def _center(level: Any, x: torch.Tensor, code: int) -> torch.Tensor:
         centers = level.densities.centers_of(code)
         chosen = level.densities.center_posterior(z[0, 0], code).argmax()
     latent = centers[chosen][None, None]
-    return level.start.inverse(level.flow.inverse(latent))[0, 0]
+    return level.start.inverse(level.flow.inverse(latent), near=x[None, None])[0, 0]

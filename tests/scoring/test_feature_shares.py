@@ -61,6 +61,22 @@ def test_shares_of_likelihood_and_entropy_add_up():
         assert shares == pytest.approx(found.base_score - found.score, rel=1e-2)  # a quadrature
 
 
+def test_the_center_of_a_class_of_a_wide_table_is_its_mean():
+    """It lies outside of what the rows less their means span."""
+    rng = np.random.default_rng(0)
+    bolts, nuts = rng.normal(size=(20, 60)), rng.normal(size=(20, 60)) + 5
+    X, y = np.concatenate([bolts, nuts]), ["bolt"] * 20 + ["nut"] * 20
+    detector = HGADDetector(n_components=1, random_state=0).fit(X, y)
+    odd = bolts.mean(0)
+    odd[7] += 20
+    (found,) = detector.explain(odd[None])
+    (of_mean,) = detector.score_samples(bolts.mean(0)[None], class_labels="bolt")
+    assert found.base_score == pytest.approx(of_mean, rel=1e-3)
+    assert next(iter(found.contributions)) == 7
+    whole = found.base_score - found.score
+    assert sum(found.contributions.values()) == pytest.approx(whole, rel=1e-3)  # a quadrature
+
+
 def test_the_odd_feature_has_the_largest_share(detector):
     X = pd.DataFrame([[0.0, 0.0, 40.0], [9.0, 9.0, 0.0]], columns=NAMES)
     heavy, long = detector.explain(X)
