@@ -459,7 +459,7 @@ def _read_label(value, name):
             f"{name} is {value}, a bool; labels name product classes (str or int). If True marks "
             "anomalies, pass np.where(y, -1, 1)."
         )
-    if value is None or type(value).__name__ in _MISSING or value != value:
+    if _is_missing(value):
         raise ValueError(f"Input {name} contains NaN or None; give every sample a label.")
     if isinstance(value, Real):
         if math.isinf(value):
@@ -475,6 +475,10 @@ def _read_label(value, name):
     raise TypeError(f"{name} is {value!r:.80} ({type(value).__name__}); labels must be str or int.")
 
 
+def _is_missing(value):
+    return value is None or type(value).__name__ in _MISSING or value != value
+
+
 def is_integer(value: object) -> bool:
     """Tell whether a value is an integer of Python or NumPy."""
     return isinstance(value, Integral)
@@ -488,8 +492,8 @@ def marks_anomaly(label: Any) -> bool:
 def check_anomaly_labels(y: ArrayLike) -> NDArray[np.bool_]:
     """Return a bool array, True where `y` marks an anomaly.
 
-    Raises ValueError if `y` is not 1-D, is empty or holds fractions, and TypeError if it is
-    boolean.
+    Raises ValueError if `y` is not 1-D, is empty, lacks a label or holds fractions, and TypeError
+    if it is boolean.
     """
     labels = np.asarray(y)
     if labels.ndim != 1 or not labels.size:
@@ -503,7 +507,15 @@ def check_anomaly_labels(y: ArrayLike) -> NDArray[np.bool_]:
         raise ValueError(f"y[{index}] = {labels[index]} is neither a label nor +1/-1.")
     if labels.dtype.kind in "iuf":
         return labels == -1
+    _require_labels(y, "y")
     return np.array([marks_anomaly(label) for label in labels.tolist()])
+
+
+def _require_labels(labels, name):
+    """Raise ValueError if one is missing; NumPy would make the text "nan" of it beside texts."""
+    for i, label in enumerate(np.asarray(labels, dtype=object).tolist()):
+        if _is_missing(label):
+            raise ValueError(f"{name}[{i}] is {label}: give every sample a label.")
 
 
 def check_score_values(scores: ArrayLike, n_samples: int) -> NDArray[np.float64]:
@@ -521,13 +533,14 @@ def check_groups(class_labels: ArrayLike | None, n_samples: int) -> list[Any]:
     """Return the product class of every sample; "all" where `class_labels` is None.
 
     Unlike in `check_class_labels`, the classes need not be known. Raises ValueError if the length
-    is wrong or a label marks an anomaly.
+    is wrong, or a label is missing or marks an anomaly.
     """
     if class_labels is None:
         return ["all"] * n_samples
     array = np.asarray(class_labels)
     if array.shape != (n_samples,):
         raise ValueError(f"class_labels must have shape ({n_samples},), got {array.shape}.")
+    _require_labels(class_labels, "class_labels")
     labels = array.tolist()
     for index, label in enumerate(labels):
         if marks_anomaly(label):

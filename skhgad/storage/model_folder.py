@@ -102,6 +102,8 @@ def load_state(folder):
     path = folder / MODEL_FILE
     if not folder.exists():
         raise FileNotFoundError(f"no model folder at {str(folder)!r}.")
+    if folder.is_file():
+        raise ValueError(f"{str(folder)!r} is a file: pass the folder of a model.")
     if not path.is_file():
         raise ValueError(f"{str(folder)!r} is no skhgad model: {MODEL_FILE} is missing.")
     _check_inside(path)

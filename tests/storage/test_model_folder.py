@@ -626,6 +626,8 @@ def test_save_replaces_models_and_nothing_else(model_folder, tmp_path):
     assert (model_folder / "notes.txt").read_text() == "mine"
     with pytest.raises(FileNotFoundError, match="no model folder at"):
         HGADDetector.load(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="is a file: pass the folder of a model"):
+        HGADDetector.load(model_folder / FILE)
 
 
 @pytest.mark.parametrize("name", ["a b", "modèle ünï 模型", "x" * 250, "new/and/deep"])
