@@ -135,11 +135,13 @@ def _column_names(X):
 def _refuse_columns(X):
     """Refuse times, which NumPy would take for numbers, and the sparse columns of pandas."""
     names, types = [f"X[{name!r}]" for name in _column_names(X)], ()
-    if names:
-        types = X.dtypes if hasattr(X, "dtypes") else X.schema.types
-    elif hasattr(X, "dtype"):
-        names, types = ["X"], [X.dtype]
-    for name, kind in zip(names, map(str, types), strict=True):
+    if not names:
+        names, types = ["X"], [getattr(X, "dtype", None)]
+    elif hasattr(X, "dtypes"):
+        types = X.dtypes
+    elif hasattr(X, "schema"):
+        types = X.schema.types
+    for name, kind in zip(names, map(str, types), strict=False):
         if kind.lower().startswith(_TIMES):
             raise TypeError(
                 f"{name} holds times ({kind}), and no numbers: pass e.g. the hours since a start, "
