@@ -70,14 +70,14 @@ def offsets_by_code(
 ) -> NDArray[np.float64]:
     """Return the threshold of each class of `classes`: its own or the common one, `offset`.
 
-    Raises ValueError unless they are finite: users may set them.
+    Users may set them: ValueError is raised if one is no number. With -inf nothing is flagged.
     """
     labels = classes.tolist()
     found = np.array([class_offsets.get(label, offset) for label in labels], dtype=np.float64)
     for label, value in zip(labels, found.tolist(), strict=True):
-        if not math.isfinite(value):
+        if math.isnan(value):
             name = f"class_offsets_[{label!r}]" if label in class_offsets else "offset_"
-            raise ValueError(f"{name} is {value}: set a finite number, or call set_threshold.")
+            raise ValueError(f"{name} is {value}: set a number, or call set_threshold.")
     return found
 
 

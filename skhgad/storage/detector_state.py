@@ -60,9 +60,9 @@ def pack(detector):
     tensors = narrowed(tensors)
     attributes = {
         "classes": detector.classes_.tolist(),
-        "offset": float(detector.offset_),
+        "offset": read_offset(float(detector.offset_)),
         "class_offsets": [
-            [label, float(offset)] for label, offset in detector.class_offsets_.items()
+            [label, read_offset(float(offset))] for label, offset in detector.class_offsets_.items()
         ],
         "known_anomalies": _packed_known(getattr(detector, "known_anomalies_", None)),
         "n_iter": int(detector.n_iter_),
