@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..devices import device_of_float64
-from ..model.class_densities import ClassDensities, log_det_of
+from ..model.class_densities import ClassDensities
 from ..model.flow import LinearStart
 from ..model.level import empty_level
 from ..model.mixture import log_likelihood
@@ -102,30 +102,27 @@ def fit_map_level(parameters, shape, samples, index, folds, device="cpu", synthe
     moments = features.moments()
     shrinkage = parameters["whitening_shrinkage"]
     shrinkage = MAP_SHRINKAGE if shrinkage == "auto" else shrinkage
-    # The first sees all groups of samples, the others all but a fold. These only judge: any inverse
-    # root does, and the triangular one takes a tenth of the time.
-    frames = [_Frame(moments, None, shrinkage, whitening_matrix)]
-    for fold in range(features.n_folds):
-        frames.append(_Frame(moments, fold, shrinkage, _triangular_whitener))
+    own = _ScoringFrame(moments, shrinkage)
+    frames = [_JudgingFrame(moments, fold, shrinkage) for fold in range(features.n_folds)]
     whiteners, evidence = [], []
     judged = [(part, []) for part in (features, *others)]
     for code in range(samples.n_classes):
         of_class = features.moments_of_class(code)
-        covariance, shrinkage = frames[0].add_class(of_class)
+        covariance, shrinkage = own.add_class(of_class)
         whiteners.append(whitening_matrix(covariance).cpu())
         evidence.append((float(of_class.counts.sum()), shrinkage))
-        for fold, frame in enumerate(frames[1:]):
-            own = frame.add_judge(code, of_class)
+        for fold, frame in enumerate(frames):
+            gaussian = frame.add_class(code, of_class)
             for part, found in judged:
-                found += part.judged(code, fold, frame, own)
-    level = _level(parameters, shape, frames[0], whiteners, tuple(zip(*evidence, strict=True)))
-    kept, overall = None, frames[0].overall
+                found += part.judged(code, fold, frame, gaussian)
+    level = _level(parameters, shape, own, whiteners, tuple(zip(*evidence, strict=True)))
+    kept = None
     if parameters["bank_size"]:
-        kept = keep_nearest_normals(level.to(features.device), overall, features, parameters)
+        kept = keep_nearest_normals(level.to(features.device), own.overall, features, parameters)
     left_out = [None, None]
-    if len(frames) > 1:
+    if frames:
         for place, (part, found) in enumerate(judged):
-            left_out[place] = part.left_out(frames[1:], found, kept)
+            left_out[place] = part.left_out(frames, found, kept)
     return level.cpu(), *left_out
 
 
@@ -312,7 +309,7 @@ class FoldModels:
     Parameters
     ----------
     features : _Features
-    frames : list of _Frame
+    frames : list of _JudgingFrame
         Of each fold.
     kept : NormalsOfFolds or None
     """
@@ -330,7 +327,7 @@ class FoldModels:
         pairs = sorted(set(features.gather(list(zip(codes.tolist(), folds.tolist(), strict=True)))))
         found = torch.empty(len(rows), features.n_positions)
         for code, fold in pairs:
-            own, *_ = self.frames[fold].judge_of(code, features.moments_of_class(code))
+            own = self.frames[fold].of_class(code, features.moments_of_class(code))
             places = np.flatnonzero((codes == code) & (folds == fold))
             likelihoods = [
                 own.log_likelihood(x) - self.penalty(x, code, fold)
@@ -346,110 +343,118 @@ class FoldModels:
 
 
 class _Gaussian:
-    """A Gaussian of raw vectors: `matrix` whitens what is left of them after `mean`."""
+    """A Gaussian of raw vectors."""
 
-    def __init__(self, mean, matrix):
-        self.mean, self.matrix = mean, matrix
-        parts = mean, matrix, log_det_of(matrix)
-        self._single = tuple(part.float() for part in parts)
+    def __init__(self, mean, covariance):
+        self._mean, self._root = mean.float(), _Root(covariance)
 
     def log_likelihood(self, x):
         """Log-likelihood of x (n, n_positions, n_features) per dimension; float32."""
-        mean, matrix, log_det = self._single
-        distances = ((x - mean) @ matrix).square().sum(-1)
-        return log_likelihood(-0.5 * distances, log_det, x.shape[-1])
+        distances = self._root.whitened(x - self._mean).square().sum(-1)
+        return log_likelihood(-0.5 * distances, self._root.log_det, x.shape[-1])
+
+
+class _Root:
+    r"""The square root :math:`D^{-1} L` of a covariance, by its Cholesky factor.
+
+    D brings features to unit variance before: that of one may be far from that of another.
+    `log_det` is that of the inverse root, float32.
+    """
+
+    def __init__(self, covariance):
+        scale = covariance.diagonal().rsqrt()
+        scaled = scale[:, None] * covariance * scale
+        factor, info = torch.linalg.cholesky_ex(scaled)
+        if info:
+            factor = torch.linalg.cholesky(_raised(scaled))
+        self._parts = scale, factor
+        self._single = scale.float(), factor.float()
+        self.log_det = (scale.log().sum() - factor.diagonal().log().sum()).float()
+
+    def whitened(self, x):
+        """Return vectors x (..., n_features), float32 or float64, of unit covariance."""
+        scale, factor = self._single if x.dtype == torch.float32 else self._parts
+        flat = (x * scale).flatten(0, -2)
+        return torch.linalg.solve_triangular(factor, flat.T, upper=False).T.reshape(x.shape)
+
+
+def _raised(covariance):
+    """Return a covariance with its eigenvalues raised as `whitening_matrix` raises them."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp_min(1e-10 * values[-1])) @ vectors.T
 
 
 class _Frame:
-    """A model of all groups of the samples but one: means, latent space, background, covariances.
+    """What a model of all groups of the samples but one knows of raw vectors.
 
-    `without` is the number of the group, None = all are seen. `whiten` gives the inverse root of a
-    covariance.
+    `without` is the number of the group, None = all are seen. Attributes are the `means` of the
+    classes and their `center`; the covariances `within` the classes, shrunk as a `prior`, and
+    `overall`, all classes together, with its mean `overall_mean`.
     """
 
-    def __init__(self, moments, without, shrinkage, whiten):
-        self.without, self.size, self.whiten = without, moments.size, whiten
+    def __init__(self, moments, without, shrinkage):
+        self.without, self.size = without, moments.size
         counts, sums, second = moments.seen(without)
         n, origins = counts.sum(), moments.origins
         self.means = origins + sums / counts[:, None]
+        self.center = self.means.mean(0)
         weighted = sums / counts.sqrt()[:, None]
         within = (second - weighted.T @ weighted) / n
         if is_rounding(n * within.trace(), n, moments.size, torch.float32):
             within = torch.zeros_like(within)
-        self.prior = shrink(within, shrinkage)  # the identity of the latent space
-        self.root = whiten(self.prior)
-        self.metric = self.root @ self.root.T
-        self.center = self.means.mean(0)
-        self.within = self.root.T @ within @ self.root
-        # Two parts of one sum: in the latent space, and of raw vectors.
-        self.shared, self.raw_shared = torch.zeros_like(within), torch.zeros_like(within)
-        self.background, self.overall = None, within  # of raw vectors, all classes together
-        if len(origins) > 1:
+        self.within, self.prior = within, shrink(within, shrinkage)
+        self.overall, self.overall_mean = within, self.center
+        if self.has_background:
             apart = origins - self.center
             cross = sums.T @ apart
             second = second + cross + cross.T + (counts[:, None] * apart).T @ apart
             shift = (sums + counts[:, None] * apart).sum(0) / n
             self.overall = second / n - torch.outer(shift, shift)
-            overall = self.root.T @ self.overall @ self.root
-            matrix = whiten(shrink(overall, BACKGROUND_SHRINKAGE))
-            self.background = _Gaussian(self.center + shift, self.root @ matrix)
+            self.overall_mean = self.center + shift
+
+    @property
+    def has_background(self):
+        """Whether there are several classes, and one Gaussian over all of them."""
+        return len(self.means) > 1
+
+    def covariance_of_class(self, moments):
+        """Return the covariance of a class, and its number of vectors.
+
+        A class whose vectors are all the same has no spread. It is given as None.
+        """
+        n, total, second = moments.seen(self.without)
+        scatter = torch.addr(second, total, total, alpha=-1 / float(n))
+        is_rounded = is_rounding(scatter.trace(), n, self.size, torch.float32)
+        return (None if is_rounded else scatter.div_(n)), n
+
+
+class _ScoringFrame(_Frame):
+    """The frame of the model that scores, in whose latent space the prior is the identity."""
+
+    def __init__(self, moments, shrinkage):
+        super().__init__(moments, None, shrinkage)
+        self.root = whitening_matrix(self.prior)
+        self.shared = torch.zeros_like(self.prior)
+
+    def latent(self, covariance):
+        """Return a covariance of raw vectors in the latent space."""
+        return self.root @ covariance @ self.root
 
     def add_class(self, moments):
         """Return the shrunk covariance of a class in the latent space, and its shrinkage.
 
-        The shared covariance is summed.
+        The covariance that all classes share is summed.
         """
-        covariance, shrinkage = self._shrunk(moments)
-        self.shared += covariance / len(self.means)
-        return covariance, shrinkage
-
-    def _shrunk(self, moments):
-        scatter, n = self._scatter(moments)
-        covariance = self.root.T @ (scatter / n) @ self.root
-        if self._is_rounding(scatter, n):
-            # A class whose vectors are all the same has no spread: it takes that of all classes.
-            covariance, shrinkage = shrink(self.within, gaussian_shrinkage(self.within, n)), 1.0
+        covariance, n = self.covariance_of_class(moments)
+        if covariance is None:  # it takes the spread of all classes
+            within = self.latent(self.within)
+            covariance, shrinkage = shrink(within, gaussian_shrinkage(within, n)), 1.0
         else:
+            covariance = self.latent(covariance)
             shrinkage = gaussian_shrinkage(covariance, n)
             covariance = shrink(covariance, shrinkage)
+        self.shared += covariance / len(self.means)
         return covariance, shrinkage
-
-    def add_judge(self, code, moments):
-        """Return the Gaussian of a class, of raw vectors; the shared covariance is summed."""
-        gaussian, covariance, is_raw = self.judge_of(code, moments)
-        total = self.raw_shared if is_raw else self.shared
-        total += covariance / len(self.means)
-        return gaussian
-
-    def judge_of(self, code, moments):
-        r"""Return the Gaussian of a class, its covariance, and whether this is of raw vectors.
-
-        It is that of `add_class`, in about half of the time. In the latent space (x - c) R, the
-        covariance :math:`R^\top S R` is shrunk towards m I. For raw vectors that is
-        (1 - s) S + s m C, with :math:`C^{-1} = R R^\top`. The trace and the norm that tell m and s
-        are those of :math:`R R^\top S`.
-        """
-        scatter, n = self._scatter(moments)
-        product = self.metric @ (scatter / n)
-        variance = product.trace() / len(scatter)
-        if variance > 0 and not self._is_rounding(scatter, n):
-            spread = (product * product.T).sum() / variance.square()
-            shrinkage = gaussian_shrinkage_of(spread, n, len(scatter))
-            covariance = (1 - shrinkage) * scatter / n + shrinkage * variance * self.prior
-            matrix = _scaled_whitener(covariance)
-            if matrix is not None:
-                return _Gaussian(self.means[code], matrix), covariance, True
-        covariance, _ = self._shrunk(moments)
-        matrix = self.root @ _triangular_whitener(covariance)
-        return _Gaussian(self.means[code], matrix), covariance, False
-
-    def _scatter(self, moments):
-        """Return the sum of squares of a class around its mean, and its number of vectors."""
-        n, total, second = moments.seen(self.without)
-        return second - torch.outer(total, total) / n, n
-
-    def _is_rounding(self, scatter, n):
-        return is_rounding(scatter.trace(), n, self.size, torch.float32)
 
     def latent_means(self):
         """Return the means of the classes in the latent space."""
@@ -457,15 +462,73 @@ class _Frame:
 
     def precision(self):
         """Return the inverse of the covariance that all classes share."""
-        root = self.whiten(self.shared + self.root.T @ self.raw_shared @ self.root)
-        return root @ root.T
+        root = whitening_matrix(self.shared)
+        return root @ root
+
+    def background(self):
+        """Return mean and whitening matrix of the background in the latent space, or None."""
+        if not self.has_background:
+            return None
+        covariance = shrink(self.latent(self.overall), BACKGROUND_SHRINKAGE)
+        return (self.overall_mean - self.center) @ self.root, whitening_matrix(covariance)
+
+
+class _JudgingFrame(_Frame):
+    r"""The frame of a model that judges the samples of the group that it has not seen.
+
+    Its likelihoods are those of a `_ScoringFrame`, in a tenth of the time, because there is no
+    latent space. In that space a covariance :math:`R^\top S R` is shrunk towards m I. For raw
+    vectors that is (1 - s) S + s m C, with the prior :math:`C = (R R^\top)^{-1}`. The trace and the
+    norm that tell m and s are those of :math:`C^{-1} S`.
+    """
+
+    def __init__(self, moments, without, shrinkage):
+        super().__init__(moments, without, shrinkage)
+        factor, info = torch.linalg.cholesky_ex(self.prior)
+        pivots = factor.diagonal()
+        if info or not pivots.min() >= 1e-5 * pivots.max():
+            self.prior = _raised(self.prior)
+            factor = torch.linalg.cholesky(self.prior)
+        self.metric = torch.cholesky_inverse(factor)
+        self.shared, self.background = torch.zeros_like(self.prior), None
+        if self.has_background:
+            covariance = self._shrunk(self.overall, lambda _: BACKGROUND_SHRINKAGE)
+            self.background = _Gaussian(self.overall_mean, covariance)
+
+    def add_class(self, code, moments):
+        """Return the Gaussian of a class; the covariance that all classes share is summed."""
+        covariance = self._covariance(moments)
+        self.shared.add_(covariance, alpha=1 / len(self.means))
+        return _Gaussian(self.means[code], covariance)
+
+    def of_class(self, code, moments):
+        """Return the Gaussian of a class."""
+        return _Gaussian(self.means[code], self._covariance(moments))
 
     def discriminants(self, x):
         """Return what `ClassDensities.class_discriminants` gives for raw vectors (n, d)."""
-        means = self.latent_means()
-        directions = means @ self.precision()
-        z = (x - self.center) @ self.root
-        return z @ directions.T - 0.5 * (directions * means).sum(1)
+        shared = _Root(self.shared)
+        means = shared.whitened(self.means - self.center)
+        return shared.whitened(x - self.center) @ means.T - 0.5 * means.square().sum(1)
+
+    def _covariance(self, moments):
+        covariance, n = self.covariance_of_class(moments)
+        covariance = self.within if covariance is None else covariance
+
+        def shrinkage(variance):
+            product = self.metric @ covariance
+            spread = (product * product.T).sum() / variance.square()
+            return gaussian_shrinkage_of(spread, n, len(covariance))
+
+        return self._shrunk(covariance, shrinkage)
+
+    def _shrunk(self, covariance, shrinkage):
+        """Shrink a covariance towards the prior, by what `shrinkage` says of its mean variance."""
+        variance = (self.metric * covariance).sum() / len(covariance)
+        if not variance > 0:
+            return self.prior
+        share = shrinkage(variance)
+        return torch.lerp(covariance, variance * self.prior, share)
 
 
 def _level(parameters, shape, frame, whiteners, evidence):
@@ -476,11 +539,9 @@ def _level(parameters, shape, frame, whiteners, evidence):
     means = latent_means.to(level.mixture.means)
     level.mixture.means.data.copy_(means)
     level.mixture.offsets.data.zero_()
-    background = None
-    if frame.background is not None:
-        mean = (frame.background.mean - frame.center) @ frame.root
-        matrix = torch.linalg.solve(frame.root, frame.background.matrix)
-        background = mean.cpu(), matrix.cpu()
+    background = frame.background()
+    if background is not None:
+        background = tuple(part.cpu() for part in background)
     no_weight = torch.zeros(1)
     mixtures = [
         (mean[None], no_weight, whitener[None])
@@ -490,30 +551,3 @@ def _level(parameters, shape, frame, whiteners, evidence):
         mixtures, means, frame.precision().cpu(), background, evidence=evidence
     )
     return level
-
-
-def _triangular_whitener(covariance):
-    """Inverse square root of a covariance, upper triangular: faster than `whitening_matrix`.
-
-    It is `whitening_matrix` that raises eigenvalues where the covariance is singular.
-    """
-    root = _triangular_root(covariance, torch.eye(len(covariance)).to(covariance))
-    return whitening_matrix(covariance) if root is None else root
-
-
-def _scaled_whitener(covariance):
-    """Inverse square root of a covariance, upper triangular; None where it is nearly singular.
-
-    Features are scaled to unit variance before: that of one may be far from that of another.
-    """
-    scale = covariance.diagonal().rsqrt()
-    return _triangular_root(scale[:, None] * covariance * scale, torch.diag(scale))
-
-
-def _triangular_root(matrix, scale):
-    """Return (L^-1 scale)^T with the Cholesky factor L; None where it is nearly singular."""
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    pivots = factor.diagonal()
-    if info or not pivots.min() >= 1e-5 * pivots.max():
-        return None
-    return torch.linalg.solve_triangular(factor, scale, upper=False).T
