@@ -162,8 +162,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Of images, where nothing is trained: how many normal vectors of each class and level the
         model keeps (a memory bank, as in PatchCore [2]_), so chosen that few normal vectors are far
         from all of them. The distance to the nearest is taken off the log-likelihood, with a weight
-        that lets both vary alike among normals. A vector takes 64 bytes of the model, 32 where
-        classes times `bank_size` are more than 400,000. 0 = none, as published.
+        that lets both vary alike among normals. A level keeps at most 500,000 vectors, in which
+        many classes share evenly. A vector takes 64 bytes of the model, 32 where classes times
+        `bank_size` are more than 250,000. 0 = none, as published.
     max_iter : int or "auto", default="auto"
         Passes over the training data. "auto" is 0: start and mixture are fitted in closed form,
         which was at least as accurate as the trained flow on images and on tables. The mixture of

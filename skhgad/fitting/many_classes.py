@@ -7,9 +7,11 @@ import torch
 # Of the widest level: whitening matrices of all classes, a byte for each pair of features.
 _MATRIX_BYTES = 12_000_000
 # Widths that cost no accuracy: so many for each picture of a class, and so many in any case.
-_FEATURES_OF_A_PICTURE = 8
+_FEATURES_OF_A_PICTURE = 5
 _LEAST_FEATURES = 192
-_MOST_OF_TWO_BYTES = 400_000  # kept vectors of a level
+# Kept vectors of a level, all classes together: 16 MB in one byte a number. As many bytes are half
+# as many vectors in two.
+_MOST_VECTORS = 500_000
 
 
 def with_fewer_features(parameters, n_pictures, n_classes):
@@ -28,6 +30,11 @@ def with_fewer_features(parameters, n_pictures, n_classes):
     return parameters | {"max_features": min(most, width)}
 
 
+def vectors_of_a_class(bank_size, n_classes):
+    """Return how many vectors a level keeps of each class: `bank_size`, or less of many classes."""
+    return min(bank_size, max(1, _MOST_VECTORS // n_classes))
+
+
 def type_of_vectors(bank_size, n_classes):
     """Return how whole numbers of kept vectors are stored: torch.int8 where they may be many."""
-    return torch.int8 if bank_size * n_classes > _MOST_OF_TWO_BYTES else torch.int16
+    return torch.int8 if 2 * bank_size * n_classes > _MOST_VECTORS else torch.int16

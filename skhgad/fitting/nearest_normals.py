@@ -7,7 +7,7 @@ import torch
 
 from ..model.level import LevelModel
 from ..model.nearest import NearestNormals, distances_to_nearest
-from .many_classes import type_of_vectors
+from .many_classes import type_of_vectors, vectors_of_a_class
 
 N_AXES = 32  # of the raw features, along which vectors are compared
 _N_CANDIDATES = 40_000  # vectors of a class, from which those that are kept are chosen
@@ -223,8 +223,9 @@ def keep_nearest_normals(level, covariance, features, parameters):
     -------
     NormalsOfFolds
     """
-    size, axes = parameters["bank_size"], axes_in(level, covariance)
-    n_classes, weight = len(level.mixture.means), parameters["background_weight"]
+    axes, weight = axes_in(level, covariance), parameters["background_weight"]
+    n_classes, bank_size = len(level.mixture.means), parameters["bank_size"]
+    size = vectors_of_a_class(bank_size, n_classes)
     found, weights = [], []
     for code in range(n_classes):
         n_samples, blocks = sum(map(len, features.rows[code])), features.blocks_of(code)
@@ -232,7 +233,7 @@ def keep_nearest_normals(level, covariance, features, parameters):
         found.append(candidates.coreset(size))
         weights.append(candidates.weight(weight, found[-1]))
     vectors = [kept.vectors for kept in found]
-    level.nearest = NearestNormals.of(axes, vectors, weights, type_of_vectors(size, n_classes))
+    level.nearest = NearestNormals.of(axes, vectors, weights, type_of_vectors(bank_size, n_classes))
     return NormalsOfFolds(level, found)
 
 
@@ -254,7 +255,8 @@ class NearestOfClass:
 
     def __init__(self, nearest, code, candidates, share, parameters):
         self.old, self.code = nearest.vectors_of(code), code
-        self.size = parameters["bank_size"]
+        most = vectors_of_a_class(parameters["bank_size"], len(nearest.counts))
+        self.size = max(most, len(self.old))  # more were kept where classes were fewer
         self.candidates = candidates.coreset(math.ceil(self.size * share))
         self.weight = None
         n_kept = len(self.old) + len(self.candidates.vectors)

@@ -55,13 +55,17 @@ def plates():
     return images, np.repeat(["a", "b", "c"], 12)
 
 
-@pytest.mark.parametrize("n_classes", [1, 3])
+@pytest.mark.parametrize(("n_classes", "n_grey"), [(1, 0), (3, 0), (3, 12)])
 def test_left_out_evidence_is_that_of_models_fitted_without_the_samples(
-    plates, n_classes, monkeypatch
+    plates, n_classes, n_grey, monkeypatch
 ):
-    """From moments in one pass, and by fitting a model anew for each fold."""
+    """From moments in one pass, and by fitting a model anew for each fold.
+
+    Also where the pictures of a class are all grey, so that it has no spread.
+    """
     images, y = plates
-    images, y = images[: 12 * n_classes], y[: 12 * n_classes]
+    images, y = images[: 12 * n_classes].copy(), y[: 12 * n_classes]
+    images[:n_grey] = 90
     found = {}
     for at_once in (True, False):
         if not at_once:
@@ -78,6 +82,13 @@ def test_left_out_evidence_is_that_of_models_fitted_without_the_samples(
         ]
     for one, other in zip(found[True], found[False], strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3)
+
+
+def test_grey_pictures_whose_features_lie_in_few_directions_calibrate():
+    images = np.random.default_rng(0).integers(40, 120, (12, 1, 1, 1)).astype(np.uint8)
+    images = images.repeat(32, 1).repeat(32, 2).repeat(3, 3)
+    detector = HGADDetector(two_levels(), image_size=32, whitening_shrinkage=0.0, random_state=0)
+    assert np.isfinite(detector.fit(images).model_.calibration.given_scores).all()
 
 
 @pytest.mark.once
