@@ -11,6 +11,7 @@ from .many_classes import type_of_vectors, vectors_of_a_class
 
 N_AXES = 32  # of the raw features, along which vectors are compared
 _N_CANDIDATES = 40_000  # vectors of a class, from which those that are kept are chosen
+_N_WEIGHED = 10_000  # of these, what tells how much a distance weighs
 _GOLDEN_RATIO = 0.6180339887498949  # its multiples, modulo 1, fill an interval evenly
 _LEAST_SPREAD = 1e-6  # of distances, as a share of the vectors' length; less is rounding
 
@@ -102,20 +103,23 @@ class Candidates(NamedTuple):
 
         So much that the distances of normals vary as their log-likelihoods do, both without the
         share `background_weight` of what the background predicts of them. Each distance is that to
-        the nearest kept vector of another sample.
+        the nearest kept vector of another sample; 10,000 tell it.
         """
         if not len(self.vectors) or (self.samples == self.samples[0]).all():
             return 0.0
 
-        def of_same_sample(rows):
-            return self.samples[rows, None] == kept.samples
+        some = evenly_spaced(len(self.vectors), _N_WEIGHED).to(self.vectors.device)
+        some = Candidates(*(values[some] for values in self))
 
-        distances = distances_to_nearest(self.vectors, kept.vectors, of_same_sample)
-        spread = self._spread(distances, background_weight)
-        length = self.vectors.double().square().sum(1).mean().sqrt()
+        def of_same_sample(rows):
+            return some.samples[rows, None] == kept.samples
+
+        distances = distances_to_nearest(some.vectors, kept.vectors, of_same_sample)
+        spread = some._spread(distances, background_weight)
+        length = some.vectors.double().square().sum(1).mean().sqrt()
         if not spread > _LEAST_SPREAD * length:
             return 0.0
-        return float(self._spread(self.likelihoods, background_weight) / spread)
+        return float(some._spread(some.likelihoods, background_weight) / spread)
 
     def _spread(self, values, background_weight):
         """Return the standard deviation of what the background leaves of some values, float64."""
@@ -155,42 +159,40 @@ def far_apart(vectors, groups, n):
     is_filled = places < counts[:, None]
     members = order[(counts.cumsum(0) - counts)[:, None] + places.where(is_filled, 0)]
     vectors = (vectors - vectors.mean(0))[members]
-    squares = vectors.square().sum(-1)
+    doubled, squares = (-2 * vectors.mT).contiguous(), vectors.square().sum(-1)
     nearest = torch.where(is_filled, torch.inf, -torch.inf)
     every = torch.arange(len(counts), device=vectors.device)
     chosen = torch.zeros(len(counts), n, dtype=torch.int64, device=vectors.device)
     for place in range(1, n):
         newest = every, chosen[:, place - 1]
-        products = (vectors @ vectors[newest][..., None])[..., 0]
-        nearest = nearest.minimum(squares - 2 * products + squares[newest][:, None])
+        distances = torch.baddbmm(squares[:, None], vectors[newest][:, None], doubled)[:, 0]
+        nearest = nearest.minimum(distances.add_(squares[newest][:, None]))
         nearest[newest] = -torch.inf  # not again, even among copies
         chosen[:, place] = nearest.argmax(1)
     return members.gather(1, chosen)
 
 
-def main_axes(covariance, n_axes):
+def main_axes(covariance, n_axes=N_AXES):
     """Return the directions in which a covariance is largest, (n_features, n_axes)."""
     vectors = torch.linalg.eigh(covariance)[1].flip(1)[:, :n_axes]
     largest = vectors.abs().argmax(0)
     return vectors * vectors[largest, torch.arange(vectors.shape[1])].sign()
 
 
-def axes_in(level, covariance):
-    """Return the axes for vectors of a raw covariance in the latent space, (n_latent, n_axes).
-
-    That of an untrained level.
-    """
-    axes = torch.linalg.solve(level.start.matrix.to(covariance), main_axes(covariance, N_AXES))
-    return axes.to(level.start.matrix)
+def axes_in(level, axes):
+    """Return axes of raw vectors in the latent space of an untrained level, (n_latent, n_axes)."""
+    return torch.linalg.solve(level.start.matrix.to(axes), axes).to(level.start.matrix)
 
 
 class NormalsOfFolds(NamedTuple):
     """The vectors that a level keeps, of which those of a fold can be left out.
 
-    `candidates` holds the Candidates of each class.
+    `axes` (n_features, n_axes) are those of raw vectors. `candidates` holds the Candidates of each
+    class.
     """
 
     level: LevelModel
+    axes: torch.Tensor
     candidates: list
 
     @torch.no_grad()
@@ -199,10 +201,9 @@ class NormalsOfFolds(NamedTuple):
 
         A Tensor (n, n_positions); by a model that has not seen the samples of a fold.
         """
-        nearest = self.level.nearest
-        moved = self.level.latent(x)[0] @ nearest.axes_of_class(code)
+        moved = (x - self.level.start.mean) @ self.axes
         distances = distances_to_nearest(moved, self.candidates[code].without(fold))
-        return nearest.weights[code] * distances
+        return self.level.nearest.weights[code] * distances
 
 
 @torch.no_grad()
@@ -223,7 +224,8 @@ def keep_nearest_normals(level, covariance, features, parameters):
     -------
     NormalsOfFolds
     """
-    axes, weight = axes_in(level, covariance), parameters["background_weight"]
+    raw_axes, weight = main_axes(covariance), parameters["background_weight"]
+    axes = axes_in(level, raw_axes)
     n_classes, bank_size = len(level.mixture.means), parameters["bank_size"]
     size = vectors_of_a_class(bank_size, n_classes)
     found, weights = [], []
@@ -234,7 +236,7 @@ def keep_nearest_normals(level, covariance, features, parameters):
         weights.append(candidates.weight(weight, found[-1]))
     vectors = [kept.vectors for kept in found]
     level.nearest = NearestNormals.of(axes, vectors, weights, type_of_vectors(bank_size, n_classes))
-    return NormalsOfFolds(level, found)
+    return NormalsOfFolds(level, raw_axes.to(axes), found)
 
 
 class NearestOfClass:

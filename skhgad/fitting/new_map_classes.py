@@ -10,7 +10,7 @@ import torch
 from .class_mixtures import BACKGROUND_SHRINKAGE
 from .class_update import MapClass, root_for
 from .covariance import gaussian_shrinkage_of, shrink, unshrink
-from .nearest_normals import NearestOfClass, axes_in
+from .nearest_normals import NearestOfClass, axes_in, main_axes
 from .start import MAP_SHRINKAGE
 
 
@@ -57,7 +57,8 @@ class NewMapClasses:
         self.nearest = []
         if level.nearest is not None:
             self.write()  # likelihoods tell what the distances weigh
-            level.nearest.set_axes(self.codes, axes_in(level, self._raw_covariance()))
+            axes = axes_in(level, main_axes(self._raw_covariance()))
+            level.nearest.set_axes(self.codes, axes)
             self.nearest = [
                 NearestOfClass.of(level, samples[code], index, code, folds, parameters)
                 for code in self.codes
