@@ -26,7 +26,7 @@ def likeliest_priors(z, responsibilities, common, whitener, ties):
     whitener : Tensor of shape (n_features, n_features)
         Of `common`.
     ties : Tensor of shape (n_features, n_features)
-        From `tie_covariance`; it counts with each vector.
+        From `tie_covariances`; it counts with each vector.
 
     Returns
     -------

@@ -8,7 +8,7 @@ from .gaussian_mixture import fit_mixture
 from .gaussian_shrinkage import has_heavy_tails, inflation_of
 from .mixture_choice import ClassVectors, choose_mixture, fit_gaussian
 from .modes import find_modes, numbered
-from .ties import tie_covariance
+from .ties import tie_covariances
 
 BACKGROUND_SHRINKAGE = 0.1
 _MOST_VECTORS = 20_000  # of a class; more change nothing but the time
@@ -42,7 +42,7 @@ def fit_class_mixtures(level, samples, n_components, seed):
     asked = n_components if named else [n_components] * samples.n_classes
     vectors = [
         ClassVectors(
-            z[rows], modes[rows], seed, heavy_tails, n_merged, tie_covariance(level, x[rows])
+            z[rows], modes[rows], seed, heavy_tails, n_merged, *tie_covariances(level, x[rows])
         )
         for rows in by_class
     ]

@@ -14,7 +14,7 @@ from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count
 from .kernels import MOST_KERNELS, fit_kernels
 from .mixture_choice import KERNELS, ClassVectors, is_kernels, name_of
 from .modes import find_modes
-from .ties import tie_covariance
+from .ties import tie_covariances
 
 # If the prior has this share of a covariance, or more, the scatter cannot be recovered from it.
 _PRIOR_ALONE = 0.999
@@ -184,7 +184,7 @@ class _Refit:
         self.n_all = len(z)
         self.vectors = ClassVectors(
             z[self.rows], modes[self.rows], seed, has_heavy_tailed_class(z, modes),
-            level.start.n_merged, tie_covariance(level, x[self.rows]),
+            level.start.n_merged, *tie_covariances(level, x[self.rows]),
         )  # fmt: skip
         self.whole = fit_class(self.vectors, n_components)
         self.name = name_of(self.whole, len(self.rows))

@@ -154,7 +154,7 @@ def fit_mixture(z, n_components, generator, *, n_steps=_MOST_STEPS, ties=None):
     Each center has a covariance of its own. It borrows from the covariance that the clusters of
     k-means have in common, scaled to the spread of the center, which borrows from the identity: see
     `likeliest_priors` and `pooled_within`. k-means does not know of spreads: of several starts, the
-    one from which the first vectors become most likely goes on. `ties` is that of `tie_covariance`;
+    one from which the first vectors become most likely goes on. `ties` is of `tie_covariances`;
     None: 0. With fewer distinct vectors than `n_components`, there are as many centers as those.
     """
     n_components = min(n_components, len(torch.unique(z, dim=0)))
@@ -180,11 +180,11 @@ def _fit_round(z, responsibilities, ties, n_steps):
     return maximize(z, responsibilities, priors, pseudo_count, n_steps, ties=ties)[0]
 
 
-def fit_modes(z, modes, n_merged=0):
+def fit_modes(z, modes, n_merged=0, ties=None):
     """Fit Gaussians of one covariance to vectors, starting from the modes (n,) of `find_modes`.
 
     The covariance is shrunk to the identity; how far is chosen by the likelihood of vectors left
-    out.
+    out. `ties` is of `tie_covariances`; None: 0.
     """
     modes = torch.unique(modes, return_inverse=True)[1]
     responsibilities = nn.functional.one_hot(modes).to(z)
@@ -195,7 +195,7 @@ def fit_modes(z, modes, n_merged=0):
     )
     if math.isinf(pseudo_count):
         pseudo_count = _PRIOR_ALONE * len(z)
-    mixture = maximize(z, responsibilities, identity, pseudo_count, shared=True)[0]
+    mixture = maximize(z, responsibilities, identity, pseudo_count, shared=True, ties=ties)[0]
     return replace(mixture, n_merged=n_merged)
 
 

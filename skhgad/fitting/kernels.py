@@ -37,7 +37,7 @@ def fit_kernels(z, ties=None):
        of that, if it makes vectors left out more likely by two standard errors.
 
     The others of a vector are those that differ from it: copies would explain each other by kernels
-    of no width. In step 4 neighbours are as far apart as `ties`, of `tie_covariance`, makes them at
+    of no width. In step 4 neighbours are as far apart as `ties` of `tie_covariances` makes them at
     least; None: 0.
 
     Sources: J. M. Leiva-Murillo, A. Artes-Rodriguez, "Algorithms for maximum-likelihood bandwidth

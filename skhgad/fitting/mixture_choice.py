@@ -51,8 +51,9 @@ class ClassVectors:
         See `fit_gaussian`.
     n_merged : int
         See `GaussianMixture`.
-    ties : Tensor of shape (n_features, n_features), or None
-        From `tie_covariance`. None: 0.
+    ties, gaps : Tensor of shape (n_features, n_features), or None
+        From `tie_covariances`: what a Gaussian is widened by, and what a vector stands for where it
+        judges one. None: 0.
     """
 
     z: torch.Tensor
@@ -61,6 +62,7 @@ class ClassVectors:
     heavy_tails: bool = False
     n_merged: int = 0
     ties: torch.Tensor | None = None
+    gaps: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.z)
@@ -71,8 +73,10 @@ class ClassVectors:
 
     def along(self, axes):
         """Return the vectors along orthonormal axes, the columns of (n_features, n_axes)."""
-        ties = None if self.ties is None else axes.T @ self.ties @ axes
-        return replace(self, z=self.z @ axes, ties=ties)
+        ties, gaps = (
+            None if found is None else axes.T @ found @ axes for found in (self.ties, self.gaps)
+        )
+        return replace(self, z=self.z @ axes, ties=ties, gaps=gaps)
 
 
 def fit_gaussian(z, heavy_tails=False, n_merged=0):
@@ -154,7 +158,7 @@ def _likelihoods(vectors):
         varies = scatter > SMALLEST_SCATTER * scatter.max()
         if not varies.all():
             vectors = vectors.along(axes[:, varies])
-    return left_out_likelihoods(candidates(vectors), vectors.z)
+    return left_out_likelihoods(candidates(vectors), vectors.z, vectors.gaps)
 
 
 def names_of(densities, n_vectors):
@@ -205,7 +209,7 @@ def candidates(vectors):
     if n < _FEWEST_VECTORS or not (z != z[0]).any():
         return fits
     if modes.any():
-        fits[MODES] = lambda rows: fit_modes(z[rows], modes[rows], n_merged)
+        fits[MODES] = lambda rows: fit_modes(z[rows], modes[rows], n_merged, vectors.ties)
     if n < ROWS_PER_FEATURE * n_features or n_merged:
         return fits
     for size in _SIZES:
@@ -218,8 +222,12 @@ def candidates(vectors):
     return fits
 
 
-def left_out_likelihoods(fits, z):
+def left_out_likelihoods(fits, z, gaps=None):
     """Log-likelihoods (n_judged,) of vectors that a fit did not see, by candidate.
+
+    A vector that is judged stands for a small Gaussian around it, of the covariance `gaps`; None:
+    for itself. Its likelihood is the mean density there. At a value that many vectors share, a
+    density is the higher the narrower it is, and says nothing of other values.
 
     Beside candidates that can follow heavy tails, one Gaussian is judged as the t distribution that
     ranks vectors as it does: where only the tails are heavy, those gain likelihood but find no more
@@ -232,7 +240,7 @@ def left_out_likelihoods(fits, z):
         is_size = name not in (1, MODES, KERNELS)
         if is_size and n_worse == 2:
             continue
-        pairs = [(fit(seen), z[left_out]) for seen, left_out in folds]
+        pairs = [(_widened(fit(seen), gaps), z[left_out]) for seen, left_out in folds]
         if name == 1 and KERNELS in fits:
             found[name] = _as_student(pairs)
         else:
@@ -242,6 +250,13 @@ def left_out_likelihoods(fits, z):
             n_worse = 0 if mean > best else n_worse + 1
             best = max(best, mean)
     return found
+
+
+def _widened(mixture, gaps):
+    """Return a mixture whose densities are means around each place."""
+    if gaps is None:
+        return mixture
+    return replace(mixture, covariances=mixture.covariances + gaps)
 
 
 def _as_student(pairs):

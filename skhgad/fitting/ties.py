@@ -1,4 +1,4 @@
-"""Values that many vectors share: how little they tell of the spread of a feature."""
+"""Values that many vectors share: how little they tell of spreads and densities."""
 
 import numpy as np
 import torch
@@ -36,16 +36,42 @@ def _tie_variance(column):
     return min(float((counts * width**2).sum()) / len(column) / 12, float(column.var()))
 
 
-def tie_covariance(level, x):
-    """Return the matrix that `tie_variances` become in the latent space of a level.
+def gap_variances(x):
+    """Variance (n_features,) of what rounding may have hidden in values that many vectors share.
 
-    `x` holds raw vectors (n, n_features); the result is a float64 Tensor (n_axes, n_axes), None
-    where there are more features than axes. A trained flow is taken to be linear around their mean.
+    A value that several vectors share stands for all that are nearer to it than to the next value:
+    the square of the gap over 12. The result is the mean over all vectors, at most the variance of
+    the feature, 0 where no two vectors are equal. It is less than `tie_variances` where most
+    vectors share a value.
+
+    `x` has shape (n, n_features), float64.
     """
+    return torch.tensor([_gap_variance(column) for column in x.numpy().T], dtype=x.dtype)
+
+
+def _gap_variance(column):
+    values, counts = np.unique(column, return_counts=True)
+    if len(values) in (1, len(column)):
+        return 0.0
+    gaps = np.diff(values, prepend=-np.inf, append=np.inf)
+    widths = np.minimum(gaps[:-1], gaps[1:])
+    widths[counts == 1] = 0
+    return min(float((counts * widths**2).sum()) / len(column) / 12, float(column.var()))
+
+
+def tie_covariances(level, x):
+    """Return the matrices that `tie_variances` and `gap_variances` become in the latent space.
+
+    `x` holds raw vectors (n, n_features); each is a float64 Tensor (n_axes, n_axes), None where
+    there are more features than axes. A trained flow is taken to be linear around their mean.
+    """
+    if level.start.has_rest or not len(x):
+        return None, None
+    return tuple(_in_latent_space(level, x, of(x)) for of in (tie_variances, gap_variances))
+
+
+def _in_latent_space(level, x, variances):
     start = level.start
-    if start.has_rest or not len(x):
-        return None
-    variances = tie_variances(x)
     has_ties = variances > 0
     n_axes = start.n_axes
     if not has_ties.any():

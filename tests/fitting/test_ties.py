@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from skhgad import HGADDetector
+from skhgad.fitting import class_mixtures
 from skhgad.fitting.gaussian_mixture import fit_mixture, maximize
-from skhgad.fitting.ties import tie_covariance, tie_variances
+from skhgad.fitting.ties import gap_variances, tie_covariances, tie_variances
 from skhgad.model.flow import LinearStart
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,9 +40,36 @@ def test_ties_move_to_the_latent_space_with_the_vectors():
     variances = tie_variances(x)
     assert variances.min() > 0
     expected = matrix.T @ torch.diag(variances) @ matrix
-    torch.testing.assert_close(tie_covariance(Level(matrix), x), expected)
+    torch.testing.assert_close(tie_covariances(Level(matrix), x)[0], expected)
+    expected = matrix.T @ torch.diag(gap_variances(x)) @ matrix
+    torch.testing.assert_close(tie_covariances(Level(matrix), x)[1], expected)
     distinct = torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert not tie_covariance(Level(matrix), distinct).any()
+    assert not any(found.any() for found in tie_covariances(Level(matrix), distinct))
+
+
+def test_a_gap_is_that_to_the_next_value():
+    rng = np.random.default_rng(0)
+    whole = np.repeat(np.arange(10.0), 20)
+    zeros = np.concatenate([np.zeros(100), np.arange(1, 101)])  # the others are there once
+    x = np.column_stack([rng.normal(size=200), np.full(200, 3.0), whole, zeros])
+    found = gap_variances(torch.from_numpy(rng.permutation(x)))
+    np.testing.assert_allclose(found, [0, 0, 1 / 12, 100 / 200 / 12], rtol=1e-12)
+
+
+def test_rounded_vectors_of_one_gaussian_are_one_gaussian(monkeypatch):
+    """Kernels stand on the values that rounding leaves, and win likelihood there."""
+    rng = np.random.default_rng(1)
+    mixing = rng.normal(size=(6, 6))
+    x = np.round(rng.normal(size=(190, 6)) @ mixing / 3)
+
+    def chosen():
+        return HGADDetector(random_state=0).fit(x).model_.n_components.item()
+
+    assert chosen() == 1
+    monkeypatch.setattr(
+        class_mixtures, "tie_covariances", lambda *given: (tie_covariances(*given)[0], None)
+    )
+    assert chosen() == 152  # kernels: a center at each of four fifths
 
 
 def test_centers_do_not_stand_on_equal_values():
