@@ -178,7 +178,7 @@ def fit_detector(
     if processes.is_first:
         warn_of_few_calibrating(decisions.n_held_out, classes, parameters)
         if parameters["verbose"] >= 1:
-            print(decisions.text(parameters["max_iter"], fitted.n_components, known), flush=True)
+            print(decisions.text(parameters["max_iter"], fitted, known), flush=True)
     return {
         "model_": fitted,
         "classes_": classes,

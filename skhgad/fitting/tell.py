@@ -57,14 +57,14 @@ class Decisions:
             "keeps_flow": self.keeps_flow,
         }
 
-    def text(self, max_iter, n_centers, known=None):
+    def text(self, max_iter, model, known=None):
         """Return the decisions in words, a line each.
 
         Parameters
         ----------
         max_iter : int or "auto"
             Of the detector.
-        n_centers : ndarray of shape (n_levels, n_classes)
+        model : FittedModel
         known : list of KnownAnomalies, default=None
 
         Returns
@@ -76,8 +76,9 @@ class Decisions:
             f"{len(self.codes)} normal samples of "
             f"{_count(len(sizes), 'class', 'classes')}: {_each(self.classes, sizes)}",
             _training(max_iter, self.n_passes, self.keeps_flow),
-            _centers(n_centers, self.classes, sizes),
+            _centers(model.n_components, self.classes, sizes),
             self._held_out(),
+            *_levels(model.level_weights, self.classes),
         ]
         if known is not None:
             lines += known_anomalies_text(known).split("\n")
@@ -118,6 +119,15 @@ def _centers(n_centers, classes, sizes):
         for n, size in zip(most, sizes, strict=True)
     ]
     return f"centers of the classes: {_each(classes, kinds)}"
+
+
+def _levels(weights, classes):
+    """Say what the levels count, in a list of one line, or of none where they count alike."""
+    is_weighed = (weights != 1).any(axis=0)
+    if not is_weighed.any():
+        return []
+    texts = [" / ".join(f"{weight:.1f}" for weight in own) for own in weights.T[is_weighed]]
+    return [f"weights of the levels in a score: {_each(classes[is_weighed], texts)}"]
 
 
 def _each(classes, values):

@@ -85,6 +85,14 @@ class FittedModel:
         """Centers of each class in each level, ndarray of shape (n_levels, n_classes), int64."""
         return np.stack([level.n_centers.cpu().numpy() for level in self.model.levels])
 
+    @property
+    def level_weights(self):
+        """What each level of a class counts in a score, ndarray (n_levels, n_classes); mean 1.
+
+        By how much anomalies stand out in it, painted or known ones; 1 where none were used.
+        """
+        return self.model.level_weights[:-1].double().cpu().numpy()
+
     def on(self, device):
         """Return the scoring model on a device, moved there if need be, by one thread alone."""
         move_to(self.model, device, self.model.freeze)

@@ -53,6 +53,15 @@ def test_the_level_that_sees_them_counts_more(weighed):
     assert weighed.model_.model.level_weights[-1].tolist() == [1, 1]  # the entropy's
 
 
+def test_a_fit_tells_the_weights(weighed, capsys):
+    fine, coarse = weighed.model_.level_weights[:, weighed.classes_.tolist().index("dark")]
+    fit(verbose=1)
+    line = f"skhgad: weights of the levels in a score: dark {fine:.1f} / {coarse:.1f}\n"
+    assert line in capsys.readouterr().out
+    fit(verbose=1, synthetic_anomalies="none")
+    assert "weights of the levels" not in capsys.readouterr().out
+
+
 def test_scores_are_the_weighted_sums_of_the_levels(weighed):
     """Of the peaks, each in units of the peaks of normals."""
     model, X = weighed.model_.model, pictures(6, 5)
