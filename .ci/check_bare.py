@@ -13,8 +13,8 @@ import sys
 import skhgad
 
 # What the extras bring, and how the names end of the modules that need it when they are imported.
-OPTIONAL = {"elpv_dataset", "fastapi", "matplotlib", "onnx", "onnxruntime"}
-MAY_NEED_IT = ("demo_sheet", "onnx_images", "service.server")
+OPTIONAL = {"elpv_dataset", "fastapi", "matplotlib", "onnx", "onnxruntime", "pydantic"}
+MAY_NEED_IT = ("demo_sheet", "onnx_images", "service.answers", "service.server")
 
 
 def main():
