@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from .decoding import Pixels
 from .source import ImageSource
 
 __all__ = ["SyntheticAnomalies"]
+
+# Of a part of a picture: what is painted (height, width, channels), and how much of it is seen.
+_Painted: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 _AREAS = 1e-3, 5e-2  # of a defect, as shares of the picture
 _MARGIN = 1 / 6  # of a side: where no defect has its center, unless a region asks for it
@@ -69,22 +72,37 @@ def with_defect(
     area = np.exp(rng.uniform(*np.log(_AREAS)))
     kinds: tuple[Callable[..., Any], ...] = (_moved, _blurred, _scratched)
     paint = kinds[rng.integers(len(kinds))]
-    reach = (area * height * width) ** 0.5
-    # Radius of a spot twice over, for its outline; or half of a scratch.
-    half = max(2, int(np.ceil(1.2 * reach)))
-    rows, columns = (
-        slice(max(0, middle - half), min(side, middle + half + 1))
-        for middle, side in zip(center, (height, width), strict=True)
-    )
-    places = np.ogrid[rows, columns]
-    distances = [place - middle for place, middle in zip(places, center, strict=True)]
-    painted, opacity = paint(pixels, (rows, columns), distances, reach, rng)
-    white = 255 if pixels.dtype == np.uint8 else 1
-    old = pixels[rows, columns].astype(np.float32) / white
-    new = (old + opacity[..., None] * (painted - old)).clip(0, 1) * white
+    box = _Box.around(center, (area * height * width) ** 0.5, (height, width))
+    painted, opacity = paint(pixels, box, rng)
+    old = _floats(pixels[box.place])
+    new = (old + opacity[..., None] * (painted - old)).clip(0, 1)
     result = pixels.copy()
-    result[rows, columns] = np.rint(new) if white == 255 else new
+    result[box.place] = np.rint(new * 255) if pixels.dtype == np.uint8 else new
     return result
+
+
+class _Box(NamedTuple):
+    """The part of a picture that holds a defect.
+
+    `down` (height, 1) and `across` (1, width) are distances from the center of the defect, of the
+    area `reach` ** 2, in pixels.
+    """
+
+    place: tuple[slice, slice]
+    down: NDArray[Any]
+    across: NDArray[Any]
+    reach: float
+
+    @classmethod
+    def around(cls, center: tuple[int, int], reach: float, size: tuple[int, int]) -> _Box:
+        """Leave room for the outline of a spot, twice its radius, or for half of a scratch."""
+        half = max(2, int(np.ceil(1.2 * reach)))
+        rows, columns = (
+            slice(max(0, middle - half), min(side, middle + half + 1))
+            for middle, side in zip(center, size, strict=True)
+        )
+        down, across = np.ogrid[rows, columns]
+        return cls((rows, columns), down - center[0], across - center[1], reach)
 
 
 def _center(
@@ -98,77 +116,53 @@ def _center(
     return row, column
 
 
-def _spot(
-    distances: list[NDArray[Any]], reach: float, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Return the opacity of a spot of about the area reach ** 2, with an irregular outline."""
-    down, across = distances
+def _spot(box: _Box, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return the opacity of a spot with an irregular outline."""
     # Steps of the outline are about half a radius long.
     steps = rng.standard_normal((6, 6, 1)).astype(np.float32) * 0.1 + 0.5
-    outline = resize(steps.clip(0, 1), (len(down), across.shape[1]))[0]
-    radii = np.hypot(down, across) * np.pi**0.5 / reach
-    edge = max(1.0, reach / 16)  # pixels over which a spot fades
-    faded = (1 - radii + 5 * (outline - 0.5)) * reach / edge
-    result: NDArray[np.float32] = faded.clip(0, 1).astype(np.float32)
-    return result
+    outline = resize(steps.clip(0, 1), (len(box.down), box.across.shape[1]))[0]
+    radii = np.hypot(box.down, box.across) * np.pi**0.5 / box.reach
+    edge = max(1.0, box.reach / 16)  # pixels over which a spot fades
+    faded = (1 - radii + 5 * (outline - 0.5)) * box.reach / edge
+    return faded.clip(0, 1).astype(np.float32)
 
 
-def _moved(
-    pixels: Pixels,
-    place: tuple[slice, slice],
-    distances: list[NDArray[Any]],
-    reach: float,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _moved(pixels: Pixels, box: _Box, rng: np.random.Generator) -> _Painted:
     """Show another place of the picture in a spot."""
-    height, width = pixels.shape[:2]
-    steps = [int(side * rng.uniform(0.2, 0.8)) for side in (height, width)]
+    sides = pixels.shape[:2]
+    steps = [int(side * rng.uniform(0.2, 0.8)) for side in sides]
     rows, columns = (
         (np.arange(side)[part] + step) % side
-        for part, step, side in zip(place, steps, (height, width), strict=True)
+        for part, step, side in zip(box.place, steps, sides, strict=True)
     )
-    return _channels_last(pixels[np.ix_(rows, columns)]), _spot(distances, reach, rng)
+    return _floats(pixels[np.ix_(rows, columns)]), _spot(box, rng)
 
 
-def _blurred(
-    pixels: Pixels,
-    place: tuple[slice, slice],
-    distances: list[NDArray[Any]],
-    reach: float,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _blurred(pixels: Pixels, box: _Box, rng: np.random.Generator) -> _Painted:
     """Take the details of a spot away."""
-    box = pixels[place]
+    sharp = pixels[box.place]
     detail = max(2.0, _BLUR * min(pixels.shape[:2]))
-    height, width = (max(1, round(side / detail)) for side in box.shape[:2])
-    coarse = np.moveaxis(resize(box, (height, width)), 0, -1)
-    blurred = np.moveaxis(resize(coarse, (box.shape[0], box.shape[1])), 0, -1)
-    return blurred, _spot(distances, reach, rng)
+    height, width = (max(1, round(side / detail)) for side in sharp.shape[:2])
+    coarse = np.moveaxis(resize(sharp, (height, width)), 0, -1)
+    blurred = np.moveaxis(resize(coarse, (sharp.shape[0], sharp.shape[1])), 0, -1)
+    return blurred, _spot(box, rng)
 
 
-def _scratched(
-    pixels: Pixels,
-    place: tuple[slice, slice],
-    distances: list[NDArray[Any]],
-    reach: float,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _scratched(pixels: Pixels, box: _Box, rng: np.random.Generator) -> _Painted:
     """Draw a dark or bright line."""
     angle = rng.uniform(0, np.pi)
-    down, across = distances
-    along = down * np.sin(angle) + across * np.cos(angle)
-    beside = down * np.cos(angle) - across * np.sin(angle)
-    beyond = np.maximum(np.abs(along) - 0.75 * reach, 0)
+    along = box.down * np.sin(angle) + box.across * np.cos(angle)
+    beside = box.down * np.cos(angle) - box.across * np.sin(angle)
+    beyond = np.maximum(np.abs(along) - 0.75 * box.reach, 0)
     thickness = max(1.0, rng.uniform(*_WIDTHS) * min(pixels.shape[:2]))
     line = (thickness / 2 + 0.5 - np.hypot(beyond, beside)).clip(0, 1)
-    mean = _channels_last(pixels[::8, ::8]).mean()
-    shade = np.float32((mean + _SHADES[rng.integers(2)]) / 2)
+    shade = (_floats(pixels[::8, ::8]).mean() + _SHADES[rng.integers(2)]) / 2
     painted = np.full((*line.shape, pixels.shape[2]), shade, dtype=np.float32)
     return painted, (_OPACITY * line).astype(np.float32)
 
 
-def _channels_last(pixels: Pixels) -> NDArray[np.float32]:
+def _floats(pixels: Pixels) -> NDArray[np.float32]:
     """Return pixels as float32 in [0, 1]."""
-    white = 255 if pixels.dtype == np.uint8 else 1
-    result: NDArray[np.float32] = pixels.astype(np.float32) / np.float32(white)
+    white = np.float32(255 if pixels.dtype == np.uint8 else 1)
+    result: NDArray[np.float32] = pixels.astype(np.float32) / white
     return result
