@@ -25,6 +25,7 @@ from skhgad import HGADDetector, hgad_loss, images
 from skhgad.callbacks import Callback
 from skhgad.command_line.main import main
 from skhgad.devices import resolve_device
+from skhgad.fitting import synthetic_anomalies
 from skhgad.fitting.feature_cache import FeatureCache
 from skhgad.fitting.fit import fit_detector
 from skhgad.fitting.processes import ALONE, Processes, launched, leave_group
@@ -131,6 +132,8 @@ SCENARIOS = {
     "tiles": lambda folder: fit_images(
         folder, {"bolt": REGION, "clip": REGION.T}, 5, tile_size=20, max_iter=0, n_components=1
     ),
+    "synthetic": lambda folder: fit_with_synthetic_anomalies(folder),
+    "synthetic, a region": lambda folder: fit_with_synthetic_anomalies(folder, REGION),
     "published": lambda folder: fit_images(
         folder, start="published", class_covariance=False, map_normalization="exponential"
     ),
@@ -191,6 +194,15 @@ class RaisesAtTheEnd(Callback):
 
     def on_fit_end(self, detector, info):
         raise OverflowError(f"told of {self.n_passes} passes and {info.n_normals}")
+
+
+def fit_with_synthetic_anomalies(folder, roi=None):
+    """Six of the 19 images of two products are enough here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic_anomalies, "_NORMALS_FOR_ONE", 3)
+        found = fit_images(folder, roi, fuse_stages=False, max_iter=0, n_components=1)
+    assert (found["model.level_weights"] != 1).any()
+    return found
 
 
 def told():
