@@ -1,5 +1,7 @@
 """What a notebook shows, and what ``verbose=1`` says."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -41,10 +43,14 @@ def test_verbose_says_what_fit_decided(capsys):
 def test_other_decisions_have_words_too():
     codes, classes = np.zeros(30, dtype=int), np.array(["lid"])
     held_out = np.arange(30)[None] < 6
-    text = Decisions(classes, codes, held_out, 0, 5, True).text(5, np.array([[30]]))
+    many, one = (
+        SimpleNamespace(n_components=np.array([[n]]), level_weights=np.ones((1, 1)))
+        for n in (30, 1)
+    )
+    text = Decisions(classes, codes, held_out, 0, 5, True).text(5, many)
     assert "the flow is trained for 5 passes" in text and "lid kernels" in text
     assert "held out of the training, for the calibration: lid 6" in text
     nothing = np.zeros((1, 30), dtype=bool)
-    text = Decisions(classes, codes, nothing, 0, 0, False).text(0, np.array([[1]]))
+    text = Decisions(classes, codes, nothing, 0, 0, False).text(0, one)
     assert "because max_iter is 0" in text and "no sample is held out" in text
     assert "each class is one Gaussian" in text
