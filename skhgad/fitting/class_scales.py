@@ -54,9 +54,12 @@ class ClassScales(NamedTuple):
         """
         sums = peaks[:, 0]
         if weights is not None:
-            terms = (peaks - self.peak_location[:, codes].T) / self.peak_scale[:, codes].T
-            sums = terms @ weights
+            sums = self.of(codes).in_units(peaks) @ weights
         return (sums - self.score_location[codes]) / self.score_scale[codes]
+
+    def in_units(self, peaks):
+        """Return peaks (n, n_terms) in units of those of normals, of one class or one each."""
+        return (peaks - self.peak_location.T) / self.peak_scale.T
 
     def without(self, factors):
         """Return the scales without factors of the terms, see `fit_class_scales`."""

@@ -57,10 +57,7 @@ class LevelWeights:
                 np.flatnonzero(values == code) for values in (codes, self.defects.codes)
             )
             scales = class_scales(peaks[normals], terms, common)
-            levels = [
-                (values - scales.peak_location.T) / scales.peak_scale.T
-                for values in (peaks[normals], known[defects])
-            ]
+            levels = [scales.in_units(values) for values in (peaks[normals], known[defects])]
             before = factors[:, code].copy()
             factors[:, code] = _all_weights(*levels, before)
             for weights, judged in _cross_fitted(levels, terms, before):

@@ -57,9 +57,8 @@ class Synthetic:
             factors = model.level_weights.double().cpu().numpy()
             for code in np.unique(judged.codes):
                 scales = class_scales(peaks[codes == code], terms, common)
-                own = found[judged.codes == code]
-                in_units = (own - scales.peak_location.T) / scales.peak_scale.T
-                factors[:-1, code] = weights_by_height(in_units[:, :-1])
+                own = scales.in_units(found[judged.codes == code])
+                factors[:-1, code] = weights_by_height(own[:, :-1])
             model.level_weights.copy_(model.level_weights.new_tensor(factors))
             return factors, factors[:, codes]
 

@@ -15,25 +15,7 @@ def tie_variances(x):
 
     `x` has shape (n, n_features), float64.
     """
-    return torch.tensor([_tie_variance(column) for column in x.numpy().T], dtype=x.dtype)
-
-
-def _tie_variance(column):
-    values, counts = np.unique(column, return_counts=True)
-    if len(values) in (1, len(column)):
-        return 0.0
-    ordered = np.repeat(values, counts)
-    ends = counts.cumsum()
-    left, right = ends - counts - counts, ends - 1 + counts
-    to_left = np.where(left >= 0, values - ordered[left.clip(0)], np.inf)
-    to_right = np.where(
-        right < len(ordered), ordered[right.clip(max=len(ordered) - 1)] - values, np.inf
-    )
-    width = np.minimum(to_left, to_right)
-    farthest = np.maximum(values - values[0], values[-1] - values)
-    width = np.where(np.isinf(width), farthest, width)
-    width[counts == 1] = 0
-    return min(float((counts * width**2).sum()) / len(column) / 12, float(column.var()))
+    return _variances(x, _to_as_many)
 
 
 def gap_variances(x):
@@ -46,17 +28,42 @@ def gap_variances(x):
 
     `x` has shape (n, n_features), float64.
     """
-    return torch.tensor([_gap_variance(column) for column in x.numpy().T], dtype=x.dtype)
+    return _variances(x, _to_next)
 
 
-def _gap_variance(column):
+def _variances(x, width_of):
+    """Return the variance of each column from the widths of its shared values."""
+    columns = [_variance(column, width_of) for column in x.numpy().T]
+    return torch.tensor(columns, dtype=x.dtype)
+
+
+def _variance(column, width_of):
     values, counts = np.unique(column, return_counts=True)
     if len(values) in (1, len(column)):
         return 0.0
-    gaps = np.diff(values, prepend=-np.inf, append=np.inf)
-    widths = np.minimum(gaps[:-1], gaps[1:])
+    widths = width_of(values, counts)
     widths[counts == 1] = 0
     return min(float((counts * widths**2).sum()) / len(column) / 12, float(column.var()))
+
+
+def _to_as_many(values, counts):
+    """Return the distance from each value within which as many others lie as share it."""
+    ordered = np.repeat(values, counts)
+    ends = counts.cumsum()
+    left, right = ends - counts - counts, ends - 1 + counts
+    to_left = np.where(left >= 0, values - ordered[left.clip(0)], np.inf)
+    to_right = np.where(
+        right < len(ordered), ordered[right.clip(max=len(ordered) - 1)] - values, np.inf
+    )
+    width = np.minimum(to_left, to_right)
+    farthest = np.maximum(values - values[0], values[-1] - values)
+    return np.where(np.isinf(width), farthest, width)
+
+
+def _to_next(values, counts):
+    """Return the distance from each value to the nearest other one."""
+    gaps = np.diff(values, prepend=-np.inf, append=np.inf)
+    return np.minimum(gaps[:-1], gaps[1:])
 
 
 def tie_covariances(level, x):
