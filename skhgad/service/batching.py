@@ -12,6 +12,7 @@ from ..images.picture_error import PictureError
 from ..monitor import DriftMonitor
 from ..report.findings import Finding
 from ..report.verdicts import verdict_record
+from ..validation import label_of_text
 
 _LARGEST_BATCH = 32
 _IDLE = 1.0  # seconds between two looks at the model's folder
@@ -86,8 +87,9 @@ class Batcher:
         """Let images be scored; return a Future of a Verdict for each.
 
         `images` is a list of (name, pixels), pixels as `ImageSource.read` gives them. `product` is
-        the class of all; None = inferred. A Future raises PictureError if its image cannot be
-        judged, such as one of another size than the region of interest.
+        the class of all, as text; None = inferred. A Future raises PictureError if its image cannot
+        be judged, such as one of another size than the region of interest, or of a product that
+        the model does not know.
         """
         futures = []
         for name, pixels in images:
@@ -138,7 +140,7 @@ class Batcher:
             images = detector.model_.observed([one.pixels for one in batch])
             explanations = detector.explain(
                 images,
-                class_labels=[one.product for one in batch] if given else None,
+                class_labels=[self._label(one, detector) for one in batch] if given else None,
                 maps=any(one.wants_map for one in batch),
             )
             verdicts = [
@@ -163,6 +165,17 @@ class Batcher:
         self.figures.scored(verdicts, time.perf_counter() - start)
         for one, verdict in zip(batch, verdicts, strict=True):
             one.future.set_result(verdict)
+
+    @staticmethod
+    def _label(one, detector):
+        """Return the class that is written as the product was when its request came.
+
+        The model of that time knew it; one that was read since then may not.
+        """
+        try:
+            return label_of_text(one.product, detector.classes_, "product")
+        except ValueError as error:
+            raise PictureError(str(error)) from None
 
     @staticmethod
     def _verdict(one, found, detector):

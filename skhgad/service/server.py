@@ -263,7 +263,8 @@ class _Scoring:
             raise HTTPException(
                 413, f"{len(files)} images in one request; at most {self.limits.n_images}."
             )
-        label = None if product is None else self._known(product)
+        if product is not None:
+            self._check_known(product)
         images = []
         for number, file in enumerate(files):
             name = file.filename or f"image {number}"
@@ -271,7 +272,7 @@ class _Scoring:
             async with self._decoding:
                 images.append((name, await run_in_threadpool(self._decode, name, content)))
         try:
-            futures = self.batcher.submit(images, label, wants_maps=wants_maps)
+            futures = self.batcher.submit(images, product, wants_maps=wants_maps)
         except Overloaded:
             raise HTTPException(
                 503, "too many images wait: try again.", {"Retry-After": "1"}
@@ -282,9 +283,9 @@ class _Scoring:
             raise HTTPException(422, str(error)) from None
         return [(verdict, pixels) for verdict, (_, pixels) in zip(verdicts, images, strict=True)]
 
-    def _known(self, product):
+    def _check_known(self, product):
         try:
-            return label_of_text(product, self.batcher.model.detector.classes_, "product")
+            label_of_text(product, self.batcher.model.detector.classes_, "product")
         except ValueError as error:
             raise HTTPException(422, str(error)) from None
 

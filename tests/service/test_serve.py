@@ -21,6 +21,7 @@ from small_pictures import draw
 import skhgad
 from skhgad import HGADDetector
 from skhgad.command_line.main import main
+from skhgad.images.picture_error import PictureError
 from skhgad.monitor import DriftMonitor
 from skhgad.report.verdicts import FIELDS
 from skhgad.service.batching import Batcher, Overloaded
@@ -219,6 +220,10 @@ def test_a_replaced_model_answers_and_drift_outlives_the_process(model, rng, tmp
     (future,) = second.submit([("c", draw(rng, "checker"))])
     assert future.result(60).record["class"] == "lid"
     assert second.figures.n_reloads == 1 and second.monitor.n_seen_ == 1
+    # A request that came before the model was replaced may name one of its products.
+    (future,) = second.submit([("d", draw(rng, "stripe"))], "stripe")
+    with pytest.raises(PictureError, match=r"product 'stripe': the model knows \['lid'\]"):
+        future.result(60)
     second.end()
     assert DriftMonitor.load(state, HGADDetector.load(own)).n_seen_ == 1
     held = HeldModel(str(own), lambda: HGADDetector.load(own), print)
