@@ -13,9 +13,9 @@ def likeliest_priors(z, responsibilities, common, whitener, ties):
     """Choose the prior covariance of each center of a mixture, and how much it counts.
 
     The centers of a class have the shape of a covariance in common, and a spread each of its own:
-    the prior of a center is t `common`, with t the mean variance of its vectors and of one vector
-    of `common`. It counts as the same number of vectors in each center: as makes vectors most
-    likely under the mixture of all the others.
+    the prior of a center is t `common`, with t the mean variance of its vectors and of a single
+    coordinate more, whose variance is that of `common`. It counts as the same number of vectors in
+    each center: as makes vectors most likely under the mixture of all the others.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def left_out_likelihoods(z, responsibilities, whitener, ties):
         weighted = residuals * shares[:, None].sqrt()
         scatter, axes = torch.linalg.eigh(weighted.T @ weighted + count * ties)
         scatter = scatter.clamp_min(0)
-        scale = (scatter.sum() + n_features) / ((count + 1) * n_features)
+        scale = (scatter.sum() + 1) / (count * n_features + 1)
         squares = (residuals[:_MOST_JUDGED] @ axes).square()
         variances = scatter[:, None] + pseudo_counts * scale
         by_center.append(

@@ -11,7 +11,7 @@ _LOWEST_SHARE = 0.02
 # Standard deviation of left-out distances, over that of a Gaussian, up to which it is trusted.
 _WIDEST_TAILS = 5.0
 _VECTORS_PER_AXIS = 4  # with fewer, distances of left-out samples tell nothing of tails
-SMALLEST_SCATTER = 1e-12  # of the largest, below which nothing varies in an axis
+_SMALLEST_SCATTER = 1e-12  # of the largest, below which nothing varies in an axis
 PSEUDO_COUNTS = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, math.inf)
 
 
@@ -37,6 +37,12 @@ def principal_axes(residuals):
         return values.clamp_min(0), vectors
     _, singular, vectors = torch.linalg.svd(residuals, full_matrices=False)
     return singular.square(), vectors.T
+
+
+def varying_axes(z):
+    """Return the orthonormal axes (n_features, n_axes) along which vectors (n, n_features) vary."""
+    scatter, axes = principal_axes(z - z.mean(0))
+    return axes[:, scatter > _SMALLEST_SCATTER * scatter.max()]
 
 
 def is_clearly_better(log_likelihoods, others, n_errors=2.0):
@@ -154,7 +160,7 @@ def _parts(residuals, n_features=None):
     n = len(residuals)
     n_features = residuals.shape[1] if n_features is None else n_features
     scatter, axes = principal_axes(residuals)
-    varies = scatter > SMALLEST_SCATTER * scatter.max()
+    varies = scatter > _SMALLEST_SCATTER * scatter.max()
     judged = residuals @ axes[:, varies]
     return judged, scatter[varies], n, int(varies.sum()) if n_features <= n else n_features
 

@@ -7,7 +7,7 @@ import torch
 
 from ..model.mixture import LOWEST_EXPONENT, squared_distances
 from .gaussian_mixture import GaussianMixture, equal_log_weights, whitener
-from .gaussian_shrinkage import is_clearly_better, robust_mean
+from .gaussian_shrinkage import is_clearly_better, robust_mean, varying_axes
 
 _BANDWIDTHS = torch.logspace(math.log10(0.05), math.log10(2.0), 14, dtype=torch.float64)
 _FINE = torch.logspace(-0.15, 0.15, 7, dtype=torch.float64)
@@ -18,7 +18,7 @@ _MOST_WIDTHS, _WIDTH_STEP = 12, 0.2  # a step in the logarithm
 _PRIOR_SHARES = (0.1, 0.3, 0.6, 1.0)
 _STEPS = 6
 _SMALLEST_VARIANCE = 1e-6  # of a kernel's shape, where 1 is that of the class
-ROWS_PER_FEATURE = 2  # with fewer, the shape of a kernel cannot be told
+ROWS_PER_FEATURE = 2  # that varies; with fewer, the shape of a kernel cannot be told
 MOST_KERNELS = 4096
 _MOST_JUDGED = 1000  # vectors whose left-out likelihood chooses the bandwidth
 _BLOCK_ENTRIES = 1 << 17  # of a matrix of distances: more leave the cache of the processor
@@ -54,7 +54,7 @@ def fit_kernels(z, ties=None):
     is_copy = copies[:judged, None] == copies
     bandwidth = _best_bandwidth(z, is_copy, identity, _BANDWIDTHS)
     covariance = bandwidth**2 * identity
-    has_shape = n >= ROWS_PER_FEATURE * n_features and n >= 10
+    has_shape = n >= max(10, ROWS_PER_FEATURE * varying_axes(z).shape[1])
     if has_shape:
         half = judged // 2
         learned = _shape(z, is_copy[:half], covariance)

@@ -14,14 +14,13 @@ from .gaussian_mixture import (
     whiteners,
 )
 from .gaussian_shrinkage import (
-    SMALLEST_SCATTER,
     inflation_of,
     is_clearly_better,
     ledoit_wolf_pseudo_count,
     likeliest_pseudo_count,
-    principal_axes,
     robust_mean,
     shrunk_covariance,
+    varying_axes,
 )
 from .kernels import MOST_KERNELS, ROWS_PER_FEATURE, fit_kernels
 from .student import likeliest_student
@@ -32,6 +31,7 @@ _VECTORS_PER_CENTER = 10
 _VECTORS_PER_FEATURE = 0.5  # of a center
 _FEWEST_VECTORS = 8  # with fewer there is nothing to choose by
 _MOST_VECTORS = 2000  # that take part in the choice
+_FEW = 50  # of which hardly any can be spared
 _STEPS = 20
 
 
@@ -120,13 +120,37 @@ def choose_mixture(vectors, name=None):
     -------
     GaussianMixture
     """
-    fits = candidates(vectors)
     if name is None:
-        name = chosen_name(_likelihoods(vectors)) if len(fits) > 1 else 1
-    if name not in fits:
+        name = chosen_name(_likelihoods(vectors)) if len(candidates(vectors)) > 1 else 1
+    elif not _can_be(name, vectors):
         name = 1
-    rows = slice(MOST_KERNELS if name == KERNELS else None)
-    return fits[name](torch.arange(len(vectors))[rows])
+    return _fit_candidate(name, vectors)
+
+
+def _can_be(name, vectors):
+    """Whether a candidate, chosen on other vectors of the class, can be fitted to these."""
+    if name == 1:
+        return True
+    can_be = vectors.modes.any() if name == MODES else not vectors.n_merged
+    return bool(can_be) and _can_differ(vectors.z)
+
+
+def _can_differ(z):
+    """Whether vectors are enough, and not all the same, to tell candidates apart."""
+    return len(z) >= _FEWEST_VECTORS and bool((z != z[0]).any())
+
+
+def _fit_candidate(name, vectors):
+    """Fit a candidate to ClassVectors, however many they are; kernels to the first of them."""
+    z, ties = vectors.z, vectors.ties
+    if name == 1:
+        return fit_gaussian(z, vectors.heavy_tails, vectors.n_merged)
+    if name == MODES:
+        return fit_modes(z, vectors.modes, vectors.n_merged, ties)
+    if name == KERNELS:
+        return fit_kernels(z[:MOST_KERNELS], ties)
+    generator = torch.Generator().manual_seed(vectors.seed)
+    return fit_mixture(z, name, generator, n_steps=_STEPS, ties=ties)
 
 
 def likelihoods_of_choice(vectors):
@@ -142,7 +166,7 @@ def likelihoods_of_choice(vectors):
 def _folds(n):
     """Return pairs of the vectors that are fitted to, and those that judge."""
     rows = torch.arange(min(n, _MOST_VECTORS))
-    n_folds = 3
+    n_folds = 10 if n < _FEW else 3
     folds = range(n_folds if len(rows) < 500 else 1)
     return [(rows[rows % n_folds != fold], rows[rows % n_folds == fold]) for fold in folds]
 
@@ -154,11 +178,10 @@ def _likelihoods(vectors):
     covariance is shrunk little, which says nothing of the candidates.
     """
     if not vectors.n_merged:
-        scatter, axes = principal_axes(vectors.z - vectors.z.mean(0))
-        varies = scatter > SMALLEST_SCATTER * scatter.max()
-        if not varies.all():
-            vectors = vectors.along(axes[:, varies])
-    return left_out_likelihoods(candidates(vectors), vectors.z, vectors.gaps)
+        axes = varying_axes(vectors.z)
+        if axes.shape[1] < len(axes):
+            vectors = vectors.along(axes)
+    return left_out_likelihoods(candidates(vectors), vectors)
 
 
 def names_of(densities, n_vectors):
@@ -199,31 +222,26 @@ def _name(n_centers, n_covariances, n_vectors):
 
 
 def candidates(vectors):
-    """Return {name: fit} of what can be fitted to ClassVectors; 1 is always there.
+    """Names of what can be chosen for ClassVectors, in the order of their sizes; 1 is always there.
 
-    fit(rows) takes the numbers of the vectors to fit to and returns a GaussianMixture.
+    Axes in which the vectors do not vary ask for no vectors.
     """
-    z, modes, n_merged = vectors.z, vectors.modes, vectors.n_merged
-    n, n_features = z.shape
-    fits = {1: lambda rows: fit_gaussian(z[rows], vectors.heavy_tails, n_merged)}
-    if n < _FEWEST_VECTORS or not (z != z[0]).any():
-        return fits
-    if modes.any():
-        fits[MODES] = lambda rows: fit_modes(z[rows], modes[rows], n_merged, vectors.ties)
-    if n < ROWS_PER_FEATURE * n_features or n_merged:
-        return fits
-    for size in _SIZES:
-        if n >= size * max(_VECTORS_PER_CENTER, _VECTORS_PER_FEATURE * n_features):
-            fits[size] = lambda rows, size=size: fit_mixture(
-                z[rows], size, torch.Generator().manual_seed(vectors.seed), n_steps=_STEPS,
-                ties=vectors.ties,
-            )  # fmt: skip
-    fits[KERNELS] = lambda rows: fit_kernels(z[rows], vectors.ties)
-    return fits
+    names = [1]
+    if not _can_differ(vectors.z):
+        return names
+    if vectors.modes.any():
+        names.append(MODES)
+    if vectors.n_merged:
+        return names
+    n, n_axes = len(vectors), varying_axes(vectors.z).shape[1]
+    if n < ROWS_PER_FEATURE * n_axes:
+        return names
+    needed = max(_VECTORS_PER_CENTER, _VECTORS_PER_FEATURE * n_axes)  # of each center
+    return [*names, *(size for size in _SIZES if n >= size * needed), KERNELS]
 
 
-def left_out_likelihoods(fits, z, gaps=None):
-    """Log-likelihoods (n_judged,) of vectors that a fit did not see, by candidate.
+def left_out_likelihoods(names, vectors):
+    """Log-likelihoods (n_judged,) of ClassVectors that a fit did not see, by candidate.
 
     A vector that is judged stands for a small Gaussian around it, of the covariance `gaps`; None:
     for itself. Its likelihood is the mean density there. At a value that many vectors share, a
@@ -234,14 +252,17 @@ def left_out_likelihoods(fits, z, gaps=None):
     anomalies. After two numbers of centers in a row that were no better than fewer, larger ones are
     not tried.
     """
-    folds = _folds(len(z))
+    folds = _folds(len(vectors))
     found, best, n_worse = {}, -math.inf, 0
-    for name, fit in fits.items():
+    for name in names:
         is_size = name not in (1, MODES, KERNELS)
         if is_size and n_worse == 2:
             continue
-        pairs = [(_widened(fit(seen), gaps), z[left_out]) for seen, left_out in folds]
-        if name == 1 and KERNELS in fits:
+        pairs = [
+            (_widened(_fit_candidate(name, vectors.at(seen)), vectors.gaps), vectors.z[left_out])
+            for seen, left_out in folds
+        ]
+        if name == 1 and KERNELS in names:
             found[name] = _as_student(pairs)
         else:
             found[name] = torch.cat([mixture.log_density(judged) for mixture, judged in pairs])

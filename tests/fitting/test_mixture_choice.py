@@ -9,6 +9,7 @@ from skhgad.fitting.mixture_choice import (
     KERNELS,
     MODES,
     ClassVectors,
+    candidates,
     choose_mixture,
     chosen_name,
     fit_gaussian,
@@ -28,8 +29,8 @@ def two_blobs(n, n_features):
     return x
 
 
-def ring(n=300):
-    rng = np.random.default_rng(0)
+def ring(n=300, seed=0):
+    rng = np.random.default_rng(seed)
     angle = rng.uniform(0, 2 * np.pi, n)
     x = np.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], 1) + rng.normal(0, 0.1, (n, 2))
     return torch.from_numpy(x)
@@ -54,6 +55,30 @@ def test_a_ring_takes_several_centers():
     middle = torch.zeros(1, 2, dtype=z.dtype)
     assert mixture.log_density(middle) < mixture.log_density(z).quantile(0.01) - 3
     assert fit_gaussian(z).log_density(middle) > fit_gaussian(z).log_density(z).median()
+
+
+def test_constant_features_ask_for_no_vectors():
+    rng = np.random.default_rng(0)
+    z = torch.from_numpy(12 * rng.normal(size=(6, 4))[rng.integers(0, 6, 120)])
+    z += torch.from_numpy(rng.normal(size=(120, 4)))
+    for n_constant in (0, 40, 80):
+        wide = torch.nn.functional.pad(z, (0, n_constant))
+        vectors = ClassVectors(wide, torch.zeros(120, dtype=torch.int64), seed=0)
+        assert len(choose_mixture(vectors).centers) == 6, n_constant
+
+
+def test_what_many_vectors_chose_is_fitted_to_fewer():
+    z = two_blobs(80, 2)
+    vectors = ClassVectors(z, torch.zeros(80, dtype=torch.int64), seed=0)
+    assert 12 not in candidates(vectors)
+    assert len(choose_mixture(vectors, 12).centers) == 12
+    same = ClassVectors(torch.ones(80, 2).double(), vectors.modes, seed=0)
+    assert len(choose_mixture(same, 12).centers) == len(choose_mixture(vectors, MODES).centers) == 1
+
+
+@pytest.mark.parametrize("seed", [0, 2, 5])
+def test_a_ring_of_few_vectors_takes_several_centers(seed):
+    assert len(chosen(ring(30, seed)).centers) > 1
 
 
 @pytest.mark.parametrize(("n", "n_features"), [(30, 64), (30, 2), (300, 8)])
