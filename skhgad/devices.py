@@ -1,13 +1,35 @@
-"""Devices that tensors live on, and torch in forked processes."""
+"""Devices that tensors live on, and torch and locks in forked processes."""
 
 import os
 import threading
+from contextlib import contextmanager
 
 import torch
 
+
+class ForkableLock:
+    """A lock for threads, which the thread that holds it may enter again.
+
+    A forked process has one of its own: a thread of its parent that held it at the fork is not
+    there to release it. It can be copied and pickled, as a new lock.
+    """
+
+    def __init__(self):
+        self._locks = {}  # by process
+
+    @contextmanager
+    def held(self):
+        """Enter the lock of this process."""
+        with self._locks.setdefault(os.getpid(), threading.RLock()):
+            yield
+
+    def __reduce__(self):
+        return ForkableLock, ()
+
+
 _process = os.getpid()
 _was_forked = False
-_moving = threading.Lock()
+_moving = ForkableLock()
 
 
 def check_device(device):
@@ -62,7 +84,7 @@ def move_to(module, device, then=None):
 
     Threads that score at once wait here, so that none computes with a module that is half moved.
     """
-    with _moving:
+    with _moving.held():
         if not is_on(module, device):
             module.to(device)
             if then is not None:

@@ -15,10 +15,10 @@ import torch
 from joblib import effective_n_jobs
 from threadpoolctl import ThreadpoolController
 
-from .devices import keep_to_one_thread_if_forked
+from .devices import ForkableLock, keep_to_one_thread_if_forked
 
 _state = threading.local()  # of each thread: `granted`, the threads that its work may use
-_setting = threading.Lock()
+_setting = ForkableLock()
 _matrix_libraries = threading.Lock()  # held by the thread that has limited those of the process
 
 
@@ -156,7 +156,7 @@ def _begin_worker():
 
 def _set_here(n):
     """Set torch's threads of this thread. `torch.set_num_threads` also sets that of new threads."""
-    with _setting:
+    with _setting.held():
         torch.get_num_threads()  # a new thread takes the setting of all when it is first asked
         of_new = _in_new_thread(torch.get_num_threads)
         torch.set_num_threads(n)

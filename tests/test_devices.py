@@ -1,6 +1,8 @@
 """Devices, and torch in forked processes."""
 
 import multiprocessing
+import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +12,7 @@ import torch
 from backbones import RandomFilters
 
 from skhgad import HGADDetector
-from skhgad.devices import device_of_float64, is_on, move_to
+from skhgad.devices import ForkableLock, device_of_float64, is_on, move_to
 from skhgad.display.latent_points import latent_points
 from skhgad.regions import embed_regions, find_regions
 
@@ -92,3 +94,46 @@ def test_forked_workers_keep_to_one_thread(detector, task):
 @pytest.mark.parametrize(("device", "expected"), [("cuda:1", "cuda:1"), ("mps", "cpu")])
 def test_float64_is_computed_where_it_exists(device, expected):
     assert device_of_float64(device) == torch.device(expected)
+
+
+class Remembering(RandomFilters):
+    """Reads its map of the last call from where a hook would have put it."""
+
+    def forward(self, pixels):
+        self.last = super().forward(pixels)
+        time.sleep(0.01)
+        return self.last
+
+
+def test_a_module_that_remembers_its_last_call_scores_in_threads():
+    parameters = {"image_size": 32, "out_indices": (0,), "fuse_stages": False, "max_iter": 0}
+    detector = HGADDetector(Remembering((8, 4)), random_state=0, **parameters).fit(X)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(detector.score_samples, np.split(X[:4], 4)))
+    expected = [detector.score_samples(x) for x in np.split(X[:4], 4)]
+    np.testing.assert_allclose(found, expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_lock_that_a_thread_of_the_parent_holds_is_free_in_a_forked_process():
+    lock, is_held, is_over = ForkableLock(), threading.Event(), threading.Event()
+
+    def hold():
+        with lock.held():
+            is_held.set()
+            is_over.wait(60)
+
+    def enter():
+        with lock.held(), lock.held():
+            pass
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    is_held.wait(60)
+    process = multiprocessing.get_context("fork").Process(target=enter)
+    process.start()
+    process.join(20)
+    process.kill()
+    is_over.set()
+    holder.join()
+    assert process.exitcode == 0

@@ -3,9 +3,8 @@
 import copy
 import hashlib
 import json
-import threading
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import pairwise
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..devices import ForkableLock
 from ..parameters import SCALES, image_size
 from .backbones import create_backbone, resolve_stages
 from .folding import fold_batch_norm, for_processor
@@ -23,7 +23,7 @@ from .projection import project, random_projection
 MIXED_PRECISION = {"cuda": torch.float16}
 # What pixels are normalised with, unless the backbone has a `pretrained_cfg` that says otherwise.
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-_FOLDING = threading.Lock()
+_FOLDING = ForkableLock()
 _FOLDED_AT = 128  # pixels a side, at most: folding does not depend on them
 _ROUNDING = 0.05  # share of the largest feature: bfloat16 changes less, a noisy module more
 
@@ -151,6 +151,7 @@ class FeatureExtractor(nn.Module):
         self.mixed_precision = mixed_precision
         self.is_stateless = _is_stateless(self.backbone) and isinstance(backbone, str)
         self._folded = {}  # by device: see `fold`; never saved
+        self._running = ForkableLock()
         self.eval().requires_grad_(False)
         self.to(memory_format=torch.channels_last)
         if levels is None:
@@ -264,7 +265,7 @@ class FeatureExtractor(nn.Module):
         """Return the backbone with its batch normalisations folded, once for a device."""
         if self.spec["backbone"] is None or not self.folds_batch_norm:
             return self.backbone
-        with _FOLDING:  # threads that score at once must not fold at once
+        with _FOLDING.held():  # threads that score at once must not fold at once
             if device not in self._folded:
                 size = self.spec["image_size"]
                 if self._takes_any_size():
@@ -280,10 +281,12 @@ class FeatureExtractor(nn.Module):
         half = self._half_precision(device)
         with self._naming_size(pixels):
             backbone = self.fold(device)
-            with torch.autocast(device.type, half, enabled=half is not None):
-                output = backbone(pixels)
+            # What may remember its last call is run by one thread at a time.
+            one_at_a_time = nullcontext() if self.is_stateless else self._running.held()
+            with one_at_a_time, torch.autocast(device.type, half, enabled=half is not None):
+                output = output_items(backbone(pixels))
         if self.spec["backbone"] is None:
-            items = select_items(output_items(output), self.spec["out_indices"])
+            items = select_items(output, self.spec["out_indices"])
             output = [as_map(item, pixels) for item in items]
         if str(getattr(self.backbone, "output_fmt", "NCHW")).endswith("NHWC"):  # some of timm's
             output = [m.permute(0, 3, 1, 2) for m in output]
