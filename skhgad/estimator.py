@@ -1235,7 +1235,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         ------
         NotFittedError
         ValueError
-            If the place is taken by something else.
+            If the place is taken by something else, or a parameter or threshold that was set after
+            the fit could not be loaded again.
+        TypeError
+            If such a parameter is of another type.
         OSError
             If it cannot be written.
         """

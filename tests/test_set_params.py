@@ -128,6 +128,23 @@ def test_how_to_run_may_change_and_is_saved(fitted, images, tmp_path):
     assert (loaded.unknown_rate, loaded.n_jobs, loaded.cache_budget) == (0.5, None, 1 << 20)
 
 
+@pytest.mark.parametrize(
+    "name, value", [("unknown_rate", 7), ("cache_budget", -1), ("verbose", -1), ("verbose", "x")]
+)
+def test_what_could_not_be_loaded_is_not_saved_over_a_model(fitted, tmp_path, name, value):
+    fitted.save(tmp_path)
+    with pytest.raises((ValueError, TypeError), match=name):
+        copy.deepcopy(fitted).set_params(**{name: value}).save(tmp_path)
+    HGADDetector.load(tmp_path, backbone=two_levels())
+
+
+def test_a_threshold_of_an_unknown_class_is_not_saved(fitted, tmp_path):
+    changed = copy.deepcopy(fitted)
+    changed.class_offsets_["none"] = 0.5
+    with pytest.raises(ValueError, match="none"):
+        changed.save(tmp_path)
+
+
 def test_the_docstring_names_what_may_be_set():
     names = {name for group in PARAMETER_GROUPS.values() for name in group}
     assert set(SETTABLE_AFTER_FIT) < names

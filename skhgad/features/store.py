@@ -35,8 +35,11 @@ class FeatureStore:
 
     def load(self, key):
         """Return the levels stored under a key, float32 arrays, or None."""
+        path = self._path(key)
+        if not os.path.isfile(path):  # reading a pipe would wait for ever
+            return None
         try:
-            with safe_open(self._path(key), framework="numpy") as file:
+            with safe_open(path, framework="numpy") as file:
                 if (file.metadata() or {}).get("key") != key:
                     return None
                 names = [f"level_{index}" for index in range(len(self.shapes))]

@@ -58,12 +58,14 @@ def pack(detector):
         for name, values in fitted.appearances._asdict().items():
             tensors[f"appearances.{name}"] = torch.from_numpy(values)
     tensors = narrowed(tensors)
+    class_offsets = [
+        [label, read_offset(float(offset))] for label, offset in detector.class_offsets_.items()
+    ]
+    read_class_offsets(class_offsets, detector.classes_)  # else it could not be loaded
     attributes = {
         "classes": detector.classes_.tolist(),
         "offset": read_offset(float(detector.offset_)),
-        "class_offsets": [
-            [label, read_offset(float(offset))] for label, offset in detector.class_offsets_.items()
-        ],
+        "class_offsets": class_offsets,
         "known_anomalies": _packed_known(getattr(detector, "known_anomalies_", None)),
         "n_iter": int(detector.n_iter_),
         "history": [
@@ -242,4 +244,7 @@ def _saved_parameters(detector):
         parameters["weights"] = str(parameters["weights"])
     # Another machine may not have this GPU.
     parameters["device"] = "cpu" if str(parameters["device"]) == "cpu" else "auto"
-    return plain_parameters(parameters)
+    saved = plain_parameters(parameters)
+    # Some may be set after the fit, to what `load` would refuse. A module is None here.
+    check_parameters({**saved, "backbone": saved["backbone"] or ""})
+    return saved

@@ -1,6 +1,7 @@
 """The folder of remembered features: numbers only, and never a reason to fail."""
 
 import errno
+import os
 import pickle
 import warnings
 
@@ -124,6 +125,21 @@ def test_an_entry_that_cannot_be_used_counts_as_missing(damage, tmp_path):
     assert store.load(KEY) is not None
     (path,) = (path for path in tmp_path.rglob("*.safetensors") if path.is_file())
     damage(path)
+    assert store.load(KEY) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_in_the_place_of_an_entry_is_not_opened(tmp_path, monkeypatch):
+    store = FeatureStore(tmp_path, SHAPES)
+    store.save(KEY, levels())
+    (path,) = (path for path in tmp_path.rglob("*.safetensors") if path.is_file())
+    path.unlink()
+    os.mkfifo(path)
+
+    def refuse(*_, **__):
+        raise AssertionError("opened")  # the system would wait for a writer
+
+    monkeypatch.setattr(store_module, "safe_open", refuse)
     assert store.load(KEY) is None
 
 
