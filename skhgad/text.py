@@ -17,8 +17,9 @@ _UNPRINTABLE = {"Cc", "Zl", "Zp", "Cs"}
 _DIRECTIONS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Where a formula may begin: at the start of a cell, and, where spreadsheets separate cells by
 # semicolons or tabs, or a cell ends at a line break, inside one of a file with commas.
-_FORMULA = re.compile(r"^(?=[=+\-@\t\r\n])|(?<=[;\t\r\n])(?=[=+\-@])")
-_GUARD = re.compile(r"^'(?=[=+\-@\t\r\n])|(?<=[;\t\r\n])'(?=[=+\-@])")
+_SIGNS = r"=+\-@\uff1d\uff0b\uff0d\uff20"  # the last four are the wide ones of East Asian systems
+_FORMULA = re.compile(rf"^(?=[{_SIGNS}\t\r\n])|(?<=[;\t\r\n])(?=[{_SIGNS}])")
+_GUARD = re.compile(rf"^'(?=[{_SIGNS}\t\r\n])|(?<=[;\t\r\n])'(?=[{_SIGNS}])")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
@@ -44,10 +45,10 @@ def printable_lines(text: Any) -> str:
 def csv_cell(value: Any) -> Any:
     """Return a cell that no spreadsheet takes for a formula; numbers stay as they are.
 
-    Text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break gets an apostrophe in
-    front, which spreadsheets do not show. So do these signs after a semicolon, a tab or a line
-    break, at which a spreadsheet of another country may end the cell. Text that is a number, such
-    as ``-5``, stays.
+    Text that begins with ``=``, ``+``, ``-``, ``@``, one of their wide forms, a tab or a line break
+    gets an apostrophe in front, which spreadsheets do not show. So do these signs after a
+    semicolon, a tab or a line break, at which a spreadsheet of another country may end the cell.
+    Text that is a number, such as ``-5``, stays.
 
     Examples
     --------

@@ -24,7 +24,9 @@ def test_a_message_keeps_its_lines():
     assert printable_lines("one\n  two\x07\rthree") == "one\n  two\\x07\\rthree"
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
+@pytest.mark.parametrize(
+    "start", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"]
+)
 def test_no_spreadsheet_runs_a_cell(start):
     assert csv_cell(f"{start}cmd|' /C calc'!A0") == f"'{start}cmd|' /C calc'!A0"
 

@@ -18,7 +18,7 @@ _FARTHER = 50.0
 _MOST_ROWS = 0.01  # of a class, for one feature; one row at least
 _SMALLEST_TABLE = 1e-150  # the squares of smaller values are 0, or have few digits
 _LARGEST_VALUE = 1e150  # the squares of larger values are infinite
-_FEWEST = 10  # vectors of a class, below which nothing is far
+_FEWEST = 7  # vectors of a class, below which nothing is far
 
 
 class FarCell(NamedTuple):

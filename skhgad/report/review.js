@@ -19,7 +19,8 @@
   const cell = (text) => {
     const isNumber = /^[+-]?\d+(\.\d*)?([eE][+-]?\d+)?$/.test(text);
     const safe = isNumber
-      ? text : text.replace(/^(?=[=+\-@\t\r\n])|(?<=[;\t\r\n])(?=[=+\-@])/g, "'");
+      ? text : text.replace(
+        /^(?=[=+\-@\uff1d\uff0b\uff0d\uff20\t\r\n])|(?<=[;\t\r\n])(?=[=+\-@\uff1d\uff0b\uff0d\uff20])/g, "'");
     return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
   };
 

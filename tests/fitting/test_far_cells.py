@@ -41,6 +41,15 @@ def test_one_bad_cell_costs_no_accuracy_and_is_named(value):
     assert detector.predict(X[[17]]) == [-1]
 
 
+def test_classes_of_seven_rows_are_enough():
+    X, y = table(28), np.repeat(list("abcd"), 7)
+    X[9, 3] = -9999
+    with pytest.warns(UserWarning, match=r"X\[9, 3\] = -9999"):
+        detector = HGADDetector(random_state=0).fit(X, y)
+    odd = detector.score_samples(table(10) + [0, 0, 0, 8, 0])
+    assert odd.max() < np.quantile(detector.score_samples(table(100)), 0.05)
+
+
 def test_several_classes_and_named_features():
     pandas = pytest.importorskip("pandas")
     X = pandas.DataFrame(table(), columns=list("abcde"))
@@ -85,7 +94,7 @@ def test_known_anomalies_and_small_classes_are_left_alone():
     X = table()
     X[0, 0], X[299, 1] = 1e9, 1e9
     codes = np.zeros(300, np.int64)
-    codes[0], codes[291:] = -1, 1
+    codes[0], codes[294:] = -1, 1
     assert far_cells(X, codes) == []
 
 
