@@ -98,7 +98,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Every image is cut into tiles of so many of its own pixels, and each tile is resized to
         `image_size`; for large images with small defects. Neighbouring tiles overlap by a quarter
         or more. The score is that of the whole image, and maps have no seams. An image smaller than
-        a tile lies in the middle of one. None = no tiles.
+        a tile lies in the middle of one. At most 256 tiles lie along a side. None = no tiles.
     value_range : (low, high), default=None
         Pixel values meaning black and white, for images of more than 8 bits.
     pool_size : int, default=1

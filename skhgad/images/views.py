@@ -20,6 +20,8 @@ __all__ = ["ViewSource"]
 
 INSIDE_SHARE = 0.5  # of a cell that must lie inside for its position to count
 _MOST_PIXELS = 1 << 26  # of a view before it is resized; more only if its picture has a quarter
+# Along a side. The memory that stitches them grows with the square of their number.
+_MOST_TILES = 256
 _REMEMBERED = 8  # masks of cells that are kept for the next picture
 
 
@@ -113,7 +115,7 @@ class ViewSource:
                 layout = tiled(size, self.tile_size)
             else:
                 layout = padded(size, self.size) if self.is_padded else whole(size)
-            _check_box(layout, self.images.name(picture))
+            _check_layout(layout, self.images.name(picture))
             self._layouts[picture] = layout
         return self._layouts[picture]
 
@@ -221,8 +223,15 @@ class ViewSource:
         return np.flatnonzero(visible.any(axis=0))
 
 
-def _check_box(layout: Layout, name: str) -> None:
-    """Raise PictureError if what surrounds a picture takes far more memory than the picture."""
+def _check_layout(layout: Layout, name: str) -> None:
+    """Raise PictureError if views of a picture take far more memory than the picture."""
+    longest = max(len(layout.tops), len(layout.lefts))
+    if longest > _MOST_TILES:
+        raise PictureError(
+            f"{name} has {layout.size[0]} x {layout.size[1]} pixels (height x width), which are "
+            f"{longest} tiles along a side, the limit is {_MOST_TILES}: cut it into several "
+            "pictures, or fit with a larger tile_size."
+        )
     height, width = layout.tile
     if height * width > max(_MOST_PIXELS, 4 * layout.size[0] * layout.size[1]):
         raise PictureError(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from skhgad.images import ImageSource
 from skhgad.images.layout import (
     Layout,
     by_tile,
@@ -14,6 +15,8 @@ from skhgad.images.layout import (
     tiled,
     whole,
 )
+from skhgad.images.picture_error import PictureError
+from skhgad.images.views import ViewSource
 
 
 @pytest.mark.parametrize("size", [(100, 100), (101, 64), (37, 500), (64, 65), (20, 300), (64, 64)])
@@ -91,3 +94,14 @@ def test_the_border_of_a_tile_that_a_neighbour_sees_better_has_no_weight():
 def test_one_tile_is_the_picture():
     assert tiled((64, 48), (64, 48)) == Layout((64, 48), (0, 0, 64, 48), (64, 48))
     assert tiled((64, 48), (64, 48)).is_whole
+
+
+def test_a_picture_of_very_many_tiles_is_refused():
+    def views(length):
+        images = ImageSource([np.zeros((length, 1), np.uint8)])
+        how = {"size": (8, 8), "map_shapes": [(2, 2)], "colour": (0, 0, 0)}
+        return ViewSource(images, tile_size=(8, 8), **how)
+
+    with pytest.raises(PictureError, match="257 tiles along a side, the limit is 256"):
+        views(6 * 256 + 8).layout(0)
+    assert len(views(6 * 255 + 8).layout(0).tops) == 256
