@@ -75,7 +75,8 @@ def _of_features(x):
     """Return the FeaturePowers of what is skewed, each feature by itself."""
     powers = FeaturePowers.identity(x.shape[1])
     spread = x.std(0, correction=0)
-    for j in torch.nonzero(spread > 0)[:, 0].tolist():
+    rounding = 100 * torch.finfo(x.dtype).eps * x.abs().amax(0)  # of a constant feature
+    for j in torch.nonzero(spread > rounding)[:, 0].tolist():
         column = x[:, j]
         third = ((column - column.mean()) ** 3).mean()
         sign = -1.0 if third < 0 else 1.0

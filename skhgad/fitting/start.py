@@ -75,18 +75,20 @@ def start_of_vectors(samples, shrinkage="auto", seed=0, powers="auto"):
     # Identical rows vary by rounding alone, which must not be whitened.
     if not scale > (100 * torch.finfo(x.dtype).eps) ** 2 * float(x.square().mean()):
         return LinearStart(center, torch.eye(x.shape[1]), powers=powers)
-    n_features = x.shape[1]
+    n_features, of_rows = x.shape[1], None
+    if n_features > len(x):  # along axes that hold all rows, the means of classes and modes, too
+        of_rows, coordinates = torch.linalg.qr((x - center).T)
+        residuals = residuals_within(coordinates.T.contiguous(), codes)
     scatter, axes = principal_axes(residuals)
-    if len(scatter) < n_features:
-        residuals = residuals @ axes  # the rest of the space is zero
     if shrinkage == "auto":
         shrinkage = likeliest_shrinkage(residuals, codes, scale, n_features)
     elif shrinkage == "ledoit_wolf":
         shrinkage = ledoit_wolf_shrinkage(residuals, n_features)
     variances = (1 - shrinkage) * scatter / len(x) + shrinkage * scale
     variances = variances.clamp_min(_SMALLEST_EIGENVALUE * float(variances.max()))
-    if len(scatter) == n_features:
+    if of_rows is None:
         return LinearStart(center, (axes / variances.sqrt()) @ axes.T, powers=powers)
+    axes = of_rows @ axes
     rest = max(shrinkage * scale, _SMALLEST_EIGENVALUE * float(variances.max()))
     return LinearStart(center, _rounded(axes / variances.sqrt()), math.sqrt(rest))
 
