@@ -25,7 +25,13 @@ from .new_map_classes import new_map_classes, takes_new_maps
 from .pictures import seen_at_fit
 from .samples import LabelledSamples
 from .synthetic_anomalies import synthetic_anomalies
-from .warn import warn_uncalibrated
+from .warn import (
+    warn_of_enlarged_images,
+    warn_of_few_calibrating,
+    warn_of_labels,
+    warn_of_spreads,
+    warn_uncalibrated,
+)
 
 _FIRST_IMAGES = 16  # of each class: enough to find about where it lies
 
@@ -40,8 +46,11 @@ def add_class(detector, X, y, roi=None):
     X = check_scored_X(X, detector, takes_images=fitted.takes_images)
     codes, labels = new_labels(y, fitted.classes, len(X))
     normal = np.flatnonzero(codes >= 0)
+    warn_of_labels(labels, marks_anomalies=len(normal) < len(codes))
     if not fitted.takes_images:
-        check_largest(X[normal], getattr(detector, "feature_names_in_", None))
+        names = getattr(detector, "feature_names_in_", None)
+        check_largest(X[normal], names)
+        warn_of_spreads(X[normal], codes[normal], names)
     masks = product_masks(roi, len(X), labels, takes_images=fitted.takes_images)
     if masks is None and fitted.roi is not None and fitted.roi.is_common:
         masks = fitted.roi._replace(of_class=fitted.roi.of_class[:1] * len(labels))
@@ -59,6 +68,8 @@ def add_class(detector, X, y, roi=None):
     known_places, new_places = np.split(np.argsort(order), [len(fitted.classes)])
     known = _on_cpu(fitted.model)
     with cached_features(reader, seen, rows, parameters["cache_budget"]) as cache:
+        if fitted.takes_images and parameters["tile_size"] is None:
+            warn_of_enlarged_images(seen, rows, cache.sizes, parameters)
         of_rows = slice(None) if pictures is None else pictures.samples
         samples = LabelledSamples(
             cache, np.arange(len(rows)), codes[of_rows], len(labels), pictures
@@ -76,6 +87,9 @@ def add_class(detector, X, y, roi=None):
         codes=known_places[before.codes], inferred=known_places[before.inferred]
     )
     calibration = before.joined(added)
+    if parameters["class_calibration"]:  # else all classes share what calibrates the known ones
+        counts = np.bincount(codes[spared.any(axis=0)], minlength=len(labels))
+        warn_of_few_calibrating(counts, labels, parameters)
     kept = fitted.kept
     if kept is not None:
         kept = kept.recoded(known_places).joined(X[normal], new_places[codes])

@@ -1,4 +1,4 @@
-"""Warnings of `fit`: data that it takes, but that will hardly give what the user wants.
+"""Warnings of `fit`, `add_class` and `update`: data that will hardly give what the user wants.
 
 Each function warns at most once and says what was found and what to do. Only the first of several
 processes should call them.
@@ -33,8 +33,9 @@ _MARK = re.compile(r"\s*-1(\.0*)?\s*")  # what becomes of -1 in texts and tables
 
 # Plain words in English, German, French, Spanish, Italian, Dutch, Chinese and Japanese.
 _DEFECT_NAMES = frozenset(map(_plain, """
-    abnormal anomalies anomalous anomaly bad broken damaged defect defective defects fail failed
-    fault faulty ng nogood nok notgood notok outlier outliers reject rejected rejects
+    abnormal anomalies anomalous anomaly attack bad broken contaminated damaged defect defective
+    defects dirty fail failed fault faulty flawed fraud malignant ng nogood nok nonconforming
+    notgood notok outlier outliers reject rejected rejects sick
     ausschuss defekt defekte fehler fehlerhaft n.i.O. schlecht
     défaut défauts défectueux mauvais mauvaise
     defecto defectos defectuoso malo malos
@@ -43,7 +44,8 @@ _DEFECT_NAMES = frozenset(map(_plain, """
     不良 不良品 不合格 不合格品 異常 异常 欠陥 缺陷
     """.split()))  # fmt: skip
 _GOOD_NAMES = frozenset(map(_plain, """
-    fine good normal normals ok okay pass passed
+    accepted benign clean conforming fine flawless good healthy inlier inliers normal normals ok
+    okay pass passed
     gut i.O.
     bon bonne bons conforme
     bueno buenos
@@ -51,45 +53,52 @@ _GOOD_NAMES = frozenset(map(_plain, """
     goed
     良品 合格 合格品 正常
     """.split()))  # fmt: skip
+_ANSWERS = ({"0", "1"}, {"false", "true"}, {"no", "yes"}, {"negative", "positive"})
+
+
+def _is_defect(name):
+    """Whether a name, or the last word of one such as "bolt_ng", is that of defects."""
+    last = re.split(r"[\W_]+", str(name))[-1]
+    return not _DEFECT_NAMES.isdisjoint((_plain(name), _plain(last)))
 
 
 def warn_of_labels(classes, *, marks_anomalies):
     """Warn where the classes look like good and defective, not like products.
 
     `classes` are as from `check_y`. `marks_anomalies` tells whether y has the label -1 as well; 0
-    and 1 are products then.
+    and 1, or "yes" and "no", are products then.
     """
     names = classes.tolist()
     marks = [name for name in names if isinstance(name, str) and _MARK.fullmatch(name)]
     if marks:
         _warn(
-            f"y names the classes {marks}, which fit takes for products whose samples are normal: "
+            f"y names the classes {marks}, taken for products whose samples are normal: "
             f"only -1 and '-1' mark known anomalies. If these do, pass "
             f"np.where(np.isin(y, {marks}), '-1', y)."
         )
-    if [str(name) for name in names] == ["0", "1"]:
+    if {_plain(name) for name in names} in _ANSWERS:
         if not marks_anomalies:
             zero, one = map(repr, names)
             _warn(
-                f"y holds {zero} and {one}, which fit takes for two products, both normal. If "
+                f"y holds {zero} and {one}, taken for two products, both normal. If "
                 f"{one} marks defects, pass np.where(np.asarray(y) == {one}, -1, 1); if {zero} "
                 f"does, pass np.where(np.asarray(y) == {zero}, -1, 1). If both are products, give "
                 f"them names: np.where(np.asarray(y) == {one}, 'B', 'A')."
             )
         return
-    defects = [name for name in names if _plain(name) in _DEFECT_NAMES]
+    defects = [name for name in names if _is_defect(name)]
     good = [name for name in names if _plain(name) in _GOOD_NAMES]
     if defects:
         _warn(
-            f"y names the classes {defects}, which fit takes for products whose samples are "
+            f"y names the classes {defects}, taken for products whose samples are "
             f"normal. If they are defects, pass np.where(np.isin(y, {defects}), '-1', y): -1 marks "
             "known anomalies."
         )
     elif good and len(good) < len(names):
         others = [name for name in names if name not in good]
         _warn(
-            f"y names the classes {listed(map(repr, others))} beside {good}, and fit takes all of "
-            f"them for products whose samples are normal. If only {good} are, pass "
+            f"y names the classes {listed(map(repr, others))} beside {good}, all of them "
+            f"taken for products whose samples are normal. If only {good} are, pass "
             f"np.where(np.isin(y, {good}), y, '-1'): -1 marks known anomalies."
         )
 
@@ -269,7 +278,9 @@ def warn_of_few_calibrating(counts, classes, parameters):
         return
     fraction = parameters["validation_fraction"]
     remedy = f"Give more normals {where}."
-    if isinstance(fraction, float) and fraction:
+    if fraction == 0:
+        remedy = "validation_fraction=0 holds none out: leave it at 'auto'."
+    elif isinstance(fraction, float):
         remedy = (
             f"Give about {math.ceil(needed / fraction)} normals {where}, or let "
             f"validation_fraction='cross' judge all of them in place of {fraction:g}."

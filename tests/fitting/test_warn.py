@@ -73,6 +73,14 @@ def test_names_of_defects_are_found_in_any_case(good, bad):
     assert classes.tolist() == [good] and codes.tolist() == [0] * 100 + [-1] * 100
 
 
+@pytest.mark.parametrize(
+    "names", [("False", "True"), ("no", "Yes"), ("bolt_ok", "bolt_ng"), ("benign", "tumor")]
+)
+def test_answers_and_products_with_a_verdict_are_no_products(names):
+    with pytest.warns(UserWarning, match=f"taken for .*{names[1]}|{names[1]}.*taken for"):
+        warn_of_labels(np.array(names), marks_anomalies=False)
+
+
 def test_kinds_of_defects_beside_good():
     y = ["dent"] * 100 + ["good"] * 100 + ["scratch"] * 100
     (text,) = fit_warnings(vectors(300), y)
@@ -215,6 +223,25 @@ def test_so_few_that_everything_is_flagged(n):
 def test_nothing_held_out_on_request():
     (text,) = fit_warnings(vectors(100), validation_fraction=0)
     assert text.startswith(FEW) and "class 0 has 0" in text
+    assert "leave it at 'auto'" in text and "more normals" not in text  # they would not help
+
+
+def test_a_class_that_is_added_is_warned_of_as_well():
+    detector = HGADDetector(max_iter=0, random_state=0).fit(vectors(60), ["cap"] * 60)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        detector.add_class(vectors(10) * [1, 1e6, 1, 1], "defective")
+    assert all(w.filename == __file__ for w in caught)
+    labels, spreads, few = [str(w.message) for w in caught]
+    assert "classes ['defective']" in labels and "feature 1 has" in spreads
+    assert few.startswith(FEW) and "'defective' has 10" in few
+
+
+def test_small_images_of_a_class_that_is_added_are_named():
+    detector = HGADDetector(two_levels(), image_size=128, max_iter=0, random_state=0)
+    detector.fit(pictures([(128, 128)] * 20), ["cap"] * 20)
+    with pytest.warns(UserWarning, match="20 of 20 images have sides under a quarter"):
+        detector.add_class(pictures([(16, 16)] * 20), "lid")
 
 
 def test_no_promise_no_warning():
