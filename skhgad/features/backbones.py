@@ -127,6 +127,9 @@ def _check_state(name, state, image_size, options, *, source):
             break
         except RuntimeError as error:
             different = _other_shapes(error)
+            if missing := _missing(error):  # timm is strict with some architectures
+                n_whole = len(_whole(name).state_dict())
+                _check_filled(missing, shapes | different, n_whole, source)
             if not different.keys() & blank.keys():
                 raise
             shapes.update(different)
@@ -135,11 +138,22 @@ def _check_state(name, state, image_size, options, *, source):
     unfilled = [key for key, t in needed.items() if _is_float(t) and not t.isnan().any()]
     named = {key.replace(".", "_") for key in shapes}  # the backbone may say stages_0 for stages.0
     missing = [key for key in unfilled if key.replace(".", "_") not in named]
+    _check_filled(missing, shapes, len(needed), source)
     try:
-        check_filled(missing, shapes, len(needed), source=source)
-        with outline():
-            whole = _import_timm().create_model(name)
-        check_blocks(whole.state_dict(), state, source=source)
+        check_blocks(_whole(name).state_dict(), state, source=source)
+    except ValueError as error:
+        raise _DoesNotFit(str(error)) from None
+
+
+def _whole(name):
+    """Build a model of timm with all its layers, without values."""
+    with outline():
+        return _import_timm().create_model(name)
+
+
+def _check_filled(missing, shapes, n_needed, source):
+    try:
+        check_filled(missing, shapes, n_needed, source=source)
     except ValueError as error:
         raise _DoesNotFit(str(error)) from None
 
@@ -164,6 +178,12 @@ def _other_shapes(error):
     for name, *shapes in _OTHER_SHAPE.findall(str(error)):
         found[name] = tuple(tuple(map(int, filter(None, s.split(", ")))) for s in shapes)
     return found
+
+
+def _missing(error):
+    """Read the names of missing tensors from torch's message."""
+    found = re.search(r"Missing key\(s\) in state_dict: (.*?)\. *$", str(error), re.MULTILINE)
+    return [] if found is None else re.findall(r'"(.*?)"', found[1])
 
 
 def _is_float(tensor):

@@ -64,7 +64,8 @@ def read_checkpoint(path):
     except Exception as error:
         # PyTorch's own words advise to run what the file holds.
         is_pickle = isinstance(error, pickle.UnpicklingError)
-        reason = "it holds no plain tensors, or is damaged" if is_pickle else error
+        is_known = str(error) and not is_pickle
+        reason = error if is_known else "it holds no plain tensors, or is damaged"
         raise ValueError(
             f"weights={str(path)!r} is not a readable checkpoint: {reason}. Pass a state dict that "
             "torch.save or safetensors wrote."

@@ -57,7 +57,8 @@ def as_map(item, pixels):
 
     Tokens (n, n_tokens, channels) are laid out in the grid that the image has for one size of
     patch. Tokens before the patches are left out: a class token, a distillation token, registers.
-    Raises ValueError if an item is neither map nor tokens, or the grid is not the only one.
+    Raises ValueError if an item is neither map nor tokens, has its channels last, or the grid is
+    not the only one.
     """
     if not isinstance(item, torch.Tensor):
         raise ValueError(
@@ -71,7 +72,22 @@ def as_map(item, pixels):
             f"backbone: the module must return {RETURNS}; for {len(pixels)} images it returned a "
             f"tensor of shape {shape}.{advice}"
         )
-    return item if item.ndim == 4 else _tokens_as_map(item, tuple(pixels.shape[2:]))
+    size = tuple(pixels.shape[2:])
+    if item.ndim == 3:
+        return _tokens_as_map(item, size)
+    _, _, height, width = shape
+    if _is_in_proportion(shape[1:3], size) and not _is_in_proportion((height, width), size):
+        raise ValueError(
+            f"backbone: for images of {size[0]} x {size[1]} pixels the module returned a map of "
+            f"shape {shape}, which seems to have its channels last. Return (n, channels, height, "
+            "width): tensor.permute(0, 3, 1, 2)."
+        )
+    return item
+
+
+def _is_in_proportion(sides, size):
+    """Whether a map has about the proportions of the image, up to a factor of 2."""
+    return 0.5 < sides[0] * size[1] / (sides[1] * size[0]) < 2
 
 
 def _tokens_as_map(tokens, size):

@@ -142,6 +142,19 @@ def test_renamed_tensors_of_a_transformer_count_as_filled(tmp_path):
     assert [tuple(m.shape) for m in backbone(torch.zeros(1, 3, *SIZE))] == [(1, 192, 4, 4)] * 2
 
 
+def test_tensors_that_a_transformer_lacks_are_counted_and_named(resnet, tmp_path):
+    torch.save(resnet, tmp_path / "weights.pth")
+    name = "vit_small_patch14_reg4_dinov2"  # timm has weights without a classifier: it is strict
+    with pytest.raises(ValueError, match=r"\d+ of the \d+ tensors .* missing: cls_token, reg_tok"):
+        create_backbone(name, tmp_path / "weights.pth", (2,), (56, 56))
+
+
+def test_an_empty_file_is_no_checkpoint(tmp_path):
+    (tmp_path / "weights.pth").touch()
+    with pytest.raises(ValueError, match="holds no plain tensors, or is damaged"):
+        read_checkpoint(tmp_path / "weights.pth")
+
+
 @pytest.mark.parametrize("content", [{}, {"a": 1}, [torch.zeros(2)]])
 def test_a_file_without_tensors_is_an_error(content, tmp_path):
     torch.save(content, tmp_path / "weights.pth")

@@ -48,6 +48,14 @@ def test_maps_stay_as_they_are(name, n_left):
     assert all(torch.equal(before[key], after[key]) for key in before), "the original changed"
 
 
+def test_a_backbone_whose_maps_are_nan_stays_as_it_is():
+    """Its features are refused later, by a sentence."""
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    backbone[0].weight.data.fill_(torch.nan)
+    backbone.forward = lambda x: [nn.Sequential.forward(backbone, x)]
+    assert fold_batch_norm(backbone, torch.zeros(1, 3, 8, 8)) is backbone
+
+
 class Branching(nn.Module):
     """Uses the convolution's output beside the normalised one, so that folding is wrong."""
 

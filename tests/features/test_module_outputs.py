@@ -135,6 +135,10 @@ def test_a_module_gets_normalised_float32_pixels():
         (lambda maps: [maps[0], "map"], "one item is of type str"),
         (lambda maps: maps[0][0], r"for 1 images it returned a tensor of shape \(6, 24, 24\)"),
         (lambda maps: tokens(maps[1])[:, :90], r"\(1, 90, 8\).*no grid of patches"),
+        (
+            lambda maps: maps[1].repeat(1, 4, 1, 1).permute(0, 2, 3, 1),
+            r"\(1, 12, 12, 32\).*permute\(0, 3, 1, 2\)",
+        ),
         (lambda maps: maps[::-1], r"from fine to coarse.*\(12, 12\), \(24, 24\)"),
     ],
 )
@@ -161,6 +165,11 @@ def test_tokens_are_laid_out_in_the_grid_of_the_image(n_tokens, size, grid):
     assert found.shape == (1, 1, *grid)
     n_extra = n_tokens - grid[0] * grid[1]
     assert torch.equal(found.flatten(), values[0, n_extra:, 0])
+
+
+def test_a_module_may_shrink_one_side_more_than_the_other():
+    bands = torch.zeros(1, 8, 24, 4)
+    assert as_map(bands, torch.zeros(1, 3, 48, 48)) is bands
 
 
 def test_tokens_of_two_grids_are_refused():
