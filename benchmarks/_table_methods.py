@@ -35,8 +35,8 @@ _PYOD = {
     "pyod-alad": ("ALAD", "alad.ALAD"),
 }
 _NO_PYOD = (
-    "{keys}: PyOD is not installed. pip install 'skhgad[benchmarks]' (or pyod) brings it; without "
-    "it, name other --methods."
+    '{keys}: PyOD is not installed. pip install pyod, or in the clone pip install ".[benchmarks]", '
+    "brings it; without it, name other --methods."
 )
 
 

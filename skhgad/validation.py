@@ -206,8 +206,8 @@ def _refuse_single(X):
         if os.path.isdir(X):
             raise TypeError(
                 f"X is a single folder, {os.fspath(X)!r}; pass the paths of its images: after data "
-                f"= skhgad.datasets.load_folder({os.fspath(X)!r}) they are data.images, and "
-                "data.target is the y for fit."
+                f"= skhgad.datasets.load_folder({os.fspath(X)!r}) they are data.images. For fit, "
+                "load with split='train'; data.target is its y."
             )
         raise TypeError(f"X is a single path, {os.fspath(X)!r}; wrap it in a list: [X].")
     if isinstance(X, Image.Image):

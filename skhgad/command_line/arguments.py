@@ -273,11 +273,11 @@ def parse_count(text):
 def chosen_parameters(args):
     """Return the parameters that options and ``--set`` give, as dict; `random_state` defaults to 0.
 
-    A backbone of `BACKBONE_RECIPES` brings its other parameters, where none are given. Values are
-    not checked. A ``--set`` of an unknown or repeated name raises ValueError.
+    A backbone of `BACKBONE_RECIPES` brings its other parameters, and ``--fast`` its own, where none
+    are given. Values are not checked. A ``--set`` of an unknown or repeated name raises ValueError.
     """
     from ..estimator import HGADDetector
-    from ..parameters import BACKBONE_RECIPES
+    from ..parameters import BACKBONE_RECIPES, FAST
 
     names = ("backbone", "n_components", "image_size", "device", "n_jobs", "random_state")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -300,6 +300,8 @@ def chosen_parameters(args):
     if recipe is not None:
         del given["backbone"]
         given = recipe | given
+    if args.fast:
+        given = FAST | given
     return {"random_state": 0, **given}
 
 

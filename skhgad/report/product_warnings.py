@@ -72,7 +72,7 @@ def product_warnings(is_anomaly, is_flagged, class_labels, expected_rate, own_ra
 
 _FEW_TEXT = (
     "{name}: {n_flagged} of {n_images} anomalies are flagged ({share}). If it misses few "
-    "at 5 or 10 % false alarms, choose such a rate with set_threshold(false_alarm_rate=...). If it "
+    "at 5 or 10 % false alarms, choose such a rate: --false-alarm-rate, or set_threshold. If it "
     "misses many there, too, these defects look normal to it: fit on larger images (image_size)."
 )
 _MANY_TEXT = (

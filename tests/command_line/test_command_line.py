@@ -144,7 +144,7 @@ def test_fit_names_a_wrong_setting(products, tmp_path, capsys, setting, expected
 
 def test_settings_are_python_values_or_words():
     names = ("backbone", "n_components", "image_size", "device", "n_jobs", "random_state")
-    args = argparse.Namespace(**dict.fromkeys(names))
+    args = argparse.Namespace(**dict.fromkeys(names), fast=False)
     args.n_components = 4
     args.set = ["out_indices=(2, 3)", "contamination=0.01", "criterion=likelihood", "weights=None"]
     assert chosen_parameters(args) == {
@@ -155,6 +155,16 @@ def test_settings_are_python_values_or_words():
         "criterion": "likelihood",
         "weights": None,
     }
+
+
+def test_fast_is_the_setting_of_that_name_and_can_be_changed():
+    def parameters(*options):
+        return chosen_parameters(build_parser().parse_args(["fit", "folder", *options]))
+
+    fast = HGADDetector.fast(random_state=0)
+    assert HGADDetector(**parameters("--fast")).get_params() == fast.get_params()
+    assert parameters("--fast", "--image-size", "9") == {**parameters("--fast"), "image_size": 9}
+    assert "image_scales" not in parameters()
 
 
 def test_a_dry_run_says_what_is_understood_and_fits_nothing(
