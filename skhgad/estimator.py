@@ -650,7 +650,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Warns
         -----
         UserWarning
-            If a class is too small to hold samples out; it then borrows the known classes' scale.
+            As `fit` does: of labels that look like defects, of features in other units and cells
+            that are no measurement, of small images, and of too few normals. A class too small to
+            hold samples out borrows the known classes' scale.
 
         Notes
         -----

@@ -18,7 +18,7 @@ from ..validation import check_scored_X, check_y
 from .calibrate import calibrate_new_classes, evidence_of, judges
 from .changeable import parameters_of_change
 from .class_covariances import fit_new_classes
-from .far_cells import check_largest
+from .far_cells import check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
 from .new_map_classes import new_map_classes, takes_new_maps
@@ -27,6 +27,7 @@ from .samples import LabelledSamples
 from .synthetic_anomalies import synthetic_anomalies
 from .warn import (
     warn_of_enlarged_images,
+    warn_of_far_cells,
     warn_of_few_calibrating,
     warn_of_labels,
     warn_of_spreads,
@@ -47,8 +48,13 @@ def add_class(detector, X, y, roi=None):
     codes, labels = new_labels(y, fitted.classes, len(X))
     normal = np.flatnonzero(codes >= 0)
     warn_of_labels(labels, marks_anomalies=len(normal) < len(codes))
+    far = normal[:0]  # rows with cells that are no measurement: they calibrate alone
     if not fitted.takes_images:
         names = getattr(detector, "feature_names_in_", None)
+        cells = far_cells(X, codes)
+        warn_of_far_cells(X, cells, names)
+        far = np.unique([cell.row for cell in cells]).astype(np.int64)
+        normal = np.setdiff1d(normal, far)
         check_largest(X[normal], names)
         warn_of_spreads(X[normal], codes[normal], names)
     masks = product_masks(roi, len(X), labels, takes_images=fitted.takes_images)
@@ -56,7 +62,7 @@ def add_class(detector, X, y, roi=None):
         masks = fitted.roi._replace(of_class=fitted.roi.of_class[:1] * len(labels))
     observed = fitted.observed(X) if fitted.takes_images else X
     seen, rows, pictures = seen_at_fit(reader, observed, codes, normal, parameters, masks)
-    regions, codes = regions_by_code(masks, codes), codes[normal]
+    regions, far_codes, codes = regions_by_code(masks, codes), codes[far], codes[normal]
     random_state = check_random_state(parameters["random_state"])
     fraction = parameters["validation_fraction"]
     # Whatever was trained stays: the new classes alone are fitted.
@@ -82,6 +88,8 @@ def add_class(detector, X, y, roi=None):
             model, evidence, of_synthetic = fit(samples, spared[:, of_rows], synthetic)
         weigh = None if synthetic is None else synthetic.weigh(model, of_synthetic)
         added = calibrate_new_classes(model, evidence, parameters, known, new_places, weigh)
+    if len(far):
+        added = with_rows(added, len(normal), model, X[far], new_places[far_codes], reader.device)
     before = fitted.calibration
     before = before._replace(
         codes=known_places[before.codes], inferred=known_places[before.inferred]
@@ -93,6 +101,7 @@ def add_class(detector, X, y, roi=None):
     kept = fitted.kept
     if kept is not None:
         kept = kept.recoded(known_places).joined(X[normal], new_places[codes])
+        kept = kept.joined(X[far], new_places[far_codes])
     roi = joined_masks(fitted.roi, masks, (len(fitted.classes), len(labels)), order)
     appearances = None
     if fitted.takes_images and same_regions(fitted.roi, roi):  # else they are not comparable

@@ -329,3 +329,19 @@ def test_own_backgrounds_are_saved_and_forgotten(tmp_path):
     np.testing.assert_array_equal(again.score_samples(X), detector.score_samples(X))
     without = again.forget("clip").model_.model.levels[0].densities
     assert without.own_backgrounds.tolist() == [0, 0] and not len(without.own_background_log_dets)
+
+
+def test_a_cell_that_is_no_measurement_takes_no_part(tmp_path):
+    detector = HGADDetector(random_state=0).fit(*vectors(["bolt", "nut"]))
+    X, y = vectors(["clip"])
+    X[3, 4] = -9999
+    with pytest.warns(UserWarning, match=r"X\[3, 4\] = -9999: .*take no part"):
+        detector.add_class(X, y)
+    fresh, _ = vectors(["clip"], 300, seed=1)
+    assert (detector.predict(fresh + [0, 0, 0, 0, 9, 0]) == -1).mean() > 0.9
+    assert (detector.predict(fresh) == -1).mean() < 0.1
+    calibration = detector.model_.calibration
+    assert (calibration.codes == 1).sum() == 60  # bolt, clip, nut
+    detector.save(tmp_path / "model")
+    loaded = HGADDetector.load(tmp_path / "model")
+    assert (loaded.model_.kept.codes == 1).sum() == 60
