@@ -48,6 +48,7 @@ def benchmark_parser(name, doc, *, pixels=False, epilog=None):
     )
     _add_data_options(parser)
     add_detector_options(parser)
+    parser.set_defaults(fast=False)  # commands have the option --fast, benchmarks rows of it
     _add_run_options(parser, pixels)
     return parser
 

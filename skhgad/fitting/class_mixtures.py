@@ -1,13 +1,11 @@
 """The mixture of each class of feature vectors: found in latent space, its size chosen."""
 
-import math
-
 import torch
 
 from ..model.class_densities import ClassDensities
 from .covariance import residuals_within, shrink, whitening_matrix
 from .gaussian_mixture import fit_mixture
-from .gaussian_shrinkage import has_heavy_tails, inflation_of, likeliest_pseudo_count
+from .gaussian_shrinkage import has_heavy_tails, inflation_of
 from .mixture_choice import ClassVectors, choose_mixture, fit_gaussian
 from .modes import find_modes, numbered
 from .ties import tie_covariances
@@ -56,9 +54,12 @@ def fit_class_mixtures(level, samples, n_components, seed):
     covariances = [_covariance_within(mixture) for mixture in mixtures]
     root = whitening_matrix(sum(covariances) / len(covariances))
     background = None
-    if samples.n_classes > 1:  # of a single class, the background is the class
+    # Of a single class, the background is the class. Of few rows it says nothing of what lies
+    # outside of them.
+    if samples.n_classes > 1 and not level.start.has_rest:
         everything = z[drawn_rows(z, torch.arange(len(z)), seed)]
-        background = _background(everything, n_merged)
+        covariance = torch.cov(everything.T, correction=0).reshape(z.shape[1], -1)
+        background = everything.mean(0), whitening_matrix(shrink(covariance, BACKGROUND_SHRINKAGE))
     return ClassDensities.of(
         [mixture.frozen() for mixture in mixtures],
         locations.to(level.mixture.means),
@@ -67,26 +68,6 @@ def fit_class_mixtures(level, samples, n_components, seed):
         evidence=(counts, [m.shrinkage(n) for m, n in zip(mixtures, counts, strict=True)]),
         n_merged=n_merged,
     )
-
-
-def _background(z, n_merged):
-    """Return mean and whitener of one Gaussian of all latent vectors (n, n_features).
-
-    The last axis stands for `n_merged` more. The covariance is shrunk by a tenth, or by more where
-    vectors left out are likelier: with more features than vectors a tenth would say that nothing
-    lies outside of what the vectors span.
-    """
-    n, n_features = len(z), z.shape[1] + n_merged
-    mean = z.mean(0)
-    residuals = z - mean
-    scale, shrinkage = float(residuals.square().sum()) / n / n_features, BACKGROUND_SHRINKAGE
-    if scale > 0:
-        inflation = inflation_of(torch.zeros(n, dtype=torch.int64))
-        pseudo = likeliest_pseudo_count(
-            residuals, inflation, scale, n_features, n_features=n_features
-        )
-        shrinkage = max(shrinkage, 1.0 if math.isinf(pseudo) else pseudo / (n + pseudo))
-    return mean, whitening_matrix(shrink(residuals.T @ residuals / n, shrinkage, n_features))
 
 
 def latent_vectors(level, x):

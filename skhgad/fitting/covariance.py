@@ -133,14 +133,14 @@ def _is_rounding(squares, n_samples, size, eps):
     return bool(squares <= tolerance**2 * size)
 
 
-def shrink(covariance, shrinkage, n_features=None):
+def shrink(covariance, shrinkage):
     """Shrink a covariance towards the identity of the same mean variance.
 
-    Zero becomes the identity. `n_features` None = the axes of the covariance; more, if it leaves
-    out axes in which nothing varies.
+    Zero becomes the identity.
     """
-    mean_variance = covariance.trace() / (len(covariance) if n_features is None else n_features)
-    identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    n_features = len(covariance)
+    mean_variance = covariance.trace() / n_features
+    identity = torch.eye(n_features, dtype=covariance.dtype, device=covariance.device)
     if not mean_variance > 0:
         return identity
     return (1 - shrinkage) * covariance + shrinkage * mean_variance * identity
