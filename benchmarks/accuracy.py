@@ -2,12 +2,16 @@
 
     python -m benchmarks.accuracy --data DIR [--loader mvtec_ad] [--protocol honest|paper|both]
 
-docs/benchmarks.rst says how every method is configured, what the protocols are, and which command
-reproduces which published table.
+Where DIR holds tables of one class, NAME.npz with X and y, this is `benchmarks.tables`, with its
+options. docs/benchmarks.rst says how every method is configured, what the protocols are, and which
+command reproduces which published table.
 """
+
+import argparse
 
 from skhgad import HGADDetector
 
+from . import tables as one_class_tables
 from ._features import extract
 from ._figures import render, write_json, write_markdown
 from ._methods import ON_REQUEST, TITLES, Bench, applicable, is_deterministic, runs_of
@@ -157,6 +161,12 @@ def notes_of(part, protocol, results, seeds):
 
 def main(arguments=None):
     """Run the benchmark, print its tables and write them."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--data", nargs="*", default=[])
+    data = parser.parse_known_args(arguments)[0].data
+    if len(data) == 1 and one_class_tables.holds_tables(data[0]):
+        one_class_tables.main(arguments)
+        return
     args, parts, parameters = parse_arguments(arguments)
     content = {**describe_run(parameters), "seeds": args.seeds, "parts": {}}
     tables = []

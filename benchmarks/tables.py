@@ -41,6 +41,15 @@ _N_FACTORS = 20  # of the tables of --rows, that their features are made of
 _N_BLOBS = 5
 
 
+def holds_tables(folder):
+    """Whether a folder holds tables of one class: NAME.npz with X and y, without splits."""
+    paths = sorted(Path(folder).glob("*.npz"))
+    if not paths:
+        return False
+    with np.load(paths[0]) as file:
+        return {"X", "y"} <= set(file) and "split" not in file
+
+
 def load_table(path):
     """Return the samples to fit on, those to score and their labels, standardised."""
     with np.load(path) as file:

@@ -141,7 +141,7 @@ def fit_new_classes(level, samples, n_components="auto", seed=0):
     mixture.prior_logits.fill_(known.prior_logits.mean())
     new = LevelModel(level.start, level.flow, mixture, level.map_shape)
     if level.has_one_position:
-        return mixture, fit_class_mixtures(new, samples, n_components, seed)
+        return mixture, fit_class_mixtures(new, samples, n_components, seed, are_new=True)
     no_samples = replace(samples, blocks=tuple)  # the centers are in place
     fit_class_covariances(new, samples, first=no_samples)
     return mixture, new.densities

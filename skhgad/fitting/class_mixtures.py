@@ -3,6 +3,7 @@
 import torch
 
 from ..model.class_densities import ClassDensities
+from ..model.short_numbers import rounded_whitener_of_vectors
 from .covariance import residuals_within, shrink, whitening_matrix
 from .gaussian_mixture import fit_mixture
 from .gaussian_shrinkage import has_heavy_tails, inflation_of
@@ -15,7 +16,7 @@ _MOST_VECTORS = 20_000  # of a class; more change nothing but the time
 
 
 @torch.no_grad()
-def fit_class_mixtures(level, samples, n_components, seed):
+def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False):
     """Return the ClassDensities of a level of feature vectors.
 
     Parameters
@@ -29,6 +30,8 @@ def fit_class_mixtures(level, samples, n_components, seed):
         class.
     seed : int
         Of k-means and of the order in which vectors are drawn.
+    are_new : bool, default=False
+        Whether the level was fitted to other classes.
     """
     x, codes = samples.vectors()
     z = latent_vectors(level, x)
@@ -60,14 +63,23 @@ def fit_class_mixtures(level, samples, n_components, seed):
         everything = z[drawn_rows(z, torch.arange(len(z)), seed)]
         covariance = torch.cov(everything.T, correction=0).reshape(z.shape[1], -1)
         background = everything.mean(0), whitening_matrix(shrink(covariance, BACKGROUND_SHRINKAGE))
+    is_short = are_new or samples.n_classes > 1
     return ClassDensities.of(
-        [mixture.frozen() for mixture in mixtures],
+        [_frozen(mixture, is_short) for mixture in mixtures],
         locations.to(level.mixture.means),
         root @ root.T,
         background,
         evidence=(counts, [m.shrinkage(n) for m, n in zip(mixtures, counts, strict=True)]),
         n_merged=n_merged,
     )
+
+
+def _frozen(mixture, is_short):
+    """Freeze the mixture of a class; `is_short`: large whiteners in one or two bytes a number."""
+    centers, log_weights, whiteners, names = mixture.frozen()
+    if is_short:
+        whiteners = torch.stack([rounded_whitener_of_vectors(one) for one in whiteners])
+    return centers, log_weights, whiteners, names
 
 
 def latent_vectors(level, x):

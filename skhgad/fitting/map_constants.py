@@ -94,12 +94,13 @@ def _fit_framed(model, evidence, chosen):
 
 
 def _fit_background(model, evidence, codes, background_weight):
-    # Few rows have none; a fold may be one row too few.
-    if not background_weight or any(block.backgrounds[0] is None for block in evidence):
+    if not background_weight:
         return
     for index in range(len(model.levels)):
         likelihood = [block.likelihoods[index] for block in evidence]
         background = [block.backgrounds[index] for block in evidence]
+        if any(block is None for block in background):  # with few vectors, maybe of one fold alone
+            continue
         if evidence[0].frame is None:
             likelihood, background = torch.cat(likelihood), torch.cat(background)
         else:

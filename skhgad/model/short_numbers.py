@@ -76,6 +76,14 @@ class ShortMatrix(NamedTuple):
         return result + result.T + torch.diag(self.diagonal)
 
 
+def rounded_whitener_of_vectors(whitener):
+    """Return a whitener (d, d), float64, rounded as `rounded_whitener` does where it is large."""
+    if len(whitener) < _FEW:
+        return whitener
+    rounded, single = rounded_whitener(whitener.float()), whitener.float()
+    return whitener if torch.equal(rounded, single) else rounded.double()
+
+
 def rounded_whitener(whitener, *, is_fine=False):
     """Return a whitener (d, d) rounded to entries of one byte, or of two where one is too rough.
 

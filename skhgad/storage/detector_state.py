@@ -43,7 +43,7 @@ def pack(detector):
     """Take a fitted detector apart: a dict of tensors, and a JSON-serialisable description."""
     fitted = detector.model_
     tensors = {f"model.{name}": t for name, t in fitted.model.state_dict().items()}
-    tensors = shortened(tensors)
+    tensors = shortened(narrowed(tensors))
     if fitted.takes_images:
         state = fitted.extractor.state_dict()
         tensors.update({f"extractor.{name}": t for name, t in state.items()})
@@ -95,8 +95,9 @@ def unpack(cls, tensors, description, backbone):
     """
     attributes = description["fitted"]
     takes_images = read_images(attributes)
+    tensors = lengthened(tensors)
     parts = _by_part(tensors if takes_images else widened(tensors))
-    parts["model"] = _with_level_weights(lengthened(parts["model"]))
+    parts["model"] = _with_level_weights(parts["model"])
     detector = _new_detector(cls, description["parameters"], backbone)
     parameters = detector.get_params(deep=False)
     classes = read_classes(attributes["classes"])

@@ -8,7 +8,7 @@ import torch
 from ..model.short_numbers import ShortMatrix, short
 
 # The large tensors of wide tables, float64 in memory.
-_NARROWED = ("model.levels.0.start.matrix", "kept.x")
+_NARROWED = ("model.levels.0.start.matrix", "model.levels.0.densities.whiteners", "kept.x")
 _KINDS = {"one_byte": torch.int8, "two_bytes": torch.int16}
 
 

@@ -12,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from benchmarks import _table_methods, tables
+from benchmarks import _table_methods, accuracy, tables
 
 
 @pytest.fixture
@@ -46,6 +46,16 @@ def test_figures_are_those_of_the_detectors(folder, capsys):
     expected = f"{roc_auc_score(labels, found):.3f}"
     assert row.split(" | ")[column] == mean.split(" | ")[column] == expected
     assert row in capsys.readouterr().out
+
+
+def test_accuracy_takes_a_folder_of_tables(folder, capsys):
+    arguments = ["--data", str(folder), "--methods", "nn", "ledoit-wolf"]
+    tables.main(arguments)
+    by_tables = capsys.readouterr().out.splitlines()
+    accuracy.main(arguments)
+    by_accuracy = capsys.readouterr().out.splitlines()
+    assert by_accuracy[:-1] == by_tables[:-1]  # the last line tells seconds
+    assert "nearest neighbours" in by_accuracy[0]
 
 
 def test_a_folder_without_tables_is_an_error(tmp_path, capsys):

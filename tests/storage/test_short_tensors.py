@@ -128,3 +128,15 @@ def test_models_of_format_version_7_are_read(detector, tmp_path, monkeypatch):
     old["model.levels.0.nearest.counts"] = torch.tensor([1, 10**6])
     with pytest.raises(ValueError, match="names vectors that there are not"):
         unpack(HGADDetector, old, description, two_levels())
+
+
+def test_classes_of_vectors_are_stored_short(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(150, 130)) + np.repeat(20 * rng.normal(size=(6, 130)), 25, axis=0)
+    detector = HGADDetector(validation_fraction=0, random_state=0)
+    detector.fit(X, np.repeat(np.arange(6), 25))
+    whiteners = [tensor for name, tensor in pack(detector)[0].items() if f"{NAME}." in name]
+    assert 0 < sum(tensor.nbytes for tensor in whiteners) < 6 * 130**2 * 8 / 10
+    detector.save(tmp_path / "model")
+    loaded, fresh = HGADDetector.load(tmp_path / "model"), X + rng.normal(size=X.shape)
+    np.testing.assert_array_equal(loaded.score_samples(fresh), detector.score_samples(fresh))
