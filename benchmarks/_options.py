@@ -48,7 +48,6 @@ def benchmark_parser(name, doc, *, pixels=False, epilog=None):
     )
     _add_data_options(parser)
     add_detector_options(parser)
-    parser.set_defaults(fast=False)  # commands have the option --fast, benchmarks rows of it
     _add_run_options(parser, pixels)
     return parser
 
@@ -81,6 +80,7 @@ def _add_data_options(parser):
 
 def add_detector_options(parser):
     """Add the options that `read_parameters` reads."""
+    parser.set_defaults(fast=False)  # commands have the option --fast, benchmarks rows of it
     group = parser.add_argument_group("detector")
     group.add_argument("--paper", action="store_true", help="start from HGADDetector.paper()")
     group.add_argument(

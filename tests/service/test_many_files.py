@@ -213,7 +213,13 @@ def test_the_command_prints_and_writes_what_it_does_without_backend(
     out.write_text("".join(first[:5]))
     assert score(small_model, folder, "--csv", many, "--jsonl", out, "--fail-on-anomaly") == 1
     resumed = capsys.readouterr()
-    assert out.read_text().splitlines(keepends=True) == first
+    lines = out.read_text().splitlines(keepends=True)
+    assert lines[:5] == first[:5]
+    for record, before in zip(map(json.loads, lines), map(json.loads, first), strict=True):
+        # In a batch of another size the last digit may be another, and so the place of a flat peak.
+        numbers = (key for key in ("score", "peak") if before[key] is not None)
+        like = {key: pytest.approx(before[key], rel=1e-6) for key in numbers}
+        assert record == before | like | {key: record[key] for key in ("peak_position", "reason")}
     assert "5 images are in" in resumed.err and "1 of 8 images are anomalies" in resumed.err
     assert len(resumed.out.splitlines()) == 1 + 4
     assert many.read_text() == plain.read_text()
