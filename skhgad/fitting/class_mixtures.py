@@ -57,8 +57,8 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False):
     covariances = [_covariance_within(mixture) for mixture in mixtures]
     root = whitening_matrix(sum(covariances) / len(covariances))
     background = None
-    # Of a single class, the background is the class. Of few rows it says nothing of what lies
-    # outside of them.
+    # The background of a single class is the class. With fewer rows than features, a background
+    # says nothing of what lies outside of the rows.
     if samples.n_classes > 1 and not level.start.has_rest:
         everything = z[drawn_rows(z, torch.arange(len(z)), seed)]
         covariance = torch.cov(everything.T, correction=0).reshape(z.shape[1], -1)

@@ -121,7 +121,8 @@ def choose_mixture(vectors, name=None):
     GaussianMixture
     """
     if name is None:
-        name = chosen_name(_likelihoods(vectors)) if len(candidates(vectors)) > 1 else 1
+        names = candidates(vectors)
+        name = chosen_name(_likelihoods(names, vectors)) if len(names) > 1 else 1
     elif not _can_be(name, vectors):
         name = 1
     return _fit_candidate(name, vectors)
@@ -158,7 +159,7 @@ def likelihoods_of_choice(vectors):
 
     Returns the numbers of the vectors that are judged, int64 (n_judged,), and the likelihoods.
     """
-    likelihoods = _likelihoods(vectors)
+    likelihoods = _likelihoods(candidates(vectors), vectors)
     judged = torch.cat([left_out for _, left_out in _folds(len(vectors))])
     return judged, likelihoods[chosen_name(likelihoods)]
 
@@ -171,8 +172,8 @@ def _folds(n):
     return [(rows[rows % n_folds != fold], rows[rows % n_folds == fold]) for fold in folds]
 
 
-def _likelihoods(vectors):
-    """Left-out log-likelihoods of all candidates, on the axes in which the vectors vary.
+def _likelihoods(names, vectors):
+    """Left-out log-likelihoods of the candidates, on the axes in which the vectors vary.
 
     In the others, as of constant features and sums of others, a density is as high as its
     covariance is shrunk little, which says nothing of the candidates.
@@ -181,7 +182,7 @@ def _likelihoods(vectors):
         axes = varying_axes(vectors.z)
         if axes.shape[1] < len(axes):
             vectors = vectors.along(axes)
-    return left_out_likelihoods(candidates(vectors), vectors)
+    return left_out_likelihoods(names, vectors)
 
 
 def names_of(densities, n_vectors):
