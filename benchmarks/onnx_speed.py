@@ -26,7 +26,7 @@ from ._figures import markdown, write_json, write_markdown
 from .measurement import Comparison, environment
 from .pictures import DEFAULT_DATA, load_pictures
 
-_FITTED = 64  # images
+_FITTED = 160  # images
 _HEAD = ("images", "torch, ms", "onnxruntime, ms", "speed-up", "scores differ by at most")
 
 
@@ -80,7 +80,6 @@ def fitted_detector(options):
         backbone=options.backbone,
         weights=None if options.weights == "none" else options.weights,
         image_size=options.image_size,
-        max_iter=1,
         random_state=0,
     )
     pictures = load_pictures(options.data, options.image_size, _FITTED)

@@ -141,7 +141,8 @@ def part_fit(options):
 def fitted(options, configuration):
     """A detector fitted shortly: its speed does not depend on what it learned."""
     pictures = load_pictures(options.data, options.image_size, options.fitting_images)
-    detector = make_detector(options, configuration, max_iter=1)
+    overrides = {} if configuration == "default" else {"max_iter": 1}
+    detector = make_detector(options, configuration, **overrides)
     return detector.fit(pictures.pixels, pictures.labels)
 
 
@@ -176,7 +177,7 @@ def beside_backbone(options, pictures, batch_size, repeats, name, target, *, thr
 
 def part_score(options):
     """A stream of images: beside the bare backbone, and beside the published evaluation."""
-    pictures = load_pictures(options.data, options.image_size, options.images)
+    pictures = load_pictures(options.data, options.image_size, options.images, split="test")
     name = f"scoring at batch {BATCH}, {options.configuration} configuration"
     found = beside_backbone(options, pictures, BATCH, options.repeats, name, 0.75, throughput=True)
     detector = fitted(options, "paper")
@@ -204,10 +205,10 @@ def part_score(options):
 
 def part_latency(options):
     """One image a call."""
-    picture = load_pictures(options.data, options.image_size, 1)
+    picture = load_pictures(options.data, options.image_size, 1, split="test")
     name = f"latency of one image, {options.configuration} configuration"
     repeats = 10 * options.repeats
-    return beside_backbone(options, picture, 1, repeats, name, 1.5, throughput=False)
+    return beside_backbone(options, picture, 1, repeats, name, 1.2, throughput=False)
 
 
 def part_sizes(options):
@@ -355,7 +356,7 @@ def parse(arguments=None):
     add("--configuration", choices=("default", "paper"), default="default",
         help="of the detector whose scoring is compared with the bare backbone")  # fmt: skip
     add("--images", type=int, default=64, help="of a pass and of a stream")
-    add("--fitting-images", type=int, default=32, help="a detector is fitted on before it scores")
+    add("--fitting-images", type=int, default=160, help="a detector is fitted on before it scores")
     add("--sizes", nargs="+", type=int, default=[100, 1000, 4000], help="images of a fit")
     add("--passes", type=int, default=16)
     add("--our-passes", nargs="+", default=["auto"], metavar="MAX_ITER",
