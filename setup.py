@@ -61,7 +61,9 @@ EXTRAS_REQUIRE = {
         ELPV,
         MATPLOTLIB,
         "numpydoc",
+        "requests",
         SCIKIT_IMAGE,
+        *SERVE,
         "sphinx",
         "sphinx-gallery>=0.18.0",  # write_computation_times
     ],

@@ -57,7 +57,7 @@ def reason(explanation, threshold):
     return (
         f"The score {explanation.score:.4g} is {side} the threshold {threshold:.4g}; the image is "
         f"most unusual at row {row}, column {column}, where {cause(explanation)}, and "
-        f"{_regions_text(explanation)} above the threshold."
+        f"{_regions_text(explanation)}."
     )
 
 
@@ -76,6 +76,6 @@ def cause(explanation):
 def _regions_text(explanation):
     regions = explanation.regions
     if not regions:
-        return "no region lies"
+        return "no region lies above the threshold"
     noun = "1 region lies" if len(regions) == 1 else f"{len(regions)} regions lie"
-    return f"{noun} ({explanation.area:.1%} of the image)"
+    return f"{noun} above the threshold ({explanation.area:.1%} of the image)"
