@@ -7,6 +7,7 @@ from .frame_constants import fit_profiles, flat, flat_grid
 _SLOPE_PRIOR_VECTORS = 50  # weight of a slope of 1 from the background to a class
 SMALLEST_SPREAD = 1e-6  # less is rounding: the scale is then 1
 PROFILE_PRIOR_SAMPLES = 20  # weight of a profile that is the same everywhere
+_BORROWED_VECTORS = 1  # that a class of feature vectors takes from all; see `_with_borrowed`
 
 
 @torch.no_grad()
@@ -51,8 +52,14 @@ def _fit_moments(model, evidence, codes, chosen):
         for code in chosen.tolist():
             profile[:, code] = _profile(value[codes == code])
         value = value - profile.T[codes]
-        model.likelihood_location[index, chosen] = _per_class(chosen, codes, value, torch.mean)
-        model.likelihood_scale[index, chosen] = _per_class(chosen, codes, value, _spread)
+        location = _per_class(chosen, codes, value, torch.mean)
+        scale = _per_class(chosen, codes, value, _spread)
+        if model.levels[index].has_one_position:
+            counts = torch.bincount(codes.cpu(), minlength=model.n_classes)[chosen].to(value)
+            location = _with_borrowed(location, value.mean(), counts)
+            scale = _with_borrowed(scale, _spread(value), counts)
+        model.likelihood_location[index, chosen] = location
+        model.likelihood_scale[index, chosen] = scale
     if evidence[0].entropies[0] is None:
         return
     log_entropies = (
@@ -152,6 +159,16 @@ def _per_class(chosen, codes, values, statistic):
             for code in chosen.tolist()
         ]
     )
+
+
+def _with_borrowed(own, overall, counts):
+    """Draw constants of classes of so many vectors towards that of all vectors.
+
+    Calibration vectors are compared with the constants that they gave. The mean of one vector is
+    that vector, and of two both are as far away as their spread: they would look more usual than
+    any fresh one.
+    """
+    return (counts * own + _BORROWED_VECTORS * overall) / (counts + _BORROWED_VECTORS)
 
 
 def _profile(values):

@@ -184,3 +184,16 @@ def test_choices_are_told_from_the_densities():
     assert names[0] == 1 == counts[0]
     assert names[1] == "modes" and counts[1] == 2 or names[1] == counts[1]
     assert names[2] == "kernels" and counts[2] == 300 or names[2] == counts[2] > 2
+
+
+def test_one_held_out_vector_a_class_does_not_flag_half_of_fresh_normals():
+    """A location that were the held-out vector itself would make each look perfectly usual."""
+    rng = np.random.default_rng(0)
+    centers, spreads = rng.normal(0, 30, (40, 6)), np.exp(rng.normal(0, 0.7, 40))
+
+    def drawn(n):
+        y = np.repeat(np.arange(40), n)
+        return centers[y] + spreads[y, None] * rng.normal(size=(len(y), 6)), y
+
+    detector = HGADDetector(validation_fraction=0.2, random_state=0).fit(*drawn(5))
+    assert (detector.predict(drawn(50)[0]) < 0).mean() < 0.2  # 0.44 without
