@@ -218,8 +218,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     synthetic_anomalies : {"auto", "none"}, default="auto"
         Whether fit learns what each level of images counts in the sum from pictures with a defect
         painted in: a spot that shows another place of the picture, a blurred spot, or a scratch.
-        Levels in which these stand out more count more. "auto": for each class with 120 normal
-        images or more, from a quarter of them, at most 48, which the backbone sees once more;
+        Levels in which these stand out more count more. "auto": for each class with 48 normal
+        images or more, from an eighth of them, at most 24, which the backbone sees once more;
         never with `tile_size`, ``criterion="entropy"``, ``map_normalization="exponential"`` or
         without `class_calibration`. Scores, thresholds and p-values are calibrated on normals
         alone. "none": all levels count alike.

@@ -89,6 +89,23 @@ def chosen_roi(args, products):
     return found
 
 
+def scored_roi(args, detector):
+    """Return `chosen_roi` for scoring; warn where the fit remembers no region.
+
+    The positions near the border of a region then look like nothing that the model has seen.
+    """
+    roi = chosen_roi(args, detector.classes_.tolist())
+    if roi is not None and detector.model_.roi is None:
+        warnings.warn(
+            "--roi: this model was not fitted with --roi. Its thresholds and p-values are those of "
+            "whole images, and normal images may be anomalies in the region, above all at its "
+            "border: give --roi to fit, too.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return roi
+
+
 def add_out_option(command):
     """Add ``--out``, for a command that changes a model; see `ChangedModel`."""
     command.add_argument(
@@ -146,7 +163,7 @@ def add_drift_options(command):
         type=parse_probability,
         default=0.01,
         metavar="P",
-        help="of ever warning of drift where there is none (default: %(default)g)",
+        help="probability of ever warning of drift where there is none (default: %(default)g)",
     )
     command.add_argument(
         "--drift-burn-in",
@@ -323,7 +340,7 @@ def load_detector(args):
 def load_for_work(args):
     """Read the model as `load_detector` does; the regions of ``--roi`` replace those of the fit."""
     detector, _ = load_detector(args)
-    roi = chosen_roi(args, detector.classes_.tolist())
+    roi = scored_roi(args, detector)
     if roi is not None:
         detector.model_ = detector.model_.with_roi(roi)
     return detector

@@ -32,7 +32,7 @@ def add_options(commands):
         "--seed",
         type=parse_natural,
         default=0,
-        help="of the split and of the fit (default: %(default)s)",
+        help="random_state of the split and of the fit (default: %(default)s)",
     )
     command.set_defaults(run=run)
 

@@ -7,8 +7,8 @@ from .arguments import (
     add_machine_options,
     add_roi_option,
     add_threshold_option,
-    chosen_roi,
     load_detector,
+    scored_roi,
 )
 from .score_table import STDOUT, ReadableFindings
 
@@ -31,7 +31,7 @@ def add_options(commands):
         metavar="FILE",
         help="write all figures to a file; - prints it in place of the table",
     )
-    add_roi_option(command, "default: that of the fit")
+    add_roi_option(command, "default: that of the fit, for which alone the thresholds hold")
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     command.set_defaults(run=run)
@@ -48,7 +48,7 @@ def run(args):
     detector, _ = load_detector(args)
     data = labelled_images(detector, args.folder, args.classes)
     measurement = Measurement.of(detector, data)
-    roi = chosen_roi(args, detector.classes_.tolist())
+    roi = scored_roi(args, detector)
     readable = ReadableFindings(
         inspect_files(
             detector,

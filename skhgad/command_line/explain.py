@@ -9,10 +9,10 @@ from .arguments import (
     add_roi_option,
     add_scored_images,
     add_threshold_option,
-    chosen_roi,
     image_paths,
     load_detector,
     product_of,
+    scored_roi,
 )
 from .score_table import STDOUT, ReadableFindings
 
@@ -30,7 +30,7 @@ def add_options(commands):
         help="write everything to a file, in full precision; - prints it in place of the text",
     )
     add_product_option(command)
-    add_roi_option(command, "default: that of the fit")
+    add_roi_option(command, "default: that of the fit, for which alone the thresholds hold")
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     command.set_defaults(run=run)
@@ -46,7 +46,7 @@ def run(args):
         check_file_place(args.json, "--json")
     paths, _ = image_paths(args.images)
     detector, _ = load_detector(args)
-    records, roi = [], chosen_roi(args, detector.classes_.tolist())
+    records, roi = [], scored_roi(args, detector)
     label = product_of(detector, args)
 
     def keep(finding):

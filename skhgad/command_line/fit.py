@@ -25,14 +25,14 @@ def add_options(commands):
         "fit",
         help=text,
         description=text,
-        epilog="What is not given keeps HGADDetector's default, but --seed.",
+        epilog="Parameters that are not given have HGADDetector's defaults; the random state is 0.",
     )
     command.add_argument(
         "folder",
         metavar="FOLDER",
         help="holds <class>/train/good/<image>, as MVTec AD; or, all of them normal, "
         "<class>/<image>; or images of one class; or a published data set that load_folder reads. "
-        "A folder bad beside the images of a class holds known defects",
+        "A folder named bad beside the images of a class holds known defects",
     )
     command.add_argument("--out", metavar="MODEL", help="folder of the new model")
     command.add_argument(
@@ -45,8 +45,8 @@ def add_options(commands):
         "--decisions",
         nargs="+",
         metavar="FILE",
-        help="CSV files that the page of review saved: more normal images, and known defects; they "
-        "count where FOLDER says otherwise",
+        help="CSV files that the page of review saved: more normal images, and known defects; a "
+        "decision on an image counts more than its folder",
     )
     command.add_argument(
         "--backbone",

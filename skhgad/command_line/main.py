@@ -131,7 +131,23 @@ def build_parser():
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        super().error(printable_lines(message))
+        super().error(printable_lines(message) + self._hint(message))
+
+    def _hint(self, message):
+        """Say which options took the words after them, where one is missing or no value."""
+        options = [
+            action.option_strings[-1]
+            for action in self._actions
+            if action.option_strings and action.nargs == "+"
+        ]
+        _, is_missing, names = message.partition("arguments are required: ")
+        if is_missing and names[:1] != "-":
+            return f" (put {', '.join(options)} last: all words after them are theirs)" * bool(
+                options
+            )
+        if any(f"argument {option}: " in message for option in options):
+            return " (all words after this option are its own: put it last)"
+        return ""
 
 
 class _PrintVersion(argparse.Action):

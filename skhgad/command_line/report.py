@@ -9,10 +9,10 @@ from .arguments import (
     add_machine_options,
     add_roi_option,
     add_threshold_option,
-    chosen_roi,
     image_paths,
     load_detector,
     parse_count,
+    scored_roi,
 )
 from .score_table import ReadableFindings
 
@@ -45,7 +45,7 @@ def add_options(commands):
         "%(default)s)",
     )
     add_class_options(command)
-    add_roi_option(command, "default: that of the fit")
+    add_roi_option(command, "default: that of the fit, for which alone the thresholds hold")
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     command.set_defaults(run=run)
@@ -71,7 +71,7 @@ def run(args):
         raise ValueError(f"--classes: {args.folder!r} holds no <class>/test/ folders to choose of.")
     else:
         (paths, _), measurement = image_paths([args.folder]), None
-    roi = chosen_roi(args, detector.classes_.tolist())
+    roi = scored_roi(args, detector)
     readable = ReadableFindings(
         inspect_files(detector, paths, maps=True, roi=roi, skip_unreadable=True)
     )

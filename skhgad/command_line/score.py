@@ -12,10 +12,10 @@ from .arguments import (
     add_roi_option,
     add_scored_images,
     add_threshold_option,
-    chosen_roi,
     image_paths,
     load_detector,
     product_of,
+    scored_roi,
 )
 from .score_table import (
     ANOMALIES,
@@ -80,7 +80,7 @@ def add_options(commands):
         f"{UNREADABLE})",
     )
     add_product_option(command)
-    add_roi_option(command, "default: that of the fit")
+    add_roi_option(command, "default: that of the fit, for which alone the thresholds hold")
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     score_many.add_backend_options(command)
@@ -107,7 +107,7 @@ def run(args):
         maps=args.maps is not None or args.masks is not None,
         reasons=outputs.need_reasons,
         skip_unreadable=not args.strict,
-        roi=chosen_roi(args, detector.classes_.tolist()),
+        roi=scored_roi(args, detector),
     )
     if is_table_printed(args):
         print(*COLUMNS, sep="\t")

@@ -4,7 +4,7 @@ import sys
 
 from tqdm import tqdm
 
-from .arguments import chosen_roi, load_detector, parse_positive, product_of
+from .arguments import load_detector, parse_positive, product_of, scored_roi
 from .score_table import (
     COLUMNS,
     STDOUT,
@@ -68,7 +68,7 @@ def run(args, paths):
 
     detector, _ = load_detector(args)
     workers = Backend(args.backend, args.workers, args.scheduler)
-    roi = chosen_roi(args, detector.classes_.tolist())
+    roi = scored_roi(args, detector)
     label = product_of(detector, args)
     job = Job.of(args.model, detector, class_label=label, roi=roi, n_threads=workers.n_threads)
     found = {}

@@ -52,28 +52,29 @@ def add_options(commands):
         type=parse_positive,
         default=32,
         metavar="N",
-        help="images of a request, never more than --max-waiting (default: %(default)s)",
+        help="most images in a request, never more than --max-waiting (default: %(default)s)",
     )
     command.add_argument(
         "--max-mib",
         type=parse_positive,
         default=32,
         metavar="N",
-        help="size of a request (default: %(default)s)",
+        help="largest request, in MiB (default: %(default)s)",
     )
     command.add_argument(
         "--max-megapixels",
         type=parse_positive,
         default=50,
         metavar="N",
-        help="size of an image (default: %(default)s)",
+        help="largest image, in millions of pixels (default: %(default)s)",
     )
     command.add_argument(
         "--max-waiting",
         type=parse_positive,
         default=128,
         metavar="N",
-        help="images that wait to be scored; more are answered with 503 (default: %(default)s)",
+        help="most images that wait to be scored; more are answered with 503 (default: "
+        "%(default)s)",
     )
     add_drift_options(command)
     command.add_argument(
@@ -82,7 +83,9 @@ def add_options(commands):
         help="JSON file in which the evidence of drift outlives the process",
     )
     add_threshold_option(command, "for this run only; the model stays")
-    add_roi_option(command, "for this run only; default: that of the fit")
+    add_roi_option(
+        command, "for this run only; default: that of the fit, for which alone the thresholds hold"
+    )
     add_machine_options(command)
     command.set_defaults(run=run)
 

@@ -46,7 +46,7 @@ def run(args):
 
     model = ChangedModel(args)
     detector = model.detector
-    label = known_label(detector, args.name, "--class")
+    label = known_label(detector, args.name, "--class", " The command add-class takes new ones.")
     roi = chosen_roi(args, detector.classes_.tolist())
     images = normal_images(args.folder)
     with naming_files(images):
@@ -58,8 +58,11 @@ def run(args):
     )
 
 
-def known_label(detector, name, option):
-    """Return the label of a class given as text; without a name, that of the only class."""
+def known_label(detector, name, option, hint=""):
+    """Return the label of a class given as text; without a name, that of the only class.
+
+    ValueError of an unknown one ends with `hint`.
+    """
     labels = detector.classes_.tolist()
     names = ", ".join(map(printable, labels))
     if name is None:
@@ -70,6 +73,5 @@ def known_label(detector, name, option):
         return known_class(detector, name, option)
     except ValueError:
         raise ValueError(
-            f"{option} {name!r} is no product of this model, which knows {names}. Use the command "
-            "add-class for a new product."
+            f"{option} {name!r} is no product of this model, which knows {names}.{hint}"
         ) from None

@@ -43,30 +43,34 @@ def add_options(commands):
         type=parse_seconds,
         default=1.0,
         metavar="SECONDS",
-        help="between two looks at the folder (default: %(default)g)",
+        help="time between two looks at the folder (default: %(default)g)",
     )
     command.add_argument(
         "--settle",
         type=parse_seconds,
         default=1.0,
         metavar="SECONDS",
-        help="for which a file must not change before it is read (default: %(default)g)",
+        help="a file is read once it has not changed for so long (default: %(default)g)",
     )
     command.add_argument(
         "--patience",
         type=parse_seconds,
         default=30.0,
         metavar="SECONDS",
-        help="for which a file that cannot be read is tried again before the log says error "
+        help="a file that cannot be read is tried again for so long before the log says error "
         "(default: %(default)g)",
     )
     add_drift_options(command)
     command.add_argument(
-        "--reset-drift", action="store_true", help="forget the drift so far, once it is mended"
+        "--reset-drift",
+        action="store_true",
+        help="forget the drift so far, once its cause is mended",
     )
     add_product_option(command)
     add_threshold_option(command, "for this run only; the model stays")
-    add_roi_option(command, "for this run only; default: that of the fit")
+    add_roi_option(
+        command, "for this run only; default: that of the fit, for which alone the thresholds hold"
+    )
     add_machine_options(command)
     command.set_defaults(run=run)
 

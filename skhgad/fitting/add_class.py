@@ -282,7 +282,7 @@ def new_labels(y, classes, n_samples):
     known = np.intersect1d(labels, classes)
     if len(known):
         raise ValueError(
-            f"y names classes that the detector knows: {known.tolist()[:10]}. Leave their samples "
-            "out, or fit anew on all samples."
+            f"y names classes that the detector knows: {known.tolist()[:10]}. More normals of "
+            "these are for update; add_class takes new classes alone."
         )
     return codes, labels

@@ -266,11 +266,12 @@ def warn_of_few_calibrating(counts, classes, parameters):
     if parameters["contamination"] != "auto":
         return
     needed, percent = samples_needed(FALSE_ALARM_RATE), f"{100 * FALSE_ALARM_RATE:g} %"
-    names, where = [f"class {name!r}" for name in classes.tolist()], "in every class"
+    names = [f"class {name!r} has" for name in classes.tolist()]
+    where = "in every class"
     if not parameters["class_calibration"]:  # one threshold, the rate is promised of all together
-        names, where, counts = ["all classes"], "in all", counts.sum(keepdims=True)
+        names, where, counts = ["all classes together have"], "in all", counts.sum(keepdims=True)
     few = [
-        f"{name} has {n} ({_expected(n)})"
+        f"{name} {n} ({_expected(n)})"
         for name, n in zip(names, counts.tolist(), strict=True)
         if n < needed
     ]

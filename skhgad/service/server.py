@@ -38,6 +38,7 @@ _HOW_TO_SEND = (
     "send each image as a file, in the field 'files' of multipart/form-data, such as "
     "curl -F files=@picture.png."
 )
+_LONGEST_NAME = 40  # characters of an unknown field that the answer repeats
 _MOST_DECODING = 4  # images at once, because large ones take memory
 
 
@@ -227,11 +228,13 @@ def _has_token(request, token):
 
 async def _refuse_unknown(request: Request):
     """Refuse fields that would be passed over, such as a product in the form."""
-    unknown = [f"{name!r} in the query" for name in request.query_params if name != "product"]
-    unknown += [f"{name!r} in the form" for name in await request.form() if name != "files"]
+    unknown = [(name, "query") for name in request.query_params if name != "product"]
+    unknown += [(name, "form") for name in await request.form() if name != "files"]
     if unknown:
+        # A picture that is no form is read as hundreds of long fields.
+        named = [f"{name[:_LONGEST_NAME]!r} in the {place}" for name, place in unknown[:3]]
         raise HTTPException(
-            422, f"unknown: {', '.join(unknown)}. {_HOW_TO_SEND} The query may name the 'product'."
+            422, f"unknown: {', '.join(named)}. {_HOW_TO_SEND} The query may name the 'product'."
         )
 
 

@@ -21,7 +21,8 @@ _LIMITS = """\
   on labelled samples of the line: `skhgad evaluate`.
 - The threshold is chosen for false alarms, by normal samples alone. It promises nothing about the
   share of defects that is found.
-- The bounds below hold for each product by itself, and for normal samples like those of the fit."""
+- The bounds of false alarms hold for each product by itself, and for normal samples like those of
+  the fit."""
 
 
 def model_card(detector):
@@ -91,7 +92,7 @@ def _certificate(detector):
         for found in certify(detector.model_, offsets, CONFIDENCE)
     ]
     bound = f"false alarms, with {100 * CONFIDENCE:g} % confidence"
-    return markdown_table(["product", "calibrating normals", "of these flagged", bound], rows)
+    return markdown_table(["product", "normals taken for it", "of these flagged", bound], rows)
 
 
 def _settings(detector):

@@ -764,6 +764,7 @@ def test_update_and_forget_are_the_estimator_s(products, model, detector, tmp_pa
         capsys, "update", copied, folder, "--class", "lid"
     )
     assert "at least one must stay" in refusal(capsys, "forget", copied, "checker", "stripe")
+    assert refusal(capsys, "forget", copied, "lid").endswith("knows checker, stripe.\n")
     assert main(["forget", str(copied), "checker"]) == 0  # replaces the model
     assert "checker" in capsys.readouterr().out
     assert HGADDetector.load(copied).classes_.tolist() == ["stripe"]

@@ -39,6 +39,15 @@ def test_a_port_beyond_the_last_is_wrong_usage(capsys):
     assert "the largest is 65535" in capsys.readouterr().err
 
 
+def test_words_that_an_option_took_are_told(capsys):
+    assert status_of("fit", "--classes", "bolt", "parts", "--out", "model") == 2
+    assert "FOLDER (put --classes, --decisions, --false-alarm-rate last" in capsys.readouterr().err
+    assert status_of("score", "--false-alarm-rate", "0.01", "model", "new") == 2
+    assert "all words after this option are its own" in capsys.readouterr().err
+    assert status_of("forget", "model") == 2
+    assert capsys.readouterr().err.endswith("required: NAME\n")
+
+
 def test_more_threads_than_a_machine_can_start_are_refused(small_model, picture, capsys):
     assert status_of("score", small_model, picture, "--n-jobs", "999999") == 2
     assert "n_jobs" in capsys.readouterr().err

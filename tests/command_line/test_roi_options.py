@@ -107,7 +107,9 @@ def test_explain_finds_nothing_outside(commands, place, capsys):
     found = []
     for option in ([], ["--roi", str(place / "left.png")]):
         assert main([*commands["explain"], "--json", "-", *option]) == 0
-        found.append(json.loads(capsys.readouterr().out)[0])
+        said = capsys.readouterr()
+        assert ("this model was not fitted with --roi" in said.err) == bool(option)
+        found.append(json.loads(said.out)[0])
     assert found[0]["peak_position"][1] >= 9 > found[1]["peak_position"][1]
     assert found[1]["score"] > found[0]["score"]
 

@@ -212,7 +212,7 @@ def test_known_anomalies_are_left_out(fitted):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        ("nut", r"knows: \['nut'\]"),
+        ("nut", r"knows: \['nut'\]. More normals of these are for update"),
         (["bolt", "clip"] * 5, r"knows: \['bolt'\]"),
         (3, "of another type"),
         (["clip"] * 9, "9 labels but X has 10 samples"),

@@ -256,4 +256,4 @@ def test_without_class_calibration_all_classes_count_together():
     held_out = {"class_calibration": False, "validation_fraction": 0.2}
     assert fit_warnings(vectors(100), y, **held_out) == []
     (text,) = fit_warnings(vectors(100)[:80], y[10:90], **held_out)
-    assert "all classes has 16" in text and "takes 19 in all" in text
+    assert "all classes together have 16" in text and "takes 19 in all" in text

@@ -24,6 +24,7 @@ from skhgad.service.server import build_app
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 LATIN = "caf\udce9"  # a folder's name in Latin-1, as Python reads it
+FORM = "application/x-www-form-urlencoded"
 PRINTED = r"caf\udce9"  # as commands print it
 
 
@@ -111,11 +112,14 @@ def test_nothing_that_is_sent_is_passed_over(client, picture):
         assert answer.status_code == 422 and answer.json()["detail"].startswith("unknown: ")
     for options in (
         {"content": picture[1][1], "headers": {"Content-Type": "image/png"}},
+        # as curl --data-binary sends a picture
+        {"content": b"x&" * 900 + b"y" * 9000, "headers": {"Content-Type": FORM}},
         {"data": {"files": "a.png"}},
         {},
     ):
         answer = client.post("/score", **options)
         assert answer.status_code == 422 and "curl -F files=@" in answer.json()["detail"]
+        assert len(answer.text) < 400
     assert client.post("/score", params={"product": "any"}, files=[picture]).status_code == 200
 
 
