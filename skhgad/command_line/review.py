@@ -24,7 +24,7 @@ def add_options(commands):
         "review",
         help=text,
         description=text,
-        epilog="The page saves the decisions as CSV, which fit --decisions and "
+        epilog="The page saves the decisions as CSV, which fit --decisions, update --decisions and "
         "skhgad.datasets.load_decisions read.",
     )
     command.add_argument("model", metavar="MODEL", help="folder that fit wrote")

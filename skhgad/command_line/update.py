@@ -13,6 +13,8 @@ from .arguments import (
     known_class,
 )
 
+_HINT = " The command add-class takes new ones."
+
 
 def add_options(commands):
     """Add the command."""
@@ -25,13 +27,22 @@ def add_options(commands):
     command.add_argument(
         "folder",
         metavar="FOLDER",
-        help="holds normal images of the product, or its train/good/<image>",
+        nargs="?",
+        help="holds normal images of one product, or its train/good/<image>",
     )
     command.add_argument(
         "--class",
         dest="name",
         metavar="NAME",
-        help="the product (default: the only one of the model)",
+        help="the product of FOLDER (default: the only one of the model)",
+    )
+    command.add_argument(
+        "--decisions",
+        nargs="+",
+        metavar="FILE",
+        help="in place of FOLDER: CSV files that the page of review saved. The good images are "
+        "learnt as normal ones of their products; the defects are left out, and fit --decisions "
+        "learns them",
     )
     add_roi_option(command, "of these images; default: that of the fit, which the model keeps")
     add_out_option(command)
@@ -44,18 +55,47 @@ def run(args):
     from ..report.findings import naming_files
     from ..scoring.changes import changes_text
 
+    if (args.folder is None) == (args.decisions is None):
+        raise ValueError("give either FOLDER or --decisions: normal images to learn.")
     model = ChangedModel(args)
     detector = model.detector
-    label = known_label(detector, args.name, "--class", " The command add-class takes new ones.")
     roi = chosen_roi(args, detector.classes_.tolist())
-    images = normal_images(args.folder)
+    images, labels = (_of_folder if args.decisions is None else _decided)(args, detector)
     with naming_files(images):
-        changes = detector.update(images, label, roi=roi, return_changes=True)
+        changes = detector.update(images, labels, roi=roi, return_changes=True)
     model.save()
-    print(
-        f"{len(images)} normal images of {printable(label)}\n{changes_text(changes)}\n"
-        f"model: {printable(Path(model.place).resolve())}"
+    counts = ", ".join(
+        f"{labels.count(n)} normal images of {printable(n)}" for n in dict.fromkeys(labels)
     )
+    print(f"{counts}\n{changes_text(changes)}\nmodel: {printable(Path(model.place).resolve())}")
+
+
+def _of_folder(args, detector):
+    """Return the images of FOLDER and, of each, the label that ``--class`` names."""
+    label = known_label(detector, args.name, "--class", _HINT)
+    images = normal_images(args.folder)
+    return images, [label] * len(images)
+
+
+def _decided(args, detector):
+    """Return the images that people found good, and their labels; say how many are defects."""
+    from ..datasets.decisions import load_decisions
+
+    if args.name is not None:
+        raise ValueError(
+            "--class names the product of FOLDER: with --decisions, each line names its own."
+        )
+    data = load_decisions(args.decisions)
+    good = data.y == 1
+    names = data.class_label[good].tolist()
+    labels = [known_label(detector, name, "--decisions:", _HINT) for name in names]
+    if not labels:
+        raise ValueError("--decisions: no image is good, and update learns normal images alone.")
+    n_defects = int((~good).sum())
+    if n_defects:
+        are = "image is a defect" if n_defects == 1 else "images are defects"
+        print(f"{n_defects} {are}, left out")
+    return data.images[good].tolist(), labels
 
 
 def known_label(detector, name, option, hint=""):

@@ -743,7 +743,7 @@ def test_add_class_is_the_estimator_s(products, model, detector, tmp_path, capsy
 @pytest.mark.once
 def test_update_and_forget_are_the_estimator_s(products, model, detector, tmp_path, capsys):
     rng = np.random.default_rng(5)
-    folder, copied = tmp_path / "more", tmp_path / "model"
+    folder, copied, decided = tmp_path / "more", tmp_path / "model", tmp_path / "decided"
     for i in range(6):
         write(folder / f"{i}.png", draw(rng, "stripe")[0])
     shutil.copytree(model, copied)
@@ -757,6 +757,16 @@ def test_update_and_forget_are_the_estimator_s(products, model, detector, tmp_pa
     assert f"{change.n_normals_before} -> {change.n_normals_after}" in said
     found = HGADDetector.load(tmp_path / "new")
     assert found.score_samples(paths) == pytest.approx(expected.score_samples(paths), rel=1e-3)
+    decisions = tmp_path / "decisions.csv"
+    lines = [f"{path},good,stripe" for path in paths] + [f"{paths[0]}.png,defect,checker"]
+    shutil.copy(paths[0], f"{paths[0]}.png")
+    decisions.write_text("\n".join(["path,decision,product", *lines]))
+    assert main(["update", str(copied), "--out", str(decided), "--decisions", str(decisions)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("1 image is a defect, left out\n6 normal images of stripe\n")
+    again = HGADDetector.load(decided).score_samples(paths)
+    assert again.tolist() == found.score_samples(paths).tolist()
+    assert "give either FOLDER or --decisions" in refusal(capsys, "update", copied)
     assert "--class is missing: the model knows checker, stripe" in refusal(
         capsys, "update", copied, folder
     )
