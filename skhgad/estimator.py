@@ -302,8 +302,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     n_iter_ : int
         Passes done. The closed form that ``max_iter="auto"`` chooses counts as one.
     history_ : list of dict
-        One a pass: loss, learning rate and every term, means over steps, summed over levels.
-        Terms not yet counted are nan.
+        One a pass of training: loss, learning rate and every term, means over steps, summed over
+        levels. Terms not yet counted are nan. Empty in closed form.
     model_ : FittedModel
         Feature extractor, scoring model, calibration and classes: everything that scoring needs.
 

@@ -26,9 +26,9 @@ def add_options(commands):
         "explain",
         help=text,
         description=text,
-        epilog="A level is one size of feature maps. With the default backbone, level 0 has fine maps "
-        "and level 1 coarse ones, both of the picture at 256 pixels. Levels 2 and 3 are the same at "
-        "384 pixels; after fit --fast there are none.",
+        epilog="A level is one size of feature maps. With the default backbone, level 0 has fine "
+        "maps and level 1 coarse ones, both of the picture at 256 pixels. Levels 2 and 3 are the "
+        "same at 384 pixels; after fit --fast there are none.",
     )
     add_scored_images(command, "PICTURE")
     command.add_argument(

@@ -65,7 +65,10 @@ class TrainingCurveDisplay:
             "log" is symmetric about zero for a term that has negative values.
         """
         if not self.history:
-            raise ValueError("the detector was fitted without a pass (max_iter=0): no curve.")
+            raise ValueError(
+                "the detector was fitted in closed form, without a pass of training: there is no "
+                "curve: set max_iter to a number of passes."
+            )
         unknown = [term for term in terms if term not in self.history[0]]
         if unknown or not len(terms):
             raise ValueError(f"terms must be of {list(self.history[0])}, got {list(terms)}.")

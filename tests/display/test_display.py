@@ -489,7 +489,7 @@ def test_curves_are_the_history(fitted):
 def test_training_display_says_what_is_missing(fitted):
     X, y = vectors(30, np.random.default_rng(0))
     untrained = HGADDetector(max_iter=0).fit(X, y)
-    with pytest.raises(ValueError, match="max_iter=0"):
+    with pytest.raises(ValueError, match="set max_iter to a number"):
         TrainingCurveDisplay.from_estimator(untrained)
     with pytest.raises(ValueError, match="terms must be of .*'loss'"):
         TrainingCurveDisplay.from_estimator(fitted, terms=["loss", "accuracy"])
