@@ -100,9 +100,9 @@ print(verdict["verdict"], verdict["reason"], sep=": ")
 # ------------------------
 #
 # ``review`` writes a page with the doubtful pictures, on which people press *good* or *defect*.
-# The page saves their decisions as a CSV file; ``fit --decisions`` learns from all of them. Good
-# pictures alone can be counted in at once: ``update`` needs neither the old pictures nor a new fit,
-# and shows what changed.
+# The page saves their decisions as a CSV file. ``fit --decisions`` learns from all of them, and
+# ``update --decisions`` from the good pictures. ``update`` also takes a folder of good pictures. It
+# needs neither the old pictures nor a new fit, and shows what changed.
 
 run("skhgad review model arriving --out page --most 6")
 write(good["mono"][65:95], "confirmed")

@@ -8,6 +8,7 @@ import numpy as np
 # A normal counts as above a defect by a smooth step of this width, in units of scores. Counted as
 # wholly above or below, few normals and defects would hardly show a change.
 _SOFTNESS = 1.0
+_LEAST_GAIN = 1e-6  # less is rounding
 
 
 class Gain(NamedTuple):
@@ -35,11 +36,11 @@ def measured_gain(before, after):
     Returns
     -------
     Gain
-        It is kept where the gain exceeds its standard error.
+        It is kept where the gain exceeds its standard error and is more than rounding.
     """
     gains = _ranks(*after) - _ranks(*before)
     gain, error = gains.mean(), gains.std(ddof=1) / len(gains) ** 0.5
-    return Gain(len(gains), float(gain), float(error), bool(gain > error))
+    return Gain(len(gains), float(gain), float(error), bool(gain > max(error, _LEAST_GAIN)))
 
 
 def _ranks(normals, defects):
