@@ -668,7 +668,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         with computing(self.n_jobs):
-            self.__dict__.update(add_class(self, X, y, roi))
+            attributes = add_class(self, X, y, roi)
+        self.__dict__.update(attributes)  # at the very end, so that Ctrl-C leaves all or nothing
         return self
 
     def fit_predict(
@@ -752,9 +753,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         with computing(self.n_jobs):
-            return self._changed_by(update(self, X, y, roi), return_changes)
+            attributes = update(self, X, y, roi)
+        return self._changed_by(attributes, return_changes)
 
-    @usual_torch()
     def forget(
         self, labels: str | int | ArrayLike, *, return_changes: bool = False
     ) -> HGADDetector | list[ClassChange]:
@@ -785,7 +786,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         follows as for `update`; the thresholds in `class_offsets_` of these classes are removed.
         """
         check_is_fitted(self)
-        return self._changed_by(forget(self, labels), return_changes)
+        with usual_torch():
+            attributes = forget(self, labels)
+        return self._changed_by(attributes, return_changes)
 
     def score_samples(
         self, X: Any, *, class_labels: ArrayLike | None = None, roi: Any = None
