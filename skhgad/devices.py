@@ -1,8 +1,8 @@
-"""Devices that tensors live on, and torch and locks in forked processes."""
+"""Devices that tensors live on, torch's settings, and torch and locks in forked processes."""
 
 import os
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
@@ -30,6 +30,8 @@ class ForkableLock:
 _process = os.getpid()
 _was_forked = False
 _moving = ForkableLock()
+_setting_dtype = ForkableLock()
+_dtypes_before: list[torch.dtype] = []  # the caller's default, once for each thread that computes
 
 
 def check_device(device):
@@ -122,3 +124,44 @@ def keep_to_one_thread_if_forked():
         torch.set_num_threads(1)
         _process, _was_forked = os.getpid(), True
     return _was_forked
+
+
+@contextmanager
+def usual_torch():
+    """Compute with torch's usual settings; those of the caller come back.
+
+    Gradients where they are asked for, no inference mode and no autocast. New tensors are float32,
+    on the CPU, where neither is said. Callers may have set anything else, such as
+    ``torch.set_default_device("cuda")`` or ``torch.set_default_dtype(torch.float64)``.
+    """
+    with ExitStack() as settings:
+        if torch.is_inference_mode_enabled():
+            settings.enter_context(torch.inference_mode(False))
+        if not torch.is_grad_enabled():
+            settings.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                settings.enter_context(torch.autocast(kind, enabled=False))
+        if torch.empty(0).device.type != "cpu":
+            settings.enter_context(torch.device("cpu"))
+        settings.enter_context(_float32_by_default())
+        yield
+
+
+@contextmanager
+def _float32_by_default():
+    """Let new tensors be float32. Threads share the setting: the last to leave brings it back."""
+    with _setting_dtype.held():
+        before = _dtypes_before[0] if _dtypes_before else torch.get_default_dtype()
+        is_usual = before == torch.float32
+        if not is_usual:
+            _dtypes_before.append(before)
+            torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        if not is_usual:
+            with _setting_dtype.held():
+                _dtypes_before.pop()
+                if not _dtypes_before:
+                    torch.set_default_dtype(before)

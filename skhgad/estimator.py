@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from .devices import usual_torch
 from .features.reader import FeatureReader
 from .fitting.add_class import add_class
 from .fitting.fit import fit_detector
@@ -667,7 +668,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         with computing(self.n_jobs):
-            self.__dict__.update(add_class(self, X, y, roi))
+            attributes = add_class(self, X, y, roi)
+        self.__dict__.update(attributes)  # at the very end, so that Ctrl-C leaves all or nothing
         return self
 
     def fit_predict(
@@ -751,7 +753,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         with computing(self.n_jobs):
-            return self._changed_by(update(self, X, y, roi), return_changes)
+            attributes = update(self, X, y, roi)
+        return self._changed_by(attributes, return_changes)
 
     def forget(
         self, labels: str | int | ArrayLike, *, return_changes: bool = False
@@ -783,7 +786,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         follows as for `update`; the thresholds in `class_offsets_` of these classes are removed.
         """
         check_is_fitted(self)
-        return self._changed_by(forget(self, labels), return_changes)
+        with usual_torch():
+            attributes = forget(self, labels)
+        return self._changed_by(attributes, return_changes)
 
     def score_samples(
         self, X: Any, *, class_labels: ArrayLike | None = None, roi: Any = None
@@ -966,6 +971,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         batches = self._scored_batches(X, class_labels, roi)
         return stacked_maps(batches, self.model_.image_size)
 
+    @usual_torch()
     def level_maps(
         self, X: Any, *, class_labels: ArrayLike | None = None, roi: Any = None
     ) -> LevelMaps:
@@ -991,6 +997,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         batches = self._scored_batches(X, class_labels, roi)
         return level_maps(self.model_, batches)
 
+    @usual_torch()
     def latents(self, X: Any, *, class_labels: ArrayLike | None = None, roi: Any = None) -> Latents:
         """Return the latent vectors of each sample, where the flow puts it.
 
@@ -1039,6 +1046,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         return self.inspect(X, class_labels=class_labels, roi=roi).p_value
 
+    @usual_torch()
     def explain(
         self,
         X: Any,
@@ -1222,6 +1230,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         return certify(self.model_, self._offsets(), confidence)
 
+    @usual_torch()
     def save(self, folder: str | PathLike[str]) -> None:
         """Write the fitted detector to a folder, as one safetensors file without pickle.
 
@@ -1249,6 +1258,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         save_state(folder, tensors, description, model_card(self))
 
     @classmethod
+    @usual_torch()
     def load(
         cls, folder: str | PathLike[str], *, backbone: nn.Module | None = None
     ) -> HGADDetector:
@@ -1279,6 +1289,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
             raise ValueError(f"{str(folder)!r} holds an inconsistent model: {error}") from error
 
+    @usual_torch()
     def to_onnx(self, path: str | PathLike[str]) -> None:
         """Write the whole scoring path as one ONNX file, for machines without torch.
 

@@ -15,7 +15,7 @@ import torch
 from joblib import effective_n_jobs
 from threadpoolctl import ThreadpoolController
 
-from .devices import ForkableLock, keep_to_one_thread_if_forked
+from .devices import ForkableLock, keep_to_one_thread_if_forked, usual_torch
 
 _state = threading.local()  # of each thread: `granted`, the threads that its work may use
 _setting = ForkableLock()
@@ -46,9 +46,10 @@ def computing(n_jobs=None):
 
     One thread for torch and for the matrix libraries of numpy, scipy and scikit-learn that are
     loaded. `torch_threads`, `in_threads` and `worker_threads` use as many as `granted_threads`
-    says.
+    says. Torch has its usual settings.
     """
-    with granting(granted_threads(n_jobs)), torch_threads(1), matrix_libraries_on_one_thread():
+    granted = granting(granted_threads(n_jobs))
+    with granted, torch_threads(1), matrix_libraries_on_one_thread(), usual_torch():
         yield
 
 
@@ -67,12 +68,13 @@ def stepwise(generator, n_jobs, *, on_one):
     """Yield what a generator yields; each of its steps has the threads that `n_jobs` grants.
 
     `on_one`: torch has one thread in a step, because the generator spreads its work over threads
-    itself; else all of them. Between the steps the settings are the caller's.
+    itself; else all of them. Torch has its usual settings. Between the steps all settings are the
+    caller's.
     """
     n = granted_threads(n_jobs)
     with closing(generator):
         while True:
-            with granting(n), torch_threads(1 if on_one else n):
+            with granting(n), torch_threads(1 if on_one else n), usual_torch():
                 item = next(generator, _state)
             if item is _state:
                 return

@@ -7,7 +7,9 @@ estimator checks expect its messages.
 import difflib
 import math
 import os
+import unicodedata
 import warnings
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
@@ -37,6 +39,7 @@ __all__ = [
     "label_of_text",
     "listed",
     "marks_anomaly",
+    "written_alike",
 ]
 
 _ANOMALY = (-1, "-1")
@@ -393,10 +396,23 @@ def check_known_label(label: Any, classes: NDArray[Any], name: str) -> Any:
 
 def label_of_text(text: str, classes: NDArray[Any], name: str) -> Any:
     """Return the element of `classes` that is written `text`; else ValueError, naming `name`."""
-    for label in classes.tolist():
-        if str(label) == text:
-            return label
-    raise ValueError(f"{name} {text!r}: the model knows {[str(label) for label in classes]}.")
+    labels = {str(label): label for label in classes.tolist()}
+    found = written_alike(text, labels)
+    if found is None:
+        raise ValueError(f"{name} {text!r}: the model knows {list(labels)}.")
+    return labels[found]
+
+
+def written_alike(text: str, names: Iterable[str]) -> str | None:
+    """Return the one of `names` that is `text`, or is it in other characters; None if none is.
+
+    A Mac writes "ö" in names of files as "o" and a diaeresis: to Unicode they are equivalent.
+    """
+    names = list(names)
+    if text in names:
+        return text
+    form = unicodedata.normalize("NFC", text)
+    return next((name for name in names if unicodedata.normalize("NFC", name) == form), None)
 
 
 def check_level(level: Any, n_levels: int) -> None:

@@ -66,7 +66,8 @@ def add_options(commands):
         type=parse_positive,
         default=50,
         metavar="N",
-        help="largest image, in millions of pixels (default: %(default)s)",
+        help="largest image, in millions of pixels; those of a request may have 4 times as many "
+        "together, and those of all requests at once 16 times (default: %(default)s)",
     )
     command.add_argument(
         "--max-waiting",

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
+from ..devices import usual_torch
 from ..metrics.gaussianity import FEWEST_VECTORS, mardia
 from ..scoring.latents import latent_batches
 from ..validation import check_class_labels, check_level, check_scored_X
@@ -34,6 +35,7 @@ class LatentPoints(NamedTuple):
     standardised_samples: np.ndarray
 
 
+@usual_torch()
 def latent_points(detector, X, class_labels, level, n_positions, random_state, roi=None):
     """Return LatentPoints; parameters are as of `LatentSpaceDisplay.from_estimator`."""
     fitted, reader = detector.model_, detector.feature_reader()

@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from ..datasets.masks import check_mask
+from ..devices import usual_torch
 from ..images.source import ImageSource
 from ..images.views import ViewSource
 from ..scoring.inspection import image_map
@@ -296,6 +297,7 @@ class AnomalyMapDisplay:
         return "above threshold" if above.any() else "below threshold"
 
 
+@usual_torch()
 def parts_seen(detector, source, label, roi):
     """Return region of interest and tiles of one image, each None where there is none.
 
@@ -312,6 +314,7 @@ def parts_seen(detector, source, label, roi):
     return seen.mask(0), tiles
 
 
+@usual_torch()
 def _like_known(detector, source, label, roi):
     """Return where known anomalies are the larger part of the map of one image, or None."""
     fitted = detector.model_

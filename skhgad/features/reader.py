@@ -11,7 +11,13 @@ from joblib import cpu_count, effective_n_jobs
 from tqdm import tqdm
 
 from ..budget import images_at_once, images_per_batch
-from ..devices import keep_to_one_thread_if_forked, move_to, resolve_device, to_device
+from ..devices import (
+    keep_to_one_thread_if_forked,
+    move_to,
+    resolve_device,
+    to_device,
+    usual_torch,
+)
 from ..images import ImageSource, iter_batches
 from ..parameters import check_n_jobs, memory_folder
 from ..threads import granted_threads, torch_threads, worker_threads
@@ -156,7 +162,7 @@ class FeatureReader:
         return lambda: _joined([future.result() for future in begun])
 
     def _extract(self, pixels, n_threads=1):
-        with torch_threads(n_threads), torch.inference_mode():
+        with torch_threads(n_threads), usual_torch(), torch.inference_mode():
             return self.extractor(as_floats(to_device(torch.from_numpy(pixels), self.device)))
 
     def _begin_unknown(self, pixels, digest, store, *threads):

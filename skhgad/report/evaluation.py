@@ -13,7 +13,7 @@ from ..metrics.per_pixel import PixelMetrics
 from ..scoring.calibration import FALSE_ALARM_RATE
 from ..scoring.thresholds import thresholds_text
 from ..text import printable
-from ..validation import listed
+from ..validation import listed, written_alike
 from .product_warnings import expected_false_alarm_rate, expected_own_rates, product_warnings
 
 # Headings, and names of the figures in `skhgad.metrics`.
@@ -39,11 +39,15 @@ class ResultsRow(NamedTuple):
 def labelled_images(detector, folder, classes):
     """Read test images as `load_folder` does; `classes` None = all.
 
-    A UserWarning names the classes that the detector does not know, whose images are left out. If
-    it knows none, ValueError is raised.
+    Classes get the names that the detector has for them, see `written_alike`. A UserWarning names
+    the classes that the detector does not know, whose images are left out. If it knows none,
+    ValueError is raised.
     """
     data = load_folder(folder, classes=classes, split="test")
     known = [str(name) for name in detector.classes_]
+    names = {name: written_alike(name, known) or name for name in data.classes.tolist()}
+    data["class_label"] = np.array([names[name] for name in data.class_label.tolist()])
+    data["classes"] = np.unique(data.class_label)
     unknown = sorted(set(data.class_label.tolist()) - set(known))
     if not unknown:
         return data

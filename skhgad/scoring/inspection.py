@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -201,9 +201,9 @@ class Judge:
         return np.where(fits_none, unknown, labels)
 
 
-def image_maps(batch: ScoredBatch) -> list[NDArray[np.float32]]:
-    """Anomaly maps of a batch, each of its own image's size: list of ndarray, float32."""
-    return [image_map(batch, row) for row in range(len(batch.sizes))]
+def image_maps(batch: ScoredBatch) -> Iterator[NDArray[np.float32]]:
+    """Yield the anomaly maps of a batch, each of its own image's size: ndarray, float32."""
+    return (image_map(batch, row) for row in range(len(batch.sizes)))
 
 
 def image_map(

@@ -40,6 +40,10 @@ _HOW_TO_SEND = (
 )
 _LONGEST_NAME = 40  # characters of an unknown field that the answer repeats
 _MOST_DECODING = 4  # images at once, because large ones take memory
+# Times the pixels of the largest image, as small files may hold large ones: of a request, and of
+# all requests together.
+_LARGEST_REQUEST = 4
+_MOST_PIXELS = 16
 
 
 @dataclass
@@ -53,7 +57,8 @@ class Limits:
     n_bytes : int
         Of a request.
     n_pixels : int
-        Of an image.
+        Of an image. The images of a request may have 4 times as many, and those of all requests
+        that are answered at once 16 times as many, because their pixels take memory.
     """
 
     n_images: int = 32
@@ -252,6 +257,10 @@ def _heat_map(verdict, pixels):
     return buffer.getvalue()
 
 
+def _busy():
+    return HTTPException(503, "too many images wait: try again.", {"Retry-After": "1"})
+
+
 class _Scoring:
     """Takes uploads to verdicts."""
 
@@ -259,6 +268,7 @@ class _Scoring:
         self.batcher = batcher
         self.limits = limits
         self._decoding = asyncio.Semaphore(_MOST_DECODING)
+        self._n_pixels = 0  # of all requests
 
     async def __call__(self, files, product, *, wants_maps=False):
         """Return Verdict and pixels of each upload, or raise an HTTPException that says why not."""
@@ -268,23 +278,41 @@ class _Scoring:
             )
         if product is not None:
             self._check_known(product)
-        images = []
-        for number, file in enumerate(files):
-            name = file.filename or f"image {number}"
-            content = await file.read()
-            async with self._decoding:
-                images.append((name, await run_in_threadpool(self._decode, name, content)))
+        images, n_pixels = [], 0
+        try:
+            for number, file in enumerate(files):
+                name = file.filename or f"image {number}"
+                content = await file.read()
+                async with self._decoding:
+                    pixels = await run_in_threadpool(self._decode, name, content)
+                images.append((name, pixels))
+                added = pixels.shape[0] * pixels.shape[1]
+                n_pixels, self._n_pixels = n_pixels + added, self._n_pixels + added
+                self._check_pixels(n_pixels)
+            verdicts = await self._verdicts(images, product, wants_maps)
+        finally:
+            self._n_pixels -= n_pixels
+        return [(verdict, pixels) for verdict, (_, pixels) in zip(verdicts, images, strict=True)]
+
+    async def _verdicts(self, images, product, wants_maps):
         try:
             futures = self.batcher.submit(images, product, wants_maps=wants_maps)
         except Overloaded:
-            raise HTTPException(
-                503, "too many images wait: try again.", {"Retry-After": "1"}
-            ) from None
+            raise _busy() from None
         try:
-            verdicts = await asyncio.gather(*map(asyncio.wrap_future, futures))
+            return await asyncio.gather(*map(asyncio.wrap_future, futures))
         except PictureError as error:
             raise HTTPException(422, str(error)) from None
-        return [(verdict, pixels) for verdict, (_, pixels) in zip(verdicts, images, strict=True)]
+
+    def _check_pixels(self, n_pixels):
+        """Refuse a request whose images so far have so many pixels."""
+        limit = _LARGEST_REQUEST * self.limits.n_pixels
+        if n_pixels > limit:
+            raise HTTPException(
+                413, f"the images of a request may have {limit} pixels together: send fewer."
+            )
+        if self._n_pixels > _MOST_PIXELS * self.limits.n_pixels:
+            raise _busy()
 
     def _check_known(self, product):
         try:

@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -278,6 +279,24 @@ def test_an_error_half_way_leaves_the_detector_as_it_was(closed, monkeypatch):
         detector.update(*vectors(["nut"]))
     assert vars(detector) == state
     np.testing.assert_array_equal(detector.score_samples(X), before)
+
+
+def test_ctrl_c_when_the_work_is_done_leaves_the_detector_as_it_was(monkeypatch):
+    X, y = vectors(["bolt"], n=20)
+    detector = HGADDetector(n_components=1, random_state=0).fit(X, y)
+    state = dict(vars(detector))
+
+    @contextmanager
+    def interrupted_at_its_end(n_jobs):
+        yield
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skhgad.estimator.computing", interrupted_at_its_end)
+    with pytest.raises(KeyboardInterrupt):
+        detector.update(X[:5] + 0.1, "bolt")
+    with pytest.raises(KeyboardInterrupt):
+        detector.add_class(X + 9, "nut")
+    assert vars(detector) == state
 
 
 @pytest.mark.once

@@ -4,14 +4,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from small_pictures import write
 
 from skhgad import HGADDetector
-from skhgad.report.evaluation import Measurement, figures_text, without_nan
+from skhgad.report.evaluation import Measurement, figures_text, labelled_images, without_nan
 from skhgad.report.product_warnings import (
     expected_false_alarm_rate,
     expected_own_rates,
     product_warnings,
 )
+from skhgad.validation import label_of_text
 
 
 def warned(counts, expected_rate=0.05, own_rates=None):
@@ -106,3 +108,17 @@ def test_figures_say_what_is_missing_and_why():
     assert "100 at 1 %, 20 at 5 %, 10 at 10 %; cap has 20\n" in text
     assert "no misses of lid: no anomalies" in text
     assert text.splitlines()[-1].startswith("warning: cap: 0 of 4 anomalies are flagged (0 %)")
+
+
+def test_a_product_in_other_characters_is_the_same_one(tmp_path):
+    composed, decomposed = "Gr\u00f6sse", "Gro\u0308sse"  # as a Mac writes names of files
+    for name in ("good", "bad"):
+        write(tmp_path / decomposed / "test" / name / "0.png", np.zeros((8, 8, 3), np.uint8))
+    detector = SimpleNamespace(classes_=np.array(["bolt", composed]))
+    data = labelled_images(detector, tmp_path, None)
+    assert data.class_label.tolist() == [composed] * 2 and data.classes.tolist() == [composed]
+    assert label_of_text(decomposed, detector.classes_, "--class") == composed
+    both = np.array([decomposed, composed])
+    assert [label_of_text(name, both, "--class") for name in both] == both.tolist()
+    with pytest.raises(ValueError, match="the model knows"):
+        label_of_text("Grosse", detector.classes_, "--class")

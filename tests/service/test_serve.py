@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,29 @@ def test_what_waits_is_scored_together_and_too_much_is_refused(model, detector, 
             bad.result(60)
         assert good.result(60).record["path"] == "0"
     assert not batcher.is_alive
+
+
+def test_pixels_are_limited_for_a_request_and_for_all(model, detector, rng):
+    slow = _Slow(detector)
+    batcher = Batcher(HeldModel(str(model), lambda: slow, print), 99, Figures(), drift={})
+    image, limits = png(draw(rng, "stripe")), Limits(n_pixels=1024)
+    app = build_app(batcher, batcher.figures, limits=limits)
+    with TestClient(app) as client, ThreadPoolExecutor(4) as threads:
+        answer = client.post("/score", files=upload(*[image] * 5))
+        assert answer.status_code == 413 and "4096 pixels together" in answer.json()["detail"]
+        batcher.submit([("first", draw(rng, "stripe"))])
+        while batcher.n_waiting:  # it is being scored, and what comes waits
+            time.sleep(0.001)
+        waiting = [
+            threads.submit(client.post, "/score", files=upload(*[image] * 4)) for _ in range(4)
+        ]
+        while batcher.n_waiting < 16:
+            time.sleep(0.001)
+        answer = client.post("/score", files=upload(image))
+        assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
+        slow.may.set()
+        assert [one.result(60).status_code for one in waiting] == [200] * 4
+        assert client.post("/score", files=upload(*[image] * 4)).status_code == 200
 
 
 def test_a_replaced_model_answers_and_drift_outlives_the_process(model, rng, tmp_path):
