@@ -7,6 +7,7 @@ Each study prints one line, and the exit status is 1 if one of them does not hol
 
 calls      3,000 calls from one thread, then from eight: no score differs from the first, and the
            memory after the first 100 calls grows by at most 20 MiB.
+workers    the same from a web service of four processes, 100 requests to warm each, then 3,000.
 names      the page and the CSV of files with hostile names: markup, formulas, line breaks,
            right-to-left; then a CSV of 10,000 rows.
 kills      kill -9 at 50 random moments of save, of fit(memory=) and of report: what is left is
@@ -25,10 +26,13 @@ import json
 import os
 import resource
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
+import urllib.request
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
@@ -122,6 +126,74 @@ def study_calls(args, folder, rng):
         growth = resident() - before
         found[name] = {"calls": args.calls, "growth, MiB": round(growth, 1), "same": same}
         assert same and growth <= MOST_GROWTH, found
+    return found
+
+
+SERVICE = """
+import io
+import os
+
+import numpy as np
+from fastapi import FastAPI, Request
+from PIL import Image
+
+from benchmarks.endurance import resident
+from skhgad import HGADDetector
+
+app, detector = FastAPI(), HGADDetector.load("model")
+
+
+@app.post("/")
+async def score(request: Request):
+    picture = np.asarray(Image.open(io.BytesIO(await request.body())))[None]
+    found = detector.score_samples(picture)[0]
+    return {"pid": os.getpid(), "score": float(found), "mib": resident()}
+"""
+
+
+def study_workers(args, folder, rng):
+    """Ask a web service of four processes again and again, from eight threads."""
+    write_products(folder, [])
+    (folder / "service.py").write_text(SERVICE)
+    bodies = []
+    for pixels in images(4):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        bodies.append(file.getvalue())
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "service:app", "--workers", "4"]
+    paths = os.pathsep.join([str(folder), str(Path(__file__).parents[1])])
+    service = subprocess.Popen(
+        [*command, "--port", str(port), "--log-level", "warning"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+
+    def ask(i):
+        place = f"http://127.0.0.1:{port}/"
+        with urllib.request.urlopen(place, bodies[i % len(bodies)], timeout=120) as answer:
+            return i % len(bodies), json.load(answer)
+
+    try:
+        for _ in range(120):
+            try:
+                ask(0)
+                break
+            except OSError:
+                time.sleep(1)
+        with ThreadPoolExecutor(8) as pool:
+            before = dict((found["pid"], found["mib"]) for _, found in pool.map(ask, range(400)))
+            answers = list(pool.map(ask, range(args.calls)))
+    finally:
+        service.terminate()
+        service.wait(60)
+    after = {found["pid"]: found["mib"] for _, found in answers}
+    scores = [{found["score"] for of, found in answers if of == i} for i in range(len(bodies))]
+    growth = {pid: round(after[pid] - before[pid], 1) for pid in after}
+    found = {"calls": len(answers), "growth of each, MiB": sorted(growth.values())}
+    assert len(growth) == 4 and max(growth.values()) <= MOST_GROWTH, found
+    assert all(len(same) == 1 for same in scores), scores
     return found
 
 
