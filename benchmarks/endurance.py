@@ -183,7 +183,7 @@ def study_workers(args, folder, rng):
             except OSError:
                 time.sleep(1)
         with ThreadPoolExecutor(8) as pool:
-            before = dict((found["pid"], found["mib"]) for _, found in pool.map(ask, range(400)))
+            before = {found["pid"]: found["mib"] for _, found in pool.map(ask, range(400))}
             answers = list(pool.map(ask, range(args.calls)))
     finally:
         service.terminate()

@@ -8,6 +8,8 @@ import warnings
 from ast import literal_eval
 from pathlib import Path
 
+# What ``--roi`` means for commands that score.
+ROI_OF_FIT = "default: that of the fit, for which alone the thresholds hold"
 _YEAR = 366 * 24 * 3600  # seconds
 
 
@@ -46,7 +48,7 @@ def add_product_option(command):
     )
 
 
-def add_roi_option(command, effect):
+def add_roi_option(command, effect=ROI_OF_FIT):
     """Add ``--roi``; `effect` says what becomes of the region."""
     command.add_argument(
         "--roi",

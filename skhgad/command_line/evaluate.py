@@ -31,7 +31,7 @@ def add_options(commands):
         metavar="FILE",
         help="write all figures to a file; - prints it in place of the table",
     )
-    add_roi_option(command, "default: that of the fit, for which alone the thresholds hold")
+    add_roi_option(command)
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     command.set_defaults(run=run)

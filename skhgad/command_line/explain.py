@@ -37,7 +37,7 @@ def add_options(commands):
         help="write everything to a file, in full precision; - prints it in place of the text",
     )
     add_product_option(command)
-    add_roi_option(command, "default: that of the fit, for which alone the thresholds hold")
+    add_roi_option(command)
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     command.set_defaults(run=run)

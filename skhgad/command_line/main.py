@@ -141,10 +141,8 @@ class _Parser(argparse.ArgumentParser):
             if action.option_strings and action.nargs == "+"
         ]
         _, is_missing, names = message.partition("arguments are required: ")
-        if is_missing and names[:1] != "-":
-            return f" (put {', '.join(options)} last: all words after them are theirs)" * bool(
-                options
-            )
+        if options and is_missing and names[:1] != "-":
+            return f" (put {', '.join(options)} last: all words after them are theirs)"
         if any(f"argument {option}: " in message for option in options):
             return " (all words after this option are its own: put it last)"
         return ""

@@ -45,7 +45,7 @@ def add_options(commands):
         "%(default)s)",
     )
     add_class_options(command)
-    add_roi_option(command, "default: that of the fit, for which alone the thresholds hold")
+    add_roi_option(command)
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     command.set_defaults(run=run)

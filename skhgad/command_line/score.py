@@ -80,7 +80,7 @@ def add_options(commands):
         f"{UNREADABLE})",
     )
     add_product_option(command)
-    add_roi_option(command, "default: that of the fit, for which alone the thresholds hold")
+    add_roi_option(command)
     add_threshold_option(command, "for this run only; the model stays")
     add_machine_options(command)
     score_many.add_backend_options(command)

@@ -60,7 +60,8 @@ def run(args):
     model = ChangedModel(args)
     detector = model.detector
     roi = chosen_roi(args, detector.classes_.tolist())
-    images, labels = (_of_folder if args.decisions is None else _decided)(args, detector)
+    learnt = _of_folder if args.decisions is None else _decided
+    images, labels = learnt(args, detector)
     with naming_files(images):
         changes = detector.update(images, labels, roi=roi, return_changes=True)
     model.save()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..text import printable
 from .arguments import (
+    ROI_OF_FIT,
     add_drift_options,
     add_machine_options,
     add_product_option,
@@ -68,9 +69,7 @@ def add_options(commands):
     )
     add_product_option(command)
     add_threshold_option(command, "for this run only; the model stays")
-    add_roi_option(
-        command, "for this run only; default: that of the fit, for which alone the thresholds hold"
-    )
+    add_roi_option(command, f"for this run only; {ROI_OF_FIT}")
     add_machine_options(command)
     command.set_defaults(run=run)
 

@@ -66,8 +66,8 @@ class TrainingCurveDisplay:
         """
         if not self.history:
             raise ValueError(
-                "the detector was fitted in closed form, without a pass of training: there is no "
-                "curve: set max_iter to a number of passes."
+                "there is no curve, because the detector was fitted in closed form, without a pass "
+                "of training: set max_iter to a number of passes."
             )
         unknown = [term for term in terms if term not in self.history[0]]
         if unknown or not len(terms):

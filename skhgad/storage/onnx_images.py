@@ -111,16 +111,18 @@ behind (
 
 
 def _before(height, width, value_range, n_channels, region):
-    are_bytes = value_range is None and region is None  # until they are resized
-    if value_range is None:
+    constants, white = [], 1.0
+    if value_range is None and region is None:
+        # The resizing divides by `white`: as floats, all pixels would take four times the memory.
+        kind, white = "uint8", 255.0
+        values = """
+            read = Identity (planes)"""
+    elif value_range is None:
         kind = "uint8"
-        constants = ["float white = {255.0}"]
+        constants = ["float read_white = {255.0}"]
         values = f"""
             levels = Cast <to = {_FLOAT}> (planes)
-            read = Div (levels, white)"""
-        if are_bytes:
-            values = """
-            read = Identity (planes)"""
+            read = Div (levels, read_white)"""
     else:
         kind = "float"
         low, high = map(float, value_range)
@@ -150,12 +152,12 @@ def _before(height, width, value_range, n_channels, region):
     if region is not None and mask.shape == (height, width):  # of all images
         unit = "unit = Identity (values)"
     else:
-        unit = _resized(are_bytes)
-        constants += _resizing_constants(height, width)
+        unit = _resized()
+        constants += _resizing_constants(height, width, white)
         constants.append(f"int64[1] a3 = {{3}}, int64[2] size = {{{height}, {width}}}")
         constants.append(f"int64[1] plane = {{{c}}}")
         if value_range is None:
-            constants.append("double d0 = {0.0}, double d1 = {1.0}, double white_long = {255.0}")
+            constants.append("double d0 = {0.0}, double d1 = {1.0}")
     constants = ",\n    ".join(constants)
     return f"""
 before ({kind}[n, {sides}, {c}] image{roi})
@@ -172,8 +174,10 @@ before ({kind}[n, {sides}, {c}] image{roi})
 """
 
 
-def _resizing_constants(height, width):
+def _resizing_constants(height, width, white):
     constants = [
+        f"float white = {{{white}}}",
+        f"double down_white = {{{white}}}, double across_white = {{1.0}}",
         "int64 i0 = {0}, int64 i1 = {1}, int64 i2 = {2}, int64[1] a0 = {0}, int64[1] a1 = {1}",
         "int64[1] a2 = {2}, int64[1] a3_resize = {3}, int64[1] a4_resize = {4}",
         "int64[1] am1 = {-1}, int64[1] last_axis = {-1}, int64[4] four_ones = {1, 1, 1, 1}",
@@ -193,17 +197,8 @@ def _resizing_constants(height, width):
     return constants
 
 
-def _resized(are_bytes):
-    """Return the text that resizes all images or none: "kept" or "done" holds none of them.
-
-    `are_bytes`: "values" are uint8, and are divided by 255 on the way. As floats, all pixels of
-    large images would take four times the memory.
-    """
-    to_unit = ""
-    if are_bytes:
-        to_unit = f"""
-    kept_levels = Cast <to = {_FLOAT}> (kept_read)
-    kept_values = Div (kept_levels, white)"""
+def _resized():
+    """Return the text that resizes all images or none: "kept" or "done" holds none of them."""
     return f"""
     count = Slice (image_shape, a0, a1)
     sides = Slice (image_shape, a1, a3)
@@ -212,10 +207,12 @@ def _resized(are_bytes):
     has_size = ReduceMin <keepdims = 1> (equal_int, a0)
     n_kept = Mul (count, has_size)
     kept_shape = Concat <axis = 0> (n_kept, plane, size)
-    {"kept_read" if are_bytes else "kept_values"} = Slice (values, a0, n_kept, a0){to_unit}
+    kept_read = Slice (values, a0, n_kept, a0)
+    kept_levels = Cast <to = {_FLOAT}> (kept_read)
+    kept_values = Div (kept_levels, white)
     kept = Reshape <allowzero = 1> (kept_values, kept_shape)
     others = Slice (values, n_kept, count, a0)
-    {_banded("down", "others", "short", "i1", are_bytes=are_bytes)}
+    {_banded("down", "others", "short", "i1")}
     short_turned = Transpose <perm = [0, 1, 3, 2]> (short)
     {_banded("across", "short_turned", "done_turned", "i2")}
     done = Transpose <perm = [0, 1, 3, 2]> (done_turned)
@@ -227,23 +224,13 @@ def _middles(n):
     return ", ".join(f"{i + 0.5}" for i in range(n))
 
 
-def _banded(name, source, result, side, *, are_bytes=False):
+def _banded(name, source, result, side):
     """Return the text that resizes the third axis, a few output rows at a time.
-
-    Of bytes, it divides by 255, too.
 
     Each block of output rows is a product of its weights, a triangle around each row's middle, and
     of the input rows that it needs: all of them would be a product with mostly zeros. Every image
     has the weights for itself, because onnxruntime before 1.24 multiplies none by nothing else.
     """
-    rows, whole = f"{name}_rows", f"{name}_total"
-    to_float, to_unit = "", ""
-    if are_bytes:
-        to_float = f"""
-            {name}_rows = Cast <to = {_FLOAT}> ({name}_bytes)"""
-        to_unit = f"""
-            {name}_whole = Mul ({name}_total, white_long)"""
-        rows, whole = f"{name}_bytes", f"{name}_whole"
     return f"""
             {name}_n = Gather (image_shape, {side})
             {name}_long = Cast <to = {_DOUBLE}> ({name}_n)
@@ -267,7 +254,8 @@ def _banded(name, source, result, side, *, are_bytes=False):
             {name}_range = Range (i0, {name}_taps, i1)
             {name}_places = Add ({name}_begin, {name}_range)
             {name}_flat = Reshape ({name}_places, am1)
-            {rows} = Gather <axis = 2> ({source}, {name}_flat){to_float}
+            {name}_taken = Gather <axis = 2> ({source}, {name}_flat)
+            {name}_rows = Cast <to = {_FLOAT}> ({name}_taken)
             {name}_shape = Shape ({name}_rows)
             {name}_leading = Slice ({name}_shape, a0, a2)
             {name}_width = Slice ({name}_shape, a3_resize, a4_resize)
@@ -285,8 +273,9 @@ def _banded(name, source, result, side, *, are_bytes=False):
             {name}_height = Sub (d1, {name}_distance)
             {name}_high = Max ({name}_height, d0)
             {name}_sum = ReduceSum <keepdims = 1> ({name}_high, last_axis)
-            {name}_total = Max ({name}_sum, tiny){to_unit}
-            {name}_share = Div ({name}_high, {whole})
+            {name}_total = Max ({name}_sum, tiny)
+            {name}_whole = Mul ({name}_total, {name}_white)
+            {name}_share = Div ({name}_high, {name}_whole)
             {name}_weights = Cast <to = {_FLOAT}> ({name}_share)
             {name}_count = Slice ({name}_shape, a0, a1)
             {name}_each = Concat <axis = 0> ({name}_count, four_ones)
