@@ -139,7 +139,8 @@ def test_a_mask_of_everything_is_no_mask(normals, fresh):
 def test_positions_outside_are_in_no_moment(normals):
     """The closed form is that of the vectors inside, written out."""
     X, _ = normals
-    detector = small(validation_fraction=0.0, whitening_shrinkage=0.0).fit(X, roi=MASK)
+    detector = small(validation_fraction=0.0, whitening_shrinkage=0.0, n_components=1)
+    detector.fit(X, roi=MASK)
     reader = detector.feature_reader()
     views, _ = detector.model_.seen(reader, _source(X, detector))
     vectors = [[], []]

@@ -31,24 +31,65 @@ def root_for(without):
 
 
 @dataclass(frozen=True)
-class MapClass:
-    """One Gaussian, or centers with one covariance, around which residuals are summed.
+class _Mode:
+    """What centers with one covariance have of a class, and the moments of new residuals.
 
-    The scatter of all vectors is that of the old ones, which follows from the shrunk covariance,
-    and that of the new ones, around their common mean. This is exact. `counts`, `sums` and
-    `seconds` are moments of the new residuals, `totals` sums of the vectors, of each fold.
+    `counts` (n_folds,), `sums` (n_folds, d) and `seconds` (n_folds, d, d) are those of each fold.
     """
 
-    code: int
     centers: torch.Tensor
     log_weights: torch.Tensor
     covariance: torch.Tensor  # as it is, shrunk
-    location: torch.Tensor
     n_vectors: float
-    shrinkage: float
     counts: torch.Tensor
     sums: torch.Tensor
     seconds: torch.Tensor
+
+    @classmethod
+    def of(cls, centers, log_weights, covariance, n_vectors, n_folds):
+        """Return a mode without new vectors."""
+        d = centers.shape[1]
+        moments = [torch.zeros(n_folds, *shape).double() for shape in ((), (d,), (d, d))]
+        return cls(centers, log_weights, covariance, n_vectors, *moments)
+
+    def add(self, fold, residuals):
+        """Count residuals (n, d) of a fold in."""
+        self.counts[fold] += len(residuals)
+        self.sums[fold] += residuals.sum(0, dtype=torch.float64).cpu()
+        self.seconds[fold] += (residuals.T @ residuals).cpu()
+
+    def counted(self, seen, shrinkage):
+        """Return centers, covariance before it is shrunk, and number of vectors.
+
+        Of the old vectors and those new ones that are `seen`.
+        """
+        n = self.n_vectors + float(self.counts[seen].sum())
+        if not n:
+            return self.centers, self.covariance, n
+        # Where only the prior was left, the old vectors have it as their covariance.
+        is_prior = shrinkage > _PRIOR_ALONE
+        old = self.covariance if is_prior else unshrink(self.covariance, shrinkage)
+        shift = self.sums[seen].sum(0) / n
+        scatter = self.n_vectors * old + self.seconds[seen].sum(0)
+        return self.centers + shift, scatter / n - torch.outer(shift, shift), n
+
+
+@dataclass(frozen=True)
+class MapClass:
+    """A class of maps, around whose centers residuals are summed.
+
+    It has one Gaussian, centers with one covariance, or modes with a covariance each, of which a
+    new sample belongs to the nearest.
+    The scatter of all vectors is that of the old ones, which follows from the shrunk covariance,
+    and that of the new ones, around their common mean. This is exact. `totals` are sums of the new
+    vectors of each fold.
+    """
+
+    code: int
+    modes: list
+    location: torch.Tensor
+    n_vectors: float
+    shrinkage: float
     totals: torch.Tensor
     frame: object = None  # a NewClassFrame, of a class that joined an untrained level
 
@@ -62,63 +103,80 @@ class MapClass:
         positions inside count.
         """
         densities = level.densities
-        centers, log_weights, covariances = densities.mixture_of(code)
-        n_folds, d = 1 + int(folds.max()), centers.shape[1]
-        shift = (centers[0] - level.mixture.centers()[code, 0].double()).to(level.mixture.means)
-        counts, sums = torch.zeros(n_folds).double(), torch.zeros(n_folds, d).double()
-        seconds, totals = torch.zeros(n_folds, d, d).double(), torch.zeros(n_folds, d).double()
+        parts = [part.cpu() for part in densities.mixture_of(code)]
+        n_vectors, n_folds = float(densities.n_vectors[code]), 1 + int(folds.max())
+        n_modes = len(parts[2])
+        groups = [slice(None)] if n_modes == 1 else [slice(m, m + 1) for m in range(n_modes)]
+        modes = [
+            _Mode.of(
+                parts[0][own], parts[1][own], covariance,
+                n_vectors * float(parts[1][own].exp().sum()), n_folds,
+            )
+            for own, covariance in zip(groups, parts[2], strict=True)
+        ]  # fmt: skip
+        totals = torch.zeros(n_folds, parts[0].shape[1]).double()
         for rows, (x,), codes in samples.numbered_blocks([index], level.start.mean.device):
             block, inside = folds[rows], samples.cache.read_inside(index, rows)
             z = level.latent(x)[0]
-            moved = z - shift
-            residuals = moved - level.mixture.expected_center(moved, codes)
-            for fold in np.unique(block).tolist():
-                places = torch.from_numpy(block == fold)[:, None].expand(z.shape[:2])
+            own, residuals = _residuals(level, z, codes, modes)
+            for number, fold in sorted(set(zip(own.tolist(), block.tolist(), strict=True))):
+                places = torch.from_numpy((own == number) & (block == fold))[:, None]
+                places = places.expand(z.shape[:2])
                 places = (places if inside is None else places & inside).to(z.device)
-                chosen = residuals[places]
-                counts[fold] += len(chosen)
-                sums[fold] += chosen.sum(0, dtype=torch.float64).cpu()
-                seconds[fold] += (chosen.T @ chosen).cpu()
+                modes[number].add(fold, residuals[places])
                 totals[fold] += z[places].sum(0, dtype=torch.float64).cpu()
         return cls(
-            code, centers.cpu(), log_weights.cpu(), covariances[0].cpu(),
-            densities.locations[code].double().cpu(), float(densities.n_vectors[code]),
-            float(densities.shrinkages[code]), counts, sums, seconds, totals, frame,
+            code, modes, densities.locations[code].double().cpu(), n_vectors,
+            float(densities.shrinkages[code]), totals, frame,
         )  # fmt: skip
 
     def seen(self, without):
         """Return which folds count, a bool Tensor: all, or all but one."""
-        return torch.arange(len(self.counts)) != (-1 if without is None else without)
+        return torch.arange(len(self.totals)) != (-1 if without is None else without)
+
+    def new_moments(self, seen):
+        """Return count, sum and second moments of the new residuals, of all modes together."""
+        parts = [(mode.counts, mode.sums, mode.seconds) for mode in self.modes]
+        return [sum(values[seen].sum(0) for values in kind) for kind in zip(*parts, strict=True)]
 
     def write(self, densities, without=None):
         """Set the class in densities, from the old vectors and the new ones not in a fold."""
         seen = self.seen(without)
-        n_new = float(self.counts[seen].sum())
-        n = self.n_vectors + n_new
-        if not n_new:
+        if not any(mode.counts[seen].any() for mode in self.modes):
             return
-        shift = self.sums[seen].sum(0) / n
-        scatter = self.n_vectors * self._unshrunk() + self.seconds[seen].sum(0)
-        covariance = scatter / n - torch.outer(shift, shift)
-        if covariance.trace() <= _ROUNDING * len(covariance):
-            covariance, shrinkage = self.covariance, 1.0
+        found = [mode.counted(seen, self.shrinkage) for mode in self.modes]
+        centers, covariances, counts = zip(*found, strict=True)
+        n = sum(counts)
+        mean = sum(own * count for own, count in zip(covariances, counts, strict=True)) / n
+        if mean.trace() <= _ROUNDING * len(mean):
+            covariances, shrinkage = [mode.covariance for mode in self.modes], 1.0
         elif self.frame is None:
-            shrinkage = gaussian_shrinkage(covariance, n)
-            covariance = shrink(covariance, shrinkage)
+            shrinkage = gaussian_shrinkage(mean, n / len(found))
+            covariances = [shrink(covariance, shrinkage) for covariance in covariances]
         else:
-            covariance, shrinkage = self.frame.shrunk(covariance, n), 0.0
+            covariances, shrinkage = [self.frame.shrunk(mean, n)], 0.0
+        log_weights = [
+            mode.log_weights - mode.log_weights.logsumexp(0) + math.log(count / n)
+            for mode, count in zip(self.modes, counts, strict=True)
+        ]
+        whiteners = torch.stack([root_for(without)(covariance) for covariance in covariances])
         location = (self.n_vectors * self.location + self.totals[seen].sum(0)) / n
-        mixture = self.centers + shift, self.log_weights, root_for(without)(covariance)[None]
         densities.set_class(
-            self.code, mixture, location, n_vectors=n, shrinkage=shrinkage,
-            is_fine=self.frame is None,
+            self.code, (torch.cat(centers), torch.cat(log_weights), whiteners), location,
+            n_vectors=n, shrinkage=shrinkage, is_fine=self.frame is None,
         )  # fmt: skip
 
-    def _unshrunk(self):
-        """Return the covariance of the old vectors; where only the prior was left, the prior."""
-        if self.shrinkage > _PRIOR_ALONE:
-            return self.covariance
-        return unshrink(self.covariance, self.shrinkage)
+
+def _residuals(level, z, codes, modes):
+    """Return the mode (n,) of each sample, and the residuals from its center."""
+    code = int(codes[0])
+    if len(modes) == 1:
+        shift = modes[0].centers[0] - level.mixture.centers()[code, 0].double().cpu()
+        moved = z - shift.to(z)
+        return np.zeros(len(z), dtype=np.int64), moved - level.mixture.expected_center(moved, codes)
+    nearest = level.densities.distances_to_centers(z.mean(1), code).argmin(1)
+    centers = torch.cat([mode.centers for mode in modes]).to(z)
+    return nearest.cpu().numpy(), z - centers[nearest][:, None]
 
 
 class VectorClass:

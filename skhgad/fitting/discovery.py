@@ -1,5 +1,7 @@
 """Product classes of unlabelled samples, and how many there are."""
 
+import math
+
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import cdist
@@ -35,7 +37,37 @@ def discover_classes(samples, n_classes, random_state):
     """
     # Use a separate generator, so that later draws do not depend on whether classes are counted.
     random_state = np.random.RandomState(random_state.randint(2**31 - 1))
-    embedding = embed(samples)
+    labels = _discovered(embed(level_means(samples)), n_classes, random_state, _MOST_POINTS)
+    return samples.cache.processes.broadcast(labels)
+
+
+def find_clusters(means, random_state, most_points, least_share):
+    """Group the samples of one class, as `discover_classes` finds classes.
+
+    What seems to be a defect goes to the nearest group.
+
+    Parameters
+    ----------
+    means : list of ndarray of shape (n_samples, n_features)
+        From `level_means`.
+    random_state : RandomState
+    most_points : int
+        Samples that tell the groups.
+    least_share : float
+        Of the samples, that a group has.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), int64
+        Group of each sample, from 0.
+    """
+    embedding = embed(means)
+    labels = _discovered(embedding, "discover", random_state, most_points, least_share)
+    return number_by_first(_completed(labels, embedding))
+
+
+def _discovered(embedding, n_classes, random_state, most_points, least_share=0.0):
+    """Group points (n, n_features), -1 where they seem to be defects; see `discover_classes`."""
     n_distinct = len(np.unique(embedding, axis=0))
     if n_classes != "discover" and n_distinct < n_classes:
         raise ValueError(
@@ -46,11 +78,11 @@ def discover_classes(samples, n_classes, random_state):
         return np.zeros(len(embedding), dtype=np.int64)
     n_kept = min(_EMBEDDING_COMPONENTS, *embedding.shape)
     points = PCA(n_kept, random_state=random_state).fit_transform(embedding)
-    chosen = random_state.permutation(len(points))[:_MOST_POINTS]
+    chosen = random_state.permutation(len(points))[:most_points]
     chosen = _if_enough(points, chosen[~is_scattered(points[chosen])], n_classes, chosen)
     is_apart = np.zeros(len(points), dtype=bool)
     for _ in range(_MOST_ROUNDS):
-        labels = _clusters(points, chosen, n_classes, random_state)
+        labels = _clusters(points, chosen, n_classes, random_state, least_share)
         is_new = _seem_defects(points, labels, is_apart, counted=n_classes == "discover")
         is_apart |= is_new
         if not is_new[chosen].any():
@@ -58,7 +90,7 @@ def discover_classes(samples, n_classes, random_state):
         chosen = _if_enough(points, chosen[~is_apart[chosen]], n_classes, chosen)
     labels[~is_apart] = number_by_first(labels[~is_apart])
     labels[is_apart] = -1
-    return samples.cache.processes.broadcast(labels)
+    return labels
 
 
 def _if_enough(points, rows, n_classes, others):
@@ -68,12 +100,13 @@ def _if_enough(points, rows, n_classes, others):
     return others
 
 
-def _clusters(points, chosen, n_classes, random_state):
+def _clusters(points, chosen, n_classes, random_state, least_share):
     """Return the labels of all points, by clusters of those chosen."""
+    labels, smallest = np.full(len(points), -1), _SMALLEST_CLASS
     if n_classes == "discover":
-        n_classes = count_clusters(points[chosen], random_state)
-    labels = np.full(len(points), -1)
-    labels[chosen] = cluster(points[chosen], n_classes)
+        smallest = max(smallest, math.ceil(least_share * len(chosen)))
+        n_classes = count_clusters(points[chosen], random_state, smallest)
+    labels[chosen] = cluster(points[chosen], n_classes, smallest)
     return _completed(labels, points)
 
 
@@ -103,10 +136,10 @@ def means_of_pictures(means, samples, level):
     return total / np.bincount(numbers, counts)[:, None].clip(1)
 
 
-def embed(samples):
-    """Describe each sample by the mean over positions of every level, in float64.
+def level_means(samples):
+    """Return the mean over positions of every level, a list of float64 ndarrays (n, n_features).
 
-    Levels are centered and brought to the same mean variance.
+    Of views of pictures, those of the pictures.
     """
     cache, parts = samples.cache, []
     for level in range(cache.n_levels):
@@ -114,28 +147,36 @@ def embed(samples):
         means = cache.processes.gather_rows(np.concatenate(means).astype(np.float64), samples.rows)
         if samples.pictures is not None:
             means = means_of_pictures(means, samples, level)
-        spread = np.sqrt(means.var(0).mean())
-        parts.append((means - means.mean(0)) / (spread if spread > 0 else 1))
+        parts.append(means)
+    return parts
+
+
+def embed(means):
+    """Describe each sample by the `level_means`, centered and brought to the same mean variance."""
+    parts = []
+    for of_level in means:
+        spread = np.sqrt(of_level.var(0).mean())
+        parts.append((of_level - of_level.mean(0)) / (spread if spread > 0 else 1))
     return np.concatenate(parts, axis=1)
 
 
-def count_clusters(points, random_state):
+def count_clusters(points, random_state, smallest=_SMALLEST_CLASS):
     """Find the largest number of clusters that are separated and found again; 1 if there is none.
 
     The tree of all points is compared with those of random parts. A number of clusters is stable if
     each meets, on average, a cluster of the part with a Jaccard index of 0.85. Source: C. Hennig,
     "Cluster-wise assessment of cluster stability", Computational Statistics & Data Analysis 52,
-    2007. Where points are few, halves of one cluster are stable, too; see `separation`.
+    2007. Where points are few, halves of one cluster are stable, too; see `separation`. Each has
+    `smallest` points, at least.
     """
-    most = min(_MOST_CLASSES, len(points) // (2 * _SMALLEST_CLASS))
+    most = min(_MOST_CLASSES, len(points) // (2 * _SMALLEST_CLASS), len(points) // smallest)
     if most < 2:
         return 1
-    cuts = ward_cuts(points, most, _SMALLEST_CLASS)
+    cuts = ward_cuts(points, most, smallest)
     found_again = [np.zeros(n) for n in range(1, len(cuts) + 1)]
     for _ in range(_N_DRAWS):
         drawn = random_state.permutation(len(points))[: round(_DRAWN_SHARE * len(points))]
-        smallest = round(_DRAWN_SHARE * _SMALLEST_CLASS)
-        cuts_of_part = ward_cuts(points[drawn], len(cuts), smallest)
+        cuts_of_part = ward_cuts(points[drawn], len(cuts), round(_DRAWN_SHARE * smallest))
         for total, labels, labels_of_part in zip(found_again, cuts, cuts_of_part, strict=False):
             total += _best_jaccard(labels[drawn], labels_of_part, len(total))
     for labels, total in zip(cuts[:0:-1], found_again[:0:-1], strict=True):
@@ -161,11 +202,11 @@ def separation(points, labels):
     return min(found)
 
 
-def cluster(points, n_clusters):
-    """Cut Ward's tree into clusters, of 5 points at least where that is possible."""
+def cluster(points, n_clusters, smallest=_SMALLEST_CLASS):
+    """Cut Ward's tree into clusters, of `smallest` points at least where that is possible."""
     if n_clusters == 1:
         return np.zeros(len(points), dtype=np.int64)
-    for smallest in range(min(_SMALLEST_CLASS, len(points) // n_clusters), 1, -1):
+    for smallest in range(min(smallest, len(points) // n_clusters), 1, -1):
         cuts = ward_cuts(points, n_clusters, smallest)
         if len(cuts) == n_clusters:
             return cuts[-1]

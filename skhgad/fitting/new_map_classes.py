@@ -87,11 +87,11 @@ class NewMapClasses:
         n = self.n_known
         for new in self.classes:
             seen = new.seen(without)
-            n_new = new.counts[seen].sum()
+            n_new, total, second = new.new_moments(seen)
             if not n_new:
                 continue
-            shift = new.sums[seen].sum(0) / n_new
-            own = new.seconds[seen].sum(0) / n_new - torch.outer(shift, shift)
+            shift = total / n_new
+            own = second / n_new - torch.outer(shift, shift)
             apart = new.totals[seen].sum(0) / n_new - mean
             share = n_new / (n + n_new)
             covariance = (1 - share) * covariance + share * own

@@ -15,6 +15,7 @@ from .flow_choice import flow_pays
 from .map_closed_form import fit_map_level, has_closed_form
 from .mixture_choice import names_of
 from .objective import hgad_loss
+from .picture_modes import find_picture_modes
 from .pictures import left_out_evidence
 from .schedule import TrainingPlan
 from .start import build_level
@@ -220,11 +221,15 @@ class Recipe:
 
     def _closed_form(self, samples, folds, synthetic=None):
         """Fit all levels; returns three tuples of one item a level, as from `fit_map_level`."""
+        modes = None
+        if self.parameters["n_components"] == "auto":
+            modes = find_picture_modes(samples, self.seed)
 
         def fit(index):
             return fit_map_level(
-                self.parameters, self.shapes[index], samples, index, folds, self.device, synthetic
-            )
+                self.parameters, self.shapes[index], samples, index, folds, self.device, synthetic,
+                modes,
+            )  # fmt: skip
 
         # Several processes must communicate in one order, so each uses one thread. A GPU gains
         # nothing from a second thread, and two must not load torch's linear algebra at once.

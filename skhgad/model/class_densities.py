@@ -13,6 +13,7 @@ _PER_CLASS = ("origins", "locations", "discriminants", "n_vectors", "shrinkages"
 _PER_CENTER = ("whitened_centers", "shared_centers", "center_log_weights")
 _PER_WHITENER = ("whiteners", "log_dets")
 _REPLACED = (*_PER_CLASS, *_PER_CENTER, *_PER_WHITENER)  # where classes come or go
+_COUNTING_MODES = 2  # of a sample
 _BLOCK_ENTRIES = 1 << 22  # of a matrix of distances, vectors by centers
 
 
@@ -299,6 +300,52 @@ class ClassDensities(nn.Module):
         """
         return z @ self.discriminants.T - 0.5 * (self.discriminants * self.locations).sum(1)
 
+    def mode_discriminants(self, z):
+        """Return the largest of each class's centers in place of `class_discriminants`."""
+        values = z @ self.shared_root @ self.shared_centers.T
+        values = values - 0.5 * self.shared_centers.square().sum(1)
+        of_classes = values.split(self.center_counts.tolist(), -1)
+        return torch.stack([own.amax(-1) for own in of_classes], -1)
+
+    @property
+    def has_modes(self):
+        """Whether a class has several covariances: of maps, its samples are of several modes."""
+        return len(self.whiteners) > len(self.locations)
+
+    def distances_to_centers(self, z, code):
+        """Return squared distances (n, n_centers) of vectors (n, d) from a class's centers.
+
+        By the covariance that all classes share.
+        """
+        places, _, _ = self._class_parts(code)
+        return squared_distances(z @ self.shared_root, self.shared_centers[places])
+
+    def log_density_in_modes(self, z, code):
+        """Log-density of a class of maps whose centers are modes of whole samples.
+
+        For z (n, n_positions, n_features), shape (n, n_positions). Else as `log_density_of`, but of
+        the two modes alone whose centers are nearest to the mean of the sample: others say nothing
+        of it, and cost time.
+        """
+        places, names, whitened = self._class_parts(code)
+        moved, log_weights = z - self.origins[code], self.center_log_weights[places]
+
+        def density(part, number):
+            name = names[number]
+            distances = (part @ self.whiteners[name] - whitened[number]).square().sum(-1)
+            return log_weights[number] + self.log_dets[name] - 0.5 * distances
+
+        nearest = nearest_modes(self.distances_to_centers(z.mean(1), code))
+        if torch.jit.is_tracing():
+            every = torch.stack([density(moved, number) for number in range(len(names))], 1)
+            found = every.gather(1, nearest[..., None].expand(-1, -1, z.shape[1]))
+        else:
+            found = z.new_empty(*nearest.shape, z.shape[1])
+            for number in nearest.unique().tolist():
+                is_own = nearest == number
+                found[is_own] = density(moved[is_own.any(1)], number)
+        return log_sum_exp(found.mT)
+
     def class_log_densities(self, z):
         """Log-density of each class, all centers with the shared covariance.
 
@@ -401,6 +448,11 @@ class ClassDensities(nn.Module):
             )  # fmt: skip
             log_det = self.own_background_log_dets[number - 1]
         return log_det - 0.5 * ((z - mean) @ whitener).square().sum(-1)
+
+
+def nearest_modes(distances):
+    """Return the numbers (n, at most 2) of the modes that count, by distances (n, n_modes)."""
+    return distances.topk(min(_COUNTING_MODES, distances.shape[1]), largest=False).indices
 
 
 def _in_order(centers, log_weights, whiteners, names=None):

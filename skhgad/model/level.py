@@ -82,13 +82,21 @@ class LevelModel(nn.Module):
         source = self.mixture if self.densities is None else self.densities
         if self.has_one_position and source is self.densities and source.has_several_centers:
             return source.class_log_densities(z[:, 0])
+        discriminants = source.class_discriminants
+        if source is self.densities and self._has_modes:
+            discriminants = source.mode_discriminants
         # Linear in z, so the mean position stands for all.
         if inside is not None:
             weights = inside[..., None].to(z)
             counts = weights.sum(1)
             mean = (z * weights).sum(1) / counts.clamp_min(1)
-            return source.class_discriminants(mean) * counts
-        return source.class_discriminants(z.mean(1)) * z.shape[1]
+            return discriminants(mean) * counts
+        return discriminants(z.mean(1)) * z.shape[1]
+
+    @property
+    def _has_modes(self):
+        """Whether samples are maps, of several modes in a class."""
+        return self.densities is not None and self.densities.has_modes and not self.has_one_position
 
     def evidence(self, z, log_det, codes, *, with_entropy=True):
         """Judge every position, from the results of `latent` and the class of each image.
@@ -138,15 +146,21 @@ class LevelModel(nn.Module):
 
     def log_density(self, z, codes):
         """Log-density of each position under the class of its image; shapes as in `evidence`."""
-        source = self.mixture if self.densities is None else self.densities
         present = codes.unique().tolist()
         if len(present) == 1:
-            return source.log_density_of(z, present[0])
+            return self.log_density_of(z, present[0])
         density = torch.empty_like(z[..., 0])
         for code in present:
             chosen = codes == code
-            density[chosen] = source.log_density_of(z[chosen], code)
+            density[chosen] = self.log_density_of(z[chosen], code)
         return density
+
+    def log_density_of(self, z, code):
+        """Log-density of each position under one class; see `ClassDensities.log_density_of`."""
+        if self._has_modes:
+            return self.densities.log_density_in_modes(z, code)
+        source = self.mixture if self.densities is None else self.densities
+        return source.log_density_of(z, code)
 
 
 def empty_level(

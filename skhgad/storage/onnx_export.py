@@ -126,9 +126,8 @@ class TraceableLevel(LevelModel):
 
     def log_density(self, z, codes):
         """Log-density of each position under the class of its image."""
-        source = self.mixture if self.densities is None else self.densities
         n_classes = len(self.mixture.means)
-        densities = torch.stack([source.log_density_of(z, code) for code in range(n_classes)], 1)
+        densities = torch.stack([self.log_density_of(z, code) for code in range(n_classes)], 1)
         return densities.gather(1, codes[:, None, None].expand(-1, 1, z.shape[1]))[:, 0]
 
     def background_log_density(self, z, codes):

@@ -7,7 +7,14 @@ from sklearn.datasets import load_iris, make_blobs
 from sklearn.metrics import adjusted_rand_score
 
 from skhgad.fitting import discovery
-from skhgad.fitting.discovery import cluster, count_clusters, discover_classes, embed, ward_cuts
+from skhgad.fitting.discovery import (
+    cluster,
+    count_clusters,
+    discover_classes,
+    embed,
+    level_means,
+    ward_cuts,
+)
 from skhgad.fitting.feature_cache import FeatureCache
 from skhgad.fitting.samples import LabelledSamples
 
@@ -116,7 +123,7 @@ def test_levels_count_alike_whatever_their_scale():
     y = np.arange(80) % 4
     coarse = (y // 2)[:, None, None] * 8.0 + rng.normal(size=(80, 4, 6))
     fine = 1e-4 * ((y % 2)[:, None, None] * 8.0 + rng.normal(size=(80, 9, 3)))
-    embedding = embed(samples_of(coarse, fine))
+    embedding = embed(level_means(samples_of(coarse, fine)))
     assert embedding.shape == (80, 9)
     np.testing.assert_allclose(embedding.mean(0), 0, atol=1e-9)
     variances = embedding.var(0)
