@@ -146,7 +146,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         modes, with a covariance in common; 2 to 16 Gaussians; or kernels, a center at every
         training vector (at most 4,096) with one covariance, or in up to 12 widths. The choice is in
         `n_components_`.
-        Images have one center by default.
+        Images of a class have one Gaussian in each level, or one for each group of at least a tenth
+        of them that look apart, such as variants of a product, where that makes images left out
+        likelier by 0.02 nats a dimension; two of these at most count for an image.
     class_separation : float, default=5.0
         Distance between the class means in latent space at the start.
     center_scale : float, default=1.0

@@ -206,8 +206,8 @@ def cluster(points, n_clusters, smallest=_SMALLEST_CLASS):
     """Cut Ward's tree into clusters, of `smallest` points at least where that is possible."""
     if n_clusters == 1:
         return np.zeros(len(points), dtype=np.int64)
-    for smallest in range(min(smallest, len(points) // n_clusters), 1, -1):
-        cuts = ward_cuts(points, n_clusters, smallest)
+    for size in range(min(smallest, len(points) // n_clusters), 1, -1):
+        cuts = ward_cuts(points, n_clusters, size)
         if len(cuts) == n_clusters:
             return cuts[-1]
     return ward_cuts(points, n_clusters, 1)[-1]

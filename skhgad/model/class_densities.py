@@ -344,7 +344,7 @@ class ClassDensities(nn.Module):
             for number in nearest.unique().tolist():
                 is_own = nearest == number
                 found[is_own] = density(moved[is_own.any(1)], number)
-        return log_sum_exp(found.mT)
+        return log_sum_exp(found.transpose(1, 2))
 
     def class_log_densities(self, z):
         """Log-density of each class, all centers with the shared covariance.

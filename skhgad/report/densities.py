@@ -6,13 +6,14 @@ def density_of(level, code):
     if level.densities is None:
         return "Gaussians of unit covariance at the centers of the training"
     centers, _, covariances = level.densities.mixture_of(code)
+    beside = "" if level.nearest is None else " and nearest normals"
     if len(centers) == 1:
-        return "one Gaussian" if level.nearest is None else "one Gaussian and nearest normals"
+        return f"one Gaussian{beside}"
     if len(covariances) == 1:
         return f"{len(centers)} centers, one covariance"
     if len(covariances) < len(centers):
         return f"{len(centers)} centers, {len(covariances)} widths"
-    return f"{len(centers)} Gaussians"
+    return f"{len(centers)} Gaussians{beside}"
 
 
 def densities_of(detector):
