@@ -66,7 +66,7 @@ def good_models():
     rng = np.random.default_rng(0)
     tiny = {"n_blocks": 1, "random_state": 0}
     X, y = rng.normal(size=(40, 3)), np.repeat(["a", "b"], 20)
-    wide = rng.normal(size=(12, 20))
+    wide = rng.integers(0, 4000, (12, 20)) / 8  # rows of 12 bits, which the axes are sums of
     images = rng.integers(0, 256, (24, SIDE, SIDE, 3), dtype=np.uint8)
     of_images = {"out_indices": (0, 1), "image_size": SIDE, "position_channels": 4}
     products = ["a", "b"] * 12

@@ -236,17 +236,18 @@ def test_a_wide_table_scores_the_same_in_any_unit(scale):
     np.testing.assert_allclose(scores[1], scores[0], rtol=1e-3)
 
 
-# The axes take 30 x 5000 values of float32, the rows kept for updates as many of X's precision.
-@pytest.mark.parametrize(("dtype", "n_bytes"), [(np.float32, 1.3e6), (np.float64, 1.9e6)])
-def test_the_file_of_a_very_wide_table_is_small(tmp_path, dtype, n_bytes):
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_file_of_a_very_wide_table_is_small(tmp_path, dtype):
+    """It has the rows, of two bytes a value at most, and no axes beside them."""
     X, fresh = (wide_table(n, 5000, seed=n).astype(dtype) for n in (30, 10))
     detector = HGADDetector(random_state=0).fit(X)
     detector.save(tmp_path / "model")
     files = [path for path in Path(tmp_path / "model").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < n_bytes
+    assert sum(path.stat().st_size for path in files) < 2 * X.size + 150_000
     loaded = HGADDetector.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.score_samples(fresh), detector.score_samples(fresh))
-    np.testing.assert_array_equal(loaded.model_.kept.x, X)
+    np.testing.assert_array_equal(loaded.model_.kept.x, detector.model_.kept.x)
+    np.testing.assert_allclose(loaded.model_.kept.x, X, atol=1e-3)
 
 
 def test_a_table_with_one_feature_more_than_rows_is_saved(tmp_path):
@@ -290,7 +291,8 @@ def test_a_wide_table_of_several_classes_keeps_its_promise(spread):
     assert (detector.predict(fresh) == -1).mean() > 0.9
     level = detector.model_.model.levels[0]
     latent, _ = level.start(torch.from_numpy(rows(200, 1)))
-    assert latent[:, -1].abs().max() < 1e-3  # the class means lie on the axes, too
+    # The class means lie on the axes, too; the rows but for rounding. Fresh ones have about 25.
+    assert latent[:, -1].abs().max() < 1e-2
 
 
 def test_broken_relations_between_features_are_anomalies():

@@ -43,6 +43,7 @@ from .warn import (
     warn_of_unused_loss,
     warn_uncalibrated,
 )
+from .wide_tables import place_rows
 
 
 def fit_detector(
@@ -80,6 +81,7 @@ def fit_detector(
         if not given.takes_images:
             warn_of_far_cells(given.X, cells, given.feature_names)
             warn_of_spreads(given.X[normal], given.codes[normal], given.feature_names)
+    given = given.rounded(normal)
     if given.takes_images:
         check_levels_of_images(parameters, shapes)
     corrects = len(anomalies) > 0 and can_be_corrected(parameters)
@@ -158,10 +160,14 @@ def fit_detector(
         # Each process read its own pictures; fmax passes over NaN.
         looks = np.fmax.reduce(processes.gather([observed.appearance]))
         appearances = appearances_of(looks[normal], codes)
-    elif given_codes is not None:  # with rows that have far cells
-        kept = KeptVectors.of(given.X, given_codes)
     else:
-        kept = KeptVectors.of(given.X[normal], codes)
+        own, own_codes = normal, codes
+        if given_codes is not None:  # with rows that have far cells
+            own = np.flatnonzero(given_codes >= 0)
+            own_codes = given_codes[own]
+        kept = KeptVectors.of(given.X[own], own_codes)
+        fitted_to = normal[~spared[0]] if len(spared) == 1 else normal
+        place_rows(model, np.searchsorted(own, fitted_to), len(own))
     fitted = FittedModel(
         reader.extractor,
         model,

@@ -1,6 +1,6 @@
 """What `fit` is given, checked: first by each process for itself, then between the processes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 
 import numpy as np
@@ -18,6 +18,7 @@ from .many_classes import with_fewer_features
 from .objective import check_trainable
 from .same_call import check_same_data, check_same_parameters, check_same_regions
 from .table_memory import check_table_memory
+from .wide_tables import with_rounded_rows
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,12 @@ class FitInput:
         normal = np.setdiff1d(normal, far)
         check_magnitude(self.X[normal], self.feature_names)
         return normal, far, anomalies, cells
+
+    def rounded(self, normal):
+        """Return the same with these rows of X as `rounded_rows` leaves them; images stay."""
+        if self.takes_images or self.parameters["start"] != "whitened":
+            return self
+        return replace(self, X=with_rounded_rows(self.X, normal))
 
 
 def checked_input(detector, X, y, masks, roi, processes):

@@ -6,9 +6,11 @@ import torch
 
 from ..model.flow import LinearStart
 from ..model.level import empty_level
+from ..model.short_rows import axes_of_rows
 from .covariance import (
     ResidualMoments,
     class_means,
+    coordinates_in_span,
     ledoit_wolf_shrinkage,
     residuals_within,
     shrink,
@@ -31,6 +33,8 @@ _MOST_VECTORS = 20_000  # that choose the shrinkage, or where centers are
 _POSITIONS = 16  # of each map that show where centers are
 _STEPS = 20
 _SMALLEST_EIGENVALUE = 1e-10  # of the largest; see `whitening_matrix`
+# Of the longest axis of vectors; a shorter one has less than the smallest eigenvalue.
+_SMALLEST_LENGTH = 1e-7
 
 
 def whitened_start(samples, shrinkage="ledoit_wolf"):
@@ -77,8 +81,8 @@ def start_of_vectors(samples, shrinkage="auto", seed=0, powers="auto"):
         return LinearStart(center, torch.eye(x.shape[1]), powers=powers)
     n_features, of_rows = x.shape[1], None
     if n_features > len(x):  # along axes that hold all rows, the means of classes and modes, too
-        of_rows, coordinates = torch.linalg.qr((x - center).T)
-        residuals = residuals_within(coordinates.T.contiguous(), codes)
+        coordinates, of_rows = _along_own_axes(x - center)
+        residuals = residuals_within(coordinates, codes)
     scatter, axes = principal_axes(residuals)
     if shrinkage == "auto":
         shrinkage = likeliest_shrinkage(residuals, codes, scale, n_features)
@@ -88,15 +92,23 @@ def start_of_vectors(samples, shrinkage="auto", seed=0, powers="auto"):
     variances = variances.clamp_min(_SMALLEST_EIGENVALUE * float(variances.max()))
     if of_rows is None:
         return LinearStart(center, (axes / variances.sqrt()) @ axes.T, powers=powers)
-    axes = of_rows @ axes
-    rest = max(shrinkage * scale, _SMALLEST_EIGENVALUE * float(variances.max()))
-    return LinearStart(center, _rounded(axes / variances.sqrt()), math.sqrt(rest))
+    weights = of_rows @ (axes / variances.sqrt())
+    rest = math.sqrt(max(shrinkage * scale, _SMALLEST_EIGENVALUE * float(variances.max())))
+    return LinearStart(center, axes_of_rows(x, center, weights), rest, row_weights=weights)
 
 
-def _rounded(matrix):
-    """Round to values of float32, in which a file keeps a wide matrix in half of the space."""
-    in_range = 1e-30 < float(matrix.abs().max()) < 1e30
-    return matrix.float().double() if in_range else matrix
+def _along_own_axes(vectors):
+    """Return vectors (n, n_features) along orthonormal axes of the space that they span.
+
+    Returns
+    -------
+    coordinates : Tensor of shape (n, n_axes)
+    weights : Tensor of shape (n, n_axes)
+        The axes are sums of the vectors with these weights.
+    """
+    left, lengths, _ = torch.linalg.svd(coordinates_in_span(vectors))
+    spanned = lengths > _SMALLEST_LENGTH * lengths[0]
+    return left[:, spanned] * lengths[spanned], left[:, spanned] / lengths[spanned]
 
 
 def likeliest_shrinkage(residuals, codes, scale, n_features):

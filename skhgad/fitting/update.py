@@ -27,6 +27,7 @@ from .recipe import Recipe
 from .samples import LabelledSamples
 from .schedule import training_plan
 from .warn import warn_of_another_product, warn_of_far_cells, warn_of_known_pictures
+from .wide_tables import place_rows, with_rounded_rows
 
 
 def update(detector, X, y, roi=None):
@@ -55,7 +56,7 @@ def update(detector, X, y, roi=None):
         measured = np.setdiff1d(normal, [cell.row for cell in far]).astype(np.int64)
         check_largest(X[measured], names)
     if can_fit_anew(fitted):
-        model, calibration = _fit_anew(fitted, X[normal], parameters, reader)
+        model, calibration, kept = _fit_anew(fitted, X[normal], parameters, reader)
     else:
         far = np.unique([cell.row for cell in far]).astype(np.int64)
         masks = fitted.roi if masks is None else masks
@@ -119,6 +120,8 @@ def _fit_anew(fitted, X, parameters, reader):
     X = np.concatenate((fitted.kept.x, X))
     far = np.unique([cell.row for cell in far_cells(X, np.zeros(len(X)))]).astype(np.int64)
     rows = np.setdiff1d(np.arange(len(X)), far)
+    if parameters["start"] == "whitened":
+        X = with_rounded_rows(X, rows)
     with cached_features(reader, X, rows, parameters["cache_budget"]) as cache:
         codes = np.zeros(len(rows), dtype=np.int64)
         samples = LabelledSamples(cache, np.arange(len(rows)), codes, 1)
@@ -135,7 +138,9 @@ def _fit_anew(fitted, X, parameters, reader):
         model, evidence, *_ = recipe.fit(samples, spared)
         calibration = calibrate(model, evidence, parameters)
     far_codes = np.zeros(len(far), dtype=np.int64)
-    return model, with_rows(calibration, len(rows), model, X[far], far_codes, reader.device)
+    calibration = with_rows(calibration, len(rows), model, X[far], far_codes, reader.device)
+    place_rows(model, rows[~spared[0]] if len(spared) == 1 else rows, len(X))
+    return model, calibration, KeptVectors.of(X, np.zeros(len(X)))
 
 
 def _count_in(fitted, X, codes, far, masks, parameters, reader):

@@ -25,9 +25,12 @@ class LinearStart(nn.Module):
         Needed with fewer axes than features.
     powers : FeaturePowers, default=None
         Comes before the linear map.
+    row_weights : Tensor of shape (n_rows, n_axes), default=None
+        What `axes_of_rows` makes W of, where it is made of rows. It is not used here: a file that
+        holds the rows needs no W beside them.
     """
 
-    def __init__(self, mean, matrix, rest_scale=None, powers=None):
+    def __init__(self, mean, matrix, rest_scale=None, powers=None, row_weights=None):
         super().__init__()
         self.powers = powers
         mean = torch.as_tensor(mean, dtype=torch.float64)
@@ -45,6 +48,8 @@ class LinearStart(nn.Module):
         if rest_scale is not None:
             self.register_buffer("lengths", lengths)
             self.register_buffer("rest_scale", mean.new_tensor(rest_scale))
+        if row_weights is not None:
+            self.register_buffer("row_weights", row_weights)
 
     @property
     def has_rest(self):

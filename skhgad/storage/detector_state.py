@@ -18,6 +18,7 @@ from ..scoring.defect_terms import DefectTerm
 from ..scoring.fitted import FittedModel
 from ..scoring.scoring_model import build_scoring_model
 from .finite_scores import check_constants, check_dtypes, check_scores
+from .short_tables import with_axes, without_axes
 from .short_tensors import lengthened, narrowed, shortened, widened
 from .untrusted import (
     check_device_of_file,
@@ -57,7 +58,7 @@ def pack(detector):
     if fitted.appearances is not None:
         for name, values in fitted.appearances._asdict().items():
             tensors[f"appearances.{name}"] = torch.from_numpy(values)
-    tensors = narrowed(tensors)
+    tensors = narrowed(without_axes(tensors))
     class_offsets = [
         [label, read_offset(float(offset))] for label, offset in detector.class_offsets_.items()
     ]
@@ -96,7 +97,7 @@ def unpack(cls, tensors, description, backbone):
     attributes = description["fitted"]
     takes_images = read_images(attributes)
     tensors = lengthened(tensors)
-    parts = _by_part(tensors if takes_images else widened(tensors))
+    parts = _by_part(tensors if takes_images else with_axes(widened(tensors)))
     parts["model"] = _with_level_weights(parts["model"])
     detector = _new_detector(cls, description["parameters"], backbone)
     parameters = detector.get_params(deep=False)
@@ -193,6 +194,9 @@ def _empty_model(parameters, level_shapes, n_classes, extractor, stored):
         )  # fmt: skip
         if f"levels.{index}.start.powers.units" in stored:
             level.start.powers = FeaturePowers.identity(n_features)
+        weights = stored.get(f"levels.{index}.start.row_weights")
+        if weights is not None and extractor is None:
+            level.start.register_buffer("row_weights", torch.zeros_like(weights))
         if parameters["class_covariance"]:
             room_for_densities(
                 level,

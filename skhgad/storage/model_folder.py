@@ -32,8 +32,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = "skhgad-model"
-VERSION = 10
-_READABLE = (7, 8, 9, VERSION)
+VERSION = 11
+_READABLE = (7, 8, 9, 10, VERSION)
 _READS = f"this skhgad reads versions 7 to {VERSION}"
 MODEL_FILE = "model.safetensors"
 CARD_FILE = "MODEL_CARD.md"

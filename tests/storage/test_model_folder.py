@@ -144,7 +144,7 @@ def replace_description(text):
         (replace_description("[1]"), "no JSON object"),
         (replace_description("{}"), "has no description"),
         (replace_description("[" * 100_000), "damaged, or no skhgad model"),
-        (lambda f: edit(f, lambda m: m.update(version=11)), "version 11; this .* versions 7 to 10"),
+        (lambda f: edit(f, lambda m: m.update(version=12)), "version 12; this .* versions 7 to 11"),
         (lambda f: edit(f, lambda m: m.update(format="other")), "unknown format 'other'"),
         (lambda f: edit(f, lambda m: m.pop("parameters")), "inconsistent model"),
         (lambda f: edit(f, lambda m: m.update(fitted=[])), "inconsistent model"),
@@ -378,7 +378,7 @@ def swap_names(header):
     [
         replace_text(b'\\"n_components\\": 2', b'\\"n_components\\": 3'),
         replace_text(b'\\"n_iter\\": 0', b'\\"n_iter\\": 7'),
-        replace_text(b'\\"version\\": 10', b' \\"version\\":10'),
+        replace_text(b'\\"version\\": 11', b' \\"version\\":11'),
         lambda f: edit_header(f, swap_names),
         lambda f: edit_header(f, lambda h: h["calibration.codes"].update(dtype="F64")),
         lambda f: edit_header(f, lambda h: h["calibration.codes"].update(shape=[4, 5])),
@@ -417,7 +417,7 @@ def test_the_hash_is_the_one_that_is_documented():
 def test_the_description_tells_what_the_model_is(detector, model_folder, monkeypatch):
     assert sorted(os.listdir(model_folder)) == FILES
     description = split(model_folder)[1]
-    assert (description["format"], description["version"]) == ("skhgad-model", 10)
+    assert (description["format"], description["version"]) == ("skhgad-model", 11)
     assert description["skhgad"] == version("skhgad") == skhgad.__version__
     age = datetime.now(timezone.utc) - datetime.fromisoformat(description["saved"])
     assert timedelta(seconds=-1) < age < timedelta(minutes=10)
@@ -448,7 +448,7 @@ def make_old(folder, version=3):
 
 def test_a_model_of_the_older_format_is_refused_by_name(detector, model_folder, tmp_path):
     make_old(model_folder)
-    message = "version 3, .* of an older skhgad; .* versions 7 to 10. Fit and save again, or"
+    message = "version 3, .* of an older skhgad; .* versions 7 to 11. Fit and save again, or"
     with pytest.raises(ValueError, match=message) as caught:
         HGADDetector.load(model_folder)
     assert str(model_folder) in str(caught.value)

@@ -1,0 +1,66 @@
+"""Wide tables are rounded so little that scores stay, and not where rounding would be seen."""
+
+import numpy as np
+import pytest
+import torch
+
+from skhgad import HGADDetector
+from skhgad.fitting import fit_input
+from skhgad.fitting.wide_tables import _squared_heights, rounded_rows
+from skhgad.model.short_rows import ShortRows
+
+
+def table(n, n_features=2000, seed=0, spread=0.0, noise=1.0):
+    """Rows of eight common factors and noise of their own."""
+    rng, factors = (
+        np.random.default_rng(seed),
+        np.random.default_rng(99).normal(size=(8, n_features)),
+    )
+    return spread * rng.normal(size=(n, 8)) @ factors + noise * rng.normal(size=(n, n_features))
+
+
+def n_bits(x):
+    """Bits of a value in a file, 64 for float64."""
+    short = ShortRows.of(torch.from_numpy(x))
+    if short is not None:
+        return 8 + round(8 * short.low.shape[1] / x.shape[1])
+    return 32 if np.array_equal(x.astype(np.float32), x) else 64
+
+
+def test_heights_are_distances_from_the_flats_through_all_other_rows():
+    x = 3 + table(12, 40)
+    expected = []
+    for row in range(len(x)):
+        first, *others = np.delete(x, row, axis=0)
+        directions = (np.array(others) - first).T
+        weights = np.linalg.lstsq(directions, x[row] - first, rcond=None)[0]
+        expected.append(np.square(x[row] - first - directions @ weights).sum())
+    np.testing.assert_allclose(_squared_heights(torch.from_numpy(x)), expected, rtol=0.2)
+
+
+def test_rows_are_rounded_the_less_the_nearer_they_lie_to_what_others_span():
+    found = [n_bits(rounded_rows(table(50, spread=spread))) for spread in (0, 3, 100, 1e6)]
+    assert found == [12, 16, 32, 64]
+    assert n_bits(rounded_rows(table(50, spread=1, noise=0))) == 64
+
+
+def test_tables_that_rounding_does_not_make_small_stay():
+    counts = np.random.default_rng(0).poisson(5.0, (50, 2000)).astype(np.float64)
+    for x in (table(50, 50), table(50, 60), table(1000, 900), counts):
+        assert rounded_rows(x) is x
+
+
+@pytest.mark.parametrize("n_classes", [1, 3])
+@pytest.mark.parametrize("spread", [0, 2])
+def test_scores_are_those_of_the_table_as_it_is(monkeypatch, n_classes, spread):
+    names = np.arange(60) % n_classes
+    X = table(60, 3000, 1, spread) + 0.3 * table(n_classes, 3000, 2)[names]
+    fresh, given = table(30, 3000, 3, spread) + 0.3 * table(1, 3000, 2), X.copy()
+    rounded = HGADDetector(random_state=0).fit(X, names)
+    assert n_bits(rounded.model_.kept.x) <= 16 and np.array_equal(X, given)
+    monkeypatch.setattr(fit_input, "with_rounded_rows", lambda X, rows: X)
+    exact = HGADDetector(random_state=0).fit(X, names)
+    assert np.array_equal(exact.model_.kept.x, X)
+    for score in ("score_samples", "decision_function"):
+        found, expected = (getattr(detector, score)(fresh) for detector in (rounded, exact))
+        np.testing.assert_allclose(found, expected, atol=1e-3 * np.ptp(expected))

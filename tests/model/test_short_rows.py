@@ -1,0 +1,87 @@
+"""Rows of few bits come back exactly, and the axes made of rows depend on the rows alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from skhgad.model.short_rows import ShortRows, _units, axes_of_rows, rounded_to
+
+WIDTHS = {8: 0, 12: 4, 16: 7}  # of `low`, for 7 features
+
+
+def whole_numbers(n_bits, n=40, seed=0):
+    """Rows of 7 features with numbers from 0 to the largest of so many bits."""
+    numbers = np.random.default_rng(seed).integers(0, 2**n_bits, (n, 7))
+    numbers[0], numbers[-1] = 0, 2**n_bits - 1
+    return torch.from_numpy(numbers.astype(np.float64))
+
+
+@pytest.mark.parametrize("n_bits", WIDTHS)
+@pytest.mark.parametrize("unit", [2.0**-1000, 0.125, 1.0, 2.0**900])
+def test_rows_come_back_exactly_from_as_few_bits_as_hold_them(n_bits, unit):
+    rows = whole_numbers(n_bits) * unit
+    rows[:, 1] -= 100 * unit
+    rows[:, 2] = 0.1  # the same in all rows
+    found = ShortRows.of(rows)
+    found.check()
+    assert torch.equal(found.rows(), rows)
+    assert found.high.dtype == torch.int8 and found.low.shape == (40, WIDTHS[n_bits])
+
+
+def test_rows_of_more_bits_are_not_held():
+    assert ShortRows.of(whole_numbers(17)) is None
+    assert ShortRows.of(torch.randn(40, 7, dtype=torch.float64)) is None
+    late = whole_numbers(8)
+    late[30, 3] += 1 / 3
+    assert ShortRows.of(late) is None
+    assert ShortRows.of(torch.empty(0, 7, dtype=torch.float64)) is None
+
+
+@pytest.mark.parametrize("n_bits", WIDTHS)
+def test_rounded_rows_need_no_more_bits(n_bits):
+    rows = torch.randn(200, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rows = rows * torch.logspace(-100, 100, 7, dtype=torch.float64)
+    rounded = rounded_to(rows, n_bits)
+    assert ShortRows.of(rounded).low.shape[1] <= WIDTHS[n_bits]
+    extent = rows.amax(0) - rows.amin(0)
+    assert ((rounded - rows).abs() <= extent / (2**n_bits - 2)).all()  # half of the unit above it
+    assert not torch.equal(rounded, rows) and torch.equal(rounded_to(rounded, n_bits), rounded)
+
+
+def test_units_are_exact():
+    exponents = torch.arange(-1022, 1024)
+    assert _units(exponents).tolist() == [2.0**exponent for exponent in exponents.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("low", lambda values: values[:, :2]),
+        ("low", lambda values: values[1:]),
+        ("low", lambda values: values.to(torch.int8)),
+        ("high", lambda values: values.long()),
+        ("exponents", lambda values: values[1:]),
+        ("exponents", lambda values: values.float()),
+        ("exponents", lambda values: values + 3000),
+        ("exponents", lambda values: values - 3000),
+        ("lows", lambda values: values.float()),
+        ("lows", lambda values: values[None]),
+    ],
+)
+def test_parts_of_a_file_that_do_not_fit_are_refused(part, change):
+    short = ShortRows.of(whole_numbers(12))
+    with pytest.raises(ValueError, match="short rows have"):
+        short._replace(**{part: change(getattr(short, part))}).check()
+
+
+def test_rows_without_weight_take_no_part_in_the_axes():
+    generator = torch.Generator().manual_seed(0)
+    rows, weights = (
+        torch.randn(*shape, generator=generator).double() for shape in [(5, 9), (5, 3)]
+    )
+    mean = rows.mean(0)
+    axes = axes_of_rows(rows, mean, weights)
+    np.testing.assert_allclose(axes, (rows - mean).T @ weights, rtol=1e-6)
+    more = torch.cat((rows[:2], torch.full((1, 9), torch.inf), rows[2:]))
+    more_weights = torch.cat((weights[:2], torch.zeros(1, 3).double(), weights[2:]))
+    assert torch.equal(axes_of_rows(more, mean, more_weights), axes)
