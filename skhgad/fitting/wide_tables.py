@@ -6,7 +6,7 @@ not `save`, so that a saved model is the fitted one.
 
 import torch
 
-from ..model.short_rows import N_BITS, ShortRows, rounded_to
+from ..model.short_rows import N_BITS, ShortRows, rounded, rounding_units
 from ..scoring.kept_vectors import MOST_KEPT
 
 _LEAST_VALUES = 1 << 16  # smaller tables stay as they are
@@ -32,22 +32,25 @@ def rounded_rows(x):
     rows = torch.from_numpy(x)
     if ShortRows.of(rows) is not None:
         return x
-    most = _MOST_CHANGE**2 * d / 2 * float(_squared_heights(rows).median())
-    for n_bits in (*N_BITS, None):
-        rounded = rows.float().double() if n_bits is None else rounded_to(rows, n_bits)
-        if float((rounded - rows).square().sum()) <= most:
-            return rounded.numpy()
-    return x
+    # The largest root mean square change of a row.
+    most = _MOST_CHANGE * (d / (2 * n) * float(_squared_heights(rows).median())) ** 0.5
+    for n_bits in N_BITS:
+        units = rounding_units(rows, n_bits)
+        if (units / most).square().sum() <= 12:  # the variance of rounding is a twelfth
+            return rounded(rows, units).numpy()
+    single = rows.float().double()
+    changes = (single - rows) / most
+    return single.numpy() if changes.square().sum() <= n else x
 
 
 def with_rounded_rows(X, rows):
     """Return X with these of its rows as `rounded_rows` leaves them; X itself does not change."""
     chosen = X[rows]
-    rounded = rounded_rows(chosen)
-    if rounded is chosen:
+    short = rounded_rows(chosen)
+    if short is chosen:
         return X
     X = X.copy()
-    X[rows] = rounded
+    X[rows] = short
     return X
 
 

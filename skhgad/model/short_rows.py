@@ -71,17 +71,26 @@ class ShortRows(NamedTuple):
             raise ValueError("short rows have exponents that float64 has not.")
 
 
-def rounded_to(rows, n_bits):
-    """Round rows (n, d), float64, so that `ShortRows.of` needs no more than so many bits."""
-    units = _units(_exponents(rows, 2**n_bits - 2))  # both ends may move outwards by half a unit
-    return (rows / units).round() * units
+def rounding_units(rows, n_bits):
+    """Return units (d,) to whose multiples rows (n, d) can be rounded, to need so many bits.
+
+    Features that do not vary need none: `rounded`.
+    """
+    return _units(_exponents(rows, 2**n_bits - 2))  # both ends may move outwards by half a unit
+
+
+def rounded(rows, units):
+    """Return rows rounded to multiples of `rounding_units`; what does not vary stays."""
+    varies = rows.amax(0) > rows.amin(0)
+    return torch.where(varies, (rows / units).round() * units, rows)
 
 
 def _exponents(rows, most):
     """Return the least powers of two of which `most` reach from end to end of each feature."""
     extent = (rows.amax(0) - rows.amin(0)) / most
     fraction, exponents = torch.frexp(extent)
-    return torch.where(fraction == 0.5, exponents - 1, exponents).clamp_min(_LEAST)
+    exponents = torch.where(fraction == 0.5, exponents - 1, exponents)
+    return torch.where(extent == 0, _LEAST, exponents).clamp_min(_LEAST)
 
 
 def _units(exponents):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skhgad.model.short_rows import ShortRows, _units, axes_of_rows, rounded_to
+from skhgad.model.short_rows import ShortRows, _units, axes_of_rows, rounded, rounding_units
 
 WIDTHS = {8: 0, 12: 4, 16: 7}  # of `low`, for 7 features
 
@@ -41,11 +41,13 @@ def test_rows_of_more_bits_are_not_held():
 def test_rounded_rows_need_no_more_bits(n_bits):
     rows = torch.randn(200, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rows = rows * torch.logspace(-100, 100, 7, dtype=torch.float64)
-    rounded = rounded_to(rows, n_bits)
-    assert ShortRows.of(rounded).low.shape[1] <= WIDTHS[n_bits]
-    extent = rows.amax(0) - rows.amin(0)
-    assert ((rounded - rows).abs() <= extent / (2**n_bits - 2)).all()  # half of the unit above it
-    assert not torch.equal(rounded, rows) and torch.equal(rounded_to(rounded, n_bits), rounded)
+    rows[:, 3] = 0.1
+    units = rounding_units(rows, n_bits)
+    found = rounded(rows, units)
+    assert ShortRows.of(found).low.shape[1] <= WIDTHS[n_bits]
+    assert (found != rows).any(0).tolist() == [True, True, True, False, True, True, True]
+    extent, varies = rows.amax(0) - rows.amin(0), torch.arange(7) != 3
+    assert (units < 2 * extent / (2**n_bits - 2))[varies].all()
 
 
 def test_units_are_exact():
