@@ -97,7 +97,10 @@ def _create_timm(name, weights, stages, image_size):
 
 
 def _import_timm():
-    """Import timm when the first backbone asks for it: it takes about as long as torch."""
+    """Import timm when the first backbone asks for it: it takes about as long as torch.
+
+    Most of that is torch's compiler, which torchvision imports; timm's own models are a tenth.
+    """
     import timm
 
     return timm
