@@ -18,12 +18,12 @@ def without_axes(tensors):
     """Return all tensors of a detector, the kept rows as `ShortRows` where that holds them.
 
     The axes are left out if they are those of the first kept rows. After `forget`, which takes rows
-    away, they are not, and their weights are left out instead.
+    away, they are not, and their weights are left out instead, as those of images always are.
     """
+    result = {name: t for name, t in tensors.items() if not name.endswith(".row_weights")}
     if _KEPT not in tensors:
-        return tensors
-    result = dict(tensors)
-    rows, weights = result[_KEPT], result.pop(_WEIGHTS, None)
+        return result
+    rows, weights = tensors[_KEPT], tensors.get(_WEIGHTS)
     n_first = len(rows)
     if weights is not None and _gives_axes(rows, weights, tensors):
         del result[_AXES]

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from skhgad import HGADDetector
 from skhgad.storage.detector_state import pack, unpack
@@ -84,6 +85,19 @@ def test_models_of_format_version_10_are_read(detector, tmp_path, monkeypatch):
     loaded, fresh = HGADDetector.load(tmp_path / "old"), table(20, 1)
     np.testing.assert_array_equal(loaded.score_samples(fresh), detector.score_samples(fresh))
     assert AXES in check_saved(loaded, tmp_path)
+
+
+def test_maps_of_one_position_keep_their_axes(tmp_path):
+    """They are wide tables of the images, of which no rows are kept."""
+    backbone = nn.Sequential(nn.Conv2d(3, 30, 1), nn.AdaptiveAvgPool2d(1))
+    X = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    detector = HGADDetector(backbone, image_size=16, fuse_stages=False, random_state=0).fit(X)
+    assert detector.model_.model.levels[0].start.has_rest
+    tensors, _ = pack(detector)
+    assert AXES in tensors and WEIGHTS not in tensors
+    detector.save(tmp_path / "model")
+    loaded = HGADDetector.load(tmp_path / "model", backbone=backbone)
+    np.testing.assert_array_equal(loaded.score_samples(X), detector.score_samples(X))
 
 
 @pytest.mark.parametrize(
