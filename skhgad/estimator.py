@@ -724,8 +724,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Backbone, start, flow, background and all other classes stay: with `class_labels` given,
         their samples score exactly as before. A class of images takes the mean and covariance of
         old and new samples together, in closed form. Of feature vectors the model keeps up to 4,096
-        of each class, to which its mixture is fitted anew; a detector of a single class, if no
-        flow was trained, then equals one fitted on everything. Of larger classes, kernels are drawn
+        of each class, to which its mixture is fitted anew. A detector of a single class, or of more
+        features than vectors, then equals one fitted on everything, all classes included, if no
+        flow was trained. Of larger classes, kernels are drawn
         from old and new vectors, and new vectors are counted in where there are a few Gaussians.
 
         The old calibration samples stay. Each new normal is judged by a model without it, and

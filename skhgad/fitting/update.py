@@ -56,7 +56,10 @@ def update(detector, X, y, roi=None):
         measured = np.setdiff1d(normal, [cell.row for cell in far]).astype(np.int64)
         check_largest(X[measured], names)
     if can_fit_anew(fitted):
-        model, calibration, kept = _fit_anew(fitted, X[normal], parameters, reader)
+        if len(fitted.classes) > 1:
+            inferred = np.searchsorted(fitted.classes, detector.predict_class(X[normal]))
+            warn_of_another_product(codes[normal], inferred, fitted.classes)
+        model, calibration, kept = _fit_anew(fitted, X[normal], codes[normal], parameters, reader)
     else:
         far = np.unique([cell.row for cell in far]).astype(np.int64)
         masks = fitted.roi if masks is None else masks
@@ -94,11 +97,15 @@ def _without_known(X, codes, appearances):
 
 
 def can_fit_anew(fitted):
-    """Whether all vectors are kept and of one class, so that the latent space may change."""
+    """Whether all vectors are kept, and the latent space may change.
+
+    It may with a single class. It must where the axes are those of the vectors of the fit, because
+    these have nothing outside of them, and new vectors have.
+    """
     return (
         fitted.kept is not None
-        and len(fitted.classes) == 1
-        and len(fitted.kept.codes) > 0
+        and len(np.unique(fitted.kept.codes)) == len(fitted.classes)
+        and (len(fitted.classes) == 1 or fitted.model.levels[0].start.has_rest)
         and not asks_for_training(fitted.parameters)
         and not len(fitted.model.defect_terms)  # known defects are not kept
     )
@@ -115,16 +122,16 @@ def _far_cells(fitted, X, codes):
     return [FarCell(cell.row - n_old, cell.column) for cell in cells if cell.row >= n_old]
 
 
-def _fit_anew(fitted, X, parameters, reader):
-    """Fit old and new vectors of a single class in closed form, as `fit` does."""
-    X = np.concatenate((fitted.kept.x, X))
-    far = np.unique([cell.row for cell in far_cells(X, np.zeros(len(X)))]).astype(np.int64)
+def _fit_anew(fitted, X, codes, parameters, reader):
+    """Fit old and new vectors in closed form, as `fit` does."""
+    X, codes = np.concatenate((fitted.kept.x, X)), np.concatenate((fitted.kept.codes, codes))
+    far = np.unique([cell.row for cell in far_cells(X, codes)]).astype(np.int64)
     rows = np.setdiff1d(np.arange(len(X)), far)
     if parameters["start"] == "whitened":
         X = with_rounded_rows(X, rows)
     with cached_features(reader, X, rows, parameters["cache_budget"]) as cache:
-        codes = np.zeros(len(rows), dtype=np.int64)
-        samples = LabelledSamples(cache, np.arange(len(rows)), codes, 1)
+        n_classes = len(fitted.classes)
+        samples = LabelledSamples(cache, np.arange(len(rows)), codes[rows], n_classes)
         random_state = check_random_state(parameters["random_state"])
         seed = int(random_state.randint(2**31 - 1))
         shapes = [(level.n_features, *level.map_shape) for level in fitted.model.levels]
@@ -137,10 +144,9 @@ def _fit_anew(fitted, X, parameters, reader):
         recipe = Recipe(parameters, plan, shapes, None, reader.device, seed)
         model, evidence, *_ = recipe.fit(samples, spared)
         calibration = calibrate(model, evidence, parameters)
-    far_codes = np.zeros(len(far), dtype=np.int64)
-    calibration = with_rows(calibration, len(rows), model, X[far], far_codes, reader.device)
+    calibration = with_rows(calibration, len(rows), model, X[far], codes[far], reader.device)
     place_rows(model, rows[~spared[0]] if len(spared) == 1 else rows, len(X))
-    return model, calibration, KeptVectors.of(X, np.zeros(len(X)))
+    return model, calibration, KeptVectors.of(X, codes)
 
 
 def _count_in(fitted, X, codes, far, masks, parameters, reader):

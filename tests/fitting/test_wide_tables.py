@@ -64,3 +64,16 @@ def test_scores_are_those_of_the_table_as_it_is(monkeypatch, n_classes, spread):
     for score in ("score_samples", "decision_function"):
         found, expected = (getattr(detector, score)(fresh) for detector in (rounded, exact))
         np.testing.assert_allclose(found, expected, atol=1e-3 * np.ptp(expected))
+
+
+def test_an_update_of_several_classes_equals_a_fit_on_everything():
+    """The axes of the first fit hold its rows alone, and new ones have a part outside."""
+    rng = np.random.default_rng(0)
+    middles = rng.normal(size=(2, 120))
+    X, more, fresh = (middles.repeat(12, 0) + rng.normal(size=(24, 120)) for _ in range(3))
+    y = np.repeat(["a", "b"], 12)
+    detector = HGADDetector(random_state=0).fit(X, y).update(more[:12], "a").update(more[12:], "b")
+    expected = HGADDetector(random_state=0).fit(np.concatenate((X, more)), np.r_[y, y])
+    np.testing.assert_allclose(detector.score_samples(fresh), expected.score_samples(fresh))
+    with pytest.warns(UserWarning, match="are taken for class 'a'"):
+        detector.update(more[:12] + rng.normal(0, 0.1, (12, 120)), "b")
