@@ -85,10 +85,13 @@ class Bench:
     def fit_and_score(self, seed, *, labels=True, **changes):
         """Fit HGADDetector, with class labels or without, and measure it by the honest protocol.
 
-        `changes` are parameters that differ from the bench's.
+        `labels` may be others than those of the part, an ndarray. `changes` are parameters that
+        differ from the bench's.
         """
         detector = HGADDetector(**{**self.parameters, **changes}, random_state=seed)
-        y = self.part.class_train if labels else None
+        y = labels
+        if isinstance(labels, bool):
+            y = self.part.class_train if labels else None
         return self.score(detector, seed, _fit(detector, self.part.X_train, y))
 
     def fit_each_and_score(self, seed):

@@ -1,4 +1,4 @@
-"""Other draws, single products, few samples, a long tail, contaminated normals, no labels.
+"""Other draws, single products, pairs, few samples, a long tail, contaminated normals, no labels.
 
     python -m benchmarks.robustness --data DIR [--only STUDY ...]
 
@@ -29,7 +29,7 @@ from ._options import (
 )
 from ._scales import run_scales_summed
 
-STUDIES = ("redraw", "alone", "few", "tail", "contamination", "discovery")
+STUDIES = ("redraw", "alone", "pairs", "few", "tail", "contamination", "discovery")
 PEERS = ("mahalanobis", "nn", "padim")
 FIGURES = {
     "mean": ("image", "mean", "auroc"),
@@ -55,6 +55,16 @@ def redraw(part, rng):
         ]
         X_train[fitted], X_test[tested] = pool[: len(fitted)], pool[len(fitted) :]
     return replace(part, X_train=X_train, X_test=X_test)
+
+
+def pairs(part):
+    """Return labels of the normals to fit on, by setting: each two neighbouring classes as one.
+
+    Or each class with that in the other half.
+    """
+    codes, half = part.codes(part.class_train), max(1, len(part.classes) // 2)
+    found = {"neighbours": codes // 2, "halves": codes % half}
+    return {setting: np.char.add("pair ", pair.astype(str)) for setting, pair in found.items()}
 
 
 def few_normals(part, n, rng):
@@ -203,6 +213,14 @@ class Study:
                     record = run_scales_summed(bench, key, seed)
                     self.add(_ALONE, f"{TITLES[key]}, scales summed", record)
 
+    def run_pairs(self, part, seed):
+        """Fit HGAD to classes that are given in pairs, two as one, with modes and without."""
+        bench = Bench(part, None, None, self.parameters, pixel_size=self.pixel_size)
+        for setting, labels in pairs(part).items():
+            for title, n_components in (("modes", "auto"), ("one Gaussian", 1)):
+                record = bench.fit_and_score(seed, labels=labels, n_components=n_components)
+                self.add(setting, title, record)
+
     def run_discovery(self, part, seed):
         """Fit HGAD with labels, told their number, and told nothing."""
         bench = Bench(part, None, None, self.parameters, pixel_size=self.pixel_size)
@@ -264,6 +282,8 @@ def run_part(part, args, parameters, progress):
                 study.run("normals dealt anew", redraw(part, rng), seed)
             elif name == "alone":
                 study.run_alone(redraw(part, rng), seed)
+            elif name == "pairs":
+                study.run_pairs(part, seed)
             elif name == "few":
                 for n in args.few:
                     study.run(f"{n} normals", few_normals(part, n, rng), seed)
