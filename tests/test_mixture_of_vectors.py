@@ -271,9 +271,14 @@ def test_a_wide_table_has_no_singular_values_computed_in_all_its_width(monkeypat
     assert 2000 not in widths
 
 
-@pytest.mark.parametrize("spread", [0, 2], ids=["alone", "with factors"])
-def test_a_wide_table_of_several_classes_keeps_its_promise(spread):
-    """What lies outside of the rows of the fit is the same for models without a tenth of them."""
+@pytest.mark.parametrize(
+    ("n_rows", "spread"), [(200, 0), (200, 2), (80, 2)], ids=["alone", "factors", "few, factors"]
+)
+def test_a_wide_table_of_several_classes_keeps_its_promise(n_rows, spread):
+    """What lies outside of the rows of the fit is the same for models without a tenth of them.
+
+    These take the prior of the whole fit: of few rows, they would choose another.
+    """
     codes = np.arange(300) % 4
     fixed = np.random.default_rng(0)
     classes, factors = fixed.normal(size=(4, 800)), spread * fixed.normal(size=(8, 800))
@@ -283,14 +288,14 @@ def test_a_wide_table_of_several_classes_keeps_its_promise(spread):
         noise = rng.normal(size=(n, 800)) + rng.normal(size=(n, 8)) @ factors
         return noise + classes[codes[:n]]
 
-    detector = HGADDetector(random_state=0).fit(rows(200, 1), codes[:200].astype(str))
+    detector = HGADDetector(random_state=0).fit(rows(n_rows, 1), codes[:n_rows].astype(str))
     fresh = rows(300, 2)
     assert (detector.predict(fresh) == -1).mean() < 0.1
     assert (detector.predict_class(fresh) == codes.astype(str)).mean() > 0.95
     fresh[:, :100] += np.random.default_rng(3).normal(size=(300, 100)) * 2
     assert (detector.predict(fresh) == -1).mean() > 0.9
     level = detector.model_.model.levels[0]
-    latent, _ = level.start(torch.from_numpy(rows(200, 1)))
+    latent, _ = level.start(torch.from_numpy(rows(n_rows, 1)))
     # The class means lie on the axes, too; the rows but for rounding. Fresh ones have about 25.
     assert latent[:, -1].abs().max() < 1e-2
 

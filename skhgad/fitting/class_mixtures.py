@@ -16,7 +16,7 @@ _MOST_VECTORS = 20_000  # of a class; more change nothing but the time
 
 
 @torch.no_grad()
-def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False):
+def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, pseudo_counts=None):
     """Return the ClassDensities of a level of feature vectors.
 
     Parameters
@@ -32,6 +32,8 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False):
         Of k-means and of the order in which vectors are drawn.
     are_new : bool, default=False
         Whether the level was fitted to other classes.
+    pseudo_counts : list of float, default=None
+        What the prior counts as in each class that has one Gaussian; None = it is chosen.
     """
     x, codes = samples.vectors()
     z = latent_vectors(level, x)
@@ -43,12 +45,14 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False):
     n_merged = level.start.n_merged
     named = isinstance(n_components, list)
     asked = n_components if named else [n_components] * samples.n_classes
+    priors = [None] * samples.n_classes if pseudo_counts is None else pseudo_counts
     vectors = [
         ClassVectors(
-            z[rows], modes[rows], seed, heavy_tails, n_merged, *tie_covariances(level, x[rows])
+            z[rows], modes[rows], seed, heavy_tails, n_merged, *tie_covariances(level, x[rows]),
+            pseudo_count=prior,
         )
-        for rows in by_class
-    ]
+        for rows, prior in zip(by_class, priors, strict=True)
+    ]  # fmt: skip
     mixtures = [fit_class(own, size, named) for own, size in zip(vectors, asked, strict=True)]
     counts = torch.bincount(codes, minlength=samples.n_classes).double().tolist()
     locations = torch.stack(
@@ -99,7 +103,7 @@ def fit_class(vectors, n_components, named=False):
     if n_components == "auto" or named:
         return choose_mixture(vectors, n_components if named else None)
     if n_components == 1 or not len(vectors):
-        return fit_gaussian(vectors.z, vectors.heavy_tails, vectors.n_merged)
+        return fit_gaussian(vectors.z, vectors.heavy_tails, vectors.n_merged, vectors.pseudo_count)
     generator = torch.Generator().manual_seed(vectors.seed)
     return fit_mixture(vectors.z, n_components, generator, ties=vectors.ties)
 

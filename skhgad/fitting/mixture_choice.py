@@ -54,6 +54,8 @@ class ClassVectors:
     ties, gaps : Tensor of shape (n_features, n_features), or None
         From `tie_covariances`: what a Gaussian is widened by, and what a vector stands for where it
         judges one. None: 0.
+    pseudo_count : float or None
+        See `fit_gaussian`.
     """
 
     z: torch.Tensor
@@ -63,6 +65,7 @@ class ClassVectors:
     n_merged: int = 0
     ties: torch.Tensor | None = None
     gaps: torch.Tensor | None = None
+    pseudo_count: float | None = None
 
     def __len__(self):
         return len(self.z)
@@ -79,11 +82,12 @@ class ClassVectors:
         return replace(self, z=self.z @ axes, ties=ties, gaps=gaps)
 
 
-def fit_gaussian(z, heavy_tails=False, n_merged=0):
+def fit_gaussian(z, heavy_tails=False, n_merged=0, pseudo_count=None):
     """Fit one Gaussian to vectors (n, n_features).
 
     Its covariance is shrunk to the identity, which is that of all classes together. How far is
-    chosen by the likelihood of vectors left out; with `heavy_tails`, as Ledoit and Wolf do.
+    chosen by the likelihood of vectors left out; with `heavy_tails`, as Ledoit and Wolf do. Or
+    `pseudo_count` says how many vectors the identity counts as.
     """
     n, n_axes = z.shape
     covariance = torch.eye(n_axes, dtype=z.dtype)
@@ -91,7 +95,9 @@ def fit_gaussian(z, heavy_tails=False, n_merged=0):
     residuals, pseudo = z - mean, math.inf
     if residuals.any():
         n_features, prior = n_axes + n_merged, covariance
-        if heavy_tails:
+        if pseudo_count is not None:
+            pseudo = pseudo_count
+        elif heavy_tails:
             pseudo, scale = ledoit_wolf_pseudo_count(residuals, n_features)
             prior = scale * prior
         else:
@@ -145,7 +151,7 @@ def _fit_candidate(name, vectors):
     """Fit a candidate to ClassVectors, however many they are; kernels to the first of them."""
     z, ties = vectors.z, vectors.ties
     if name == 1:
-        return fit_gaussian(z, vectors.heavy_tails, vectors.n_merged)
+        return fit_gaussian(z, vectors.heavy_tails, vectors.n_merged, vectors.pseudo_count)
     if name == MODES:
         return fit_modes(z, vectors.modes, vectors.n_merged, ties)
     if name == KERNELS:

@@ -171,7 +171,7 @@ class Recipe:
         return plain, untrained, history
 
     def _with_choices_of(self, model, samples):
-        """Return a recipe that takes what a model of vectors chose: powers, kinds of mixtures."""
+        """Return a recipe that takes what a model of vectors chose: powers, mixtures, priors."""
         if self.extractor is not None:
             return self
         (level,) = model.levels
@@ -179,6 +179,11 @@ class Recipe:
         if level.densities is not None and self.parameters["n_components"] == "auto":
             counts = np.bincount(samples.codes[samples.rows], minlength=samples.n_classes)
             choices["n_components"] = names_of(level.densities, counts.tolist())
+        if level.densities is not None and level.start.has_rest:
+            # The axes hold the samples left out, too: what makes these likely says little.
+            n, share = level.densities.n_vectors.double(), level.densities.shrinkages.double()
+            pseudo = torch.where(share < 1, n * share / (1 - share), torch.inf)
+            choices["pseudo_counts"] = pseudo.tolist()
         return replace(self, parameters=self.parameters | choices)
 
     def _leaves_folds_out(self):
@@ -276,7 +281,8 @@ class Recipe:
             level.drop_last_mix()
         model.freeze()
         if samples is not None and self.parameters["class_covariance"]:
-            fit_covariances(levels, samples, self.parameters["n_components"], self.seed)
+            priors = self.parameters.get("pseudo_counts")
+            fit_covariances(levels, samples, self.parameters["n_components"], self.seed, priors)
         model.to(self.device).freeze()
         return model
 
