@@ -756,12 +756,23 @@ class TestRobustness:
         text = capsys.readouterr().out
         assert (tmp_path / "r.md").read_text(encoding="utf-8") == text.rstrip("\n") + "\n"
         studies = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["parts"]["toy"]
-        assert list(studies) == ["redraw", "alone", "few", "tail", "contamination", "discovery"]
+        assert list(studies) == [
+            "redraw",
+            "alone",
+            "pairs",
+            "few",
+            "tail",
+            "contamination",
+            "discovery",
+        ]
         assert list(studies["tail"]) == ["equal numbers", "long tail", "each alone"]
         (alone,) = studies["tail"]["each alone"].values()
         assert [list(run["image"]["per_class"]) for run in alone] == [["nut"], ["nut"]]
         assert list(studies["few"]) == ["6 normals", "20 normals"]
         assert list(studies["contamination"]) == ["clean", "contaminated"]
+        for in_one in studies["pairs"].values():  # both classes of the table
+            assert list(in_one) == ["modes", "one Gaussian"]
+            assert [run["n_classes"] for runs in in_one.values() for run in runs] == [1] * 4
         assert list(studies["discovery"]) == ["labels given", "number given", "discovered"]
         for setting in (*studies["few"].values(), *studies["contamination"].values()):
             assert list(setting) == ["HGAD, class inferred", "Mahalanobis, class given"]
