@@ -726,8 +726,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         old and new samples together, in closed form. Of feature vectors the model keeps up to 4,096
         of each class, to which its mixture is fitted anew. A detector of a single class, or of more
         features than vectors, then equals one fitted on everything, all classes included, if no
-        flow was trained. Of larger classes, kernels are drawn
-        from old and new vectors, and new vectors are counted in where there are a few Gaussians.
+        flow was trained. Of larger classes, kernels are drawn from old and new vectors, and new
+        vectors are counted in where there are a few Gaussians.
 
         The old calibration samples stay. Each new normal is judged by a model without it, and
         joins them, whatever `validation_fraction` is, unless that is 0. The scales of its class,

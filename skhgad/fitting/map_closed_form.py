@@ -21,10 +21,10 @@ from .nearest_normals import evenly_spaced, keep_nearest_normals
 from .picture_modes import PictureModes
 from .start import MAP_SHRINKAGE
 
-_CHOOSING_FOLDS = 2  # that tell whether modes pay,
-_OF_FOLDS = 5  # of so many where no folds are judged,
-_CHOOSING_POSITIONS = 36  # by so many positions of a sample.
-_LEAST_GAIN = 0.02  # of log-likelihood per dimension: less helps no anomaly to be found
+# The samples of two folds tell whether the modes of a class stay, each by 36 of its positions.
+# Where no fold is judged, samples are divided into five for this.
+_CHOOSING_FOLDS, _CHOOSING_POSITIONS, _OF_FOLDS = 2, 36, 5
+_LEAST_GAIN = 0.02  # of log-likelihood per dimension; less was seen to cost AUROC
 
 
 class LeftOut(NamedTuple):
@@ -55,7 +55,7 @@ class LeftOut(NamedTuple):
 
 
 def has_closed_form(parameters, shapes):
-    """Whether all levels are maps that have one Gaussian a class and are not trained."""
+    """Whether all levels are maps, not trained, whose classes have a Gaussian for each mode."""
     return (
         not asks_for_training(parameters)
         and all(height * width > 1 for _, height, width in shapes)
@@ -113,21 +113,22 @@ def fit_map_level(
     moments = features.moments()
     own = ScoringFrame(moments, modes, shrinkage)
     frames = [JudgingFrame(moments, modes, fold, shrinkage) for fold in range(n_folds)]
-    found, judged = [], [(part, []) for part in (features, *others)]
+    found, every = [], range(samples.n_classes)
+    judged = [(part, [[] for _ in every]) for part in (features, *others)]
 
     def judge(code, covariances):
         for fold, frame in enumerate(frames):
             density = frame.density(code, covariances[fold])
-            for part, blocks in judged:
-                blocks += _judged(part, code, fold, frame, density)
+            for part, of_classes in judged:
+                of_classes[code] += _judged(part, code, fold, frame, density)
 
-    for code in range(samples.n_classes):
+    for code in every:
         of_class = features.moments_of_class(code)
         found.append((*own.add_class(of_class), [float(mode.counts.sum()) for mode in of_class]))
         covariances = [frame.add_class(of_class) for frame in frames]
-        if not modes.several:
+        if len(of_class) == 1:
             judge(code, covariances)
-    for code in range(samples.n_classes) if modes.several else ():
+    for code in modes.several:  # whose modes are told by what all classes share
         of_class = features.moments_of_class(code)
         judge(code, [frame.covariances(of_class) for frame in frames])
     level = _level(parameters, shape, own, found)
@@ -136,7 +137,8 @@ def fit_map_level(
         kept = keep_nearest_normals(level.to(features.device), own.overall, features, parameters)
     left_out = [None, None]
     if frames:
-        for place, (part, blocks) in enumerate(judged):
+        for place, (part, of_classes) in enumerate(judged):
+            blocks = [block for own_blocks in of_classes for block in own_blocks]
             left_out[place] = _left_out(part, frames, blocks, kept)
     return level.cpu(), *left_out
 
@@ -158,14 +160,16 @@ def _modes_that_do_not_pay(features, shrinkage):
     by two standard errors.
     """
     moments, modes = features.moments(), features.modes
-    every = range(modes.n_classes)
+    folds = range(_CHOOSING_FOLDS)
+    frames = [JudgingFrame(moments, modes, fold, shrinkage) for fold in folds]
+    for code in range(modes.n_classes):
+        of_modes = features.moments_of_class(code)
+        for frame in frames:
+            frame.add_class(of_modes)
     gains = {code: [] for code in modes.several}
-    for fold in range(_CHOOSING_FOLDS):
-        frame = JudgingFrame(moments, modes, fold, shrinkage)
-        for code in every:
-            frame.add_class(features.moments_of_class(code))
-        for code, found in gains.items():
-            of_modes = features.moments_of_class(code)
+    for code, found in gains.items():
+        of_modes = features.moments_of_class(code)
+        for fold, frame in enumerate(frames):
             one = frame.gaussian(Moments.joined(of_modes), features.origins[code])
             several = frame.density(code, frame.covariances(of_modes))
             for _, x, inside in features.blocks(features.rows[code][fold]):

@@ -1,8 +1,10 @@
 """The covariances of the modes of all classes, as a model of some of the samples knows them."""
 
+from functools import cached_property
+
 import torch
 
-from ..model.class_densities import nearest_modes
+from ..model.class_densities import log_density_of_nearest
 from ..model.mixture import log_likelihood
 from .class_mixtures import BACKGROUND_SHRINKAGE
 from .covariance import (
@@ -53,14 +55,13 @@ class ModesOfClass:
             return self._gaussians[0].log_likelihood(x[:, places])
         centers = self._shared.whitened(self._means - self._means[0])
         samples = self._shared.whitened(x.double().mean(1) - self._means[0])
-        nearest = nearest_modes(torch.cdist(samples, centers))
-        x, d = x[:, places], x.shape[2]
-        found = x.new_empty(*nearest.shape, x.shape[1])
-        for number in nearest.unique().tolist():
-            is_own = nearest == number
-            likelihood = self._gaussians[number].log_likelihood(x[is_own.any(1)])
-            found[is_own] = likelihood * d + self._log_weights[number]
-        return found.logsumexp(1) / d
+        d = x.shape[2]
+
+        def log_density(part, number):
+            return self._gaussians[number].log_likelihood(part) * d + self._log_weights[number]
+
+        distances = torch.cdist(samples, centers)
+        return log_density_of_nearest(x[:, places], distances, log_density) / d
 
 
 class Root:
@@ -207,7 +208,7 @@ class JudgingFrame(_Frame):
         self.metric = torch.cholesky_inverse(factor)
         self.background = None
         if self.has_background:
-            covariance = self._shrunk(self.overall, lambda _: BACKGROUND_SHRINKAGE)
+            covariance = self._shrunk(self.overall, BACKGROUND_SHRINKAGE)
             self.background = Gaussian(self.overall_mean, covariance)
 
     def add_class(self, moments):
@@ -221,27 +222,16 @@ class JudgingFrame(_Frame):
         """Return the shrunk covariances of the modes of a class, a list."""
         covariances, mean, n = self.covariances_of_class(moments)
         mean = self.within if mean is None else mean
-
-        def shrinkage(variance):
+        variance, share = self._variance(mean), 1.0
+        if variance > 0:
             product = self.metric @ mean
             spread = (product * product.T).sum() / variance.square()
-            return gaussian_shrinkage_of(spread, n, len(mean))
-
-        share = None
-        if len(covariances) > 1:
-            variance = self._variance(mean)
-            share = shrinkage(variance) if variance > 0 else 1.0
-        return [
-            self._shrunk(
-                self.within if own is None else own,
-                shrinkage if share is None else lambda _: share,
-            )
-            for own in covariances
-        ]
+            share = gaussian_shrinkage_of(spread, n, len(mean))
+        return [self._shrunk(self.within if own is None else own, share) for own in covariances]
 
     def density(self, code, covariances):
         """Return the ModesOfClass of a class; with several, all classes must have been added."""
-        shared = Root(self.shared) if len(covariances) > 1 else None
+        shared = self._shared_root if len(covariances) > 1 else None
         own = self.modes.of_class(code)
         return ModesOfClass(self.means[own], covariances, self.counts[own], shared)
 
@@ -253,18 +243,22 @@ class JudgingFrame(_Frame):
 
     def discriminants(self, x):
         """Return what `ClassDensities.class_discriminants` gives for raw vectors (n, d)."""
-        shared = Root(self.shared)
+        shared = self._shared_root
         means = shared.whitened(self.means - self.center)
         found = shared.whitened(x - self.center) @ means.T - 0.5 * means.square().sum(1)
         return self.modes.largest_of_classes(found)
 
+    @cached_property
+    def _shared_root(self):
+        """Root of the covariance that all classes share, once all have been added."""
+        return Root(self.shared)
+
     def _variance(self, covariance):
         return (self.metric * covariance).sum() / len(covariance)
 
-    def _shrunk(self, covariance, shrinkage):
-        """Shrink a covariance towards the prior, by what `shrinkage` says of its mean variance."""
+    def _shrunk(self, covariance, share):
+        """Return a covariance of which the prior, of the same mean variance, has this share."""
         variance = self._variance(covariance)
         if not variance > 0:
             return self.prior
-        share = shrinkage(variance)
         return torch.lerp(covariance, variance * self.prior, share)

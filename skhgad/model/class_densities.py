@@ -330,21 +330,14 @@ class ClassDensities(nn.Module):
         places, names, whitened = self._class_parts(code)
         moved, log_weights = z - self.origins[code], self.center_log_weights[places]
 
-        def density(part, number):
+        def log_density(part, number):
             name = names[number]
             distances = (part @ self.whiteners[name] - whitened[number]).square().sum(-1)
             return log_weights[number] + self.log_dets[name] - 0.5 * distances
 
-        nearest = nearest_modes(self.distances_to_centers(z.mean(1), code))
-        if torch.jit.is_tracing():
-            every = torch.stack([density(moved, number) for number in range(len(names))], 1)
-            found = every.gather(1, nearest[..., None].expand(-1, -1, z.shape[1]))
-        else:
-            found = z.new_empty(*nearest.shape, z.shape[1])
-            for number in nearest.unique().tolist():
-                is_own = nearest == number
-                found[is_own] = density(moved[is_own.any(1)], number)
-        return log_sum_exp(found.transpose(1, 2))
+        return log_density_of_nearest(
+            moved, self.distances_to_centers(z.mean(1), code), log_density
+        )
 
     def class_log_densities(self, z):
         """Log-density of each class, all centers with the shared covariance.
@@ -450,9 +443,23 @@ class ClassDensities(nn.Module):
         return log_det - 0.5 * ((z - mean) @ whitener).square().sum(-1)
 
 
-def nearest_modes(distances):
-    """Return the numbers (n, at most 2) of the modes that count, by distances (n, n_modes)."""
-    return distances.topk(min(_COUNTING_MODES, distances.shape[1]), largest=False).indices
+def log_density_of_nearest(x, distances, log_density):
+    """Log-density (n, n_positions) of samples x (n, n_positions, n_features) by their two modes.
+
+    Those are the nearest by the `distances` (n, n_modes). log_density(samples, number) returns that
+    of samples by one mode, weight included.
+    """
+    n_modes = distances.shape[1]
+    nearest = distances.topk(min(_COUNTING_MODES, n_modes), largest=False).indices
+    if torch.jit.is_tracing():  # without a loop over the modes that occur
+        every = torch.stack([log_density(x, number) for number in range(n_modes)], 1)
+        found = every.gather(1, nearest[..., None].expand(-1, -1, x.shape[1]))
+    else:
+        found = x.new_empty(*nearest.shape, x.shape[1])
+        for number in nearest.unique().tolist():
+            is_own = nearest == number
+            found[is_own] = log_density(x[is_own.any(1)], number)
+    return log_sum_exp(found.transpose(1, 2))
 
 
 def _in_order(centers, log_weights, whiteners, names=None):
