@@ -13,16 +13,16 @@ from .covariance import ResidualMoments, class_means, shrink, whitening_matrix
 _FIRST_IMAGES = 16  # of each class: enough to find its mean
 
 
-def fit_covariances(levels, samples, n_components="auto", seed=0, pseudo_counts=None):
+def fit_covariances(levels, samples, n_components="auto", seed=0, choices=None):
     """Set the `densities` of every LevelModel, measured on the LabelledSamples to train on.
 
-    `pseudo_counts` as in `fit_class_mixtures`.
+    `choices` as in `fit_class_mixtures`.
     """
     first = samples.first_of_each_class(_FIRST_IMAGES)
     for index, level in enumerate(levels):
         if level.has_one_position:
             level.densities = fit_class_mixtures(
-                level, samples.level(index), n_components, seed, pseudo_counts=pseudo_counts
+                level, samples.level(index), n_components, seed, choices=choices
             )
         else:
             fit_class_covariances(level, samples.level(index), first=first.level(index))

@@ -1,12 +1,14 @@
 """The mixture of each class of feature vectors: found in latent space, its size chosen."""
 
+import math
+
 import torch
 
 from ..model.class_densities import ClassDensities
 from ..model.short_numbers import rounded_whitener_of_vectors
 from .covariance import residuals_within, shrink, whitening_matrix
 from .gaussian_mixture import fit_mixture
-from .gaussian_shrinkage import has_heavy_tails, inflation_of
+from .gaussian_shrinkage import has_heavy_tails, inflation_of, likeliest_pseudo_count
 from .mixture_choice import ClassVectors, choose_mixture, fit_gaussian
 from .modes import find_modes, numbered
 from .ties import tie_covariances
@@ -16,7 +18,7 @@ _MOST_VECTORS = 20_000  # of a class; more change nothing but the time
 
 
 @torch.no_grad()
-def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, pseudo_counts=None):
+def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, choices=None):
     """Return the ClassDensities of a level of feature vectors.
 
     Parameters
@@ -25,27 +27,32 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, pse
         Its start and flow lead to the latent space.
     samples : LevelSamples
         Raw features.
-    n_components : int, "auto" or list
-        Centers of each class; "auto": see `choose_mixture`. A list names a candidate for each
-        class.
+    n_components : int or "auto"
+        Centers of each class; "auto": see `choose_mixture`.
     seed : int
         Of k-means and of the order in which vectors are drawn.
     are_new : bool, default=False
         Whether the level was fitted to other classes.
-    pseudo_counts : list of float, default=None
-        What the prior counts as in each class that has one Gaussian; None = it is chosen.
+    choices : VectorChoices, default=None
+        Of a fit to more samples, from which a class takes its candidate and the strength of its
+        prior. None = they are chosen.
     """
     x, codes = samples.vectors()
     z = latent_vectors(level, x)
-    modes = find_modes(level.start.powered(x), codes, samples.n_classes, seed)
+    asked = [n_components] * samples.n_classes
+    if choices is None:
+        modes = find_modes(level.start.powered(x), codes, samples.n_classes, seed)
+        heavy_tails = has_heavy_tails_within(z, codes, modes)
+        priors = [None] * samples.n_classes
+    else:
+        modes, heavy_tails = choices.modes_of(samples), choices.heavy_tails
+        priors = choices.pseudo_counts
+        asked = asked if choices.names is None else choices.names
     by_class = [
         drawn_rows(z, torch.nonzero(codes == code)[:, 0], seed) for code in range(samples.n_classes)
     ]
-    heavy_tails = _has_heavy_tails(z, codes, modes)
     n_merged = level.start.n_merged
-    named = isinstance(n_components, list)
-    asked = n_components if named else [n_components] * samples.n_classes
-    priors = [None] * samples.n_classes if pseudo_counts is None else pseudo_counts
+    named = choices is not None and choices.names is not None
     vectors = [
         ClassVectors(
             z[rows], modes[rows], seed, heavy_tails, n_merged, *tie_covariances(level, x[rows]),
@@ -64,9 +71,13 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, pse
     # The background of a single class is the class. With fewer rows than features, a background
     # says nothing of what lies outside of the rows.
     if samples.n_classes > 1 and not level.start.has_rest:
-        everything = z[drawn_rows(z, torch.arange(len(z)), seed)]
+        everything = _drawn_of_all(z, seed)
+        if choices is None:
+            shrinkage = background_shrinkage(z, heavy_tails, seed)
+        else:
+            shrinkage = choices.background_shrinkage
         covariance = torch.cov(everything.T, correction=0).reshape(z.shape[1], -1)
-        background = everything.mean(0), whitening_matrix(shrink(covariance, BACKGROUND_SHRINKAGE))
+        background = everything.mean(0), whitening_matrix(shrink(covariance, shrinkage))
     is_short = are_new or samples.n_classes > 1
     return ClassDensities.of(
         [_frozen(mixture, is_short) for mixture in mixtures],
@@ -84,6 +95,27 @@ def _frozen(mixture, is_short):
     if is_short:
         whiteners = torch.stack([rounded_whitener_of_vectors(one) for one in whiteners])
     return centers, log_weights, whiteners, names
+
+
+def _drawn_of_all(z, seed):
+    return z[drawn_rows(z, torch.arange(len(z)), seed)]
+
+
+def background_shrinkage(z, heavy_tails, seed):
+    """Choose the shrinkage of the background: one Gaussian of the vectors of all classes together.
+
+    It is that under which each vector is most likely, given all the others, but at least 0.1: the
+    others of its class explain it better than they explain a vector of no class.
+    """
+    z = _drawn_of_all(z, seed)
+    residuals = z - z.mean(0)
+    scale = float(residuals.square().mean())
+    if heavy_tails or not scale > 0:
+        return BACKGROUND_SHRINKAGE
+    inflation = inflation_of(torch.zeros(len(z), dtype=torch.int64))
+    pseudo = likeliest_pseudo_count(residuals, inflation, scale, z.shape[1])
+    likeliest = 1.0 if math.isinf(pseudo) else pseudo / (len(z) + pseudo)
+    return max(likeliest, BACKGROUND_SHRINKAGE)
 
 
 def latent_vectors(level, x):
@@ -110,10 +142,14 @@ def fit_class(vectors, n_components, named=False):
 
 def has_heavy_tailed_class(z, modes):
     """Whether the vectors (n, n_features) of one class have tails too heavy for a Gaussian."""
-    return _has_heavy_tails(z, torch.zeros(len(z), dtype=torch.int64), modes)
+    return has_heavy_tails_within(z, torch.zeros(len(z), dtype=torch.int64), modes)
 
 
-def _has_heavy_tails(z, codes, modes):
+def has_heavy_tails_within(z, codes, modes):
+    """Whether the vectors (n, n_features) of classes have tails too heavy for a Gaussian.
+
+    They are taken around the means of the modes of all classes together.
+    """
     codes = numbered(codes, modes)
     step = -(-len(z) // _MOST_VECTORS)
     residuals = residuals_within(z, codes)[::step]

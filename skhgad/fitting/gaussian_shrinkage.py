@@ -115,17 +115,20 @@ def inflation_of(codes):
 
 
 def likeliest_pseudo_count(
-    residuals, inflation, scale, factor=1.0, candidates=PSEUDO_COUNTS, n_features=None
-):
+    residuals, inflation, scale, factor=1.0, candidates=PSEUDO_COUNTS, n_features=None,
+    is_robust=True,
+):  # fmt: skip
     """Choose how many pseudo-samples of the prior a covariance takes, inf = the prior alone.
 
     `candidates` are multiplied by `factor`. `n_features` None = that of the residuals; more, if
     they leave out features in which they do not vary. Axes in which nothing varies take no part
-    where there are more vectors than features.
+    where there are more vectors than features. `is_robust`: likelihoods count as `robust` has them.
     """
     pseudo, parts = [factor * nu for nu in candidates], _parts(residuals, n_features)
     likelihoods = [-0.5 * sum(left_out_distances(*parts, inflation, nu, scale)) for nu in pseudo]
-    return pseudo[int(robust_mean(torch.stack(likelihoods, 1)).argmax())]
+    likelihoods = torch.stack(likelihoods, 1)
+    means = robust_mean(likelihoods) if is_robust else likelihoods.mean(0)
+    return pseudo[int(means.argmax())]
 
 
 def has_heavy_tails(residuals, inflation, scale, pseudo):

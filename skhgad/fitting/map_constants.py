@@ -5,6 +5,7 @@ import torch
 from .frame_constants import fit_profiles, flat, flat_grid
 
 _SLOPE_PRIOR_VECTORS = 50  # weight of a slope of 1 from the background to a class
+_STEEPEST_SLOPE = 3.0  # of that regression
 SMALLEST_SPREAD = 1e-6  # less is rounding: the scale is then 1
 PROFILE_PRIOR_SAMPLES = 20  # weight of a profile that is the same everywhere
 _BORROWED_VECTORS = 1  # that a class of feature vectors takes from all; see `_with_borrowed`
@@ -119,11 +120,12 @@ def _fit_background(model, evidence, codes, background_weight):
 
 
 def _slope_within(values, predictor, codes):
-    """Slope of the regression of `values` on `predictor` inside the classes; never negative.
+    """Slope of the regression of `values` on `predictor` inside the classes, from 0 to 3.
 
     Values far from the median of their class are clipped, because a few anomalies among the normals
     would decide the slope alone. With few vectors the slope shrinks towards 1, that of the
-    likelihood ratio.
+    likelihood ratio. A background that hardly differs within a class would have a steep slope,
+    which magnifies noise.
     """
     values, predictor = values.double().clone(), predictor.double().clone()
     for code in codes.unique().tolist():
@@ -134,7 +136,7 @@ def _slope_within(values, predictor, codes):
     slope = (values * predictor).sum() / variance
     known = values.numel() / (values.numel() + _SLOPE_PRIOR_VECTORS)
     slope = known * slope + (1 - known)
-    return torch.where(variance > 0, slope, torch.zeros_like(slope)).clamp_min(0)
+    return torch.where(variance > 0, slope, torch.zeros_like(slope)).clamp(0, _STEEPEST_SLOPE)
 
 
 def _clipped(values):

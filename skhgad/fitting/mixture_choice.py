@@ -95,16 +95,16 @@ def fit_gaussian(z, heavy_tails=False, n_merged=0, pseudo_count=None):
     residuals, pseudo = z - mean, math.inf
     if residuals.any():
         n_features, prior = n_axes + n_merged, covariance
-        if pseudo_count is not None:
-            pseudo = pseudo_count
-        elif heavy_tails:
+        if heavy_tails:
             pseudo, scale = ledoit_wolf_pseudo_count(residuals, n_features)
             prior = scale * prior
-        else:
+        elif pseudo_count is None:
             pseudo = likeliest_pseudo_count(
                 residuals, inflation_of(torch.zeros(n, dtype=torch.int64)), 1.0, n_features,
                 n_features=n_features,
             )  # fmt: skip
+        if pseudo_count is not None:
+            pseudo = pseudo_count
         covariance = shrunk_covariance(residuals.T @ residuals, n, pseudo, prior)
     return GaussianMixture(mean[None], equal_log_weights(1), covariance[None], n_merged, pseudo)
 

@@ -13,13 +13,13 @@ from .calibrate import evidence_of, judges
 from .class_covariances import fit_covariances
 from .flow_choice import flow_pays
 from .map_closed_form import fit_map_level, has_closed_form
-from .mixture_choice import names_of
 from .objective import hgad_loss
 from .picture_modes import find_picture_modes
 from .pictures import left_out_evidence
 from .schedule import TrainingPlan
 from .start import build_level
 from .training import train_levels
+from .vector_choices import VectorChoices
 
 _BLOCK = 32  # samples whose maps are judged at once
 # Multiplications of a product, some 10 ms of one thread. Threads that share a smaller one wait for
@@ -171,20 +171,13 @@ class Recipe:
         return plain, untrained, history
 
     def _with_choices_of(self, model, samples):
-        """Return a recipe that takes what a model of vectors chose: powers, mixtures, priors."""
+        """Return a recipe that takes what a model of vectors chose, fitted to the samples."""
         if self.extractor is not None:
             return self
-        (level,) = model.levels
-        choices = {"powers": level.start.powers}
-        if level.densities is not None and self.parameters["n_components"] == "auto":
-            counts = np.bincount(samples.codes[samples.rows], minlength=samples.n_classes)
-            choices["n_components"] = names_of(level.densities, counts.tolist())
-        if level.densities is not None and level.start.has_rest:
-            # The axes hold the samples left out, too: what makes these likely says little.
-            n, share = level.densities.n_vectors.double(), level.densities.shrinkages.double()
-            pseudo = torch.where(share < 1, n * share / (1 - share), torch.inf)
-            choices["pseudo_counts"] = pseudo.tolist()
-        return replace(self, parameters=self.parameters | choices)
+        choices = VectorChoices.of(
+            model.levels[0], samples, self.parameters["n_components"], self.seed
+        )
+        return replace(self, parameters=self.parameters | {"choices": choices})
 
     def _leaves_folds_out(self):
         """Whether the closed form judges the samples of all folds at once, by likelihood alone."""
@@ -281,8 +274,8 @@ class Recipe:
             level.drop_last_mix()
         model.freeze()
         if samples is not None and self.parameters["class_covariance"]:
-            priors = self.parameters.get("pseudo_counts")
-            fit_covariances(levels, samples, self.parameters["n_components"], self.seed, priors)
+            choices = self.parameters.get("choices")
+            fit_covariances(levels, samples, self.parameters["n_components"], self.seed, choices)
         model.to(self.device).freeze()
         return model
 

@@ -18,7 +18,8 @@ class LevelSamples:
     """Labelled samples of one level.
 
     `blocks` iterates over x (n, n_positions, n_features) and codes (n,) of this process. `total`
-    sums a value over the processes, `gather` joins their lists.
+    sums a value over the processes, `gather` joins their lists. `own_rows` (n,) are the rows of the
+    feature cache that the blocks of this process hold, in order.
     """
 
     blocks: Callable
@@ -26,6 +27,7 @@ class LevelSamples:
     n_features: int
     total: Callable = lambda value: value
     gather: Callable = lambda items: items
+    own_rows: np.ndarray | None = None
 
     def vectors(self):
         """Return all vectors of all processes, float64 (n, n_features), and codes (n,).
@@ -36,6 +38,10 @@ class LevelSamples:
         if not parts:
             return torch.empty(0, self.n_features, dtype=torch.float64), torch.empty(0).long()
         return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+
+    def rows(self):
+        """Return the rows (n,) of the feature cache that `vectors` come from, in their order."""
+        return np.concatenate(self.gather([self.own_rows]))
 
 
 @dataclass(frozen=True)
@@ -114,7 +120,12 @@ class LabelledSamples:
 
         n_features = self.cache.shapes[index][-1]
         return LevelSamples(
-            blocks, self.n_classes, n_features, self.total, self.cache.processes.gather
+            blocks,
+            self.n_classes,
+            n_features,
+            self.total,
+            self.cache.processes.gather,
+            self.cache.processes.own(samples.rows),
         )
 
     def _with_inside(self, index):

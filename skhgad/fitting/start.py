@@ -55,7 +55,7 @@ def whitened_start(samples, shrinkage="ledoit_wolf"):
     return LinearStart(means[counts > 0].mean(0), whitening_matrix(covariance))
 
 
-def start_of_vectors(samples, shrinkage="auto", seed=0, powers="auto"):
+def start_of_vectors(samples, shrinkage="auto", seed=0, choices=None):
     """Whiten feature vectors as `whitened_start` does, by the covariance inside modes of classes.
 
     With more features than vectors, the latent space has as many axes as there are vectors, and one
@@ -65,36 +65,47 @@ def start_of_vectors(samples, shrinkage="auto", seed=0, powers="auto"):
     all the others. Where the tails are too heavy for a Gaussian it is 0.9: the likelihood would
     choose less, and many normal samples would lie far out in directions of small variance.
 
-    `powers`, FeaturePowers or None, come first; "auto" takes those of `choose_powers` where there
-    is a single class.
+    A single class may have powers of its features first, see `choose_powers`.
+
+    `choices`, the VectorChoices of a fit to more samples, say the shrinkage, the powers and the
+    modes. None = they are chosen.
     """
     x, codes = samples.vectors()
-    if powers == "auto":
-        powers = choose_powers(x, seed) if samples.n_classes == 1 else None
+    powers = None
+    if choices is not None:
+        shrinkage, powers = choices.shrinkage, choices.powers
+    elif samples.n_classes == 1:
+        powers = choose_powers(x, seed)
     x = x if powers is None else powers(x)
     center = torch.stack([x[codes == code].mean(0) for code in codes.unique()]).mean(0)
-    codes = numbered(codes, find_modes(x, codes, samples.n_classes, seed))
+    if choices is None:
+        modes = find_modes(x, codes, samples.n_classes, seed)
+    else:
+        modes = choices.modes_of(samples)
+    codes = numbered(codes, modes)
     residuals = residuals_within(x, codes)
     scale = float(residuals.square().mean())
     # Identical rows vary by rounding alone, which must not be whitened.
     if not scale > (100 * torch.finfo(x.dtype).eps) ** 2 * float(x.square().mean()):
-        return LinearStart(center, torch.eye(x.shape[1]), powers=powers)
+        return LinearStart(center, torch.eye(x.shape[1]), powers=powers, shrinkage=1.0)
     n_features, of_rows = x.shape[1], None
     if n_features > len(x):  # along axes that hold all rows, the means of classes and modes, too
         coordinates, of_rows = _along_own_axes(x - center)
         residuals = residuals_within(coordinates, codes)
     scatter, axes = principal_axes(residuals)
     if shrinkage == "auto":
-        shrinkage = likeliest_shrinkage(residuals, codes, scale, n_features)
+        shrinkage = likeliest_shrinkage(residuals, codes, scale, n_features, samples.n_classes > 1)
     elif shrinkage == "ledoit_wolf":
         shrinkage = ledoit_wolf_shrinkage(residuals, n_features)
     variances = (1 - shrinkage) * scatter / len(x) + shrinkage * scale
     variances = variances.clamp_min(_SMALLEST_EIGENVALUE * float(variances.max()))
     if of_rows is None:
-        return LinearStart(center, (axes / variances.sqrt()) @ axes.T, powers=powers)
+        matrix = (axes / variances.sqrt()) @ axes.T
+        return LinearStart(center, matrix, powers=powers, shrinkage=shrinkage)
     weights = of_rows @ (axes / variances.sqrt())
     rest = math.sqrt(max(shrinkage * scale, _SMALLEST_EIGENVALUE * float(variances.max())))
-    return LinearStart(center, axes_of_rows(x, center, weights), rest, row_weights=weights)
+    matrix = axes_of_rows(x, center, weights)
+    return LinearStart(center, matrix, rest, row_weights=weights, shrinkage=shrinkage)
 
 
 def _along_own_axes(vectors):
@@ -111,18 +122,23 @@ def _along_own_axes(vectors):
     return left[:, spanned] * lengths[spanned], left[:, spanned] / lengths[spanned]
 
 
-def likeliest_shrinkage(residuals, codes, scale, n_features):
+def likeliest_shrinkage(residuals, codes, scale, n_features, has_several_classes=False):
     """Choose the shrinkage of a pooled covariance; see `start_of_vectors`.
 
     The residuals may leave out those of `n_features` features in which they do not vary.
+
+    Of several classes, the unlikeliest vectors count, too. A feature that hardly ever varies, such
+    as a pixel at the edge, gains likelihood with a variance near 0 from all others, and the few
+    normal vectors in which it does vary would lie far out.
     """
     step = -(-len(residuals) // _MOST_VECTORS)
     residuals, codes = residuals[::step], codes[::step]
     inflation, n = inflation_of(codes), len(residuals)
     candidates = [n * share / (1 - share) for share in _SHRINKAGES] + [math.inf]
     pseudo = likeliest_pseudo_count(
-        residuals, inflation, scale, candidates=candidates, n_features=n_features
-    )
+        residuals, inflation, scale, candidates=candidates, n_features=n_features,
+        is_robust=not has_several_classes,
+    )  # fmt: skip
     if has_heavy_tails(residuals, inflation, scale, pseudo):
         return _HEAVY_TAILED_SHRINKAGE
     return 1.0 if math.isinf(pseudo) else pseudo / (n + pseudo)
@@ -149,7 +165,7 @@ def align_start(start, samples, flow, means):
     u, _, v = torch.linalg.svd(cross)
     matrix = start.matrix @ u @ v
     move = torch.linalg.solve(matrix.T, (center @ u @ v - wanted_center))
-    return LinearStart(start.mean + move, matrix)
+    return LinearStart(start.mean + move, matrix, shrinkage=start.shrinkage)
 
 
 def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=True):
@@ -163,8 +179,8 @@ def build_level(parameters, samples, map_shape, dtype, generator, *, is_trained=
     is_whitened, shrinkage = parameters["start"] == "whitened", parameters["whitening_shrinkage"]
     if is_whitened:
         if is_vector:
-            powers = parameters.get("powers", "auto")
-            start = start_of_vectors(samples, shrinkage, generator.initial_seed(), powers)
+            choices = parameters.get("choices")
+            start = start_of_vectors(samples, shrinkage, generator.initial_seed(), choices)
         else:
             start = whitened_start(samples, MAP_SHRINKAGE if shrinkage == "auto" else shrinkage)
         shape = {

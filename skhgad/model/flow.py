@@ -28,11 +28,15 @@ class LinearStart(nn.Module):
     row_weights : Tensor of shape (n_rows, n_axes), default=None
         What `axes_of_rows` makes W of, where it is made of rows. It is not used here: a file that
         holds the rows needs no W beside them.
+    shrinkage : float, default=None
+        That of the covariance which W whitens. It is not used here, nor saved.
     """
 
-    def __init__(self, mean, matrix, rest_scale=None, powers=None, row_weights=None):
+    def __init__(
+        self, mean, matrix, rest_scale=None, powers=None, row_weights=None, shrinkage=None
+    ):
         super().__init__()
-        self.powers = powers
+        self.powers, self.shrinkage = powers, shrinkage
         mean = torch.as_tensor(mean, dtype=torch.float64)
         matrix = torch.as_tensor(matrix, dtype=torch.float64)
         n_features, n_axes = matrix.shape
