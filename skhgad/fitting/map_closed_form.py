@@ -139,7 +139,7 @@ def fit_map_level(
     if frames:
         for place, (part, of_classes) in enumerate(judged):
             blocks = [block for own_blocks in of_classes for block in own_blocks]
-            left_out[place] = _left_out(part, frames, blocks, kept)
+            left_out[place] = _left_out(part, features, frames, blocks, kept)
     return level.cpu(), *left_out
 
 
@@ -212,12 +212,13 @@ def _judged(features, code, fold, frame, own):
     return found
 
 
-def _left_out(features, frames, judged, kept=None):
+def _left_out(features, normals, frames, judged, kept=None):
     """Join what `_judged` returned, in the order of classes, then folds, to a LeftOut.
 
-    `kept`, the NormalsOfFolds of the level, is evidence beside the Gaussians.
+    The models are those of `normals`, the MapFeatures that were fitted to. `kept`, the
+    NormalsOfFolds of the level, is evidence beside the Gaussians.
     """
-    judge = FoldModels(features, frames, kept)
+    judge = FoldModels(features, normals, frames, kept)
     if not judged:  # another process has all
         empty = torch.empty(0, features.n_positions)
         return LeftOut(np.empty(0, int), empty, empty, torch.empty(0, len(features.rows)), judge)
@@ -253,13 +254,16 @@ class FoldModels:
     Parameters
     ----------
     features : MapFeatures
+        Of the samples that they judge.
+    normals : MapFeatures
+        Of those that they were fitted to.
     frames : list of JudgingFrame
         Of each fold.
     kept : NormalsOfFolds or None
     """
 
-    def __init__(self, features, frames, kept):
-        self.features, self.frames, self.kept = features, frames, kept
+    def __init__(self, features, normals, frames, kept):
+        self.features, self.normals, self.frames, self.kept = features, normals, frames, kept
 
     @torch.no_grad()
     def __call__(self, rows, codes):
@@ -272,7 +276,7 @@ class FoldModels:
         found = torch.empty(len(rows), features.n_positions)
         for code, fold in pairs:
             frame = self.frames[fold]
-            own = frame.density(code, frame.covariances(features.moments_of_class(code)))
+            own = frame.density(code, frame.covariances(self.normals.moments_of_class(code)))
             places = np.flatnonzero((codes == code) & (folds == fold))
             likelihoods = [
                 own.log_likelihood(x) - self.penalty(x, code, fold)

@@ -149,3 +149,13 @@ def test_few_pictures_of_each_class_that_a_model_left_out_get_a_defect():
     chosen = some_of_each_class(codes, is_spared, seed=0)
     assert np.bincount(codes[chosen]).tolist() == [0, 10, 24]
     assert is_spared[chosen].all() and (np.diff(chosen) > 0).all()
+
+
+def test_a_painted_picture_that_looks_like_another_product_is_judged_by_its_normals():
+    # Two products of one look: the class of half of the painted pictures is inferred otherwise.
+    X = np.concatenate([pictures(96, 0), pictures(96, 1)])
+    given = {"image_size": 32, "fuse_stages": False, "device": "cpu", "random_state": 0}
+    detector = HGADDetector(FineAndCoarse(), **given).fit(X, ["this"] * 96 + ["that"] * 96)
+    for label in ("this", "that"):
+        fine, coarse = weights_of(detector, label)
+        assert fine > 1.2 * coarse

@@ -67,7 +67,10 @@ def test_few_vectors_of_features_that_go_together_keep_their_power_beside_a_back
 
     def draw(n):
         return np.concatenate(
-            [(m + rng.normal(size=(n, 4))) @ factors + 0.3 * rng.normal(size=(n, 36)) for m in means]
+            [
+                (m + rng.normal(size=(n, 4))) @ factors + 0.3 * rng.normal(size=(n, 36))
+                for m in means
+            ]
         )
 
     X, y = draw(20), np.repeat(["a", "b", "c"], 20)

@@ -150,6 +150,7 @@ def related(n, slope, seed=0):
 def test_slope_is_that_inside_the_classes():
     assert float(_slope_within(*related(30_000, 0.4))) == pytest.approx(0.4, rel=0.01)
     assert float(_slope_within(*related(30_000, -0.4))) == 0
+    assert float(_slope_within(*related(30_000, 20.0))) == 3  # a steeper one magnifies noise
     constant = torch.ones(9, 1), torch.ones(9, 1), torch.arange(9) % 3
     assert float(_slope_within(*constant)) == 0
 
