@@ -70,6 +70,16 @@ def test_vectors(parameters, tmp_path):
     live(on_gpu(**parameters), vectors, tmp_path, n=16)
 
 
+def test_one_class_of_skewed_features():
+    X = np.exp(np.random.default_rng(0).normal(size=(200, 4)))
+    with PretendGPU():
+        detector = on_gpu().fit(X)
+        scores = detector.score_samples(X)
+    assert detector.model_.model.levels[0].start.powers is not None
+    expected = on_gpu(device="cpu").fit(X).score_samples(X)
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "parameters",
     [

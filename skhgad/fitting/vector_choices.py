@@ -49,7 +49,8 @@ class VectorChoices:
         """Return what a level chose that was fitted to LabelledSamples."""
         densities, own = level.densities, samples.level(0)
         x, codes = own.vectors()
-        modes = find_modes(level.start.powered(x), codes, samples.n_classes, seed)
+        powered = level.start.powered(x.to(level.start.mean.device)).cpu()
+        modes = find_modes(powered, codes, samples.n_classes, seed)
         of_rows = np.zeros(len(samples.codes), dtype=np.int64)
         of_rows[own.rows()] = modes.numpy()
         of_start = level.start.powers, level.start.shrinkage, of_rows
