@@ -72,10 +72,9 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
     # says nothing of what lies outside of the rows.
     if samples.n_classes > 1 and not level.start.has_rest:
         everything = _drawn_of_all(z, seed)
-        if choices is None:
+        shrinkage = None if choices is None else choices.background_shrinkage
+        if shrinkage is None:
             shrinkage = background_shrinkage(z, heavy_tails, seed)
-        else:
-            shrinkage = choices.background_shrinkage
         covariance = torch.cov(everything.T, correction=0).reshape(z.shape[1], -1)
         background = everything.mean(0), whitening_matrix(shrink(covariance, shrinkage))
     is_short = are_new or samples.n_classes > 1

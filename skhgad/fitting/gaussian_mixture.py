@@ -180,19 +180,21 @@ def _fit_round(z, responsibilities, ties, n_steps):
     return maximize(z, responsibilities, priors, pseudo_count, n_steps, ties=ties)[0]
 
 
-def fit_modes(z, modes, n_merged=0, ties=None):
+def fit_modes(z, modes, n_merged=0, ties=None, pseudo_count=None):
     """Fit Gaussians of one covariance to vectors, starting from the modes (n,) of `find_modes`.
 
     The covariance is shrunk to the identity; how far is chosen by the likelihood of vectors left
-    out. `ties` is of `tie_covariances`; None: 0.
+    out, or `pseudo_count` says how many vectors the identity counts as. `ties` is of
+    `tie_covariances`; None: 0.
     """
     modes = torch.unique(modes, return_inverse=True)[1]
     responsibilities = nn.functional.one_hot(modes).to(z)
     identity = torch.eye(z.shape[1], dtype=z.dtype)
     n_features = z.shape[1] + n_merged
-    pseudo_count = likeliest_pseudo_count(
-        residuals_within(z, modes), inflation_of(modes), 1.0, n_features, n_features=n_features
-    )
+    if pseudo_count is None:
+        pseudo_count = likeliest_pseudo_count(
+            residuals_within(z, modes), inflation_of(modes), 1.0, n_features, n_features=n_features
+        )
     if math.isinf(pseudo_count):
         pseudo_count = _PRIOR_ALONE * len(z)
     mixture = maximize(z, responsibilities, identity, pseudo_count, shared=True, ties=ties)[0]

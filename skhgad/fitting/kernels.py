@@ -176,7 +176,7 @@ def _with_widths(mixture, places, copies, is_copy, ties, likelihoods):
     logs -= logs.mean()
     best, chosen = likelihoods, None
     for power in _POWERS:
-        names, log_widths = _grouped(power * logs, min(_MOST_WIDTHS, n // n_features))
+        names, log_widths = _grouped(power * logs, max(1, min(_MOST_WIDTHS, n // n_features)))
         found = _left_out(z, is_copy, covariance, _LOCAL, log_widths[names])
         column = int(robust_mean(found).argmax())
         if is_clearly_better(found[:, column], best):

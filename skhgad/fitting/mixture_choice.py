@@ -153,7 +153,7 @@ def _fit_candidate(name, vectors):
     if name == 1:
         return fit_gaussian(z, vectors.heavy_tails, vectors.n_merged, vectors.pseudo_count)
     if name == MODES:
-        return fit_modes(z, vectors.modes, vectors.n_merged, ties)
+        return fit_modes(z, vectors.modes, vectors.n_merged, ties, vectors.pseudo_count)
     if name == KERNELS:
         return fit_kernels(z[:MOST_KERNELS], ties)
     generator = torch.Generator().manual_seed(vectors.seed)

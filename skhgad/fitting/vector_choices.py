@@ -32,7 +32,7 @@ class VectorChoices:
     names : list of int or str, default=None
         Candidate of each class, see `choose_mixture`. None: centers were asked for.
     pseudo_counts : list of float, default=None
-        What the prior counts as in each class that has one Gaussian. None: no class has one.
+        What the prior counts as in each class of one covariance. None: there is no density.
     """
 
     powers: FeaturePowers | None

@@ -143,3 +143,9 @@ def test_vectors_in_a_few_places_have_regular_kernels(n_places, distance):
         mixture = fit_kernels(vectors)
         assert mixture.log_density(vectors).isfinite().all()
         assert torch.linalg.eigvalsh(mixture.covariances[0]).min() > 0
+
+
+def test_vectors_may_be_fewer_than_features_that_hardly_vary():
+    z = torch.zeros(30, 40, dtype=torch.float64)
+    z[:, :2] = torch.randn(30, 2, generator=torch.Generator().manual_seed(0), dtype=z.dtype)
+    assert fit_kernels(z).log_density(z).isfinite().all()

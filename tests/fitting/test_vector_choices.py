@@ -87,3 +87,11 @@ def test_few_vectors_of_features_that_go_together_keep_their_power_beside_a_back
     )
     assert without > 0.93
     assert beside > without - 0.06
+
+
+def test_one_odd_row_among_equal_ones():
+    # Without it, the rows of a fold do not vary: it has a background where the whole fit has none.
+    X = np.repeat([0.0, 1.0], 10)[:, None] * np.ones(40)
+    X[3, 5:7] = 2, -1
+    detector = HGADDetector(random_state=0).fit(X, np.repeat(["a", "b"], 10))
+    assert np.isfinite(detector.score_samples(X + 1)).all()
