@@ -127,6 +127,8 @@ def main(arguments=None):
     parser.add_argument("--normals", type=positive_int, nargs="+", default=[20, 100])
     parser.add_argument("--draws", type=positive_int, default=2)
     args = parser.parse_args(arguments)
+    if args.data is not None and not Path(args.data).is_dir():
+        parser.error(f"--data: {args.data!r} is no folder.")
     header = ["table", "normals"]
     header += [f"{name}: {what}" for name in METHODS for what in ("unknown", "corrupted")]
     header += ["HGAD flags", "of the worst class"]

@@ -1,14 +1,17 @@
 """The mixture of each class of feature vectors: found in latent space, its size chosen."""
 
-import math
-
 import torch
 
 from ..model.class_densities import ClassDensities
 from ..model.short_numbers import rounded_whitener_of_vectors
 from .covariance import residuals_within, shrink, whitening_matrix
 from .gaussian_mixture import fit_mixture
-from .gaussian_shrinkage import has_heavy_tails, inflation_of, likeliest_pseudo_count
+from .gaussian_shrinkage import (
+    has_heavy_tails,
+    inflation_of,
+    likeliest_pseudo_count,
+    share_of_prior,
+)
 from .mixture_choice import ClassVectors, choose_mixture, fit_gaussian
 from .modes import find_modes, numbered
 from .ties import tie_covariances
@@ -71,10 +74,10 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
     # The background of a single class is the class. With fewer rows than features, a background
     # says nothing of what lies outside of the rows.
     if samples.n_classes > 1 and not level.start.has_rest:
-        everything = _drawn_of_all(z, seed)
+        everything = drawn_of_all(z, seed)
         shrinkage = None if choices is None else choices.background_shrinkage
         if shrinkage is None:
-            shrinkage = background_shrinkage(z, heavy_tails, seed)
+            shrinkage = background_shrinkage(everything, heavy_tails)
         covariance = torch.cov(everything.T, correction=0).reshape(z.shape[1], -1)
         background = everything.mean(0), whitening_matrix(shrink(covariance, shrinkage))
     is_short = are_new or samples.n_classes > 1
@@ -96,25 +99,24 @@ def _frozen(mixture, is_short):
     return centers, log_weights, whiteners, names
 
 
-def _drawn_of_all(z, seed):
+def drawn_of_all(z, seed):
+    """Return those of the latent vectors of all classes that the background is fitted to."""
     return z[drawn_rows(z, torch.arange(len(z)), seed)]
 
 
-def background_shrinkage(z, heavy_tails, seed):
-    """Choose the shrinkage of the background: one Gaussian of the vectors of all classes together.
+def background_shrinkage(z, heavy_tails):
+    """Choose the shrinkage of the background, the Gaussian of the vectors from `drawn_of_all`.
 
     It is that under which each vector is most likely, given all the others, but at least 0.1: the
     others of its class explain it better than they explain a vector of no class.
     """
-    z = _drawn_of_all(z, seed)
     residuals = z - z.mean(0)
     scale = float(residuals.square().mean())
     if heavy_tails or not scale > 0:
         return BACKGROUND_SHRINKAGE
     inflation = inflation_of(torch.zeros(len(z), dtype=torch.int64))
     pseudo = likeliest_pseudo_count(residuals, inflation, scale, z.shape[1])
-    likeliest = 1.0 if math.isinf(pseudo) else pseudo / (len(z) + pseudo)
-    return max(likeliest, BACKGROUND_SHRINKAGE)
+    return max(share_of_prior(pseudo, len(z)), BACKGROUND_SHRINKAGE)
 
 
 def latent_vectors(level, x):

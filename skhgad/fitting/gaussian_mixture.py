@@ -10,7 +10,7 @@ from torch import nn
 from ..model.mixture import log_sum_exp, squared_distances
 from .center_priors import likeliest_priors
 from .covariance import residuals_within, whitening_matrix
-from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count
+from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count, share_of_prior
 from .kmeans import fit_kmeans
 
 _BLOCK_ENTRIES = 1 << 22  # of a matrix of distances, vectors by centers
@@ -44,9 +44,7 @@ class GaussianMixture:
 
     def shrinkage(self, n_vectors):
         """Share of the prior among so many vectors and its own; 1 where there are none."""
-        if math.isinf(self.pseudo_count) or not n_vectors:
-            return 1.0
-        return self.pseudo_count / (n_vectors + self.pseudo_count)
+        return share_of_prior(self.pseudo_count, n_vectors) if n_vectors else 1.0
 
     def log_density(self, z):
         r"""Log-density of vectors (n, n_features), up to :math:`-\frac{d}{2}\ln 2\pi`."""

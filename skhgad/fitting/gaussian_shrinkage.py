@@ -51,6 +51,11 @@ def is_clearly_better(log_likelihoods, others, n_errors=2.0):
     return bool(gain.mean() > n_errors * gain.std() / math.sqrt(len(gain)))
 
 
+def share_of_prior(pseudo, n):
+    """Return the share that `pseudo` vectors of the prior have beside n others; 1 for inf."""
+    return 1.0 if math.isinf(pseudo) else pseudo / (n + pseudo)
+
+
 def left_out_log_likelihoods(residuals, inflation, pseudo, scale, n_features=None):
     """Log-likelihoods (n,) of samples under the shrunk Gaussian of all the others.
 

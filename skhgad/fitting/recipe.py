@@ -106,7 +106,8 @@ class Recipe:
         if model is None or len(spared) > 1:
             model, trained = recipe._fit(seen, on_pass, verbose)
             history = trained or history
-        for_folds, evidence, of_synthetic = recipe._with_choices_of(model, seen), [], []
+        for_folds = recipe._with_choices_of(model, seen) if len(spared) > 1 else recipe
+        evidence, of_synthetic = [], []
         of_folds = judges(lambda chosen: for_folds._fit(chosen)[0], model, samples, spared)
         for group, (judge, rows) in enumerate(of_folds):
             evidence += evidence_of(judge, samples.chosen(rows), self.device)

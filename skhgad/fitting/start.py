@@ -23,6 +23,7 @@ from .gaussian_shrinkage import (
     inflation_of,
     likeliest_pseudo_count,
     principal_axes,
+    share_of_prior,
 )
 from .modes import find_modes, numbered
 
@@ -141,7 +142,7 @@ def likeliest_shrinkage(residuals, codes, scale, n_features, has_several_classes
     )  # fmt: skip
     if has_heavy_tails(residuals, inflation, scale, pseudo):
         return _HEAVY_TAILED_SHRINKAGE
-    return 1.0 if math.isinf(pseudo) else pseudo / (n + pseudo)
+    return share_of_prior(pseudo, n)
 
 
 @torch.no_grad()

@@ -6,17 +6,22 @@ import numpy as np
 import torch
 
 from ..model.feature_powers import FeaturePowers
-from .class_mixtures import background_shrinkage, has_heavy_tails_within, latent_vectors
+from .class_mixtures import (
+    background_shrinkage,
+    drawn_of_all,
+    has_heavy_tails_within,
+    latent_vectors,
+)
 from .mixture_choice import names_of
 from .modes import find_modes
 
 
 @dataclass(frozen=True)
 class VectorChoices:
-    """Decisions that a few samples more or less may turn over.
+    """Decisions of a fit that could be others with a few samples more or less.
 
-    A model that judges a fold and the model that scores must not differ in them: the judged samples
-    would have scores of another scale.
+    The models that judge the folds take them over. If they decided otherwise than the model that
+    scores, the samples that they judge would have scores of another scale.
 
     Attributes
     ----------
@@ -60,11 +65,13 @@ class VectorChoices:
         pseudo = torch.where(share < 1, n * share / (1 - share), torch.inf)
         counts = torch.bincount(codes, minlength=samples.n_classes).tolist()
         z = latent_vectors(level, x)
-        heavy_tails = has_heavy_tails_within(z, codes, modes)
+        heavy_tails, of_background = has_heavy_tails_within(z, codes, modes), None
+        if densities.has_background:
+            of_background = background_shrinkage(drawn_of_all(z, seed), heavy_tails)
         return cls(
             *of_start,
             heavy_tails,
-            background_shrinkage(z, heavy_tails, seed) if densities.has_background else None,
+            of_background,
             names_of(densities, counts) if n_components == "auto" else None,
             pseudo.tolist(),
         )
