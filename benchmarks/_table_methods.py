@@ -41,11 +41,14 @@ _NO_PYOD = (
 
 
 class Hgad:
-    """The default HGADDetector; `n_centers` tells its number of centers after a run."""
+    """An HGADDetector; `n_centers` tells its number of centers after a run."""
+
+    def __init__(self, **parameters):
+        self.parameters = parameters
 
     def __call__(self, train, test):
         """Fit and score."""
-        detector = HGADDetector(random_state=0).fit(train)
+        detector = HGADDetector(random_state=0, **self.parameters).fit(train)
         self.n_centers = int(detector.n_components_[0, 0])
         return -detector.score_samples(test)
 
@@ -162,6 +165,7 @@ PYOD = {key: (f"PyOD {title}", PyodMethod(place)) for key, (title, place) in _PY
 # Key of each method: title and function.
 METHODS = {
     "hgad": ("HGAD", Hgad()),
+    "hgad-unclean": ("HGAD, contamination=0.1", Hgad(contamination=0.1)),
     **SKLEARN,
     **PYOD,
     "dte": ("diffusion time", DiffusionTime()),

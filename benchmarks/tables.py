@@ -1,6 +1,7 @@
 """Tables of one class, beside the usual detectors: AUROC, rank and time.
 
     python -m benchmarks.tables [--data DIR] [--only NAME ...] [--methods NAME ...]
+    python -m benchmarks.tables --unclean --methods hgad hgad-unclean nn lof ledoit-wolf iforest
     python -m benchmarks.tables --simulated
     python -m benchmarks.tables --rows 100000 1000000
     python -m benchmarks.tables --rows 200 --features 20000
@@ -8,6 +9,9 @@
 DIR holds NAME.npz with X (n, n_features) and y (0 normal, 1 anomaly). The first half of the normals
 in file order is fitted on, after StandardScaler; the rest and all anomalies are scored. No detector
 gets labels. --simulated makes the data: several modes, and relations between features.
+
+--unclean puts anomalies among the samples to fit: of all normals and at most a ninth as many
+anomalies, drawn at random, a random half is fitted on and the other half scored.
 
 --methods names HGAD, the detectors of scikit-learn (these are the default) and those of PyOD, which
 keep PyOD's defaults; "pyod" stands for all of PyOD's. --json FILE keeps every run, and a run that
@@ -59,6 +63,21 @@ def load_table(path):
     test = np.concatenate([normal[half:], X[y == 1]])
     labels = np.repeat([0, 1], [len(normal) - half, (y == 1).sum()])
     return scaler.transform(normal[:half]), scaler.transform(test), labels
+
+
+def load_unclean_table(path):
+    """Return halves of a table, both with at most a tenth of anomalies, and labels of the second.
+
+    The first half is standardised, and the second as the first.
+    """
+    with np.load(path) as file:
+        X, y = file["X"].astype(np.float64), file["y"]
+    rng = np.random.default_rng(0)
+    normal, anomalies = (rng.permutation(np.flatnonzero(y == label)) for label in (0, 1))
+    rows = rng.permutation(np.concatenate([normal, anomalies[: len(normal) // 9]]))
+    train, test = rows[::2], rows[1::2]
+    scaler = StandardScaler().fit(X[train])
+    return scaler.transform(X[train]), scaler.transform(X[test]), y[test]
 
 
 def two_modes(n_features, n):
@@ -285,6 +304,7 @@ def parse(arguments=None):
     parser.add_argument("--data", metavar="DIR", default=os.path.join(bench, "tables"))
     parser.add_argument("--only", nargs="+", metavar="NAME", help="tables to run")
     parser.add_argument("--simulated", action="store_true", help="make the tables")
+    parser.add_argument("--unclean", action="store_true", help="fit on anomalies, too")
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -324,7 +344,8 @@ def parse(arguments=None):
         paths = [path for path in paths if path.stem in args.only]
     if not paths:
         parser.error(f"--data {args.data!r} holds no such table (NAME.npz).")
-    return args, ((path.stem, load_table(path)) for path in paths)
+    load = load_unclean_table if args.unclean else load_table
+    return args, ((path.stem, load(path)) for path in paths)
 
 
 def main(arguments=None):

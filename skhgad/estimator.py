@@ -244,10 +244,15 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         half of the classes have fewer than 400 images or 95 vectors, else 0.2. A class of fewer
         than 5 samples trains on all of them and takes the calibration of the other classes.
     contamination : float in (0, 0.5] or "auto", default="auto"
-        A float puts `offset_` so that this share of the training normals is flagged. "auto" aims
-        at flagging 5 % of fresh normals, all classes together, which takes 19 calibrating normals;
-        with 10 about 9 % are flagged. The rate of one fit, and of one class, varies around this
-        mean.
+        "auto": the training samples are normal. `offset_` aims at flagging 5 % of fresh normals,
+        all classes together, which takes 19 calibrating normals; with 10 about 9 % are flagged. The
+        rate of one fit, and of one class, varies around this mean.
+        A float: anomalies are among the training samples, and have this share. `offset_` flags this
+        share of them. Feature vectors are fitted without twice as many of each class (at most
+        half), which an isolation forest isolates soonest; they still calibrate p-values, and
+        ``n_components="auto"`` takes no kernels and at most 4 Gaussians. On clean samples this
+        costs accuracy: leave "auto", and choose another rate by `set_threshold`. Images, and
+        samples whose classes are discovered, are all fitted to.
     unknown_rate : float in (0, 1), default=None
         A float makes `predict_class` answer "unknown" (-1 where classes are ints) for a sample
         that fits its class worse than all but this share of the held-out normals of that class.

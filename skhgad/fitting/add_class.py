@@ -25,6 +25,7 @@ from .new_map_classes import new_map_classes, takes_new_maps
 from .pictures import seen_at_fit
 from .samples import LabelledSamples
 from .synthetic_anomalies import synthetic_anomalies
+from .unclean import centers_to_find
 from .warn import (
     warn_of_enlarged_images,
     warn_of_far_cells,
@@ -189,7 +190,7 @@ class _Extension:
         return self.parameters["validation_fraction"] == 0
 
     def _extended(self, samples):
-        n_components, order = self.parameters["n_components"], torch.from_numpy(self.order)
+        n_components, order = centers_to_find(self.parameters), torch.from_numpy(self.order)
         model = extended_model(self.known, samples, order, n_components, self.seed)
         model.to(self.device)
         model.freeze()

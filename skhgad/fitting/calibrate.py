@@ -132,14 +132,29 @@ def as_scores(model, anomaly):
 
 
 @torch.no_grad()
-def choose_offset(model, samples, calibration, contamination, device):
-    """Return the threshold of the scores, from all normal samples, held out or not."""
+def choose_offset(model, samples, calibration, contamination, device, others=()):
+    """Return the threshold of the scores, from all normal samples, held out or not.
+
+    `others`, an ndarray (n, n_features), are vectors of the training data that the fit left out.
+    """
     if contamination == "auto":
         return threshold(calibration.scores)
     if samples.pictures is not None:
         pairs = evidence_of_pictures(model, samples, device)
         scores = np.concatenate([score_evidence(model, found).scores for found, _ in pairs])
-        return below_ties(np.percentile(scores, 100 * contamination), scores)
+        return offset_of_share(scores, contamination)
     batches = (score_batch(model, features, None) for features, _ in samples.blocks(device=device))
-    scores = np.concatenate(samples.cache.processes.gather([batch.scores for batch in batches]))
-    return below_ties(np.percentile(scores, 100 * contamination), scores)
+    parts = samples.cache.processes.gather([batch.scores for batch in batches])
+    if len(others):
+        parts.append(score_vectors(model, others, device))
+    return offset_of_share(np.concatenate(parts), contamination)
+
+
+def score_vectors(model, X, device):
+    """Return the scores (n,) of vectors, an ndarray (n, n_features), under the classes inferred."""
+    return score_batch(model, [torch.from_numpy(X)[:, None].to(device)], None).scores
+
+
+def offset_of_share(scores, share):
+    """Return the threshold that flags a share of the samples that have these scores."""
+    return below_ties(np.percentile(scores, 100 * share), scores)

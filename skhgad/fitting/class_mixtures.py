@@ -12,7 +12,7 @@ from .gaussian_shrinkage import (
     likeliest_pseudo_count,
     share_of_prior,
 )
-from .mixture_choice import ClassVectors, choose_mixture, fit_gaussian
+from .mixture_choice import AUTO, FEW, ClassVectors, choose_mixture, fit_gaussian
 from .modes import find_modes, numbered
 from .ties import tie_covariances
 
@@ -30,8 +30,8 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
         Its start and flow lead to the latent space.
     samples : LevelSamples
         Raw features.
-    n_components : int or "auto"
-        Centers of each class; "auto": see `choose_mixture`.
+    n_components : int, "auto" or "few"
+        Centers of each class; "auto" and "few": see `choose_mixture`.
     seed : int
         Of k-means and of the order in which vectors are drawn.
     are_new : bool, default=False
@@ -130,11 +130,11 @@ def latent_vectors(level, x):
 def fit_class(vectors, n_components, named=False):
     """Fit the mixture of one class.
 
-    `vectors` are ClassVectors; `n_components` is the number of centers, "auto" or, where it is
-    `named`, the name of a candidate.
+    `vectors` are ClassVectors; `n_components` is the number of centers, "auto", "few" or, where it
+    is `named`, the name of a candidate.
     """
-    if n_components == "auto" or named:
-        return choose_mixture(vectors, n_components if named else None)
+    if named or n_components in (AUTO, FEW):
+        return choose_mixture(vectors, n_components)
     if n_components == 1 or not len(vectors):
         return fit_gaussian(vectors.z, vectors.heavy_tails, vectors.n_merged, vectors.pseudo_count)
     generator = torch.Generator().manual_seed(vectors.seed)

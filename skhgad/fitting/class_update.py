@@ -195,7 +195,7 @@ class VectorClass:
         Those that the model keeps.
     code : int
     folds : Tensor of shape (n_new,), int64
-    n_components : int or "auto"
+    n_components : int, "auto" or "few"
         Of the fit.
     seed : int
     """

@@ -31,6 +31,7 @@ from .samples import LabelledSamples
 from .schedule import training_plan
 from .synthetic_anomalies import synthetic_anomalies
 from .tell import Decisions
+from .unclean import most_anomalous, share_left_out
 from .warn import (
     warn_of_anomalies_outside,
     warn_of_enlarged_images,
@@ -81,6 +82,12 @@ def fit_detector(
         if not given.takes_images:
             warn_of_far_cells(given.X, cells, given.feature_names)
             warn_of_spreads(given.X[normal], given.codes[normal], given.feature_names)
+    left_out = far  # of the fit, but not of the calibration
+    if not given.takes_images:
+        share = share_left_out(parameters, len(given.classes))
+        is_unclean = most_anomalous(given.X[normal], given.codes[normal], share, seed)
+        left_out = np.union1d(far, normal[is_unclean])
+        normal = normal[~is_unclean]
     given = given.rounded(normal)
     if given.takes_images:
         check_levels_of_images(parameters, shapes)
@@ -135,11 +142,10 @@ def fit_detector(
         weigh = None if synthetic is None else synthetic.weigh(model, of_synthetic)
         calibration, known = calibrate(model, evidence, parameters, weigh), None
         given_codes = given.codes if classes is given.classes else None  # None: discovered
-        if len(far):
-            far_codes = None if given_codes is None else given_codes[far]
-            calibration = with_rows(
-                calibration, len(samples), model, given.X[far], far_codes, device
-            )
+        others = given.X[left_out] if len(left_out) else ()
+        if len(left_out):
+            other_codes = None if given_codes is None else given_codes[left_out]
+            calibration = with_rows(calibration, len(samples), model, others, other_codes, device)
         if corrects:
             fitted = model, evidence, calibration
             seen = in_regions_of_classes(
@@ -151,7 +157,9 @@ def fit_detector(
                 if processes.is_first and defects.outside:
                     warn_of_anomalies_outside(defects.outside)
                 model, calibration, known = correct(fitted, samples, defects, parameters, classes)
-        offset = choose_offset(model, samples, calibration, parameters["contamination"], device)
+        offset = choose_offset(
+            model, samples, calibration, parameters["contamination"], device, others
+        )
     processes.share_state(model)  # machines that differ round differently
     calibration, offset = processes.broadcast((calibration, offset))
 
@@ -162,7 +170,7 @@ def fit_detector(
         appearances = appearances_of(looks[normal], codes)
     else:
         own, own_codes = normal, codes
-        if given_codes is not None:  # with rows that have far cells
+        if given_codes is not None:  # with rows that are left out
             own = np.flatnonzero(given_codes >= 0)
             own_codes = given_codes[own]
         kept = KeptVectors.of(given.X[own], own_codes)

@@ -26,6 +26,9 @@ from .kernels import MOST_KERNELS, ROWS_PER_FEATURE, fit_kernels
 from .student import likeliest_student
 
 KERNELS, MODES = "kernels", "modes"
+# Choices of the candidates that take part; FEW is for vectors among which anomalies are expected.
+AUTO, FEW = "auto", "few"
+_MOST_OF_FEW = 4  # centers
 _SIZES = (2, 3, 4, 6, 8, 12, 16)
 _VECTORS_PER_CENTER = 10
 _VECTORS_PER_FEATURE = 0.5  # of a center
@@ -109,7 +112,7 @@ def fit_gaussian(z, heavy_tails=False, n_merged=0, pseudo_count=None):
     return GaussianMixture(mean[None], equal_log_weights(1), covariance[None], n_merged, pseudo)
 
 
-def choose_mixture(vectors, name=None):
+def choose_mixture(vectors, name=AUTO):
     """Choose and fit the mixture of a class by the likelihood of vectors left out.
 
     The candidates are one Gaussian; the modes, with one covariance; 2 to 16 Gaussians with
@@ -119,15 +122,18 @@ def choose_mixture(vectors, name=None):
     Parameters
     ----------
     vectors : ClassVectors
-    name : int or str, default=None
-        The candidate to take, chosen before on more vectors of the class.
+    name : int or str, default="auto"
+        The candidate to take, chosen before on more vectors of the class. "auto" = the best of all
+        candidates; "few" = the best without kernels and without more than 4 Gaussians.
 
     Returns
     -------
     GaussianMixture
     """
-    if name is None:
+    if name in (AUTO, FEW):
         names = candidates(vectors)
+        if name == FEW:
+            names = [one for one in names if one in (1, MODES, *range(_MOST_OF_FEW + 1))]
         name = chosen_name(_likelihoods(names, vectors)) if len(names) > 1 else 1
     elif not _can_be(name, vectors):
         name = 1

@@ -13,7 +13,7 @@ from .map_constants import PROFILE_PRIOR_SAMPLES, SMALLEST_SPREAD
 
 
 @torch.no_grad()
-def recalibrate(model, evidence, before, updated, class_calibration):
+def recalibrate(model, evidence, before, updated, class_calibration, share_left_out=0.0):
     """Count new normals in the constants and scales of their classes; return the Calibration.
 
     Parameters
@@ -28,6 +28,9 @@ def recalibrate(model, evidence, before, updated, class_calibration):
     updated : ndarray of int
         Codes of the updated classes.
     class_calibration : bool
+    share_left_out : float, default=0.0
+        Of the old samples of each class, those that the fit left out as anomalies. So many of the
+        lowest scores do not count in the scales.
 
     Returns
     -------
@@ -54,7 +57,18 @@ def recalibrate(model, evidence, before, updated, class_calibration):
         np.zeros(len(codes)), codes, inferred, np.zeros(len(codes)), typicality, new_peaks
     )
     joined = before._replace(peaks=old_peaks).joined(added)
-    return _with_scores(model, joined, peaks, updated, class_calibration)
+    counts = np.concatenate([_is_usual(before, share_left_out), np.ones(len(codes), dtype=bool)])
+    return _with_scores(model, joined, peaks, updated, class_calibration, counts)
+
+
+def _is_usual(calibration, share_left_out):
+    """Return which samples of a calibration are not the so many lowest of their class."""
+    is_usual = np.ones(len(calibration.codes), dtype=bool)
+    for code in np.unique(calibration.codes):
+        rows = np.flatnonzero(calibration.codes == code)
+        order = calibration.given_scores[rows].argsort(kind="stable")
+        is_usual[rows[order[: round(share_left_out * len(rows))]]] = False
+    return is_usual
 
 
 def _ratios(model, evidence, level):
@@ -156,28 +170,30 @@ def _moments(model, level, code, evidence, values):
     return len(found), found.sum(), found.square().sum()
 
 
-def _with_scores(model, calibration, inferred_peaks, updated, class_calibration):
+def _with_scores(model, calibration, inferred_peaks, updated, class_calibration, counts):
     """Set the scales of the updated classes, and score their normals by them.
 
     `inferred_peaks` are those of the new samples, which are the last, under the class inferred.
+    `counts`, a bool ndarray (n_samples,), tells which samples measure the scales.
     """
     weights, codes = model.term_weights, calibration.codes
     of_levels = model.level_weights.double().cpu().numpy()
     chosen, common = np.isin(codes, updated), None
     if class_calibration:
-        common = common_scales(calibration.peaks, codes, weights)
+        common = common_scales(calibration.peaks[counts], codes[counts], weights)
         for code in updated.tolist():
-            of_class = calibration.peaks[codes == code]
+            of_class = calibration.peaks[counts & (codes == code)]
             own = class_scales(of_class, weights, common, of_levels[:, code])
             own.write_to(model, [code])
-        left_out = left_out_scores(
-            calibration.peaks[chosen], codes[chosen], weights, common, of_levels[:, codes[chosen]]
-        )
     scales = ClassScales.of_model(model)
-    if not class_calibration:
-        left_out = scales.scores(calibration.peaks[chosen], codes[chosen], weights)
+    anomaly = scales.scores(calibration.peaks, codes, weights)
+    if class_calibration:
+        rows = np.flatnonzero(chosen & counts)
+        anomaly[rows] = left_out_scores(
+            calibration.peaks[rows], codes[rows], weights, common, of_levels[:, codes[rows]]
+        )
     given_scores, scores = calibration.given_scores.copy(), calibration.scores.copy()
-    given_scores[chosen] = as_scores(model, left_out)
+    given_scores[chosen] = as_scores(model, anomaly[chosen])
     new = slice(len(scores) - len(inferred_peaks), None)
     inferred = calibration.inferred
     scores[new] = as_scores(model, scales.scores(inferred_peaks, inferred[new], weights))

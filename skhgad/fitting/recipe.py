@@ -19,6 +19,7 @@ from .pictures import left_out_evidence
 from .schedule import TrainingPlan
 from .start import build_level
 from .training import train_levels
+from .unclean import centers_to_find
 from .vector_choices import VectorChoices
 
 _BLOCK = 32  # samples whose maps are judged at once
@@ -175,9 +176,8 @@ class Recipe:
         """Return a recipe that takes what a model of vectors chose, fitted to the samples."""
         if self.extractor is not None:
             return self
-        choices = VectorChoices.of(
-            model.levels[0], samples, self.parameters["n_components"], self.seed
-        )
+        n_components = centers_to_find(self.parameters)
+        choices = VectorChoices.of(model.levels[0], samples, n_components, self.seed)
         return replace(self, parameters=self.parameters | {"choices": choices})
 
     def _leaves_folds_out(self):
@@ -276,7 +276,8 @@ class Recipe:
         model.freeze()
         if samples is not None and self.parameters["class_covariance"]:
             choices = self.parameters.get("choices")
-            fit_covariances(levels, samples, self.parameters["n_components"], self.seed, choices)
+            n_components = centers_to_find(self.parameters)
+            fit_covariances(levels, samples, n_components, self.seed, choices)
         model.to(self.device).freeze()
         return model
 

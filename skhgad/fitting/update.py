@@ -14,7 +14,7 @@ from ..scoring.appearances import appearances_of
 from ..scoring.calibration import threshold_after
 from ..scoring.kept_vectors import KeptVectors
 from ..validation import check_scored_X, check_y, listed
-from .calibrate import calibrate, evidence_of
+from .calibrate import calibrate, evidence_of, offset_of_share, score_vectors
 from .changeable import parameters_of_change
 from .class_update import MapClass, VectorClass
 from .far_cells import FarCell, check_largest, far_cells, with_rows
@@ -26,6 +26,7 @@ from .recalibrate import recalibrate
 from .recipe import Recipe
 from .samples import LabelledSamples
 from .schedule import training_plan
+from .unclean import centers_to_find, most_anomalous, share_left_out
 from .warn import warn_of_another_product, warn_of_far_cells, warn_of_known_pictures
 from .wide_tables import place_rows, with_rounded_rows
 
@@ -60,6 +61,7 @@ def update(detector, X, y, roi=None):
             inferred = np.searchsorted(fitted.classes, detector.predict_class(X[normal]))
             warn_of_another_product(codes[normal], inferred, fitted.classes)
         model, calibration, kept = _fit_anew(fitted, X[normal], codes[normal], parameters, reader)
+        offset = _offset_of_share(detector, model, kept, reader.device)
     else:
         far = np.unique([cell.row for cell in far]).astype(np.int64)
         masks = fitted.roi if masks is None else masks
@@ -68,10 +70,13 @@ def update(detector, X, y, roi=None):
         warn_of_another_product(
             calibration.codes[n_old:], calibration.inferred[n_old:], fitted.classes
         )
+        offset = None
     changed = replace(fitted, model=model, calibration=calibration, kept=kept)
     if fitted.takes_images:
         changed.appearances = appearances_of(X.appearance, codes, fitted.appearances)
-    return {"model_": changed, "offset_": threshold_after(detector, calibration)}
+    if offset is None:
+        offset = threshold_after(detector, calibration)
+    return {"model_": changed, "offset_": offset}
 
 
 def _without_known(X, codes, appearances):
@@ -127,13 +132,16 @@ def _fit_anew(fitted, X, codes, parameters, reader):
     X, codes = np.concatenate((fitted.kept.x, X)), np.concatenate((fitted.kept.codes, codes))
     far = np.unique([cell.row for cell in far_cells(X, codes)]).astype(np.int64)
     rows = np.setdiff1d(np.arange(len(X)), far)
+    random_state = check_random_state(parameters["random_state"])
+    seed = int(random_state.randint(2**31 - 1))
+    share = share_left_out(parameters, len(fitted.classes))
+    is_unclean = most_anomalous(X[rows], codes[rows], share, seed)
+    far, rows = np.union1d(far, rows[is_unclean]), rows[~is_unclean]
     if parameters["start"] == "whitened":
         X = with_rounded_rows(X, rows)
     with cached_features(reader, X, rows, parameters["cache_budget"]) as cache:
         n_classes = len(fitted.classes)
         samples = LabelledSamples(cache, np.arange(len(rows)), codes[rows], n_classes)
-        random_state = check_random_state(parameters["random_state"])
-        seed = int(random_state.randint(2**31 - 1))
         shapes = [(level.n_features, *level.map_shape) for level in fitted.model.levels]
         plan = training_plan(parameters, len(samples), shapes, reader.device)
         spared = spare(
@@ -147,6 +155,21 @@ def _fit_anew(fitted, X, codes, parameters, reader):
     calibration = with_rows(calibration, len(rows), model, X[far], codes[far], reader.device)
     place_rows(model, rows[~spared[0]] if len(spared) == 1 else rows, len(X))
     return model, calibration, KeptVectors.of(X, codes)
+
+
+def _offset_of_share(detector, model, kept, device):
+    """Return the offset that flags the share `contamination` of all vectors, or None.
+
+    It is None where another offset was chosen, or was set after the fit.
+    """
+    fitted = detector.model_
+    share = fitted.parameters["contamination"]
+    if share == "auto":
+        return None
+    before = offset_of_share(score_vectors(fitted.model, fitted.kept.x, device), share)
+    if not np.isclose(detector.offset_, before, rtol=1e-6):
+        return None
+    return offset_of_share(score_vectors(model, kept.x, device), share)
 
 
 def _count_in(fitted, X, codes, far, masks, parameters, reader):
@@ -179,7 +202,8 @@ def _count_samples_in(model, fitted, samples, parameters, device):
     random_state = check_random_state(parameters["random_state"])
     seed = int(random_state.randint(2**31 - 1))
     folds = samples.by_row(_folds(samples.of_pictures(samples.codes), random_state))
-    kept = None if fitted.kept is None else _near(fitted.kept)
+    share = 0.0 if fitted.takes_images else share_left_out(parameters, len(fitted.classes))
+    kept = None if fitted.kept is None else _fitted_to(fitted.kept, share, seed)
     updates = _class_updates(model, kept, samples, folds, parameters, seed)
     evidence = []
     if parameters["validation_fraction"] != 0:
@@ -191,14 +215,16 @@ def _count_samples_in(model, fitted, samples, parameters, device):
         evidence = evidence_of(model, samples, device)
     updated = np.unique(samples.codes)
     return recalibrate(
-        model, evidence, fitted.calibration, updated, parameters["class_calibration"]
+        model, evidence, fitted.calibration, updated, parameters["class_calibration"], share
     )
 
 
-def _near(kept):
+def _fitted_to(kept, share_left_out, seed):
     """Return kept vectors without those that took no part in the fit."""
     far = [cell.row for cell in far_cells(kept.x, kept.codes)]
-    return KeptVectors(np.delete(kept.x, far, axis=0), np.delete(kept.codes, far))
+    x, codes = np.delete(kept.x, far, axis=0), np.delete(kept.codes, far)
+    is_fitted = ~most_anomalous(x, codes, share_left_out, seed)
+    return KeptVectors(x[is_fitted], codes[is_fitted])
 
 
 def _folds(codes, random_state):
@@ -215,7 +241,7 @@ def _folds(codes, random_state):
 
 def _class_updates(model, kept, samples, folds, parameters, seed):
     """Return what to write on all levels for all classes that have samples, and where."""
-    found = []
+    found, n_components = [], centers_to_find(parameters)
     for code in np.unique(samples.codes).tolist():
         own = samples.chosen(np.flatnonzero(samples.codes == code))
         for index, level in enumerate(model.levels):
@@ -224,7 +250,7 @@ def _class_updates(model, kept, samples, folds, parameters, seed):
                 old = torch.from_numpy(old) if len(old) else None
                 update_of_class = VectorClass(
                     level, own.level(index).vectors()[0], old,
-                    code, torch.from_numpy(folds[own.rows]), parameters["n_components"], seed,
+                    code, torch.from_numpy(folds[own.rows]), n_components, seed,
                 )  # fmt: skip
             else:
                 update_of_class = MapClass.of(level, own, index, code, folds)

@@ -12,7 +12,7 @@ from .class_mixtures import (
     has_heavy_tails_within,
     latent_vectors,
 )
-from .mixture_choice import names_of
+from .mixture_choice import AUTO, FEW, names_of
 from .modes import find_modes
 
 
@@ -72,7 +72,7 @@ class VectorChoices:
             *of_start,
             heavy_tails,
             of_background,
-            names_of(densities, counts) if n_components == "auto" else None,
+            names_of(densities, counts) if n_components in (AUTO, FEW) else None,
             pseudo.tolist(),
         )
 

@@ -138,7 +138,7 @@ SCENARIOS = {
         folder, start="published", class_covariance=False, map_normalization="exponential"
     ),
     "mixed": lambda folder: fit_images(folder, mixed_precision=True),
-    "vectors": lambda folder: fit_vectors(folder, contamination=0.1),
+    "vectors": lambda folder: fit_vectors(folder, contamination=0.05),
     "untrained": lambda folder: fit_vectors(folder, max_iter=0, n_components=1),
     "discovered": lambda folder: fit_vectors(folder, n_classes=3),
     "known anomalies": lambda folder: fit_known_anomalies(),
