@@ -248,11 +248,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         all classes together, which takes 19 calibrating normals; with 10 about 9 % are flagged. The
         rate of one fit, and of one class, varies around this mean.
         A float: anomalies are among the training samples, and have this share. `offset_` flags this
-        share of them. Feature vectors are fitted without twice as many of each class (at most
-        half), which an isolation forest isolates soonest; they still calibrate p-values, and
-        ``n_components="auto"`` takes no kernels and at most 4 Gaussians. On clean samples this
-        costs accuracy: leave "auto", and choose another rate by `set_threshold`. Images, and
-        samples whose classes are discovered, are all fitted to.
+        share of them. The fit leaves out twice as many of each class (at most half), which still
+        calibrate p-values: vectors that an isolation forest isolates soonest, and images that models
+        without them, of a first fit, find most anomalous. Of vectors, ``n_components="auto"`` then
+        takes no kernels and at most 4 Gaussians. On clean samples this costs accuracy: leave
+        "auto", and choose another rate by `set_threshold`. None is left out of classes that are
+        discovered, and of images where a flow is trained.
     unknown_rate : float in (0, 1), default=None
         A float makes `predict_class` answer "unknown" (-1 where classes are ints) for a sample
         that fits its class worse than all but this share of the held-out normals of that class.

@@ -90,7 +90,8 @@ def add_class(detector, X, y, roi=None):
         weigh = None if synthetic is None else synthetic.weigh(model, of_synthetic)
         added = calibrate_new_classes(model, evidence, parameters, known, new_places, weigh)
     if len(far):
-        added = with_rows(added, len(normal), model, X[far], new_places[far_codes], reader.device)
+        share = len(added.scores) / len(normal)
+        added = with_rows(added, share, model, X[far], new_places[far_codes], reader.device)
     before = fitted.calibration
     before = before._replace(
         codes=known_places[before.codes], inferred=known_places[before.inferred]

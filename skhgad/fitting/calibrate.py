@@ -132,22 +132,27 @@ def as_scores(model, anomaly):
 
 
 @torch.no_grad()
-def choose_offset(model, samples, calibration, contamination, device, others=()):
-    """Return the threshold of the scores, from all normal samples, held out or not.
+def choose_offset(model, groups, calibration, contamination, device, others=()):
+    """Return the threshold of the scores, from all training samples, held out or not.
 
-    `others`, an ndarray (n, n_features), are vectors of the training data that the fit left out.
+    These are the LabelledSamples of all `groups` that are not None, and the vectors `others`, an
+    ndarray (n, n_features).
     """
     if contamination == "auto":
         return threshold(calibration.scores)
-    if samples.pictures is not None:
-        pairs = evidence_of_pictures(model, samples, device)
-        scores = np.concatenate([score_evidence(model, found).scores for found, _ in pairs])
-        return offset_of_share(scores, contamination)
-    batches = (score_batch(model, features, None) for features, _ in samples.blocks(device=device))
-    parts = samples.cache.processes.gather([batch.scores for batch in batches])
+    parts = [part for samples in groups if samples for part in _scores(model, samples, device)]
     if len(others):
         parts.append(score_vectors(model, others, device))
     return offset_of_share(np.concatenate(parts), contamination)
+
+
+def _scores(model, samples, device):
+    """Return the scores of LabelledSamples of all processes, a list of ndarrays."""
+    if samples.pictures is not None:
+        pairs = evidence_of_pictures(model, samples, device)
+        return [score_evidence(model, found).scores for found, _ in pairs]
+    batches = (score_batch(model, features, None) for features, _ in samples.blocks(device=device))
+    return samples.cache.processes.gather([batch.scores for batch in batches])
 
 
 def score_vectors(model, X, device):
@@ -158,3 +163,23 @@ def score_vectors(model, X, device):
 def offset_of_share(scores, share):
     """Return the threshold that flags a share of the samples that have these scores."""
     return below_ties(np.percentile(scores, 100 * share), scores)
+
+
+@torch.no_grad()
+def with_samples(calibration, share, model, samples, device):
+    """Return a calibration with more samples, LabelledSamples that the model did not see.
+
+    `share` of them calibrate, evenly spaced.
+    """
+    n = len(samples.of_pictures(samples.codes))
+    n_chosen = round(share * n)
+    if not n_chosen:
+        return calibration
+    is_chosen = np.zeros(n, dtype=bool)
+    is_chosen[np.linspace(0, n - 1, n_chosen).round().astype(np.int64)] = True
+    for pair in evidence_of(model, samples.kept(is_chosen), device):
+        inferred, given = (score_evidence(model, evidence) for evidence in pair)
+        peaks = model.peaks(pair[1]).double().cpu().numpy()
+        more = (inferred.scores, given.codes, inferred.codes, given.scores, inferred.typicality)
+        calibration = calibration.joined(Calibration(*more, peaks))
+    return calibration

@@ -93,16 +93,14 @@ def _far_in_class(vectors):
 
 
 @torch.inference_mode()
-def with_rows(calibration, n_fitted, model, X, codes, device):
+def with_rows(calibration, share, model, X, codes, device):
     """Return a calibration with more normal samples, which the model did not see.
-
-    Of them the same share calibrates as of the samples of the fit.
 
     Parameters
     ----------
     calibration : Calibration
-    n_fitted : int
-        Samples of the fit; those of the calibration are among them.
+    share : float in [0, 1]
+        Of these that calibrate: as of the samples of the fit.
     model : ScoringModel
         On `device`.
     X : ndarray of shape (n, n_features), float64
@@ -110,7 +108,7 @@ def with_rows(calibration, n_fitted, model, X, codes, device):
         None: each belongs to the class inferred.
     device : torch.device
     """
-    n_chosen = round(len(X) * len(calibration.scores) / n_fitted)
+    n_chosen = round(share * len(X))
     if not n_chosen:
         return calibration
     X, codes = X[:n_chosen], None if codes is None else codes[:n_chosen]

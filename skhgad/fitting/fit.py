@@ -16,7 +16,7 @@ from ..scoring.appearances import appearances_of
 from ..scoring.fitted import FittedModel
 from ..scoring.kept_vectors import KeptVectors
 from ..scoring.scoring_model import check_levels_of_images
-from .calibrate import calibrate, choose_offset
+from .calibrate import calibrate, choose_offset, with_samples
 from .far_cells import with_rows
 from .feature_cache import cached_features
 from .fit_input import checked_input
@@ -31,7 +31,7 @@ from .samples import LabelledSamples
 from .schedule import training_plan
 from .synthetic_anomalies import synthetic_anomalies
 from .tell import Decisions
-from .unclean import most_anomalous, share_left_out
+from .unclean import lowest_left_out, most_isolated, share_left_out
 from .warn import (
     warn_of_anomalies_outside,
     warn_of_enlarged_images,
@@ -82,12 +82,6 @@ def fit_detector(
         if not given.takes_images:
             warn_of_far_cells(given.X, cells, given.feature_names)
             warn_of_spreads(given.X[normal], given.codes[normal], given.feature_names)
-    left_out = far  # of the fit, but not of the calibration
-    if not given.takes_images:
-        share = share_left_out(parameters, len(given.classes))
-        is_unclean = most_anomalous(given.X[normal], given.codes[normal], share, seed)
-        left_out = np.union1d(far, normal[is_unclean])
-        normal = normal[~is_unclean]
     given = given.rounded(normal)
     if given.takes_images:
         check_levels_of_images(parameters, shapes)
@@ -123,29 +117,28 @@ def fit_detector(
         if processes.is_first:
             warn_of_unused_loss(parameters, plan.n_passes)
         enough = enough_to_hold_out(is_trained=plan.n_passes > 0, takes_images=given.takes_images)
+        recipe = Recipe(parameters, plan, shapes, reader.extractor, device, seed)
+        unclean = None
+        if share := share_left_out(parameters, len(given.classes), given.takes_images):
+            if given.takes_images:
+                folds = spare(codes, "cross", enough=0, random_state=random_state)
+                _, evidence, calibration, _ = fit_and_calibrate(
+                    recipe, given, normal, samples, folds
+                )
+                is_unclean = lowest_left_out(samples, evidence, calibration, share)
+            else:
+                is_unclean = most_isolated(given.X[normal], codes, share, seed)
+            samples, unclean = samples.kept(~is_unclean), samples.kept(is_unclean)
+            normal, codes = normal[~is_unclean], codes[~is_unclean]
         fraction = parameters["validation_fraction"]
         spared = spare(codes, fraction, enough=enough, random_state=random_state)
         if processes.is_first and fraction != 0:
             warn_uncalibrated(codes, classes, spared.any(axis=0), stacklevel=4)
-        recipe = Recipe(parameters, plan, shapes, reader.extractor, device, seed)
-        regions = regions_by_code(given.regions, given.codes)
-        with synthetic_anomalies(
-            reader, given.X, normal, spared, samples, parameters, regions, seed
-        ) as synthetic:
-            model, evidence, of_synthetic, history = recipe.fit(
-                samples,
-                samples.by_row(spared),
-                synthetic,
-                on_pass=listeners.before(on_pass),
-                verbose=parameters["verbose"],
-            )
-        weigh = None if synthetic is None else synthetic.weigh(model, of_synthetic)
-        calibration, known = calibrate(model, evidence, parameters, weigh), None
+        model, evidence, calibration, history = fit_and_calibrate(
+            recipe, given, normal, samples, spared, listeners.before(on_pass)
+        )
+        known = None
         given_codes = given.codes if classes is given.classes else None  # None: discovered
-        others = given.X[left_out] if len(left_out) else ()
-        if len(left_out):
-            other_codes = None if given_codes is None else given_codes[left_out]
-            calibration = with_rows(calibration, len(samples), model, others, other_codes, device)
         if corrects:
             fitted = model, evidence, calibration
             seen = in_regions_of_classes(
@@ -157,9 +150,16 @@ def fit_detector(
                 if processes.is_first and defects.outside:
                     warn_of_anomalies_outside(defects.outside)
                 model, calibration, known = correct(fitted, samples, defects, parameters, classes)
+        share = len(calibration.scores) / len(codes)
+        if len(far):
+            far_codes = None if given_codes is None else given_codes[far]
+            calibration = with_rows(calibration, share, model, given.X[far], far_codes, device)
+        if unclean is not None:
+            calibration = with_samples(calibration, share, model, unclean, device)
         offset = choose_offset(
-            model, samples, calibration, parameters["contamination"], device, others
-        )
+            model, (samples, unclean), calibration, parameters["contamination"], device,
+            others=given.X[far] if len(far) else (),
+        )  # fmt: skip
     processes.share_state(model)  # machines that differ round differently
     calibration, offset = processes.broadcast((calibration, offset))
 
@@ -187,7 +187,10 @@ def fit_detector(
         appearances=appearances,
     )
     keeps_flow = plan.n_passes > 0 and any(len(level.flow.blocks.mix) for level in model.levels)
-    decisions = Decisions(classes, codes, spared, len(anomalies), plan.n_passes, keeps_flow)
+    n_unclean = 0 if unclean is None else int(is_unclean.sum())
+    decisions = Decisions(
+        classes, codes, spared, len(anomalies), n_unclean, plan.n_passes, keeps_flow
+    )
     listeners.decisions = decisions
     if processes.is_first:
         warn_of_few_calibrating(decisions.n_held_out, classes, parameters)
@@ -202,6 +205,41 @@ def fit_detector(
         "known_anomalies_": known,
         "n_iter_": passes_done(parameters, plan),
     }
+
+
+def fit_and_calibrate(recipe, given, normal, samples, spared, on_pass=None):
+    """Fit a model to samples, and calibrate it by those that are `spared`.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    given : FitInput
+    normal : ndarray of shape (n_samples,), int
+        Rows of the samples in the X given.
+    samples : LabelledSamples
+    spared : ndarray of shape (n_groups, n_samples), bool
+        From `folds.spare`.
+    on_pass : callable, default=None
+        See `fit_detector`.
+
+    Returns
+    -------
+    tuple (model, evidence, calibration, history)
+        As from `Recipe.fit`, and the Calibration.
+    """
+    parameters, regions = recipe.parameters, regions_by_code(given.regions, given.codes)
+    with synthetic_anomalies(
+        given.reader, given.X, normal, spared, samples, parameters, regions, recipe.seed
+    ) as synthetic:
+        model, evidence, of_synthetic, history = recipe.fit(
+            samples,
+            samples.by_row(spared),
+            synthetic,
+            on_pass=on_pass,
+            verbose=parameters["verbose"],
+        )
+    weigh = None if synthetic is None else synthetic.weigh(model, of_synthetic)
+    return model, evidence, calibrate(model, evidence, parameters, weigh), history
 
 
 def passes_done(parameters, plan):

@@ -10,6 +10,7 @@ from .calibrate import as_scores, peaks_of
 from .class_scales import ClassScales, class_scales, common_scales, left_out_scores
 from .frame_constants import profile_sums
 from .map_constants import PROFILE_PRIOR_SAMPLES, SMALLEST_SPREAD
+from .unclean import lowest
 
 
 @torch.no_grad()
@@ -57,18 +58,9 @@ def recalibrate(model, evidence, before, updated, class_calibration, share_left_
         np.zeros(len(codes)), codes, inferred, np.zeros(len(codes)), typicality, new_peaks
     )
     joined = before._replace(peaks=old_peaks).joined(added)
-    counts = np.concatenate([_is_usual(before, share_left_out), np.ones(len(codes), dtype=bool)])
+    is_low = lowest(before.given_scores, before.codes, share_left_out)
+    counts = np.concatenate([~is_low, np.ones(len(codes), dtype=bool)])
     return _with_scores(model, joined, peaks, updated, class_calibration, counts)
-
-
-def _is_usual(calibration, share_left_out):
-    """Return which samples of a calibration are not the so many lowest of their class."""
-    is_usual = np.ones(len(calibration.codes), dtype=bool)
-    for code in np.unique(calibration.codes):
-        rows = np.flatnonzero(calibration.codes == code)
-        order = calibration.given_scores[rows].argsort(kind="stable")
-        is_usual[rows[order[: round(share_left_out * len(rows))]]] = False
-    return is_usual
 
 
 def _ratios(model, evidence, level):

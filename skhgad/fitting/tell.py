@@ -23,6 +23,8 @@ class Decisions:
         The groups that a model did not see.
     n_anomalies : int
         Samples labelled -1.
+    n_unclean : int
+        Samples that were given as normal and left out, see `fitting.unclean`.
     n_passes : int
         Of training.
     keeps_flow : bool
@@ -33,6 +35,7 @@ class Decisions:
     codes: np.ndarray
     spared: np.ndarray
     n_anomalies: int
+    n_unclean: int
     n_passes: int
     keeps_flow: bool
 
@@ -80,6 +83,11 @@ class Decisions:
             self._held_out(),
             *_levels(model.level_weights, self.classes),
         ]
+        if self.n_unclean:
+            lines.append(
+                f"{_count(self.n_unclean, 'sample', 'samples')} that look most anomalous take no "
+                "part in the fit, because contamination is a number"
+            )
         if known is not None:
             lines += known_anomalies_text(known).split("\n")
         return "\n".join(f"skhgad: {line}" for line in lines)

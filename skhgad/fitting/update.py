@@ -26,7 +26,7 @@ from .recalibrate import recalibrate
 from .recipe import Recipe
 from .samples import LabelledSamples
 from .schedule import training_plan
-from .unclean import centers_to_find, most_anomalous, share_left_out
+from .unclean import centers_to_find, most_isolated, share_left_out
 from .warn import warn_of_another_product, warn_of_far_cells, warn_of_known_pictures
 from .wide_tables import place_rows, with_rounded_rows
 
@@ -134,11 +134,11 @@ def _fit_anew(fitted, X, codes, parameters, reader):
     rows = np.setdiff1d(np.arange(len(X)), far)
     random_state = check_random_state(parameters["random_state"])
     seed = int(random_state.randint(2**31 - 1))
-    share = share_left_out(parameters, len(fitted.classes))
-    is_unclean = most_anomalous(X[rows], codes[rows], share, seed)
-    far, rows = np.union1d(far, rows[is_unclean]), rows[~is_unclean]
+    share = share_left_out(parameters, len(fitted.classes), takes_images=False)
     if parameters["start"] == "whitened":
         X = with_rounded_rows(X, rows)
+    is_unclean = most_isolated(X[rows], codes[rows], share, seed)
+    far, rows = np.union1d(far, rows[is_unclean]), rows[~is_unclean]
     with cached_features(reader, X, rows, parameters["cache_budget"]) as cache:
         n_classes = len(fitted.classes)
         samples = LabelledSamples(cache, np.arange(len(rows)), codes[rows], n_classes)
@@ -152,7 +152,8 @@ def _fit_anew(fitted, X, codes, parameters, reader):
         recipe = Recipe(parameters, plan, shapes, None, reader.device, seed)
         model, evidence, *_ = recipe.fit(samples, spared)
         calibration = calibrate(model, evidence, parameters)
-    calibration = with_rows(calibration, len(rows), model, X[far], codes[far], reader.device)
+    share = len(calibration.scores) / len(rows)
+    calibration = with_rows(calibration, share, model, X[far], codes[far], reader.device)
     place_rows(model, rows[~spared[0]] if len(spared) == 1 else rows, len(X))
     return model, calibration, KeptVectors.of(X, codes)
 
@@ -187,9 +188,7 @@ def _count_in(fitted, X, codes, far, masks, parameters, reader):
             )
             calibration = _count_samples_in(model, fitted, samples, parameters, device)
     if len(far):
-        calibration = with_rows(
-            calibration, len(calibration.scores), model, vectors[far], codes[far], device
-        )
+        calibration = with_rows(calibration, 1.0, model, vectors[far], codes[far], device)
     return model, calibration
 
 
@@ -202,7 +201,7 @@ def _count_samples_in(model, fitted, samples, parameters, device):
     random_state = check_random_state(parameters["random_state"])
     seed = int(random_state.randint(2**31 - 1))
     folds = samples.by_row(_folds(samples.of_pictures(samples.codes), random_state))
-    share = 0.0 if fitted.takes_images else share_left_out(parameters, len(fitted.classes))
+    share = share_left_out(parameters, len(fitted.classes), fitted.takes_images)
     kept = None if fitted.kept is None else _fitted_to(fitted.kept, share, seed)
     updates = _class_updates(model, kept, samples, folds, parameters, seed)
     evidence = []
@@ -223,7 +222,7 @@ def _fitted_to(kept, share_left_out, seed):
     """Return kept vectors without those that took no part in the fit."""
     far = [cell.row for cell in far_cells(kept.x, kept.codes)]
     x, codes = np.delete(kept.x, far, axis=0), np.delete(kept.codes, far)
-    is_fitted = ~most_anomalous(x, codes, share_left_out, seed)
+    is_fitted = ~most_isolated(x, codes, share_left_out, seed)
     return KeptVectors(x[is_fitted], codes[is_fitted])
 
 

@@ -130,7 +130,13 @@ SCENARIOS = {
     "images": fit_images,
     "region": lambda folder: fit_images(folder, REGION),
     "tiles": lambda folder: fit_images(
-        folder, {"bolt": REGION, "clip": REGION.T}, 5, tile_size=20, max_iter=0, n_components=1
+        folder,
+        {"bolt": REGION, "clip": REGION.T},
+        5,
+        tile_size=20,
+        max_iter=0,
+        n_components=1,
+        contamination=0.1,
     ),
     "synthetic": lambda folder: fit_with_synthetic_anomalies(folder),
     "synthetic, a region": lambda folder: fit_with_synthetic_anomalies(folder, REGION),

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from backbones import two_levels
 from sklearn.metrics import roc_auc_score
+from small_pictures import draw
 
 from skhgad import HGADDetector
-from skhgad.fitting.unclean import most_anomalous
+from skhgad.fitting.unclean import most_isolated
 
 N = 180
 
@@ -43,14 +45,14 @@ def test_the_share_is_that_of_all_training_samples():
 def test_what_is_left_out_depends_on_no_order_and_no_unit():
     X, y = unclean()
     codes = (np.arange(len(X)) % 2).astype(np.int64)
-    left_out = most_anomalous(X, codes, 0.2, 0)
+    left_out = most_isolated(X, codes, 0.2, 0)
     assert [left_out[codes == code].sum() for code in (0, 1)] == [20, 20]
     assert left_out[y == -1].mean() > 0.9
     order = np.random.default_rng(0).permutation(len(X))
-    np.testing.assert_array_equal(most_anomalous(X[order], codes[order], 0.2, 0), left_out[order])
+    np.testing.assert_array_equal(most_isolated(X[order], codes[order], 0.2, 0), left_out[order])
     moved = 1e60 * X + 1e66  # float32, which trees see, holds neither
-    assert (most_anomalous(moved, codes, 0.2, 0) == left_out).mean() > 0.97
-    assert not most_anomalous(X, codes, 0.0, 0).any()
+    assert (most_isolated(moved, codes, 0.2, 0) == left_out).mean() > 0.97
+    assert not most_isolated(X, codes, 0.0, 0).any()
 
 
 @pytest.mark.once
@@ -111,3 +113,50 @@ def test_asked_for_centers_stay_and_discovered_classes_lose_no_sample():
     products = np.concatenate([X[:N], X[:12] + 40])
     detector = HGADDetector(contamination=0.05, n_classes=2, random_state=0).fit(products)
     assert sorted(np.bincount(detector.predict_class(products)).tolist()) == [12, N]
+
+
+def pictures(n, n_defects, seed=0):
+    """Stripes and checks, n of each, of which the last have a defect."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(["stripe", "check"], n)
+    is_defect = np.tile(np.arange(n) >= n - n_defects, 2)
+    X = [draw(rng, product, defect=bad) for product, bad in zip(y, is_defect, strict=True)]
+    return np.stack(X), y, is_defect
+
+
+def of_pictures(**parameters):
+    return HGADDetector(
+        two_levels(), out_indices=(0, 1), image_size=32, random_state=0, **parameters
+    )
+
+
+@pytest.mark.parametrize(
+    "parameters", [{}, {"resize": "pad"}, {"validation_fraction": 0.2}], ids=str
+)
+@pytest.mark.once
+def test_pictures_with_defects_take_no_part_in_the_fit(parameters):
+    X, y, is_defect = pictures(40, 4)
+    detector = of_pictures(contamination=0.1, **parameters).fit(X, y)
+    clean = of_pictures(**parameters).fit(X[~is_defect], y[~is_defect])
+    unclean = of_pictures(**parameters).fit(X, y)
+    assert (detector.predict(X) == -1).sum() == 8
+    fresh = pictures(40, 20, seed=1)[0]
+    gap = [d.score_samples(X[is_defect]).mean() for d in (clean, detector, unclean)]
+    assert gap[0] < 3 * gap[2]
+    assert gap[1] < 3 * gap[2]
+    calibration = detector.model_.calibration
+    n_calibrating = len(unclean.model_.calibration.codes)
+    assert abs(len(calibration.codes) - n_calibrating) <= 2
+    assert np.isfinite(calibration.scores).all()
+    scores = detector.score_samples(fresh, class_labels=y)
+    detector.update(pictures(20, 0, seed=2)[0][:20], "stripe")
+    after = detector.score_samples(fresh, class_labels=y)
+    np.testing.assert_array_equal(after[y == "check"], scores[y == "check"])
+    ratio = np.ptp(after[y == "stripe"]) / np.ptp(scores[y == "stripe"])
+    assert 0.5 < ratio < 2
+
+
+def test_a_fit_says_how_many_samples_it_leaves_out(capsys):
+    X, _ = unclean()
+    HGADDetector(contamination=0.1, random_state=0, verbose=1).fit(X)
+    assert "40 samples that look most anomalous take no part" in capsys.readouterr().out
