@@ -660,11 +660,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Notes
         -----
         Backbone, start, flow and background stay; in closed form, new classes of images are
-        compared with a background of their own, which knows them. A new class becomes one Gaussian
-        with its own covariance; all its centers lie at its latent mean. Its held-out normals,
-        chosen as `validation_fraction` says, put its scores on the common scale. With
-        `class_labels` given, samples of the classes known before score exactly as before; without,
-        they may be taken for the new class.
+        compared with a background of their own, which knows them, and have the Gaussians that
+        `n_components` says. After a training, a new class of images becomes one Gaussian with its
+        own covariance. Its held-out normals, chosen as `validation_fraction` says, put its scores
+        on the common scale. With `class_labels` given, samples of the classes known before score
+        exactly as before; without, they may be taken for the new class.
         With ``contamination="auto"``, and unless it was changed after `fit`, `offset_` is computed
         again from the calibration samples of all classes; `class_offsets_` stays.
         """
