@@ -12,6 +12,7 @@ from .gaussian_mixture import GaussianMixture
 from .gaussian_mixture import whitener as triangular_whitener
 from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count
 from .kernels import MOST_KERNELS, fit_kernels
+from .map_shrinkage import strengthened
 from .mixture_choice import KERNELS, ClassVectors, is_kernels, name_of
 from .modes import find_modes
 from .ties import tie_covariances
@@ -91,6 +92,7 @@ class MapClass:
     n_vectors: float
     shrinkage: float
     totals: torch.Tensor
+    strength: float  # see MapShrinkage
     frame: object = None  # a NewClassFrame, of a class that joined an untrained level
 
     @classmethod
@@ -134,7 +136,7 @@ class MapClass:
                 totals[fold] += z[places].sum(0, dtype=torch.float64).cpu()
         return cls(
             code, modes, densities.locations[code].double().cpu(), n_vectors,
-            float(densities.shrinkages[code]), totals, frame,
+            float(densities.shrinkages[code]), totals, float(densities.strength), frame,
         )  # fmt: skip
 
     def seen(self, without):
@@ -159,7 +161,7 @@ class MapClass:
         if mean.trace() <= ROUNDING * len(mean):
             covariances, shrinkage = [mode.covariance for mode in modes], 1.0
         elif self.frame is None:
-            shrinkage = gaussian_shrinkage(mean, n / len(found))
+            shrinkage = strengthened(gaussian_shrinkage(mean, n / len(found)), self.strength)
             covariances = [shrink(covariance, shrinkage) for covariance in covariances]
         else:
             covariances, shrinkage = self.frame.shrunk(covariances, mean, n), 0.0

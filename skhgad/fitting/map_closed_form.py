@@ -17,10 +17,10 @@ from ..parameters import asks_for_training
 from .covariance import whitening_matrix
 from .map_frames import JudgingFrame, ScoringFrame
 from .map_modes import features_in_modes
-from .map_moments import MapFeatures
+from .map_moments import MapFeatures, some_folds
+from .map_shrinkage import choose_shrinkage, unchosen_shrinkage
 from .nearest_normals import keep_nearest_normals
 from .picture_modes import PictureModes
-from .start import MAP_SHRINKAGE
 
 
 class LeftOut(NamedTuple):
@@ -93,16 +93,17 @@ def fit_map_level(
         None without folds, or without synthetic anomalies.
     """
     device = device_of_float64(device)
-    shrinkage = parameters["whitening_shrinkage"]
-    shrinkage = MAP_SHRINKAGE if shrinkage == "auto" else shrinkage
     modes = PictureModes.one_a_class(samples) if modes is None else modes
     n_folds = int(folds.max(initial=-1)) + 1
-    features = features_in_modes(samples, index, folds, device, modes, shrinkage)
+    chosen_by = folds if n_folds else some_folds(samples)
+    unchosen = unchosen_shrinkage(parameters)
+    features = features_in_modes(samples, index, chosen_by, device, modes, unchosen)
     modes, others = features.modes, []
     if synthetic is not None:
         groups = synthetic.groups
         others = [MapFeatures(synthetic.samples, index, groups, device, n_folds=n_folds)]
     moments = features.moments()
+    shrinkage = choose_shrinkage(parameters, index, features, moments)
     own = ScoringFrame(moments, modes, shrinkage)
     frames = [JudgingFrame(moments, modes, fold, shrinkage) for fold in range(n_folds)]
     found, every = [], range(samples.n_classes)
@@ -260,6 +261,6 @@ def _level(parameters, shape, frame, found):
     evidence = [(sum(counts), shrinkage) for _, shrinkage, counts in found]
     level.densities = ClassDensities.of(
         mixtures, means, frame.precision().cpu(), background,
-        evidence=tuple(zip(*evidence, strict=True)),
+        evidence=tuple(zip(*evidence, strict=True)), strength=frame.shrinkage.strength,
     )  # fmt: skip
     return level

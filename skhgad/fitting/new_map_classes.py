@@ -12,9 +12,10 @@ from .class_mixtures import BACKGROUND_SHRINKAGE
 from .class_update import ROUNDING, MapClass, root_for
 from .covariance import gaussian_shrinkage_of, shrink, unshrink
 from .map_modes import features_in_modes
+from .map_moments import some_folds
+from .map_shrinkage import shrinkage_of, unchosen_shrinkage
 from .nearest_normals import NearestOfClass, axes_in, main_axes
 from .picture_modes import find_picture_modes
-from .start import MAP_SHRINKAGE
 
 
 def takes_new_maps(model):
@@ -42,8 +43,8 @@ class NewMapClasses:
         Of the level.
     folds : ndarray of int
         Fold of each cached sample.
-    shrinkage : float
-        Of the raw covariance that the level whitens.
+    shrinkage : MapShrinkage
+        Of the level.
     parameters : dict
         Of the estimator.
     modes : dict of code to ndarray
@@ -126,8 +127,8 @@ class NewClassFrame:
     ----------
     level : LevelModel
         An untrained one, whose latent space whitens the classes it was fitted to.
-    shrinkage : float
-        Of the raw covariance; see `whitening_shrinkage` of the estimator.
+    shrinkage : MapShrinkage
+        Of the level.
     """
 
     def __init__(self, level, shrinkage):
@@ -148,19 +149,20 @@ class NewClassFrame:
         """
         d = len(mean)
         raw_variance = (mean * self.raw_metric).sum() / d
-        own = (1 - self.shrinkage) * mean + self.shrinkage * raw_variance * self.round_raw
+        own = torch.lerp(mean, raw_variance * self.round_raw, self.shrinkage.raw)
         identity = torch.eye(d, dtype=torch.float64)
         frame = (self.n_vectors * identity + n_vectors * own) / (self.n_vectors + n_vectors)
         metric = torch.cholesky_inverse(torch.linalg.cholesky(frame))
         product = metric @ mean
         spread = (product * product.T).sum() / (product.trace() / d).square()
-        shrinkage = gaussian_shrinkage_of(spread, n_vectors / len(covariances), d)
+        share = gaussian_shrinkage_of(spread, n_vectors / len(covariances), d)
+        share = self.shrinkage.of_class(share)
 
         def shrunk(covariance):
             variance = (metric * covariance).sum() / d
             if variance <= ROUNDING:
                 return frame
-            return torch.lerp(covariance, variance * frame, shrinkage)
+            return torch.lerp(covariance, variance * frame, share)
 
         return [shrunk(covariance) for covariance in covariances]
 
@@ -181,15 +183,17 @@ def new_map_classes(known, model, samples, groups, parameters, modes):
     modes : list of dict
         From `modes_of_new_classes`, with codes of `model`.
     """
-    shrinkage = _raw_shrinkage(parameters)
     own = {
         code: samples.chosen(samples.rows[samples.codes[samples.rows] == code])
         for code in np.unique(samples.codes[samples.rows]).tolist()
     }
     return [
-        NewMapClasses(known.levels[index], level, own, index, groups, shrinkage, parameters, found)
+        NewMapClasses(
+            known.levels[index], level, own, index, groups,
+            shrinkage_of(known.levels[index].densities, parameters), parameters, found,
+        )
         for index, (level, found) in enumerate(zip(model.levels, modes, strict=True))
-    ]
+    ]  # fmt: skip
 
 
 def modes_of_new_classes(samples, parameters, seed, device):
@@ -216,17 +220,10 @@ def modes_of_new_classes(samples, parameters, seed, device):
     found = find_picture_modes(samples, seed)
     if not found.several:
         return levels
-    in_no_fold, device = np.full(len(samples), -1), device_of_float64(device)
+    folds, device = some_folds(samples), device_of_float64(device)
     for index, of_level in enumerate(levels):
-        modes = features_in_modes(
-            samples, index, in_no_fold, device, found, _raw_shrinkage(parameters)
-        ).modes
+        shrinkage = unchosen_shrinkage(parameters)
+        modes = features_in_modes(samples, index, folds, device, found, shrinkage).modes
         for code in modes.several:
             of_level[code] = modes.of_rows - modes.of_class(code)[0]
     return levels
-
-
-def _raw_shrinkage(parameters):
-    """Return the shrinkage of the raw covariance of a level of maps."""
-    shrinkage = parameters["whitening_shrinkage"]
-    return MAP_SHRINKAGE if isinstance(shrinkage, str) else shrinkage

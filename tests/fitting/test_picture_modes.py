@@ -11,6 +11,7 @@ from small_pictures import draw
 from skhgad import HGADDetector
 from skhgad.fitting import add_class as extensions
 from skhgad.fitting import recipe as recipes
+from skhgad.fitting.map_shrinkage import MapShrinkage
 from skhgad.fitting.new_map_classes import NewClassFrame
 from skhgad.fitting.picture_modes import PictureModes
 from skhgad.validation import check_scored_X
@@ -227,7 +228,7 @@ def test_a_mode_that_joins_may_lie_in_one_fold_or_have_no_spread(monkeypatch):
     modes = [{0: (np.arange(40) == 20).astype(int)}]
     monkeypatch.setattr(extensions, "modes_of_new_classes", lambda *arguments: modes)
     detector = HGADDetector(**BARE).fit(noise(20), np.full(20, "noise"))
-    frame = NewClassFrame(detector.model_.model.levels[0], shrinkage=0.1)
+    frame = NewClassFrame(detector.model_.model.levels[0], MapShrinkage(0.1))
     detector.add_class(images, "plate")
     assert detector.n_components_.tolist() == [[1, 2]]
     assert np.isfinite(detector.score_samples(images)).all()
