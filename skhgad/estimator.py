@@ -122,8 +122,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         features, random blocks.
     whitening_shrinkage : float in [0, 1], "ledoit_wolf" or "auto", default="auto"
         Shrinkage of that covariance to the identity of equal mean variance. "auto": 0.1 for
-        images. For feature vectors, what makes vectors left out most likely; 0.9 where they have
-        much heavier tails than a Gaussian.
+        images, in closed form 0.25 where that makes images left out clearly more likely, with three
+        times the odds of the prior in the covariances of the classes. For feature vectors, what
+        makes vectors left out most likely; 0.9 where they have much heavier tails than a Gaussian.
     n_blocks : int, default=4
         Coupling blocks of each flow. 0 leaves the linear start alone.
     hidden_ratio : float, default=0.5
@@ -666,11 +667,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Notes
         -----
         Backbone, start, flow and background stay; in closed form, new classes of images are
-        compared with a background of their own, which knows them. A new class becomes one Gaussian
-        with its own covariance; all its centers lie at its latent mean. Its held-out normals,
-        chosen as `validation_fraction` says, put its scores on the common scale. With
-        `class_labels` given, samples of the classes known before score exactly as before; without,
-        they may be taken for the new class.
+        compared with a background of their own, which knows them, and have the Gaussians that
+        `n_components` says. After a training, a new class of images becomes one Gaussian with its
+        own covariance. Its held-out normals, chosen as `validation_fraction` says, put its scores
+        on the common scale. With `class_labels` given, samples of the classes known before score
+        exactly as before; without, they may be taken for the new class.
         With ``contamination="auto"``, and unless it was changed after `fit`, `offset_` is computed
         again from the calibration samples of all classes; `class_offsets_` stays.
         """

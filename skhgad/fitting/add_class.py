@@ -21,7 +21,7 @@ from .class_covariances import fit_new_classes
 from .far_cells import check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
-from .new_map_classes import new_map_classes, takes_new_maps
+from .new_map_classes import modes_of_new_classes, new_map_classes, takes_new_maps
 from .pictures import seen_at_fit
 from .samples import LabelledSamples
 from .synthetic_anomalies import synthetic_anomalies
@@ -172,8 +172,13 @@ class _Extension:
     def fit_maps(self, samples, spared, synthetic=None):
         """As `fit`, for classes of maps with a background of their own."""
         model = self._extended(samples.first_of_each_class(_FIRST_IMAGES))
+        seen = samples if len(spared) != 1 else samples.chosen(np.flatnonzero(~spared[0]))
+        modes = [
+            {int(self.new_places[code]): rows for code, rows in of_level.items()}
+            for of_level in modes_of_new_classes(seen, self.parameters, self.seed, self.device)
+        ]
         levels = new_map_classes(
-            self.known, model, self._recoded(samples), _groups(spared), self.parameters
+            self.known, model, self._recoded(samples), _groups(spared), self.parameters, modes
         )
         evidence, of_synthetic = [], []
         for group, chosen in enumerate(spared):

@@ -12,13 +12,14 @@ from .gaussian_mixture import GaussianMixture
 from .gaussian_mixture import whitener as triangular_whitener
 from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count
 from .kernels import MOST_KERNELS, fit_kernels
+from .map_shrinkage import strengthened
 from .mixture_choice import KERNELS, ClassVectors, is_kernels, name_of
 from .modes import find_modes
 from .ties import tie_covariances
 
 # If the prior has this share of a covariance, or more, the scatter cannot be recovered from it.
 _PRIOR_ALONE = 0.999
-_ROUNDING = 1e-10  # mean variance in latent space that rounding alone can cause
+ROUNDING = 1e-10  # mean variance in latent space that rounding alone can cause
 _STEPS = 3  # of expectation-maximisation, in which the vectors seen before keep their centers
 
 
@@ -78,8 +79,8 @@ class _Mode:
 class MapClass:
     """A class of maps, around whose centers residuals are summed.
 
-    It has one Gaussian, centers with one covariance, or modes with a covariance each, of which a
-    new sample belongs to the nearest.
+    It has one Gaussian, centers with one covariance, or modes with a covariance each. A new sample
+    belongs to the nearest; of a class that joins, to that which was found.
     The scatter of all vectors is that of the old ones, which follows from the shrunk covariance,
     and that of the new ones, around their common mean. This is exact. `totals` are sums of the new
     vectors of each fold.
@@ -91,16 +92,18 @@ class MapClass:
     n_vectors: float
     shrinkage: float
     totals: torch.Tensor
+    strength: float  # see MapShrinkage
     frame: object = None  # a NewClassFrame, of a class that joined an untrained level
 
     @classmethod
     @torch.no_grad()
-    def of(cls, level, samples, index, code, folds, frame=None):
+    def of(cls, level, samples, index, code, folds, frame=None, found=None):
         """Sum the new vectors of a class on one level, which is not changed.
 
         `samples` are the LabelledSamples of this class alone, `index` the number of the level.
         `folds`, an int ndarray, holds the fold of every cached sample. Of views of pictures, the
-        positions inside count.
+        positions inside count. `found`, of a class that joins with one center, tells the mode of
+        every cached sample, an int ndarray from 0.
         """
         densities = level.densities
         parts = [part.cpu() for part in densities.mixture_of(code)]
@@ -114,11 +117,17 @@ class MapClass:
             )
             for own, covariance in zip(groups, parts[2], strict=True)
         ]  # fmt: skip
+        if found is not None:  # all are around the one center that the class has for now
+            n_found = 1 + int(found[samples.rows].max())
+            modes = [_Mode.of(*parts[:2], parts[2][0], 0.0, n_folds) for _ in range(n_found)]
         totals = torch.zeros(n_folds, parts[0].shape[1]).double()
         for rows, (x,), codes in samples.numbered_blocks([index], level.start.mean.device):
             block, inside = folds[rows], samples.cache.read_inside(index, rows)
             z = level.latent(x)[0]
-            own, residuals = _residuals(level, z, codes, modes)
+            if found is None:
+                own, residuals = _residuals(level, z, codes, modes)
+            else:
+                own, residuals = found[rows], _residuals(level, z, codes, modes[:1])[1]
             for number, fold in sorted(set(zip(own.tolist(), block.tolist(), strict=True))):
                 places = torch.from_numpy((own == number) & (block == fold))[:, None]
                 places = places.expand(z.shape[:2])
@@ -127,7 +136,7 @@ class MapClass:
                 totals[fold] += z[places].sum(0, dtype=torch.float64).cpu()
         return cls(
             code, modes, densities.locations[code].double().cpu(), n_vectors,
-            float(densities.shrinkages[code]), totals, frame,
+            float(densities.shrinkages[code]), totals, float(densities.strength), frame,
         )  # fmt: skip
 
     def seen(self, without):
@@ -144,20 +153,21 @@ class MapClass:
         seen = self.seen(without)
         if not any(mode.counts[seen].any() for mode in self.modes):
             return
-        found = [mode.counted(seen, self.shrinkage) for mode in self.modes]
+        modes = [mode for mode in self.modes if mode.n_vectors or mode.counts[seen].any()]
+        found = [mode.counted(seen, self.shrinkage) for mode in modes]
         centers, covariances, counts = zip(*found, strict=True)
         n = sum(counts)
         mean = sum(own * count for own, count in zip(covariances, counts, strict=True)) / n
-        if mean.trace() <= _ROUNDING * len(mean):
-            covariances, shrinkage = [mode.covariance for mode in self.modes], 1.0
+        if mean.trace() <= ROUNDING * len(mean):
+            covariances, shrinkage = [mode.covariance for mode in modes], 1.0
         elif self.frame is None:
-            shrinkage = gaussian_shrinkage(mean, n / len(found))
+            shrinkage = strengthened(gaussian_shrinkage(mean, n / len(found)), self.strength)
             covariances = [shrink(covariance, shrinkage) for covariance in covariances]
         else:
-            covariances, shrinkage = [self.frame.shrunk(mean, n)], 0.0
+            covariances, shrinkage = self.frame.shrunk(covariances, mean, n), 0.0
         log_weights = [
             mode.log_weights - mode.log_weights.logsumexp(0) + math.log(count / n)
-            for mode, count in zip(self.modes, counts, strict=True)
+            for mode, count in zip(modes, counts, strict=True)
         ]
         whiteners = torch.stack([root_for(without)(covariance) for covariance in covariances])
         location = (self.n_vectors * self.location + self.totals[seen].sum(0)) / n

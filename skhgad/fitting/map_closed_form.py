@@ -16,15 +16,11 @@ from ..model.level import empty_level
 from ..parameters import asks_for_training
 from .covariance import whitening_matrix
 from .map_frames import JudgingFrame, ScoringFrame
-from .map_moments import MapFeatures, Moments
-from .nearest_normals import evenly_spaced, keep_nearest_normals
+from .map_modes import features_in_modes
+from .map_moments import MapFeatures, some_folds
+from .map_shrinkage import choose_shrinkage, unchosen_shrinkage
+from .nearest_normals import keep_nearest_normals
 from .picture_modes import PictureModes
-from .start import MAP_SHRINKAGE
-
-# The samples of two folds tell whether the modes of a class stay, each by 36 of its positions.
-# Where no fold is judged, samples are divided into five for this.
-_CHOOSING_FOLDS, _CHOOSING_POSITIONS, _OF_FOLDS = 2, 36, 5
-_LEAST_GAIN = 0.02  # of log-likelihood per dimension; less was seen to cost AUROC
 
 
 class LeftOut(NamedTuple):
@@ -97,20 +93,17 @@ def fit_map_level(
         None without folds, or without synthetic anomalies.
     """
     device = device_of_float64(device)
-    shrinkage = parameters["whitening_shrinkage"]
-    shrinkage = MAP_SHRINKAGE if shrinkage == "auto" else shrinkage
     modes = PictureModes.one_a_class(samples) if modes is None else modes
     n_folds = int(folds.max(initial=-1)) + 1
-    if modes.several and not n_folds:
-        folds = _some_folds(samples)
-    features = MapFeatures(samples, index, folds, device, modes)
-    if modes.several:
-        features.merge(_modes_that_do_not_pay(features, shrinkage))
+    chosen_by = folds if n_folds else some_folds(samples)
+    unchosen = unchosen_shrinkage(parameters)
+    features = features_in_modes(samples, index, chosen_by, device, modes, unchosen)
     modes, others = features.modes, []
     if synthetic is not None:
         groups = synthetic.groups
         others = [MapFeatures(synthetic.samples, index, groups, device, n_folds=n_folds)]
     moments = features.moments()
+    shrinkage = choose_shrinkage(parameters, index, features, moments)
     own = ScoringFrame(moments, modes, shrinkage)
     frames = [JudgingFrame(moments, modes, fold, shrinkage) for fold in range(n_folds)]
     found, every = [], range(samples.n_classes)
@@ -141,50 +134,6 @@ def fit_map_level(
             blocks = [block for own_blocks in of_classes for block in own_blocks]
             left_out[place] = _left_out(part, features, frames, blocks, kept)
     return level.cpu(), *left_out
-
-
-def _some_folds(samples):
-    """Divide the samples of every class into folds, in turn; views with their pictures."""
-    folds = np.empty(len(samples.rows), dtype=np.int64)
-    numbers = samples.numbers_of(samples.rows)
-    for code in range(samples.n_classes):
-        is_own = samples.codes[samples.rows] == code
-        folds[is_own] = np.unique(numbers[is_own], return_inverse=True)[1] % _OF_FOLDS
-    return folds
-
-
-def _modes_that_do_not_pay(features, shrinkage):
-    """Return the classes that have several modes for nothing, a list.
-
-    Samples left out must be likelier with them than with one Gaussian, by 0.02 nats a dimension and
-    by two standard errors.
-    """
-    moments, modes = features.moments(), features.modes
-    folds = range(_CHOOSING_FOLDS)
-    frames = [JudgingFrame(moments, modes, fold, shrinkage) for fold in folds]
-    for code in range(modes.n_classes):
-        of_modes = features.moments_of_class(code)
-        for frame in frames:
-            frame.add_class(of_modes)
-    gains = {code: [] for code in modes.several}
-    for code, found in gains.items():
-        of_modes = features.moments_of_class(code)
-        for fold, frame in enumerate(frames):
-            one = frame.gaussian(Moments.joined(of_modes), features.origins[code])
-            several = frame.density(code, frame.covariances(of_modes))
-            for _, x, inside in features.blocks(features.rows[code][fold]):
-                some = evenly_spaced(x.shape[1], _CHOOSING_POSITIONS).to(x.device)
-                weights = torch.ones_like(x[:, some, 0])
-                weights = weights if inside is None else inside[:, some].to(x)
-                gain = several.log_likelihood(x, some) - one.log_likelihood(x[:, some])
-                found.append((gain * weights).sum(1) / weights.sum(1).clamp_min(1))
-    return [code for code, found in gains.items() if not _is_gain(features.gather(found))]
-
-
-def _is_gain(parts):
-    values = torch.cat([torch.zeros(0), *(part.cpu() for part in parts)]).double()
-    error = values.std() / len(values) ** 0.5 if len(values) > 1 else torch.inf
-    return bool(values.mean() > max(_LEAST_GAIN, 2 * error))
 
 
 def _judged(features, code, fold, frame, own):
@@ -312,6 +261,6 @@ def _level(parameters, shape, frame, found):
     evidence = [(sum(counts), shrinkage) for _, shrinkage, counts in found]
     level.densities = ClassDensities.of(
         mixtures, means, frame.precision().cpu(), background,
-        evidence=tuple(zip(*evidence, strict=True)),
+        evidence=tuple(zip(*evidence, strict=True)), strength=frame.shrinkage.strength,
     )  # fmt: skip
     return level

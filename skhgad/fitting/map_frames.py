@@ -99,11 +99,13 @@ class _Frame:
 
     `without` is the number of the group, None = all are seen. Attributes are the `means` of the
     modes and their `center`; the covariances `within` the modes, shrunk as a `prior`, and
-    `overall`, all classes together, with its mean `overall_mean`. `modes` are the PictureModes.
+    `overall`, all classes together, with its mean `overall_mean`. `modes` are the PictureModes,
+    `shrinkage` is a MapShrinkage.
     """
 
     def __init__(self, moments, modes, without, shrinkage):
         self.modes, self.without, self.size = modes, without, moments.size
+        self.shrinkage = shrinkage
         counts, sums, second = moments.seen(without)
         n, origins, counts = counts.sum(), moments.origins, counts.clamp_min(1)
         self.means, self.counts = origins + sums / counts[:, None], counts
@@ -112,7 +114,7 @@ class _Frame:
         within = (second - weighted.T @ weighted) / n
         if is_rounding(n * within.trace(), n, moments.size, torch.float32):
             within = torch.zeros_like(within)
-        self.within, self.prior = within, shrink(within, shrinkage)
+        self.within, self.prior = within, shrink(within, shrinkage.raw)
         self.overall, self.overall_mean = within, self.center
         if self.has_background:
             apart = origins - self.center
@@ -165,7 +167,7 @@ class ScoringFrame(_Frame):
         """
         covariances, mean, n = self.covariances_of_class(moments)
         within = self.latent(self.within if mean is None else mean)
-        shrinkage, found = gaussian_shrinkage(within, n), []
+        shrinkage, found = self.shrinkage.of_class(gaussian_shrinkage(within, n)), []
         for covariance in covariances:  # one without spread takes that of all classes
             own = self.latent(self.within if covariance is None else covariance)
             found.append(shrink(own, shrinkage))
@@ -206,10 +208,13 @@ class JudgingFrame(_Frame):
             self.prior = _raised(self.prior)
             factor = torch.linalg.cholesky(self.prior)
         self.metric = torch.cholesky_inverse(factor)
-        self.background = None
-        if self.has_background:
-            covariance = self._shrunk(self.overall, BACKGROUND_SHRINKAGE)
-            self.background = Gaussian(self.overall_mean, covariance)
+
+    @cached_property
+    def background(self):
+        """The Gaussian of all classes together; None with a single class."""
+        if not self.has_background:
+            return None
+        return Gaussian(self.overall_mean, self._shrunk(self.overall, BACKGROUND_SHRINKAGE))
 
     def add_class(self, moments):
         """Return `covariances`; the covariance that all classes share is summed."""
@@ -221,13 +226,17 @@ class JudgingFrame(_Frame):
     def covariances(self, moments):
         """Return the shrunk covariances of the modes of a class, a list."""
         covariances, mean, n = self.covariances_of_class(moments)
-        mean = self.within if mean is None else mean
-        variance, share = self._variance(mean), 1.0
-        if variance > 0:
-            product = self.metric @ mean
-            spread = (product * product.T).sum() / variance.square()
-            share = gaussian_shrinkage_of(spread, n, len(mean))
+        share = self.shrinkage.of_class(self._share(self.within if mean is None else mean, n))
         return [self._shrunk(self.within if own is None else own, share) for own in covariances]
+
+    def _share(self, covariance, n):
+        """Return the share of the prior that Ledoit and Wolf give a covariance of n vectors."""
+        variance = self._variance(covariance)
+        if not variance > 0:
+            return 1.0
+        product = self.metric @ covariance
+        spread = (product * product.T).sum() / variance.square()
+        return gaussian_shrinkage_of(spread, n, len(covariance))
 
     def density(self, code, covariances):
         """Return the ModesOfClass of a class; with several, all classes must have been added."""
@@ -240,6 +249,21 @@ class JudgingFrame(_Frame):
         n, total, _ = moments.seen(self.without)
         (covariance,) = self.covariances([moments])
         return Gaussian(origin + total / n, covariance)
+
+    def gaussians(self, moments, origin, shrinkages):
+        """Return what `gaussian` gives with each of some MapShrinkages in place of the own one.
+
+        The share of Ledoit and Wolf is that of this frame, which saves time.
+        """
+        n, total, _ = moments.seen(self.without)
+        _, covariance, _ = self.covariances_of_class([moments])
+        covariance = self.within if covariance is None else covariance
+        mean, share, found = origin + total / n.clamp_min(1), self._share(covariance, n), []
+        for shrinkage in shrinkages:
+            prior = shrink(self.within, shrinkage.raw)
+            own = self._shrunk(covariance, shrinkage.of_class(share), prior)
+            found.append(Gaussian(mean, own))
+        return found
 
     def discriminants(self, x):
         """Return what `ClassDensities.class_discriminants` gives for raw vectors (n, d)."""
@@ -256,9 +280,9 @@ class JudgingFrame(_Frame):
     def _variance(self, covariance):
         return (self.metric * covariance).sum() / len(covariance)
 
-    def _shrunk(self, covariance, share):
+    def _shrunk(self, covariance, share, prior=None):
         """Return a covariance of which the prior, of the same mean variance, has this share."""
-        variance = self._variance(covariance)
+        prior, variance = self.prior if prior is None else prior, self._variance(covariance)
         if not variance > 0:
-            return self.prior
-        return torch.lerp(covariance, variance * self.prior, share)
+            return prior
+        return torch.lerp(covariance, variance * prior, share)

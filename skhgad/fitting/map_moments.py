@@ -5,8 +5,23 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .nearest_normals import evenly_spaced
+
 _FIRST_IMAGES = 16  # of each class; around their mean, moments are exact in float32
 _KEPT_BYTES = 1 << 29  # of second moments; more are gathered a second time
+CHOOSING_FOLDS = 2  # whose samples choose modes and shrinkage, each by so many of its positions
+_JUDGING_POSITIONS = 36
+_OF_FOLDS = 5  # of which the two are, where no fold is judged
+
+
+def some_folds(samples):
+    """Return two folds, each a fifth of every class; -1 for the others. Views go with pictures."""
+    folds = np.empty(len(samples.rows), dtype=np.int64)
+    numbers = samples.numbers_of(samples.rows)
+    for code in range(samples.n_classes):
+        is_own = samples.codes[samples.rows] == code
+        folds[is_own] = np.unique(numbers[is_own], return_inverse=True)[1] % _OF_FOLDS
+    return np.where(folds < CHOOSING_FOLDS, folds, -1)
 
 
 class Moments(NamedTuple):
@@ -108,6 +123,18 @@ class MapFeatures:
         for group, rows in enumerate(self.rows[code]):
             for part, x, inside in self.blocks(rows):
                 yield self.samples.numbers_of(part), np.full(len(part), group), x, inside
+
+    def some_positions(self, code, group):
+        """Yield the samples of a class and group, with some of their positions, which judge.
+
+        Tensors x (n, n_positions, n_features), numbers (n_some,), at most 36, and weights
+        (n, n_some), which sum to 1 or, where none of them lies inside, to 0.
+        """
+        for _, x, inside in self.blocks(self.rows[code][group]):
+            some = evenly_spaced(x.shape[1], _JUDGING_POSITIONS).to(x.device)
+            weights = torch.ones_like(x[:, some, 0])
+            weights = weights if inside is None else inside[:, some].to(x)
+            yield x, some, weights / weights.sum(1, keepdim=True).clamp_min(1)
 
     def gather(self, items):
         """Join the lists of all processes."""

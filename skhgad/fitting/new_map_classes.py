@@ -7,11 +7,15 @@ in the latent space, and compared with the background, that a fit on everything 
 import numpy as np
 import torch
 
+from ..devices import device_of_float64
 from .class_mixtures import BACKGROUND_SHRINKAGE
-from .class_update import MapClass, root_for
+from .class_update import ROUNDING, MapClass, root_for
 from .covariance import gaussian_shrinkage_of, shrink, unshrink
+from .map_modes import features_in_modes
+from .map_moments import some_folds
+from .map_shrinkage import shrinkage_of, unchosen_shrinkage
 from .nearest_normals import NearestOfClass, axes_in, main_axes
-from .start import MAP_SHRINKAGE
+from .picture_modes import find_picture_modes
 
 
 def takes_new_maps(model):
@@ -39,20 +43,23 @@ class NewMapClasses:
         Of the level.
     folds : ndarray of int
         Fold of each cached sample.
-    shrinkage : float
-        Of the raw covariance that the level whitens.
+    shrinkage : MapShrinkage
+        Of the level.
     parameters : dict
         Of the estimator.
+    modes : dict of code to ndarray
+        Mode of each cached sample, from 0, of a class of several modes.
     """
 
-    def __init__(self, known, level, samples, index, folds, shrinkage, parameters):
+    def __init__(self, known, level, samples, index, folds, shrinkage, parameters, modes):
         self.level, self.codes = level, sorted(samples)
         self.background = _background_of(known.densities)
         level.densities.n_vectors[self.codes] = 0
         frame = NewClassFrame(known, shrinkage)
         self.n_known = frame.n_vectors
         self.classes = [
-            MapClass.of(level, samples[code], index, code, folds, frame) for code in self.codes
+            MapClass.of(level, samples[code], index, code, folds, frame, modes.get(code))
+            for code in self.codes
         ]
         self.nearest = []
         if level.nearest is not None:
@@ -120,8 +127,8 @@ class NewClassFrame:
     ----------
     level : LevelModel
         An untrained one, whose latent space whitens the classes it was fitted to.
-    shrinkage : float
-        Of the raw covariance; see `whitening_shrinkage` of the estimator.
+    shrinkage : MapShrinkage
+        Of the level.
     """
 
     def __init__(self, level, shrinkage):
@@ -132,27 +139,35 @@ class NewClassFrame:
         self.raw_metric = inverse @ inverse.T  # of which C has the raw variance tr(C @ raw_metric)
         self.shrinkage = shrinkage
 
-    def shrunk(self, covariance, n_vectors):
-        r"""Return the covariance of a class of so many vectors, shrunk in that space.
+    def shrunk(self, covariances, mean, n_vectors):
+        r"""Return the covariances of the modes of a class of so many vectors, shrunk in that space.
 
-        There, with :math:`L L^\top = F` the covariance of that space, it is :math:`L^{-1} C
-        L^{-\top}`, shrunk towards m I: here, (1 - s) C + s m F. The trace and the norm that tell m
-        and s are those of :math:`F^{-1} C`.
+        There, with :math:`L L^\top = F` the covariance of that space, one is :math:`L^{-1} C
+        L^{-\top}`, shrunk towards m I: here, (1 - s) C + s m F. The trace that tells m is that of
+        :math:`F^{-1} C`. F and s are those of the `mean` of the covariances. A mode without spread
+        has F.
         """
-        d = len(covariance)
-        raw_variance = (covariance * self.raw_metric).sum() / d
-        own = (1 - self.shrinkage) * covariance
-        own = own + self.shrinkage * raw_variance * self.round_raw
+        d = len(mean)
+        raw_variance = (mean * self.raw_metric).sum() / d
+        own = torch.lerp(mean, raw_variance * self.round_raw, self.shrinkage.raw)
         identity = torch.eye(d, dtype=torch.float64)
         frame = (self.n_vectors * identity + n_vectors * own) / (self.n_vectors + n_vectors)
-        product = torch.cholesky_solve(covariance, torch.linalg.cholesky(frame))
-        variance = product.trace() / d
-        spread = (product * product.T).sum() / variance.square()
-        shrinkage = gaussian_shrinkage_of(spread, n_vectors, d)
-        return (1 - shrinkage) * covariance + shrinkage * variance * frame
+        metric = torch.cholesky_inverse(torch.linalg.cholesky(frame))
+        product = metric @ mean
+        spread = (product * product.T).sum() / (product.trace() / d).square()
+        share = gaussian_shrinkage_of(spread, n_vectors / len(covariances), d)
+        share = self.shrinkage.of_class(share)
+
+        def shrunk(covariance):
+            variance = (metric * covariance).sum() / d
+            if variance <= ROUNDING:
+                return frame
+            return torch.lerp(covariance, variance * frame, share)
+
+        return [shrunk(covariance) for covariance in covariances]
 
 
-def new_map_classes(known, model, samples, groups, parameters):
+def new_map_classes(known, model, samples, groups, parameters, modes):
     """Return the NewMapClasses of every level.
 
     Parameters
@@ -165,14 +180,50 @@ def new_map_classes(known, model, samples, groups, parameters):
         Fold of each cached sample, or a number above them for one in none.
     parameters : dict
         Of the estimator.
+    modes : list of dict
+        From `modes_of_new_classes`, with codes of `model`.
     """
-    shrinkage = parameters["whitening_shrinkage"]
-    shrinkage = MAP_SHRINKAGE if isinstance(shrinkage, str) else shrinkage
     own = {
         code: samples.chosen(samples.rows[samples.codes[samples.rows] == code])
         for code in np.unique(samples.codes[samples.rows]).tolist()
     }
     return [
-        NewMapClasses(known.levels[index], level, own, index, groups, shrinkage, parameters)
-        for index, level in enumerate(model.levels)
-    ]
+        NewMapClasses(
+            known.levels[index], level, own, index, groups,
+            shrinkage_of(known.levels[index].densities, parameters), parameters, found,
+        )
+        for index, (level, found) in enumerate(zip(model.levels, modes, strict=True))
+    ]  # fmt: skip
+
+
+def modes_of_new_classes(samples, parameters, seed, device):
+    """Find the modes of new classes, as a fit to these alone finds them.
+
+    Parameters
+    ----------
+    samples : LabelledSamples
+        Their codes count the new classes from 0.
+    parameters : dict
+        Of the estimator.
+    seed : int
+    device : torch.device
+
+    Returns
+    -------
+    list of dict
+        Of each level: for a class of several modes, an ndarray (n_rows,) of int, from 0, that holds
+        the mode of each cached sample of the class.
+    """
+    levels = [{} for _ in range(samples.cache.n_levels)]
+    if parameters["n_components"] != "auto":
+        return levels
+    found = find_picture_modes(samples, seed)
+    if not found.several:
+        return levels
+    folds, device = some_folds(samples), device_of_float64(device)
+    for index, of_level in enumerate(levels):
+        shrinkage = unchosen_shrinkage(parameters)
+        modes = features_in_modes(samples, index, folds, device, found, shrinkage).modes
+        for code in modes.several:
+            of_level[code] = modes.of_rows - modes.of_class(code)[0]
+    return levels

@@ -173,7 +173,10 @@ class Recipe:
         return plain, untrained, history
 
     def _with_choices_of(self, model, samples):
-        """Return a recipe that takes what a model of vectors chose, fitted to the samples."""
+        """Return a recipe that takes what a model chose, fitted to the samples."""
+        if has_closed_form(self.parameters, self.shapes):
+            strengths = [float(level.densities.strength) for level in model.levels]
+            return replace(self, parameters=self.parameters | {"strengths": strengths})
         if self.extractor is not None:
             return self
         n_components = centers_to_find(self.parameters)

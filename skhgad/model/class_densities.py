@@ -66,6 +66,7 @@ class ClassDensities(nn.Module):
             # How many vectors a class was fitted to; the share of the prior in its covariances.
             "n_vectors": (n_classes,),
             "shrinkages": (n_classes,),
+            "strength": (),
         }
         if has_background:
             shapes["background_mean"] = (n_features,)
@@ -86,7 +87,7 @@ class ClassDensities(nn.Module):
     @torch.no_grad()
     def of(
         cls, mixtures, locations, shared_precision, background=None, *, evidence=None, n_merged=0,
-        is_fine=False,
+        strength=1.0, is_fine=False,
     ):  # fmt: skip
         """Freeze the mixtures of all classes.
 
@@ -108,6 +109,8 @@ class ClassDensities(nn.Module):
             prior alone.
         n_merged : int, default=0
             Directions beyond one that the last axis stands for; see `LinearStart`.
+        strength : float, default=1.0
+            Kept for classes that join or grow: see `MapShrinkage`.
         is_fine : bool, default=False
             Round no whitener to less than two bytes a number; see `rounded_whitener`.
         """
@@ -148,6 +151,7 @@ class ClassDensities(nn.Module):
         n_vectors, shrinkages = (0.0, 1.0) if evidence is None else evidence
         densities.n_vectors.copy_(torch.as_tensor(n_vectors, dtype=torch.float64))
         densities.shrinkages.copy_(torch.as_tensor(shrinkages, dtype=torch.float64))
+        densities.strength.fill_(strength)
         densities.set_shared_precision(shared_precision)
         if background is not None:
             mean, whitener = background

@@ -98,7 +98,7 @@ def unpack(cls, tensors, description, backbone):
     takes_images = read_images(attributes)
     tensors = lengthened(tensors)
     parts = _by_part(tensors if takes_images else with_axes(widened(tensors)))
-    parts["model"] = _with_level_weights(parts["model"])
+    parts["model"] = _with_strengths(_with_level_weights(parts["model"]))
     detector = _new_detector(cls, description["parameters"], backbone)
     parameters = detector.get_params(deep=False)
     classes = read_classes(attributes["classes"])
@@ -145,6 +145,16 @@ def _with_level_weights(tensors):
     for index in range(len(weights) - 1):
         weights[index] = tensors.get(f"defect_terms.{index}.level_weights", weights[index])
     return {**rest, "level_weights": weights}
+
+
+def _with_strengths(tensors):
+    """Give models of older versions the strength of the shrinkage of their levels, which is 1."""
+    ones = {
+        name.removesuffix("shrinkages") + "strength": values.new_ones(())
+        for name, values in tensors.items()
+        if name.endswith("densities.shrinkages")
+    }
+    return {**ones, **tensors}
 
 
 def _by_part(tensors):

@@ -206,8 +206,8 @@ def _check_centers(parameters, tensors, index, sizes):
         raise ValueError(f"{prefix}center_counts do not add up to the centers.")
     if len(names) and not 0 <= int(names.min()) <= int(names.max()) < sizes.n_whiteners:
         raise ValueError(f"{prefix}center_whiteners names whiteners that there are not.")
-    for name, high in (("n_vectors", 1e15), ("shrinkages", 1.0)):
-        values = tensors[prefix + name]
+    for name, high in (("n_vectors", 1e15), ("shrinkages", 1.0), ("strength", 1e3)):
+        values = tensors[prefix + name].reshape(-1)
         if len(values) and not (0 <= float(values.min()) <= float(values.max()) <= high):
             raise ValueError(f"{prefix}{name} must be finite, from 0 to {high:g}.")
         if not torch.isfinite(values).all():

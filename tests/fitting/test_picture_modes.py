@@ -9,7 +9,10 @@ from sklearn.metrics import roc_auc_score
 from small_pictures import draw
 
 from skhgad import HGADDetector
+from skhgad.fitting import add_class as extensions
 from skhgad.fitting import recipe as recipes
+from skhgad.fitting.map_shrinkage import MapShrinkage
+from skhgad.fitting.new_map_classes import NewClassFrame
 from skhgad.fitting.picture_modes import PictureModes
 from skhgad.validation import check_scored_X
 
@@ -23,6 +26,11 @@ def grey(n, *values, seed=0, side=SIDE):
     values = np.resize(values, n)[:, None, None, None]
     noise = np.random.default_rng(seed).normal(0, 12, (n, side, side, 3))
     return (values + noise).clip(0, 255).astype(np.uint8)
+
+
+def noise(n, seed=0):
+    """Return pictures of noise, another product."""
+    return np.random.default_rng(seed).integers(0, 255, (n, SIDE, SIDE, 3)).astype(np.uint8)
 
 
 def test_a_picture_between_two_variants_is_strange():
@@ -152,13 +160,81 @@ def test_other_products_come_and_go_beside_modes():
     detector = HGADDetector(**BARE).fit(grey(40, 60, 180), np.full(40, "plate"))
     fresh = grey(10, 60, 180, seed=4)
     before = detector.score_samples(fresh)
-    other = np.random.default_rng(0).integers(0, 255, (20, SIDE, SIDE, 3)).astype(np.uint8)
+    other = noise(20)
     detector.add_class(other, "noise")
     assert detector.n_components_.tolist() == [[1, 2]]
     assert detector.predict_class(other).tolist() == ["noise"] * 20
     np.testing.assert_allclose(detector.score_samples(fresh), before, rtol=1e-5)
     detector.forget("noise")
     np.testing.assert_allclose(detector.score_samples(fresh), before, rtol=1e-5)
+
+
+def test_a_class_that_joins_has_the_modes_of_a_fit_on_everything():
+    images, given = grey(60, 105, 135), BARE | {"validation_fraction": 0.0}
+    known, labels = np.full(20, "noise"), np.repeat(["noise", "plate"], [20, 60])
+    one = HGADDetector(**given).fit(noise(20), known).add_class(images, "plate")
+    other = HGADDetector(**given).fit(np.concatenate((noise(20), images)), labels)
+    for detector in (one, other):
+        assert detector.n_components_.tolist() == [[1, 2]]
+    (centers, weights, covariances), expected = (raw_mixture(detector) for detector in (one, other))
+    nearest = torch.cdist(centers, expected[0]).argmin(1)
+    assert sorted(nearest.tolist()) == [0, 1]
+    for found, of_whole in ((centers, expected[0]), (covariances, expected[2])):
+        gap = torch.linalg.norm(found - of_whole[nearest]) / torch.linalg.norm(of_whole)
+        assert gap < 0.02
+    torch.testing.assert_close(weights, expected[1][nearest])
+
+
+def raw_mixture(detector):
+    """Mixture of class 1 in the space of raw features."""
+    level = detector.model_.model.levels[0]
+    matrix = torch.linalg.inv(level.start.matrix.double())
+    centers, log_weights, covariances = level.densities.mixture_of(1)
+    return centers @ matrix + level.start.mean, log_weights, matrix.T @ covariances @ matrix
+
+
+def test_a_class_that_joins_with_modes_is_told_saved_updated_and_forgotten(tmp_path):
+    fresh, odd = grey(60, 105, 135, seed=1), grey(60, 120, seed=2)
+    both, y = np.concatenate((fresh, odd)), np.repeat([1, 0], 60)
+    detector = HGADDetector(**BARE).fit(noise(20), np.full(20, "noise"))
+    others = detector.score_samples(noise(10, seed=1))
+    detector.add_class(grey(60, 105, 135), "plate")
+    scores = detector.score_samples(both)
+    assert roc_auc_score(y, scores) > 0.98
+    assert detector.predict_class(fresh).tolist() == ["plate"] * 60
+    assert (detector.p_values(fresh) < 0.1).mean() < 0.2
+    assert (detector.p_values(odd) < 0.1).mean() > 0.9
+    detector.save(tmp_path / "model")
+    loaded = HGADDetector.load(tmp_path / "model", backbone=two_levels())
+    np.testing.assert_array_equal(loaded.score_samples(both), scores)
+    loaded.update(grey(40, 105, 135, seed=3), "plate")
+    assert loaded.n_components_.tolist() == [[1, 2]]
+    assert roc_auc_score(y, loaded.score_samples(both)) > 0.98
+    loaded.forget("plate")
+    np.testing.assert_array_equal(loaded.score_samples(noise(10, seed=1)), others)
+
+
+@pytest.mark.parametrize("n_components, fraction, expected", [(1, "auto", 1), ("auto", 0.2, 2)])
+def test_modes_of_a_class_that_joins_are_those_of_its_parameters(n_components, fraction, expected):
+    given = {"n_components": n_components, "validation_fraction": fraction}
+    detector = HGADDetector(**BARE, **given).fit(noise(20), np.full(20, "noise"))
+    detector.add_class(grey(60, 60, 180), "plate")
+    assert detector.n_components_.tolist() == [[1, expected]]
+
+
+def test_a_mode_that_joins_may_lie_in_one_fold_or_have_no_spread(monkeypatch):
+    images = grey(40, 60)
+    images[20] = grey(1, 180)[0]
+    modes = [{0: (np.arange(40) == 20).astype(int)}]
+    monkeypatch.setattr(extensions, "modes_of_new_classes", lambda *arguments: modes)
+    detector = HGADDetector(**BARE).fit(noise(20), np.full(20, "noise"))
+    frame = NewClassFrame(detector.model_.model.levels[0], MapShrinkage(0.1))
+    detector.add_class(images, "plate")
+    assert detector.n_components_.tolist() == [[1, 2]]
+    assert np.isfinite(detector.score_samples(images)).all()
+    wide = torch.eye(len(frame.round_raw), dtype=torch.float64)
+    for covariance in frame.shrunk([0 * wide, wide], wide / 2, 1000):
+        assert torch.linalg.eigvalsh(covariance).min() > 1e-3
 
 
 def test_the_class_of_a_picture_is_that_of_its_nearest_mode():
