@@ -250,9 +250,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         rate of one fit, and of one class, varies around this mean.
         A float: anomalies are among the training samples, and have this share. `offset_` flags this
         share of them. The fit leaves out twice as many of each class (at most half), which still
-        calibrate p-values: vectors that an isolation forest isolates soonest, and images that models
-        without them, of a first fit, find most anomalous. Of vectors, ``n_components="auto"`` then
-        takes no kernels and at most 4 Gaussians. On clean samples this costs accuracy: leave
+        calibrate p-values: vectors that an isolation forest isolates soonest, and images that are
+        most anomalous to models of a first fit, without them. Of vectors, ``n_components="auto"``
+        then takes no kernels and at most 4 Gaussians. On clean samples this costs accuracy: leave
         "auto", and choose another rate by `set_threshold`. None is left out of classes that are
         discovered, and of images where a flow is trained.
     unknown_rate : float in (0, 1), default=None
