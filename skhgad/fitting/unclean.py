@@ -6,9 +6,12 @@ which look anomalous, and `n_components="auto"` chooses among a few centers. Of 
 the others tell.
 """
 
+import math
+
 import numpy as np
 
 from ..parameters import asks_for_training
+from .folds import FEWEST
 from .mixture_choice import FEW
 
 # Among twice as many samples as there are anomalies, 0.5 to 0.6 of these are found in 21 tables,
@@ -65,13 +68,16 @@ def lowest_left_out(samples, evidence, calibration, share):
 
 
 def lowest(scores, codes, share):
-    """Return which samples have the lowest scores of their class: this share, a bool ndarray."""
+    """Return which samples have the lowest scores of their class: this share, rounded down.
+
+    A bool ndarray (n_samples,). None has the score inf.
+    """
     found = np.zeros(len(scores), dtype=bool)
     for code in np.unique(codes):
         rows = np.flatnonzero(codes == code)
         order = scores[rows].argsort(kind="stable")
-        found[rows[order[: round(share * len(rows))]]] = True
-    return found
+        found[rows[order[: math.floor(share * len(rows) + 1e-9)]]] = True
+    return found & (scores < np.inf)
 
 
 def most_isolated(X, codes, share, seed):
@@ -90,15 +96,17 @@ def most_isolated(X, codes, share, seed):
     Returns
     -------
     ndarray of shape (n_samples,), bool
-        Does not depend on the order of the samples.
+        Does not depend on the order of the samples. None of a class of fewer than 5 is found.
     """
     if not share:
         return np.zeros(len(X), dtype=bool)
     from sklearn.ensemble import IsolationForest  # and what it imports, for unclean vectors alone
 
-    order, scores = np.lexsort(X.T), np.empty(len(X))
+    order, scores = np.lexsort(X.T), np.full(len(X), np.inf)
     for code in np.unique(codes):
         rows = order[codes[order] == code]
+        if len(rows) < FEWEST:
+            continue
         vectors = _within_one(X[rows])
         scores[rows] = IsolationForest(random_state=seed).fit(vectors).score_samples(vectors)
     found = np.empty(len(X), dtype=bool)

@@ -55,6 +55,16 @@ def test_what_is_left_out_depends_on_no_order_and_no_unit():
     assert not most_isolated(X, codes, 0.0, 0).any()
 
 
+def test_small_classes_keep_all_and_others_half():
+    X = np.random.default_rng(0).normal(size=(11, 3))
+    codes = np.repeat([0, 1], [4, 7])
+    assert np.bincount(codes[most_isolated(X, codes, 0.5, 0)], minlength=2).tolist() == [0, 3]
+    X, y, _ = pictures(7, 1)
+    X, y = X[3:], y[3:]
+    detector = of_pictures(contamination=0.5).fit(X, y)  # four stripes, which no model leaves out
+    assert detector.model_.model.levels[0].densities.n_vectors.tolist() == [4 * 16, 4 * 16]
+
+
 @pytest.mark.once
 def test_p_values_promise_no_less_where_no_sample_is_an_anomaly():
     rng = np.random.default_rng(3)
