@@ -684,7 +684,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     def fit_predict(
         self, X: Any, y: ArrayLike | None = None, *, masks: Any = None, roi: Any = None
     ) -> NDArray[np.int64]:
-        """Fit as `fit`, then return `predict` of X: ndarray of shape (n_samples,), +1 or -1."""
+        """Fit as `fit`, then return `predict` of X: ndarray of shape (n_samples,), +1 or -1.
+
+        To find anomalies among X, set `contamination` to about their share. With "auto", all of X
+        is learned as normal, and samples that were learned look more normal than fresh ones.
+        """
         return self.fit(X, y, masks=masks, roi=roi).predict(X, roi=roi)
 
     def update(
