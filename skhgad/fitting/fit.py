@@ -120,14 +120,7 @@ def fit_detector(
         recipe = Recipe(parameters, plan, shapes, reader.extractor, device, seed)
         unclean = None
         if share := share_left_out(parameters, len(given.classes), given.takes_images):
-            if given.takes_images:
-                folds = spare(codes, "cross", enough=0, random_state=random_state)
-                _, evidence, calibration, _ = fit_and_calibrate(
-                    recipe, given, normal, samples, folds
-                )
-                is_unclean = lowest_left_out(samples, evidence, calibration, share)
-            else:
-                is_unclean = most_isolated(given.X[normal], codes, share, seed)
+            is_unclean = find_unclean(recipe, given, normal, samples, share, random_state)
             samples, unclean = samples.kept(~is_unclean), samples.kept(is_unclean)
             normal, codes = normal[~is_unclean], codes[~is_unclean]
         fraction = parameters["validation_fraction"]
@@ -150,12 +143,14 @@ def fit_detector(
                 if processes.is_first and defects.outside:
                     warn_of_anomalies_outside(defects.outside)
                 model, calibration, known = correct(fitted, samples, defects, parameters, classes)
-        share = len(calibration.scores) / len(codes)
+        calibrating = len(calibration.scores) / len(codes)  # so many of what the fit left out, too
         if len(far):
             far_codes = None if given_codes is None else given_codes[far]
-            calibration = with_rows(calibration, share, model, given.X[far], far_codes, device)
+            calibration = with_rows(
+                calibration, calibrating, model, given.X[far], far_codes, device
+            )
         if unclean is not None:
-            calibration = with_samples(calibration, share, model, unclean, device)
+            calibration = with_samples(calibration, calibrating, model, unclean, device)
         offset = choose_offset(
             model, (samples, unclean), calibration, parameters["contamination"], device,
             others=given.X[far] if len(far) else (),
@@ -240,6 +235,20 @@ def fit_and_calibrate(recipe, given, normal, samples, spared, on_pass=None):
         )
     weigh = None if synthetic is None else synthetic.weigh(model, of_synthetic)
     return model, evidence, calibrate(model, evidence, parameters, weigh), history
+
+
+def find_unclean(recipe, given, normal, samples, share, random_state):
+    """Return which normal samples look most anomalous: this share of each class, a bool ndarray.
+
+    Vectors are told by an isolation forest, images by models of a first fit that leave them out.
+    For the other parameters, see `fit_and_calibrate`.
+    """
+    codes = samples.of_pictures(samples.codes)
+    if not given.takes_images:
+        return most_isolated(given.X[normal], codes, share, recipe.seed)
+    folds = spare(codes, "cross", enough=0, random_state=random_state)
+    _, evidence, calibration, _ = fit_and_calibrate(recipe, given, normal, samples, folds)
+    return lowest_left_out(samples, evidence, calibration, share)
 
 
 def passes_done(parameters, plan):
