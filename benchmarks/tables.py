@@ -344,8 +344,9 @@ def parse(arguments=None):
         paths = [path for path in paths if path.stem in args.only]
     if not paths:
         parser.error(f"--data {args.data!r} holds no such table (NAME.npz).")
-    load = load_unclean_table if args.unclean else load_table
-    return args, ((path.stem, load(path)) for path in paths)
+    if args.unclean:  # under another name, because --json keeps runs by it
+        return args, ((f"{path.stem}, unclean", load_unclean_table(path)) for path in paths)
+    return args, ((path.stem, load_table(path)) for path in paths)
 
 
 def main(arguments=None):

@@ -36,6 +36,17 @@ def test_half_of_the_normals_is_fitted_on(folder):
     assert labels.tolist() == [0] * 30 + [1] * 20
 
 
+def test_unclean_tables_hold_a_tenth_of_anomalies_in_both_halves(folder, capsys):
+    train, test, labels = tables.load_unclean_table(folder / "toy.npz")
+    assert (len(train), len(test)) == (33, 33)  # 60 normals and 6 anomalies
+    np.testing.assert_allclose(train.mean(0), 0, atol=1e-12)
+    is_far = [X.mean(axis=1) > 1.2 for X in (train, test)]  # anomalies are 3 off in all features
+    assert sum(far.sum() for far in is_far) == 6
+    np.testing.assert_array_equal(is_far[1], labels == 1)
+    tables.main(["--data", str(folder), "--unclean", "--methods", "hgad-unclean", "nn"])
+    assert "| toy, unclean |" in capsys.readouterr().out
+
+
 def test_figures_are_those_of_the_detectors(folder, capsys):
     path = folder / "figures.md"
     tables.main(["--data", str(folder), "--markdown", str(path)])
