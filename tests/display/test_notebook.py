@@ -47,10 +47,11 @@ def test_other_decisions_have_words_too():
         SimpleNamespace(n_components=np.array([[n]]), level_weights=np.ones((1, 1)))
         for n in (30, 1)
     )
-    text = Decisions(classes, codes, held_out, 0, 5, True).text(5, many)
+    text = Decisions(classes, codes, held_out, 0, 2, 5, True).text(5, many)
     assert "the flow is trained for 5 passes" in text and "lid kernels" in text
     assert "held out of the training, for the calibration: lid 6" in text
+    assert "2 samples that look most anomalous take no part" in text
     nothing = np.zeros((1, 30), dtype=bool)
-    text = Decisions(classes, codes, nothing, 0, 0, False).text(0, one)
+    text = Decisions(classes, codes, nothing, 0, 0, 0, False).text(0, one)
     assert "because max_iter is 0" in text and "no sample is held out" in text
     assert "each class is one Gaussian" in text
