@@ -135,8 +135,8 @@ def as_scores(model, anomaly):
 def choose_offset(model, groups, calibration, contamination, device, others=()):
     """Return the threshold of the scores, from all training samples, held out or not.
 
-    These are the LabelledSamples of all `groups` that are not None, and the vectors `others`, an
-    ndarray (n, n_features).
+    These are the LabelledSamples of all `groups`, of which some may be None or empty, and the
+    vectors `others`, an ndarray (n, n_features).
     """
     if contamination == "auto":
         return threshold(calibration.scores)
@@ -177,9 +177,18 @@ def with_samples(calibration, share, model, samples, device):
         return calibration
     is_chosen = np.zeros(n, dtype=bool)
     is_chosen[np.linspace(0, n - 1, n_chosen).round().astype(np.int64)] = True
-    for pair in evidence_of(model, samples.kept(is_chosen), device):
-        inferred, given = (score_evidence(model, evidence) for evidence in pair)
-        peaks = model.peaks(pair[1]).double().cpu().numpy()
-        more = (inferred.scores, given.codes, inferred.codes, given.scores, inferred.typicality)
-        calibration = calibration.joined(Calibration(*more, peaks))
+    for inferred, given in evidence_of(model, samples.kept(is_chosen), device):
+        calibration = calibration.joined(calibration_of(model, inferred, given))
     return calibration
+
+
+def calibration_of(model, inferred, given):
+    """Return the Calibration of samples from their Evidence, by the scales that the model has.
+
+    `inferred` is under the classes inferred, `given` under their own.
+    """
+    scored, as_given = score_evidence(model, inferred), score_evidence(model, given)
+    peaks = model.peaks(given).double().cpu().numpy()
+    return Calibration(
+        scored.scores, as_given.codes, scored.codes, as_given.scores, scored.typicality, peaks
+    )

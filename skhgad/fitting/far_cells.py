@@ -9,8 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ..scoring.calibration import Calibration
-from ..scoring.scores import score_batch, score_evidence
+from .calibrate import calibration_of
 
 # How many times farther from the median than all other cells of the class. Of samples with the
 # tails of Student's t with 3 degrees of freedom, one feature in 100,000 has such a cell.
@@ -100,7 +99,7 @@ def with_rows(calibration, share, model, X, codes, device):
     ----------
     calibration : Calibration
     share : float in [0, 1]
-        Of these that calibrate: as of the samples of the fit.
+        Of the samples that calibrate.
     model : ScoringModel
         On `device`.
     X : ndarray of shape (n, n_features), float64
@@ -113,12 +112,7 @@ def with_rows(calibration, share, model, X, codes, device):
         return calibration
     X, codes = X[:n_chosen], None if codes is None else codes[:n_chosen]
     features = [torch.from_numpy(X)[:, None].to(device)]
-    inferred = score_batch(model, features, None)
-    codes = inferred.codes if codes is None else codes
-    given_codes = torch.from_numpy(codes).to(device)
-    evidence = model.evidence(features, given_codes)
-    given, peaks = score_evidence(model, evidence), model.peaks(evidence).double().cpu().numpy()
-    more = Calibration(
-        inferred.scores, codes, inferred.codes, given.scores, inferred.typicality, peaks
-    )
-    return calibration.joined(more)
+    inferred = given = model.evidence(features)
+    if codes is not None:
+        given = model.evidence(features, torch.from_numpy(codes).to(device))
+    return calibration.joined(calibration_of(model, inferred, given))

@@ -240,8 +240,8 @@ def fit_and_calibrate(recipe, given, normal, samples, spared, on_pass=None):
 def find_unclean(recipe, given, normal, samples, share, random_state):
     """Return which normal samples look most anomalous: this share of each class, a bool ndarray.
 
-    Vectors are told by an isolation forest, images by models of a first fit that leave them out.
-    For the other parameters, see `fit_and_calibrate`.
+    An isolation forest finds such vectors. Such images are found by a first fit, whose models judge
+    the images that they were not fitted to. For the other parameters, see `fit_and_calibrate`.
     """
     codes = samples.of_pictures(samples.codes)
     if not given.takes_images:

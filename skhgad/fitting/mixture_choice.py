@@ -133,7 +133,7 @@ def choose_mixture(vectors, name=AUTO):
     if name in (AUTO, FEW):
         names = candidates(vectors)
         if name == FEW:
-            names = [one for one in names if one in (1, MODES, *range(_MOST_OF_FEW + 1))]
+            names = [one for one in names if one in (MODES, *range(1, _MOST_OF_FEW + 1))]
         name = chosen_name(_likelihoods(names, vectors)) if len(names) > 1 else 1
     elif not _can_be(name, vectors):
         name = 1

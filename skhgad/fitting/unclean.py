@@ -1,9 +1,9 @@
 """Anomalies among the samples to fit, of which the user names the share by `contamination`.
 
-The samples that look most anomalous take no part in the fit. A density of many centers, or of
-kernels, makes a group of anomalies as likely as the normals: of vectors, an isolation forest tells
-which look anomalous, and `n_components="auto"` chooses among a few centers. Of images, models of
-the others tell.
+The samples that look most anomalous take no part in the fit. An isolation forest finds such
+vectors. Models that were fitted without them find such images. A density of many centers, or of
+kernels, makes a group of anomalies as likely as the normals. Therefore `n_components="auto"`
+chooses among a few centers of vectors.
 """
 
 import math
@@ -24,8 +24,8 @@ def share_left_out(parameters, n_classes, takes_images):
     """Return the share of each class that a fit leaves out because of contamination.
 
     `n_classes` is the number of classes given. Of classes yet to be discovered it is 0: among them,
-    a small product would look like anomalies. Of images it is 0 where a flow is trained, which
-    would be done eleven times more.
+    a small product would look like anomalies. Of images it is 0 where a flow is trained: the first
+    fit, which finds the anomalies, would train once for each fold.
     """
     contamination = parameters["contamination"]
     if contamination == "auto" or parameters["n_classes"] not in ("auto", n_classes):
@@ -70,7 +70,7 @@ def lowest_left_out(samples, evidence, calibration, share):
 def lowest(scores, codes, share):
     """Return which samples have the lowest scores of their class: this share, rounded down.
 
-    A bool ndarray (n_samples,). None has the score inf.
+    A bool ndarray (n_samples,). A sample with the score inf is not among them.
     """
     found = np.zeros(len(scores), dtype=bool)
     for code in np.unique(codes):

@@ -61,7 +61,7 @@ def update(detector, X, y, roi=None):
             inferred = np.searchsorted(fitted.classes, detector.predict_class(X[normal]))
             warn_of_another_product(codes[normal], inferred, fitted.classes)
         model, calibration, kept = _fit_anew(fitted, X[normal], codes[normal], parameters, reader)
-        offset = _offset_of_share(detector, model, kept, reader.device)
+        offset = _offset_of_refit(detector, model, calibration, kept, reader.device)
     else:
         far = np.unique([cell.row for cell in far]).astype(np.int64)
         masks = fitted.roi if masks is None else masks
@@ -70,12 +70,10 @@ def update(detector, X, y, roi=None):
         warn_of_another_product(
             calibration.codes[n_old:], calibration.inferred[n_old:], fitted.classes
         )
-        offset = None
+        offset = threshold_after(detector, calibration)
     changed = replace(fitted, model=model, calibration=calibration, kept=kept)
     if fitted.takes_images:
         changed.appearances = appearances_of(X.appearance, codes, fitted.appearances)
-    if offset is None:
-        offset = threshold_after(detector, calibration)
     return {"model_": changed, "offset_": offset}
 
 
@@ -158,18 +156,15 @@ def _fit_anew(fitted, X, codes, parameters, reader):
     return model, calibration, KeptVectors.of(X, codes)
 
 
-def _offset_of_share(detector, model, kept, device):
-    """Return the offset that flags the share `contamination` of all vectors, or None.
-
-    It is None where another offset was chosen, or was set after the fit.
-    """
+def _offset_of_refit(detector, model, calibration, kept, device):
+    """Return `offset_` after a fit to all vectors: computed again where `fit` computed it."""
     fitted = detector.model_
     share = fitted.parameters["contamination"]
     if share == "auto":
-        return None
+        return threshold_after(detector, calibration)
     before = offset_of_share(score_vectors(fitted.model, fitted.kept.x, device), share)
-    if not np.isclose(detector.offset_, before, rtol=1e-6):
-        return None
+    if not np.isclose(detector.offset_, before, rtol=1e-6):  # it was set since
+        return detector.offset_
     return offset_of_share(score_vectors(model, kept.x, device), share)
 
 
