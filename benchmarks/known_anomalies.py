@@ -144,6 +144,11 @@ def _scores(model, group):
         return group.scores(model)
     codes, added = torch.from_numpy(group.codes), []
     for index, term in enumerate(model.defect_terms):
+        if model.levels[index].has_one_position:
+            nothing = np.zeros((len(codes), 1), dtype=np.int64)
+            vectors = group.vectors(model, index, (group.rows[:, None], nothing))
+            added.append(term(vectors.double(), codes))
+            continue
         directions = term.directions.double().T
         products = torch.cat([p for _, p in group.products(model, index, slice(None), directions)])
         of_class = codes[:, None, None].expand(-1, products.shape[1], 1)

@@ -230,10 +230,11 @@ class HGADDetector(OutlierMixin, BaseEstimator):
     known_anomalies : {"auto", "ignore"}, default="auto"
         What fit does with samples labelled -1. "auto": of each class with at least 3, it learns a
         direction that leads from normals to these anomalies, and adds to the likelihood how much
-        farther a sample lies in it than most normals. Of images, with `class_calibration`, it also
+        farther a sample lies in it than most normals; of feature vectors by a logistic regression,
+        and farther than half of the normals. Of images, with `class_calibration`, it also
         learns what each level counts in the sum: more where these anomalies stand out more.
         Cross-fitting measures the gain on known anomalies and normals that the correction has not
-        seen; only a gain above its standard error is kept. Their class is inferred. Thresholds and
+        seen; only a gain above half of its standard error is kept. Their class is inferred. Thresholds and
         p-values still come from normals alone.
         "ignore": they are left out, as they always are with ``criterion="entropy"`` and with
         ``map_normalization="exponential"``.

@@ -12,10 +12,10 @@ import torch
 
 from ..scoring.defect_terms import DefectTerm
 from .covariance import shrink
+from .defect_odds import MOST_NORMALS, learn_odds
 
 FEWEST_DEFECTS = 3  # of a class: each is judged by what the others teach
 _N_FOLDS = 10
-_MOST_NORMALS = 2000  # of a class that a direction is learned from
 _SHRINKAGE = 0.8  # of the covariance of the normals' peaks
 _FROM = 1.5  # standard deviations of normals, from which a direction counts
 # How many defects teach a direction that counts half of the likelihood: of vectors, and of maps,
@@ -56,6 +56,8 @@ def learn_correction(model, normals, defects, marked=None):
     """
     folds = _folds(normals.codes), _folds(defects.codes)
     places = normals.peak_places(model), defects.peak_places(model, marked)
+    if model.levels[0].has_one_position:
+        return Correction(*([part] for part in _learn_vectors(model, normals, defects, folds)))
     parts = []
     for index in range(len(model.levels)):
         vectors = [
@@ -116,6 +118,40 @@ def _learn_level(model, index, judged, folds, vectors):
     return DefectTerm(directions, offsets), normals, defects
 
 
+def _learn_vectors(model, normals, defects, folds):
+    """Return the DefectTerm of feature vectors, and what it says of normals and of defects."""
+    groups, rows = (normals, defects), normals.samples.rows
+    units = model.likelihood_scale[0] * model.peak_scale[0] * model.score_scale
+    directions, offsets = torch.zeros_like(model.levels[0].mixture.means), torch.zeros_like(units)
+    values = [torch.zeros(len(group.codes), 1, dtype=torch.float64) for group in groups]
+    others = np.setdiff1d(rows, normals.rows)  # they do not calibrate
+    for code in range(model.n_classes):
+        chosen = [group.codes == code for group in groups]
+        if chosen[1].sum() < FEWEST_DEFECTS or not chosen[0].any():
+            continue
+        sides = [
+            (_vectors(group, model, group.rows[own]), fold[own])
+            for group, own, fold in zip(groups, chosen, folds, strict=True)
+        ]
+        teachers = others[normals.samples.codes[others] == code]
+        teachers = _vectors(
+            normals, model, teachers[:: math.ceil(len(teachers) / MOST_NORMALS) or 1]
+        )
+        odds = learn_odds(teachers, *sides, float(units[code]), is_whitened=model.n_classes == 1)
+        directions[code], offsets[code] = odds.direction.to(directions), odds.offset
+        for own, places, found in zip(
+            values, chosen, (odds.of_normals, odds.of_defects), strict=True
+        ):
+            own[torch.from_numpy(places), 0] = found
+    return DefectTerm(directions, offsets), *(own.to(directions.device) for own in values)
+
+
+def _vectors(group, model, rows):
+    """Return the latent vectors of JudgedSamples in some rows, Tensor (n, n_axes), float64."""
+    places = rows[:, None], np.zeros((len(rows), 1), dtype=np.int64)
+    return group.vectors(model, 0, places)[:, 0].double()
+
+
 def _directions(level, code, normals, defects, half_weight):
     """Learn the directions of a class, each without a fold, and the last of all.
 
@@ -127,7 +163,7 @@ def _directions(level, code, normals, defects, half_weight):
     (normals, normal_folds), (defects, defect_folds) = (
         ((vectors.double() - origin) @ whitener, folds) for vectors, folds in (normals, defects)
     )
-    step = math.ceil(len(normals) / _MOST_NORMALS)
+    step = math.ceil(len(normals) / MOST_NORMALS)
     normals, normal_folds = normals[::step], normal_folds[::step]
     columns, weights = [], []
     for fold in (*range(_N_FOLDS), -1):

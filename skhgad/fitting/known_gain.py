@@ -4,10 +4,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
-# A normal counts as above a defect by a smooth step of this width, in units of scores. Counted as
-# wholly above or below, few normals and defects would hardly show a change.
-_SOFTNESS = 1.0
+# A normal counts as above a defect by a smooth step, 20 / n wide with n normals and at most 1, in
+# units of scores. Counted as wholly above or below, few normals would hardly show a change.
+_SOFT_NORMALS = 20
+_NOISE = 0.5  # standard errors that a gain must exceed
 _LEAST_GAIN = 1e-6  # less is rounding
 
 
@@ -36,18 +38,19 @@ def measured_gain(before, after):
     Returns
     -------
     Gain
-        It is kept where the gain exceeds its standard error and is more than rounding.
+        It is kept where the gain exceeds half of its standard error and is more than rounding.
     """
     gains = _ranks(*after) - _ranks(*before)
     gain, error = gains.mean(), gains.std(ddof=1) / len(gains) ** 0.5
-    return Gain(len(gains), float(gain), float(error), bool(gain > max(error, _LEAST_GAIN)))
+    return Gain(len(gains), float(gain), float(error), bool(gain > max(_NOISE * error, _LEAST_GAIN)))
 
 
 def _ranks(normals, defects):
     """Return for each defect the share of normals that score higher, each counted softly."""
     normals, defects = _in_excesses(normals, defects)
-    apart = np.clip((normals - defects[:, None]) / _SOFTNESS, -500, 500)
-    return (1 / (1 + np.exp(-apart))).mean(axis=1)
+    width = min(1.0, _SOFT_NORMALS / len(normals))
+    apart = np.clip(normals - defects[:, None], -500 * width, 500 * width)
+    return expit(apart / width).mean(axis=1)
 
 
 def _in_excesses(normals, defects):

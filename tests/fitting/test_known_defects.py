@@ -9,10 +9,12 @@ import torch
 from backbones import two_levels
 from PIL import Image
 from sklearn import config_context
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from skhgad import HGADDetector
+from skhgad.fitting.defect_odds import learn_odds
 from skhgad.fitting.judged_samples import peaks
 from skhgad.fitting.known_gain import measured_gain
 from skhgad.fitting.known_masks import check_masks, marked_positions
@@ -330,3 +332,60 @@ def test_models_of_older_versions_know_nothing_of_them(ignoring):
     tensors, description = pack(ignoring)
     del description["fitted"]["known_anomalies"], description["parameters"]["known_anomalies"]
     assert unpack(HGADDetector, tensors, description, None).known_anomalies_ is None
+
+
+# ---------------------------------------------------------------- feature vectors
+
+
+def leaning(seed, n):
+    """Anomalies of one class: two features lie higher, and half of them look normal."""
+    X = normals(seed, n)
+    X[:, :2] += 2, 1
+    return X
+
+
+@pytest.mark.parametrize("fraction", [0.2, "cross"])
+def test_known_anomalies_of_a_table_teach_nearly_as_much_as_a_classifier(fraction):
+    X, y = np.concatenate([normals(0, 300), leaning(1, 12)]), np.repeat([1, -1], [300, 12])
+    settings = {"random_state": 0, "validation_fraction": fraction}
+    auto = HGADDetector(**settings).fit(X, y)
+    ignoring = HGADDetector(**settings, known_anomalies="ignore").fit(X, y)
+    classifier = LogisticRegression(class_weight="balanced").fit(X, y)
+
+    fresh, labels = np.concatenate([normals(2, 600), leaning(3, 600)]), np.repeat([1, 0], 600)
+    before, after = (roc_auc_score(labels, d.score_samples(fresh)) for d in (ignoring, auto))
+    assert after > before + 0.09
+    assert after > roc_auc_score(labels, classifier.decision_function(fresh)) - 0.05
+
+    fresh[600:] = normals(3, 600)
+    fresh[600:, 5] -= 3.5  # a type that nobody has seen, which the classifier takes for normal
+    assert roc_auc_score(labels, classifier.decision_function(fresh)) < 0.6
+    assert roc_auc_score(labels, auto.score_samples(fresh)) > 0.8
+
+
+def test_what_known_anomalies_add_was_learned_from_the_other_samples():
+    vectors = [torch.from_numpy(v) for v in (normals(0, 40), leaning(1, 10))]
+    folds = [np.arange(len(v)) % 5 for v in vectors]
+    settings = {"teachers": vectors[0][:0], "unit": 1.0, "is_whitened": True}
+    before = learn_odds(normals=(vectors[0], folds[0]), defects=(vectors[1], folds[1]), **settings)
+    moved = vectors[1].clone()
+    moved[folds[1] == 2] = 30.0
+    after = learn_odds(normals=(vectors[0], folds[0]), defects=(moved, folds[1]), **settings)
+    assert torch.linalg.norm(after.direction - before.direction) > 0.01
+    # Up to the scale, which all normals share: the order of fold 2 is as before.
+    own = [odds.of_normals[folds[0] == 2] for odds in (before, after)]
+    both = (own[0] > 0) & (own[1] > 0)
+    assert both.sum() > 1
+    assert torch.equal(own[0][both].argsort(), own[1][both].argsort())
+
+
+def test_odds_have_the_unit_of_the_likelihood_ratios():
+    vectors = [torch.from_numpy(v) for v in (normals(0, 400), leaning(1, 20))]
+    folds = [np.arange(len(v)) % 5 for v in vectors]
+    for teachers in (vectors[0][:0], torch.from_numpy(normals(2, 300))):
+        odds = learn_odds(teachers, *zip(vectors, folds, strict=True), 3.0, is_whitened=False)
+        above = odds.of_normals[odds.of_normals > 0]
+        assert 0.45 < len(above) / 400 < 0.55  # from the median on
+        assert float(above.mean()) == pytest.approx(3.0)
+        fresh = torch.from_numpy(normals(3, 4000)) @ odds.direction + odds.offset
+        assert float(fresh[fresh > 0].mean()) == pytest.approx(3.0, rel=0.2)
