@@ -237,11 +237,12 @@ def warn_of_anomalies_outside(names):
     )
 
 
-def warn_uncalibrated(codes, classes, calibrates, *, knows_others=False, stacklevel=2):
+def warn_uncalibrated(codes, classes, calibrates, parts=None, *, knows_others=False, stacklevel=2):
     """Warn of classes that are too small to spare samples from training.
 
     `classes` holds the labels by code. `calibrates` tells which samples are left out of a training.
-    `knows_others` tells that there are other, calibrated classes.
+    `parts` tells that parts are counted, not samples; `knows_others` that there are other,
+    calibrated classes.
     """
     missing = np.setdiff1d(codes, codes[calibrates])
     if not len(missing):
@@ -249,8 +250,9 @@ def warn_uncalibrated(codes, classes, calibrates, *, knows_others=False, stackle
     source = "training samples"
     if calibrates.any() or knows_others:
         source = "the other classes' held-out normals"
+    samples = "samples" if parts is None else "parts"
     warnings.warn(
-        f"fewer than 5 normal samples of class {classes[missing].tolist()[:10]}: all were used "
+        f"fewer than 5 normal {samples} of class {classes[missing].tolist()[:10]}: all were used "
         f"for training, and scores, offset_ and p-values of these classes rest on {source}.",
         UserWarning,
         stacklevel=stacklevel,
