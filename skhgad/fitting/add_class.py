@@ -14,7 +14,7 @@ from ..model.level import LevelModel
 from ..model.nearest import NearestNormals
 from ..scoring.appearances import appearances_of, same_regions
 from ..scoring.calibration import threshold_after
-from ..validation import check_scored_X, check_y
+from ..validation import check_parts, check_scored_X, check_y
 from .calibrate import calibrate_new_classes, evidence_of, judges
 from .changeable import parameters_of_change
 from .class_covariances import fit_new_classes
@@ -22,7 +22,7 @@ from .far_cells import check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
 from .new_map_classes import modes_of_new_classes, new_map_classes, takes_new_maps
-from .parts import Parts, check_groups
+from .parts import Parts
 from .pictures import seen_at_fit
 from .samples import LabelledSamples
 from .synthetic_anomalies import synthetic_anomalies
@@ -48,7 +48,7 @@ def add_class(detector, X, y, roi=None, groups=None):
     fitted, reader = detector.model_, detector.feature_reader()
     X = check_scored_X(X, detector, takes_images=fitted.takes_images)
     codes, labels = new_labels(y, fitted.classes, len(X))
-    numbers = check_groups(groups, codes, labels)
+    numbers = check_parts(groups, codes, labels)
     normal = np.flatnonzero(codes >= 0)
     warn_of_labels(labels, marks_anomalies=len(normal) < len(codes))
     far = normal[:0]  # rows with cells that are no measurement: they calibrate alone

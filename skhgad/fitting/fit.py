@@ -28,6 +28,7 @@ from .parts import Parts
 from .pictures import remembered, seen_at_fit
 from .processes import Processes
 from .recipe import Recipe
+from .repeats import repeats_of
 from .samples import LabelledSamples
 from .schedule import training_plan
 from .synthetic_anomalies import synthetic_anomalies
@@ -39,6 +40,7 @@ from .warn import (
     warn_of_far_cells,
     warn_of_few_calibrating,
     warn_of_labels,
+    warn_of_repeats,
     warn_of_samples_apart,
     warn_of_small_classes,
     warn_of_spreads,
@@ -114,6 +116,10 @@ def fit_detector(
             warn_of_samples_apart(normal[apart], len(normal))
         normal = normal[~apart]
         codes = samples.of_pictures(samples.codes)
+        if parts is None:
+            repeats = repeats_of(samples)
+            if processes.is_first:
+                warn_of_repeats(repeats, classes)
         if processes.is_first and parameters["n_classes"] == "discover":
             warn_of_small_classes(codes, normal)
 

@@ -11,12 +11,11 @@ from ..features.framing import product_masks
 from ..features.reader import FeatureReader
 from ..images import ImageSource
 from ..parameters import check_parameters, plain_parameters
-from ..validation import check_X, check_y
+from ..validation import check_parts, check_X, check_y
 from .far_cells import check_magnitude, far_cells
 from .known_masks import check_masks
 from .many_classes import with_fewer_features
 from .objective import check_trainable
-from .parts import check_groups
 from .same_call import check_same_data, check_same_parameters, check_same_regions
 from .table_memory import check_table_memory
 from .wide_tables import with_rounded_rows
@@ -43,7 +42,7 @@ class FitInput:
     random_state : RandomState
     feature_names : ndarray of shape (n_features,), or None
     parts : ndarray of shape (n_samples,), int64, or None
-        As from `check_groups`.
+        As from `check_parts`.
     """
 
     parameters: dict
@@ -102,7 +101,7 @@ def checked_input(detector, X, y, masks, roi, groups, processes):
             n_channels=channels_of(parameters["backbone"]),
         )
         codes, classes = check_y(y, len(X))
-        parts = check_groups(groups, codes, classes)
+        parts = check_parts(groups, codes, classes)
         takes_images = isinstance(X, ImageSource)
         n_classes = parameters["n_classes"]
         n_fitted = int(n_classes) if isinstance(n_classes, Integral) else len(classes)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .level_means import level_means
 from .parts import first_of_parts
 
 _FEWEST = 20  # pictures of a class, below which it has one mode
@@ -81,7 +82,7 @@ def find_picture_modes(samples, seed):
     counts = np.bincount(codes[seen], minlength=samples.n_classes)
     if not (counts >= _FEWEST).any():
         return PictureModes.one_a_class(samples)
-    from .discovery import find_clusters, level_means  # and parts of scikit-learn
+    from .discovery import find_clusters  # and parts of scikit-learn
 
     means = level_means(samples)
     if samples.pictures is not None:

@@ -13,7 +13,7 @@ from ..parameters import asks_for_training
 from ..scoring.appearances import appearances_of
 from ..scoring.calibration import threshold_after
 from ..scoring.kept_vectors import KeptVectors, joined_parts
-from ..validation import check_scored_X, check_y, listed
+from ..validation import check_parts, check_scored_X, check_y, listed
 from .calibrate import calibrate, evidence_of, offset_of_share, score_vectors
 from .changeable import parameters_of_change
 from .class_update import MapClass, VectorClass
@@ -21,7 +21,7 @@ from .far_cells import FarCell, check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import N_FOLDS, enough_to_hold_out, spare
 from .nearest_normals import NearestOfClass
-from .parts import Parts, check_groups
+from .parts import Parts
 from .pictures import seen_at_fit
 from .recalibrate import recalibrate
 from .recipe import Recipe
@@ -41,7 +41,7 @@ def update(detector, X, y, roi=None, groups=None):
     fitted, reader = detector.model_, detector.feature_reader()
     X = check_scored_X(X, detector, takes_images=fitted.takes_images)
     codes = known_codes(y, fitted.classes, len(X))
-    numbers = check_groups(groups, codes, fitted.classes)
+    numbers = check_parts(groups, codes, fitted.classes)
     normal = np.flatnonzero(codes >= 0)
     kept = fitted.kept
     if kept is not None:

@@ -132,6 +132,22 @@ def warn_of_samples_apart(rows, n_normal):
     )
 
 
+def warn_of_repeats(found, classes):
+    """Warn of classes, a list of Repeats, whose samples look like repeats of the same parts."""
+    if not found:
+        return
+    texts = [
+        f"of {one.n_samples} normals of class {classes.tolist()[one.code]!r} "
+        f"{100 * one.share:.0f} % have their nearest neighbour next to them in the order given "
+        f"({100 * one.chance:.2g} % by chance)"
+        for one in found
+    ]
+    _warn(
+        f"{listed(texts)}, as if parts were repeated: the false-alarm rate promised then does not "
+        "hold for new parts. Say which samples belong together with fit(..., groups=)."
+    )
+
+
 def warn_of_small_classes(codes, rows):
     """Name the classes that `discover_classes` found and that may be a group of defects.
 
