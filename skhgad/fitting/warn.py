@@ -138,8 +138,8 @@ def warn_of_repeats(found, classes):
         return
     texts = [
         f"of {one.n_samples} normals of class {classes.tolist()[one.code]!r} "
-        f"{100 * one.share:.0f} % have their nearest neighbour next to them in the order given "
-        f"({100 * one.chance:.2g} % by chance)"
+        f"{100 * one.share:.0f} % are much nearer to one of the {one.width} before and after them, "
+        f"in the order given, than to any other (by chance at most {100 * one.chance:.2g} %)"
         for one in found
     ]
     _warn(
