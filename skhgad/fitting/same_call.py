@@ -8,7 +8,6 @@ from torch import nn
 
 from ..images import ImageSource
 from ..parameters import name_of
-from ..validation import listed
 
 # Each machine has its own; they change no result but by rounding.
 _OF_EACH_PROCESS = {"cache_budget", "callbacks", "device", "memory", "n_jobs", "verbose"}
@@ -77,7 +76,7 @@ def check_same_data(processes, X, codes, classes, masks=None, parts=None):
     if len(set(processes.gather([joblib.hash((X, codes, classes, masks, parts))]))) > 1:
         names = ["X", "y"] + ["masks"] * (masks is not None) + ["groups"] * (parts is not None)
         raise ValueError(
-            f"{listed(names)} are not the same in all "
+            f"{', '.join(names[:-1])} and {names[-1]} are not the same in all "
             "processes: pass all samples, in the same order, to fit in every process, which then "
             "takes its own share of them."
         )
