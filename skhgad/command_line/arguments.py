@@ -104,7 +104,9 @@ def groups_text(groups):
     n_alone = sum(isinstance(name, int) for _, name in groups)
     parts = "1 part" if len(set(groups)) == 1 else f"{len(set(groups))} parts"
     text = f"--groups: the {len(groups)} images show {parts}"
-    if n_alone:
+    if n_alone == 1:
+        text += "; 1 of them does not match, and counts as a part of its own"
+    elif n_alone:
         text += f"; {n_alone} of them do not match, and count as parts of their own"
     return text
 

@@ -19,6 +19,7 @@ from skhgad.fitting.kernels import fit_kernels
 from skhgad.fitting.modes import find_modes
 from skhgad.fitting.parts import Parts
 from skhgad.fitting.same_call import check_same_data
+from skhgad.storage.untrusted import read_kept
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*as if parts were repeated")
 
@@ -291,6 +292,15 @@ def test_a_loaded_model_knows_the_parts(tmp_path):
         one.update(X[90:], groups=groups[90:])
     np.testing.assert_array_equal(loaded.score_samples(X), detector.score_samples(X))
     assert loaded.offset_ == detector.offset_
+
+
+@pytest.mark.parametrize("parts", [np.arange(59), np.arange(60) - 1, np.zeros(60, np.int32)])
+def test_parts_of_a_damaged_model_are_refused(parts):
+    kept = {"x": torch.zeros(60, 2).double(), "codes": torch.zeros(60).long()}
+    assert read_kept({**kept, "parts": torch.arange(60)}, 2, 1).parts.tolist() == [*range(60)]
+    assert read_kept(kept, 2, 1).parts is None
+    with pytest.raises(ValueError, match="kept.parts"):
+        read_kept({**kept, "parts": torch.from_numpy(parts)}, 2, 1)
 
 
 def test_leaving_parts_out_is_leaving_their_vectors_out():
