@@ -357,7 +357,7 @@ def check_y(y, n_samples):
 
 
 def check_parts(groups, codes, classes):
-    """Turn `groups` as users give them into numbers of parts; None stays None.
+    """Turn `groups` as users give them into numbers of parts; None if each normal is its own.
 
     Parameters
     ----------
@@ -379,6 +379,8 @@ def check_parts(groups, codes, classes):
     """
     if groups is None:
         return None
+    if isinstance(groups, str) or not hasattr(groups, "__len__"):
+        raise TypeError(f"groups is {groups!r}: give one label for each sample.")
     shape = np.shape(groups) if hasattr(groups, "shape") else (len(groups),)
     if shape != (len(codes),):
         raise ValueError(
@@ -397,6 +399,8 @@ def check_parts(groups, codes, classes):
             numbers[place] = found.setdefault(label, len(found))
         except TypeError:
             raise TypeError(f"groups[{place}] is {label!r}: labels are str or int.") from None
+    if len(np.unique(numbers[codes >= 0])) == np.count_nonzero(codes >= 0):
+        return None
     pairs = np.unique(np.stack((numbers, codes))[:, codes >= 0], axis=1)
     twice = np.unique(pairs[0][1:][pairs[0][1:] == pairs[0][:-1]])
     if len(twice):

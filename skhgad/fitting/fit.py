@@ -116,7 +116,7 @@ def fit_detector(
             warn_of_samples_apart(normal[apart], len(normal))
         normal = normal[~apart]
         codes = samples.of_pictures(samples.codes)
-        if parts is None:
+        if groups is None:
             repeats = repeats_of(samples)
             if processes.is_first:
                 warn_of_repeats(repeats, classes)
