@@ -9,8 +9,8 @@ from scipy.special import bdtrc
 from .level_means import level_means
 
 # Places before and after a sample, and how much nearer than all others a neighbour there must be.
-# Solar cells of one module, given one after the other, are within 0.8 in a third of all cases, and
-# twice to five times repeated pictures and vectors in 40 to 95 %. Of ten repeats, some are farther.
+# Of solar cells of one module, given one after the other, a third are within 0.8; of pictures and
+# vectors repeated twice or five times, 38 to 95 %. Of ten repeats, some stand farther off.
 _WINDOWS = ((4, 0.8), (16, 0.5))
 _LEAST_SHARE = 0.5
 _SMALLEST_PROBABILITY = 1e-6
