@@ -553,7 +553,13 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         return cls(**{**backbone_recipe(name), **overrides})
 
     def fit(
-        self, X: Any, y: ArrayLike | None = None, *, masks: Any = None, roi: Any = None
+        self,
+        X: Any,
+        y: ArrayLike | None = None,
+        *,
+        masks: Any = None,
+        roi: Any = None,
+        groups: ArrayLike | None = None,
     ) -> HGADDetector:
         """Learn the normal samples of all classes.
 
@@ -579,6 +585,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             What lies outside is not learnt, and changes no score, class or verdict. One mask for
             all and masks by product are remembered, and used at scoring unless it has others. A
             known anomaly has the mask of the product it is taken for.
+        groups : array-like of shape (n_samples,), default=None
+            The part that each sample comes from, str or int, where parts were photographed or
+            measured several times: equal labels, one part. No part is on both sides of a choice or
+            a calibration, and one sample of each, drawn at random, calibrates; so false-alarm
+            rates, p-values and certificates are those of fresh parts, and count parts. All are
+            fitted to. Normal samples of a part are of one class. None = each sample is a part.
 
         Returns
         -------
@@ -603,21 +615,24 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         UserWarning
             If y holds exactly 0 and 1, or names classes like defects ("bad", "NG", "defective");
             if features have very different spreads; if samples are left out, because they belong
-            to no class discovered; if images are enlarged more than four times;
+            to no class discovered; if images are enlarged more than four times; if no groups are
+            given, and samples given one after the other are as alike as repeats of a part;
             if too few normals of a class are held out for the rate that ``contamination="auto"``
             promises. Each names what was found and what to do.
 
         Notes
         -----
         Where `torch.distributed` is initialised, all processes of the group call fit together, with
-        the same X, y and masks, and share the work. Each then holds the same detector.
+        the same X, y, masks and groups, and share the work. Each then holds the same detector.
         """
         before = self.__dict__.copy()
         try:
             with Listeners() as listeners:
                 with computing(self.n_jobs):
                     self.__dict__.update(
-                        fit_detector(self, X, y, masks=masks, roi=roi, listeners=listeners)
+                        fit_detector(
+                            self, X, y, masks=masks, roi=roi, groups=groups, listeners=listeners
+                        )
                     )
                 listeners.end(self)
         except BaseException:  # also Ctrl-C: nothing half-fitted is left behind
@@ -633,7 +648,14 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             raise AttributeError("n_components_ needs a fitted detector: call fit first.")
         return self.model_.n_components
 
-    def add_class(self, X: Any, y: str | int | ArrayLike, *, roi: Any = None) -> HGADDetector:
+    def add_class(
+        self,
+        X: Any,
+        y: str | int | ArrayLike,
+        *,
+        roi: Any = None,
+        groups: ArrayLike | None = None,
+    ) -> HGADDetector:
         """Learn the normal samples of new classes in closed form; the others stay as they are.
 
         Parameters
@@ -646,6 +668,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         roi : default=None
             Region of interest, as in `fit`. None = the one that all classes had at `fit`; the whole
             image where there was none or each product had its own.
+        groups : array-like of shape (n_samples,), default=None
+            The part that each sample comes from, as in `fit`.
 
         Returns
         -------
@@ -678,19 +702,25 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         with computing(self.n_jobs):
-            attributes = add_class(self, X, y, roi)
+            attributes = add_class(self, X, y, roi, groups)
         self.__dict__.update(attributes)  # at the very end, so that Ctrl-C leaves all or nothing
         return self
 
     def fit_predict(
-        self, X: Any, y: ArrayLike | None = None, *, masks: Any = None, roi: Any = None
+        self,
+        X: Any,
+        y: ArrayLike | None = None,
+        *,
+        masks: Any = None,
+        roi: Any = None,
+        groups: ArrayLike | None = None,
     ) -> NDArray[np.int64]:
         """Fit as `fit`, then return `predict` of X: ndarray of shape (n_samples,), +1 or -1.
 
         To find anomalies among X, set `contamination` to about their share. With "auto", all of X
         is learned as normal, and samples that were learned look more normal than fresh ones.
         """
-        return self.fit(X, y, masks=masks, roi=roi).predict(X, roi=roi)
+        return self.fit(X, y, masks=masks, roi=roi, groups=groups).predict(X, roi=roi)
 
     def update(
         self,
@@ -698,6 +728,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         y: str | int | ArrayLike | None = None,
         *,
         roi: Any = None,
+        groups: ArrayLike | None = None,
         return_changes: bool = False,
     ) -> HGADDetector | list[ClassChange]:
         """Learn more normal samples of known classes, confirmed false alarms among them.
@@ -714,6 +745,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         roi : default=None
             Region of interest of these images, as in `fit`; None = the one remembered from `fit`.
             That one stays.
+        groups : array-like of shape (n_samples,), default=None
+            The part that each sample comes from, as in `fit`; none of them was seen before.
         return_changes : bool, default=False
             Return what changed, and not the detector.
 
@@ -768,7 +801,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         with computing(self.n_jobs):
-            attributes = update(self, X, y, roi)
+            attributes = update(self, X, y, roi, groups)
         return self._changed_by(attributes, return_changes)
 
     def forget(

@@ -356,6 +356,63 @@ def check_y(y, n_samples):
     return codes, classes
 
 
+def check_parts(groups, codes, classes):
+    """Turn `groups` as users give them into numbers of parts; None if each normal is its own.
+
+    Parameters
+    ----------
+    groups : array-like of shape (n_samples,), or None
+        Equal labels, str or int, mark samples of one part.
+    codes : ndarray of shape (n_samples,), int64
+        Class of each sample, -1 = known anomaly.
+    classes : ndarray of shape (n_classes,)
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), int64, or None
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is not one label a sample, a label is missing or not hashable, or a part has normal
+        samples of two classes.
+    """
+    if groups is None:
+        return None
+    if isinstance(groups, str) or not hasattr(groups, "__len__"):
+        raise TypeError(f"groups is {groups!r}: give one label for each sample.")
+    shape = np.shape(groups) if hasattr(groups, "shape") else (len(groups),)
+    if shape != (len(codes),):
+        raise ValueError(
+            f"groups has the shape {shape}, and X has {len(codes)} samples: give one label for "
+            "each sample, equal for samples of one part."
+        )
+    labels = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    found, numbers = {}, np.empty(len(labels), dtype=np.int64)
+    for place, label in enumerate(labels):
+        if _is_missing(label):
+            raise ValueError(
+                f"groups[{place}] is {label!r}: a sample that is the only one of its part needs a "
+                "label of its own."
+            )
+        try:
+            numbers[place] = found.setdefault(label, len(found))
+        except TypeError:
+            raise TypeError(f"groups[{place}] is {label!r}: labels are str or int.") from None
+    if len(np.unique(numbers[codes >= 0])) == np.count_nonzero(codes >= 0):
+        return None
+    pairs = np.unique(np.stack((numbers, codes))[:, codes >= 0], axis=1)
+    twice = np.unique(pairs[0][1:][pairs[0][1:] == pairs[0][:-1]])
+    if len(twice):
+        label = list(found)[twice[0]]
+        names = classes[pairs[1][pairs[0] == twice[0]]].tolist()
+        raise ValueError(
+            f"groups: the part {label!r} has normal samples of the classes "
+            f"{listed(map(repr, names))}. All of a part belong to one class."
+        )
+    return numbers
+
+
 def check_class_labels(class_labels, classes, n_samples):
     """Turn class labels given at prediction, or one for all, into int64 codes (n_samples,).
 

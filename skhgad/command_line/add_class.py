@@ -5,10 +5,13 @@ from pathlib import Path
 from ..text import printable
 from .arguments import (
     ChangedModel,
+    add_groups_option,
     add_machine_options,
     add_out_option,
     add_roi_option,
+    chosen_groups,
     chosen_roi,
+    groups_text,
 )
 
 
@@ -27,6 +30,7 @@ def add_options(commands):
         command,
         "the model keeps it for the product; default: that of the fit, if all products share it",
     )
+    add_groups_option(command)
     add_out_option(command)
     add_machine_options(command)
     command.set_defaults(run=run)
@@ -41,8 +45,11 @@ def run(args):
     label = new_label(detector, args.name)
     roi = chosen_roi(args, [label])
     images = normal_images(args.folder)
+    groups = chosen_groups(args, images, [label] * len(images))
+    if groups is not None:
+        print(groups_text(groups))
     with naming_files(images):
-        detector.add_class(images, label, roi=roi)
+        detector.add_class(images, label, roi=roi, groups=groups)
     model.save()
     names = ", ".join(printable(name) for name in detector.classes_)
     print(

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import math
 import os
+import re
 import warnings
 from ast import literal_eval
 from pathlib import Path
@@ -57,6 +58,57 @@ def add_roi_option(command, effect=ROI_OF_FIT):
         "where they are inspected; or a folder with one for each product, named like it, e.g. "
         f"bolt.png; {effect}",
     )
+
+
+def add_groups_option(command):
+    """Add ``--groups``."""
+    command.add_argument(
+        "--groups",
+        type=parse_pattern,
+        metavar="REGEX",
+        help="for parts of which there are several images: a regular expression whose first "
+        "parentheses find the name of the part in the name of a file, e.g. '^(.*)_' for "
+        "bolt017_left.png and bolt017_right.png; one image of each part calibrates",
+    )
+
+
+def parse_pattern(text):
+    """Compile a regular expression that has parentheses."""
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+    if not pattern.groups:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} has no parentheses around the name of the part, as in '^(.*)_'"
+        )
+    return pattern
+
+
+def chosen_groups(args, images, products):
+    """Return `groups` of HGADDetector from ``--groups``, a list, or None without the option.
+
+    Parts of two products are never the same. An image whose name does not match is a part.
+    """
+    if args.groups is None:
+        return None
+    found = [args.groups.search(os.path.basename(image)) for image in images]
+    return [
+        (product, i if match is None or match[1] is None else match[1])
+        for i, (match, product) in enumerate(zip(found, products, strict=True))
+    ]
+
+
+def groups_text(groups):
+    """Say how many parts `chosen_groups` found, and of how many images the name did not match."""
+    n_alone = sum(isinstance(name, int) for _, name in groups)
+    parts = "1 part" if len(set(groups)) == 1 else f"{len(set(groups))} parts"
+    text = f"--groups: the {len(groups)} images show {parts}"
+    if n_alone == 1:
+        text += "; 1 of them does not match, and counts as a part of its own"
+    elif n_alone:
+        text += f"; {n_alone} of them do not match, and count as parts of their own"
+    return text
 
 
 def chosen_roi(args, products):

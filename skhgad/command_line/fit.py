@@ -7,12 +7,15 @@ from pathlib import Path
 from ..text import printable
 from .arguments import (
     add_class_options,
+    add_groups_option,
     add_machine_options,
     add_roi_option,
     add_threshold_option,
+    chosen_groups,
     chosen_parameters,
     chosen_rates,
     chosen_roi,
+    groups_text,
     parse_image_size,
     set_thresholds,
 )
@@ -48,6 +51,7 @@ def add_options(commands):
         help="CSV files that the page of review saved: more normal images, and known defects; a "
         "decision on an image counts more than its folder",
     )
+    add_groups_option(command)
     command.add_argument(
         "--backbone",
         metavar="NAME",
@@ -112,7 +116,10 @@ def _fit(args, processes):
         data = with_decisions(data, load_decisions(args.decisions))
     check_rated_products(rates, np.unique(data.class_label[data.y == 1]).tolist())
     roi = chosen_roi(args, np.unique(data.class_label[data.y == 1]).tolist())
+    groups = chosen_groups(args, data.images.tolist(), data.class_label.tolist())
     print(understood(data))
+    if groups is not None:
+        print(groups_text(groups))
     if args.dry_run:
         return
     start = time.perf_counter()
@@ -120,7 +127,7 @@ def _fit(args, processes):
     is_told = detector.verbose >= 1  # by fit itself
     with naming_files(data.images):
         masks = np.where(data.y == -1, data.mask, None)
-        detector.fit(data.images, data.target, masks=masks, roi=roi)
+        detector.fit(data.images, data.target, masks=masks, roi=roi, groups=groups)
     if processes.is_first:
         set_thresholds(detector, rates)
         detector.set_params(verbose=parameters.get("verbose", 0)).save(args.out)

@@ -6,10 +6,13 @@ from ..text import printable
 from .add_class import normal_images
 from .arguments import (
     ChangedModel,
+    add_groups_option,
     add_machine_options,
     add_out_option,
     add_roi_option,
+    chosen_groups,
     chosen_roi,
+    groups_text,
     known_class,
 )
 
@@ -45,6 +48,7 @@ def add_options(commands):
         "learns them",
     )
     add_roi_option(command, "of these images; default: that of the fit, which the model keeps")
+    add_groups_option(command)
     add_out_option(command)
     add_machine_options(command)
     command.set_defaults(run=run)
@@ -62,8 +66,11 @@ def run(args):
     roi = chosen_roi(args, detector.classes_.tolist())
     learnt = _of_folder if args.decisions is None else _decided
     images, labels = learnt(args, detector)
+    groups = chosen_groups(args, images, labels)
+    if groups is not None:
+        print(groups_text(groups))
     with naming_files(images):
-        changes = detector.update(images, labels, roi=roi, return_changes=True)
+        changes = detector.update(images, labels, roi=roi, groups=groups, return_changes=True)
     model.save()
     counts = ", ".join(
         f"{labels.count(n)} normal images of {printable(n)}" for n in dict.fromkeys(labels)

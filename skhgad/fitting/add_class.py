@@ -14,7 +14,7 @@ from ..model.level import LevelModel
 from ..model.nearest import NearestNormals
 from ..scoring.appearances import appearances_of, same_regions
 from ..scoring.calibration import threshold_after
-from ..validation import check_scored_X, check_y
+from ..validation import check_parts, check_scored_X, check_y
 from .calibrate import calibrate_new_classes, evidence_of, judges
 from .changeable import parameters_of_change
 from .class_covariances import fit_new_classes
@@ -22,6 +22,7 @@ from .far_cells import check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
 from .new_map_classes import modes_of_new_classes, new_map_classes, takes_new_maps
+from .parts import Parts
 from .pictures import seen_at_fit
 from .samples import LabelledSamples
 from .synthetic_anomalies import synthetic_anomalies
@@ -38,7 +39,7 @@ from .warn import (
 _FIRST_IMAGES = 16  # of each class: enough to find about where it lies
 
 
-def add_class(detector, X, y, roi=None):
+def add_class(detector, X, y, roi=None, groups=None):
     """Return the fitted attributes that a new class changes; see `HGADDetector.add_class`.
 
     The detector itself does not change.
@@ -47,6 +48,7 @@ def add_class(detector, X, y, roi=None):
     fitted, reader = detector.model_, detector.feature_reader()
     X = check_scored_X(X, detector, takes_images=fitted.takes_images)
     codes, labels = new_labels(y, fitted.classes, len(X))
+    numbers = check_parts(groups, codes, labels)
     normal = np.flatnonzero(codes >= 0)
     warn_of_labels(labels, marks_anomalies=len(normal) < len(codes))
     far = normal[:0]  # rows with cells that are no measurement: they calibrate alone
@@ -63,14 +65,18 @@ def add_class(detector, X, y, roi=None):
         masks = fitted.roi._replace(of_class=fitted.roi.of_class[:1] * len(labels))
     observed = fitted.observed(X) if fitted.takes_images else X
     seen, rows, pictures = seen_at_fit(reader, observed, codes, normal, parameters, masks)
-    regions, far_codes, codes = regions_by_code(masks, codes), codes[far], codes[normal]
     random_state = check_random_state(parameters["random_state"])
+    parts = Parts.drawn(numbers, codes, random_state)
+    regions, far_codes, codes = regions_by_code(masks, codes), codes[far], codes[normal]
+    of_normal = None if parts is None else parts.of(normal)
     fraction = parameters["validation_fraction"]
     # Whatever was trained stays: the new classes alone are fitted.
     enough = enough_to_hold_out(is_trained=False, takes_images=fitted.takes_images)
-    spared = spare(codes, fraction, enough=enough, random_state=random_state)
+    spared = spare(codes, fraction, enough=enough, random_state=random_state, parts=of_normal)
     if fraction != 0:
-        warn_uncalibrated(codes, labels, spared.any(axis=0), knows_others=True, stacklevel=4)
+        is_spared = spared.any(axis=0)
+        warn_uncalibrated(codes, labels, is_spared, of_normal, knows_others=True, stacklevel=4)
+    is_judged = np.ones(len(codes), dtype=bool) if parts is None else of_normal.judged
     classes, order = np.unique(np.concatenate([fitted.classes, labels]), return_index=True)
     known_places, new_places = np.split(np.argsort(order), [len(fitted.classes)])
     known = _on_cpu(fitted.model)
@@ -79,31 +85,37 @@ def add_class(detector, X, y, roi=None):
             warn_of_enlarged_images(seen, rows, cache.sizes, parameters)
         of_rows = slice(None) if pictures is None else pictures.samples
         samples = LabelledSamples(
-            cache, np.arange(len(rows)), codes[of_rows], len(labels), pictures
-        )
+            cache, np.arange(len(rows)), codes[of_rows], len(labels), pictures,
+            None if parts is None else of_normal.of(of_rows),
+        )  # fmt: skip
         extension = _Extension(known, order, new_places, parameters, reader.device)
         fit = extension.fit_maps if takes_new_maps(known) else extension.fit
         with synthetic_anomalies(
-            reader, X, normal, spared, samples, parameters, regions, extension.seed
+            reader, X, normal, spared & is_judged, samples, parameters, regions, extension.seed
         ) as synthetic:
             model, evidence, of_synthetic = fit(samples, spared[:, of_rows], synthetic)
         weigh = None if synthetic is None else synthetic.weigh(model, of_synthetic)
         added = calibrate_new_classes(model, evidence, parameters, known, new_places, weigh)
-    if len(far):
-        share = len(added.scores) / len(normal)
-        added = with_rows(added, share, model, X[far], new_places[far_codes], reader.device)
+    judged = np.ones(len(far), dtype=bool) if parts is None else parts.judged[far]
+    if judged.any():
+        share = len(added.scores) / max(1, np.count_nonzero(is_judged))
+        of_far = new_places[far_codes[judged]]
+        added = with_rows(added, share, model, X[far[judged]], of_far, reader.device)
     before = fitted.calibration
     before = before._replace(
         codes=known_places[before.codes], inferred=known_places[before.inferred]
     )
     calibration = before.joined(added)
     if parameters["class_calibration"]:  # else all classes share what calibrates the known ones
-        counts = np.bincount(codes[spared.any(axis=0)], minlength=len(labels))
+        calibrates = spared.any(axis=0) & is_judged
+        counts = np.bincount(codes[calibrates], minlength=len(labels))
         warn_of_few_calibrating(counts, labels, parameters)
     kept = fitted.kept
     if kept is not None:
-        kept = kept.recoded(known_places).joined(X[normal], new_places[codes])
-        kept = kept.joined(X[far], new_places[far_codes])
+        rows = np.concatenate((normal, far))
+        own_parts = None if numbers is None else numbers[rows]
+        own_codes = new_places[np.concatenate((codes, far_codes))]
+        kept = kept.recoded(known_places).joined(X[rows], own_codes, own_parts)
     roi = joined_masks(fitted.roi, masks, (len(fitted.classes), len(labels)), order)
     appearances = None
     if fitted.takes_images and same_regions(fitted.roi, roi):  # else they are not comparable
@@ -183,12 +195,13 @@ class _Extension:
         evidence, of_synthetic = [], []
         for group, chosen in enumerate(spared):
             _write(levels, group)
-            evidence += self._evidence(model, samples.chosen(np.flatnonzero(chosen)))
+            judged = samples.judged(np.flatnonzero(chosen))
+            evidence += self._evidence(model, samples.chosen(judged))
             of_synthetic += self._evidence_of_group(model, synthetic, group)
         if len(spared) != 1:  # else the model is to be without the group
             _write(levels)
         if self._judges_all:
-            evidence = self._evidence(model, samples)
+            evidence = self._evidence(model, samples.chosen(samples.judged(samples.rows)))
         return model, evidence, of_synthetic
 
     @property

@@ -30,7 +30,7 @@ def evidence_of(model, samples, device):
 
 
 def judges(fit, model, samples, spared):
-    """Yield models, each with the rows of the samples that it calibrates.
+    """Yield models, each with the rows of the samples that it calibrates: of each part, one.
 
     Parameters
     ----------
@@ -45,12 +45,13 @@ def judges(fit, model, samples, spared):
         on all other samples. None: `model` judges the samples that it was fitted to.
     """
     if not len(spared):
-        yield model, samples.rows
+        yield model, samples.judged(samples.rows)
     elif len(spared) == 1:
-        yield model, np.flatnonzero(spared[0])
+        yield model, samples.judged(np.flatnonzero(spared[0]))
     else:
         for group in spared:
-            yield fit(samples.chosen(np.flatnonzero(~group))), np.flatnonzero(group)
+            judge = fit(samples.chosen(np.flatnonzero(~group)))
+            yield judge, samples.judged(np.flatnonzero(group))
 
 
 def calibrate(model, evidence, parameters, weigh=None):
@@ -169,14 +170,17 @@ def offset_of_share(scores, share):
 def with_samples(calibration, share, model, samples, device):
     """Return a calibration with more samples, LabelledSamples that the model did not see.
 
-    `share` of them calibrate, evenly spaced.
+    `share` of them calibrate, evenly spaced; of each part, at most one.
     """
-    n = len(samples.of_pictures(samples.codes))
-    n_chosen = round(share * n)
+    is_chosen, parts = np.ones(len(samples.of_pictures(samples.codes)), bool), samples.parts
+    if parts is not None:
+        is_chosen = samples.parts_of_pictures().judged.copy()
+    rows = np.flatnonzero(is_chosen)
+    n_chosen = round(share * len(rows))
     if not n_chosen:
         return calibration
-    is_chosen = np.zeros(n, dtype=bool)
-    is_chosen[np.linspace(0, n - 1, n_chosen).round().astype(np.int64)] = True
+    is_chosen[:] = False
+    is_chosen[rows[np.linspace(0, len(rows) - 1, n_chosen).round().astype(np.int64)]] = True
     for inferred, given in evidence_of(model, samples.kept(is_chosen), device):
         calibration = calibration.joined(calibration_of(model, inferred, given))
     return calibration

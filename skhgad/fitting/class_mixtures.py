@@ -12,8 +12,9 @@ from .gaussian_shrinkage import (
     likeliest_pseudo_count,
     share_of_prior,
 )
-from .mixture_choice import AUTO, FEW, ClassVectors, choose_mixture, fit_gaussian
+from .mixture_choice import AUTO, FEW, ClassVectors, choose_mixture, fit_gaussian_to
 from .modes import find_modes, numbered
+from .parts import first_of_parts
 from .ties import tie_covariances
 
 BACKGROUND_SHRINKAGE = 0.1
@@ -40,12 +41,12 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
         Of a fit to more samples, from which a class takes its candidate and the strength of its
         prior. None = they are chosen.
     """
-    x, codes = samples.vectors()
+    (x, codes), parts = samples.vectors(), samples.parts()
     z = latent_vectors(level, x)
     asked = [n_components] * samples.n_classes
     if choices is None:
-        modes = find_modes(level.start.powered(x), codes, samples.n_classes, seed)
-        heavy_tails = has_heavy_tails_within(z, codes, modes)
+        modes = find_modes(level.start.powered(x), codes, samples.n_classes, seed, parts)
+        heavy_tails = has_heavy_tails_within(z, codes, modes, parts)
         priors = [None] * samples.n_classes
     else:
         modes, heavy_tails = choices.modes_of(samples), choices.heavy_tails
@@ -59,7 +60,7 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
     vectors = [
         ClassVectors(
             z[rows], modes[rows], seed, heavy_tails, n_merged, *tie_covariances(level, x[rows]),
-            pseudo_count=prior,
+            pseudo_count=prior, parts=None if parts is None else parts[rows],
         )
         for rows, prior in zip(by_class, priors, strict=True)
     ]  # fmt: skip
@@ -74,10 +75,10 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
     # The background of a single class is the class. With fewer rows than features, a background
     # says nothing of what lies outside of the rows.
     if samples.n_classes > 1 and not level.start.has_rest:
-        everything = drawn_of_all(z, seed)
+        everything, of_parts = drawn_of_all(z, seed, parts)
         shrinkage = None if choices is None else choices.background_shrinkage
         if shrinkage is None:
-            shrinkage = background_shrinkage(everything, heavy_tails)
+            shrinkage = background_shrinkage(everything, of_parts, heavy_tails)
         covariance = torch.cov(everything.T, correction=0).reshape(z.shape[1], -1)
         background = everything.mean(0), whitening_matrix(shrink(covariance, shrinkage))
     is_short = are_new or samples.n_classes > 1
@@ -99,12 +100,13 @@ def _frozen(mixture, is_short):
     return centers, log_weights, whiteners, names
 
 
-def drawn_of_all(z, seed):
-    """Return those of the latent vectors of all classes that the background is fitted to."""
-    return z[drawn_rows(z, torch.arange(len(z)), seed)]
+def drawn_of_all(z, seed, parts=None):
+    """Return those latent vectors that the background is fitted to, of all classes; their parts."""
+    rows = drawn_rows(z, torch.arange(len(z)), seed)
+    return z[rows], None if parts is None else parts[rows]
 
 
-def background_shrinkage(z, heavy_tails):
+def background_shrinkage(z, parts, heavy_tails):
     """Choose the shrinkage of the background, the Gaussian of the vectors from `drawn_of_all`.
 
     It is that under which each vector is most likely, given all the others, but at least 0.1: the
@@ -114,8 +116,8 @@ def background_shrinkage(z, heavy_tails):
     scale = float(residuals.square().mean())
     if heavy_tails or not scale > 0:
         return BACKGROUND_SHRINKAGE
-    inflation = inflation_of(torch.zeros(len(z), dtype=torch.int64))
-    pseudo = likeliest_pseudo_count(residuals, inflation, scale, z.shape[1])
+    inflation = inflation_of(torch.zeros(len(z), dtype=torch.int64), parts)
+    pseudo = likeliest_pseudo_count(residuals, inflation, scale, z.shape[1], parts=parts)
     return max(share_of_prior(pseudo, len(z)), BACKGROUND_SHRINKAGE)
 
 
@@ -136,21 +138,25 @@ def fit_class(vectors, n_components, named=False):
     if named or n_components in (AUTO, FEW):
         return choose_mixture(vectors, n_components)
     if n_components == 1 or not len(vectors):
-        return fit_gaussian(vectors.z, vectors.heavy_tails, vectors.n_merged, vectors.pseudo_count)
+        return fit_gaussian_to(vectors)
     generator = torch.Generator().manual_seed(vectors.seed)
     return fit_mixture(vectors.z, n_components, generator, ties=vectors.ties)
 
 
-def has_heavy_tailed_class(z, modes):
+def has_heavy_tailed_class(z, modes, parts=None):
     """Whether the vectors (n, n_features) of one class have tails too heavy for a Gaussian."""
-    return has_heavy_tails_within(z, torch.zeros(len(z), dtype=torch.int64), modes)
+    return has_heavy_tails_within(z, torch.zeros(len(z), dtype=torch.int64), modes, parts)
 
 
-def has_heavy_tails_within(z, codes, modes):
+def has_heavy_tails_within(z, codes, modes, parts=None):
     """Whether the vectors (n, n_features) of classes have tails too heavy for a Gaussian.
 
-    They are taken around the means of the modes of all classes together.
+    They are taken around the means of the modes of all classes together. Of each of the `parts`
+    (n,), if any, the first tells.
     """
+    if parts is not None:
+        rows = torch.from_numpy(first_of_parts(parts.numpy()))
+        return has_heavy_tails_within(z[rows], codes[rows], modes[rows])
     codes = numbered(codes, modes)
     step = -(-len(z) // _MOST_VECTORS)
     residuals = residuals_within(z, codes)[::step]

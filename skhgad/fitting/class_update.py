@@ -208,10 +208,12 @@ class VectorClass:
     n_components : int, "auto" or "few"
         Of the fit.
     seed : int
+    parts : Tensor of shape (n_old + n_new,), int64, or None
+        The part of each old vector, if there are any, and each new one; None = each is its own.
     """
 
     @torch.no_grad()
-    def __init__(self, level, x, old, code, folds, n_components, seed):
+    def __init__(self, level, x, old, code, folds, n_components, seed, parts=None):
         densities = level.densities
         self.code, self.folds, self.n_merged = code, folds, level.start.n_merged
         self.z = latent_vectors(level, x)
@@ -220,22 +222,22 @@ class VectorClass:
         if old is not None:
             old_z = latent_vectors(level, old)
             self.n_vectors, self.location = float(len(old)), old_z.mean(0)
-            self.parts = _Refit(
-                level, torch.cat((old, x)), torch.cat((old_z, self.z)), n_components, seed
+            self.mixture = _Refit(
+                level, torch.cat((old, x)), torch.cat((old_z, self.z)), n_components, seed, parts
             )
         else:
-            parts = (part.cpu() for part in densities.mixture_of(code))
-            mixture = GaussianMixture(*parts, n_merged=self.n_merged)
+            found = (values.cpu() for values in densities.mixture_of(code))
+            mixture = GaussianMixture(*found, n_merged=self.n_merged)
             if is_kernels(len(mixture.centers), self.n_vectors):
-                self.parts = _Kernels(mixture, self.z, self.n_vectors, seed)
+                self.mixture = _Kernels(mixture, self.z, self.n_vectors, seed, parts)
             else:
                 shrinkage = float(densities.shrinkages[code])
-                self.parts = _Counts(mixture, self.z, self.n_vectors, shrinkage)
+                self.mixture = _Counts(mixture, self.z, self.n_vectors, shrinkage)
 
     def write(self, densities, without=None):
         """Set the class in densities, from the old vectors and the new ones not in a fold."""
         left_out = self.folds == (-1 if without is None else without)
-        z, mixture = self.z[~left_out], self.parts.fit(left_out)
+        z, mixture = self.z[~left_out], self.mixture.fit(left_out)
         n = self.n_vectors + len(z)
         densities.set_class(
             self.code, mixture.frozen(), (self.n_vectors * self.location + z.sum(0)) / n,
@@ -246,13 +248,15 @@ class VectorClass:
 class _Refit:
     """The mixture of all vectors of a class, the new ones last."""
 
-    def __init__(self, level, x, z, n_components, seed):
-        modes = find_modes(level.start.powered(x), torch.zeros(len(x), dtype=torch.int64), 1, seed)
+    def __init__(self, level, x, z, n_components, seed, parts=None):
+        in_one = torch.zeros(len(x), dtype=torch.int64)
+        modes = find_modes(level.start.powered(x), in_one, 1, seed, parts)
         self.rows = drawn_rows(z, torch.arange(len(z)), seed)
         self.n_all = len(z)
         self.vectors = ClassVectors(
-            z[self.rows], modes[self.rows], seed, has_heavy_tailed_class(z, modes),
+            z[self.rows], modes[self.rows], seed, has_heavy_tailed_class(z, modes, parts),
             level.start.n_merged, *tie_covariances(level, x[self.rows]),
+            parts=None if parts is None else parts[self.rows],
         )  # fmt: skip
         self.whole = fit_class(self.vectors, n_components)
         self.name = name_of(self.whole, len(self.rows))
@@ -271,7 +275,7 @@ class _Refit:
 class _Kernels:
     """Kernels at the vectors of before and at new ones; where they are too many, at a draw."""
 
-    def __init__(self, mixture, z, n_vectors, seed):
+    def __init__(self, mixture, z, n_vectors, seed, parts=None):
         generator = torch.Generator().manual_seed(seed)
         everything = torch.cat((mixture.centers, z))
         numbers = torch.cat((torch.full((len(mixture.centers),), -1), torch.arange(len(z))))
@@ -281,7 +285,10 @@ class _Kernels:
             is_new = numbers[order] >= 0
             order = torch.cat((order[is_new][:n_new], order[~is_new][: MOST_KERNELS - n_new]))
             order = order[torch.randperm(len(order), generator=generator)]
-        self.whole, self.numbers = fit_kernels(everything[order]), numbers[order]
+        if parts is not None:  # old vectors count as parts of their own
+            n_old = len(mixture.centers)
+            parts = torch.cat((-1 - torch.arange(n_old), parts))[order]
+        self.whole, self.numbers = fit_kernels(everything[order], parts=parts), numbers[order]
 
     def fit(self, left_out):
         """Return the kernels without those at some of the new vectors; they keep their shape."""

@@ -10,6 +10,7 @@ from sklearn.metrics import pairwise_distances_argmin
 from sklearn.metrics.cluster import contingency_matrix
 
 from ..regions import number_by_first
+from .level_means import level_means
 from .strays import far_from_class, in_small_class, is_scattered
 
 _EMBEDDING_COMPONENTS = 32
@@ -119,36 +120,6 @@ def _seem_defects(points, labels, is_apart, counted):
     is_new = np.zeros(len(points), dtype=bool)
     is_new[rows[found]] = True
     return is_new
-
-
-def means_of_pictures(means, samples, level):
-    """Return means (n_pictures, n_features) of pictures from those of their views.
-
-    Outside, views repeat what they have inside; a view counts by how much of it lies inside.
-    """
-    pictures, cache = samples.pictures, samples.cache
-    own = cache.processes.own(samples.rows)
-    counts = cache.read_inside(level, own).double().sum(1).numpy()
-    counts = cache.processes.gather_rows(counts, samples.rows)
-    numbers = pictures.samples[samples.rows]
-    total = np.zeros((numbers.max() + 1, means.shape[1]))
-    np.add.at(total, numbers, means * counts[:, None])
-    return total / np.bincount(numbers, counts)[:, None].clip(1)
-
-
-def level_means(samples):
-    """Return the mean over positions of every level, a list of float64 ndarrays (n, n_features).
-
-    Of views of pictures, those of the pictures.
-    """
-    cache, parts = samples.cache, []
-    for level in range(cache.n_levels):
-        means = [x.mean(1).numpy() for (x,), _ in samples.blocks([level])]
-        means = cache.processes.gather_rows(np.concatenate(means).astype(np.float64), samples.rows)
-        if samples.pictures is not None:
-            means = means_of_pictures(means, samples, level)
-        parts.append(means)
-    return parts
 
 
 def embed(means):

@@ -24,9 +24,11 @@ from .folds import enough_to_hold_out, spare
 from .known_defects import can_be_corrected, correct_by_known_defects, known_defects
 from .known_regions import check_common_parts, in_regions_of_classes
 from .listeners import Listeners
+from .parts import Parts
 from .pictures import remembered, seen_at_fit
 from .processes import Processes
 from .recipe import Recipe
+from .repeats import repeats_of
 from .samples import LabelledSamples
 from .schedule import training_plan
 from .synthetic_anomalies import synthetic_anomalies
@@ -38,6 +40,7 @@ from .warn import (
     warn_of_far_cells,
     warn_of_few_calibrating,
     warn_of_labels,
+    warn_of_repeats,
     warn_of_samples_apart,
     warn_of_small_classes,
     warn_of_spreads,
@@ -54,6 +57,7 @@ def fit_detector(
     *,
     masks=None,
     roi=None,
+    groups=None,
     listeners=None,
     on_pass=None,
     correct=correct_by_known_defects,
@@ -70,11 +74,12 @@ def fit_detector(
     listeners = Listeners() if listeners is None else listeners
     processes = Processes.current()
     processes.meet()
-    given = checked_input(detector, X, y, masks, roi, processes)
+    given = checked_input(detector, X, y, masks, roi, groups, processes)
     listeners.start(detector, processes)
     parameters, reader, random_state = given.parameters, given.reader, given.random_state
     shapes, device = reader.level_shapes(given.X), reader.device
     seed = int(random_state.randint(2**31 - 1))
+    parts = Parts.drawn(given.parts, given.codes, random_state)
 
     normal, far, anomalies, cells = given.groups()
     if processes.is_first:
@@ -101,8 +106,9 @@ def fit_detector(
             warn_of_enlarged_images(seen, rows, sizes, parameters)
         of_rows = normal if pictures is None else normal[pictures.samples]
         samples = LabelledSamples(
-            cache, np.arange(len(rows)), given.codes[of_rows], len(given.classes), pictures
-        )
+            cache, np.arange(len(rows)), given.codes[of_rows], len(given.classes), pictures,
+            None if parts is None else parts.of(of_rows),
+        )  # fmt: skip
         samples, classes, apart = find_classes(
             samples, given.classes, parameters["n_classes"], random_state
         )
@@ -110,6 +116,10 @@ def fit_detector(
             warn_of_samples_apart(normal[apart], len(normal))
         normal = normal[~apart]
         codes = samples.of_pictures(samples.codes)
+        if groups is None:
+            repeats = repeats_of(samples)
+            if processes.is_first:
+                warn_of_repeats(repeats, classes)
         if processes.is_first and parameters["n_classes"] == "discover":
             warn_of_small_classes(codes, normal)
 
@@ -124,9 +134,12 @@ def fit_detector(
             samples, unclean = samples.kept(~is_unclean), samples.kept(is_unclean)
             normal, codes = normal[~is_unclean], codes[~is_unclean]
         fraction = parameters["validation_fraction"]
-        spared = spare(codes, fraction, enough=enough, random_state=random_state)
+        of_normal = samples.parts_of_pictures()
+        spared = spare(codes, fraction, enough=enough, random_state=random_state, parts=of_normal)
         if processes.is_first and fraction != 0:
-            warn_uncalibrated(codes, classes, spared.any(axis=0), stacklevel=4)
+            warn_uncalibrated(codes, classes, spared.any(axis=0), of_normal, stacklevel=4)
+        is_judged = True if of_normal is None else of_normal.judged
+        is_judged = np.broadcast_to(is_judged, codes.shape)
         model, evidence, calibration, history = fit_and_calibrate(
             recipe, given, normal, samples, spared, listeners.before(on_pass)
         )
@@ -143,11 +156,13 @@ def fit_detector(
                 if processes.is_first and defects.outside:
                     warn_of_anomalies_outside(defects.outside)
                 model, calibration, known = correct(fitted, samples, defects, parameters, classes)
-        calibrating = len(calibration.scores) / len(codes)  # so many of what the fit left out, too
-        if len(far):
-            far_codes = None if given_codes is None else given_codes[far]
+        # So many of what the fit left out calibrate, too; of parts, those that are drawn.
+        calibrating = len(calibration.scores) / max(1, np.count_nonzero(is_judged))
+        judged = far if parts is None else far[parts.judged[far]]
+        if len(judged):
+            far_codes = None if given_codes is None else given_codes[judged]
             calibration = with_rows(
-                calibration, calibrating, model, given.X[far], far_codes, device
+                calibration, calibrating, model, given.X[judged], far_codes, device
             )
         if unclean is not None:
             calibration = with_samples(calibration, calibrating, model, unclean, device)
@@ -168,7 +183,8 @@ def fit_detector(
         if given_codes is not None:  # with rows that are left out
             own = np.flatnonzero(given_codes >= 0)
             own_codes = given_codes[own]
-        kept = KeptVectors.of(given.X[own], own_codes)
+        own_parts = None if parts is None else parts.numbers[own]
+        kept = KeptVectors.of(given.X[own], own_codes, own_parts)
         fitted_to = normal[~spared[0]] if len(spared) == 1 else normal
         place_rows(model, np.searchsorted(own, fitted_to), len(own))
     fitted = FittedModel(
@@ -184,7 +200,7 @@ def fit_detector(
     keeps_flow = plan.n_passes > 0 and any(len(level.flow.blocks.mix) for level in model.levels)
     n_unclean = 0 if unclean is None else int(is_unclean.sum())
     decisions = Decisions(
-        classes, codes, spared, len(anomalies), n_unclean, plan.n_passes, keeps_flow
+        classes, codes, spared & is_judged, len(anomalies), n_unclean, plan.n_passes, keeps_flow
     )
     listeners.decisions = decisions
     if processes.is_first:
@@ -223,8 +239,10 @@ def fit_and_calibrate(recipe, given, normal, samples, spared, on_pass=None):
         As from `Recipe.fit`, and the Calibration.
     """
     parameters, regions = recipe.parameters, regions_by_code(given.regions, given.codes)
+    parts = samples.parts_of_pictures()
+    judged = spared if parts is None else spared & parts.judged
     with synthetic_anomalies(
-        given.reader, given.X, normal, spared, samples, parameters, regions, recipe.seed
+        given.reader, given.X, normal, judged, samples, parameters, regions, recipe.seed
     ) as synthetic:
         model, evidence, of_synthetic, history = recipe.fit(
             samples,
@@ -246,7 +264,9 @@ def find_unclean(recipe, given, normal, samples, share, random_state):
     codes = samples.of_pictures(samples.codes)
     if not given.takes_images:
         return most_isolated(given.X[normal], codes, share, recipe.seed)
-    folds = spare(codes, "cross", enough=0, random_state=random_state)
+    parts = samples.parts_of_pictures()
+    folds = spare(codes, "cross", enough=0, random_state=random_state, parts=parts)
+    samples = samples.all_judged()
     _, evidence, calibration, _ = fit_and_calibrate(recipe, given, normal, samples, folds)
     return lowest_left_out(samples, evidence, calibration, share)
 
@@ -277,7 +297,17 @@ def find_classes(samples, classes, n_classes, random_state):
         )
     from .discovery import discover_classes  # and parts of scikit-learn that nothing else needs
 
-    codes = discover_classes(samples, n_classes, random_state)
+    if samples.parts is None:
+        codes = discover_classes(samples, n_classes, random_state)
+    else:  # repeats of a part look like a class: one tells the class of all
+        _, first, place = np.unique(
+            samples.parts_of_pictures().numbers, return_index=True, return_inverse=True
+        )
+        order = np.argsort(first)
+        is_first = np.isin(np.arange(len(place)), first)
+        of_parts = np.empty(len(first), dtype=np.int64)
+        of_parts[order] = discover_classes(samples.kept(is_first), n_classes, random_state)
+        codes = of_parts[place]
     classes, is_apart = np.arange(codes.max() + 1), codes < 0
     samples = replace(samples, codes=samples.by_row(codes), n_classes=len(classes))
     return samples.kept(~is_apart) if is_apart.any() else samples, classes, is_apart

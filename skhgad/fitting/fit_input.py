@@ -11,7 +11,7 @@ from ..features.framing import product_masks
 from ..features.reader import FeatureReader
 from ..images import ImageSource
 from ..parameters import check_parameters, plain_parameters
-from ..validation import check_X, check_y
+from ..validation import check_parts, check_X, check_y
 from .far_cells import check_magnitude, far_cells
 from .known_masks import check_masks
 from .many_classes import with_fewer_features
@@ -41,6 +41,8 @@ class FitInput:
     reader : FeatureReader
     random_state : RandomState
     feature_names : ndarray of shape (n_features,), or None
+    parts : ndarray of shape (n_samples,), int64, or None
+        As from `check_parts`.
     """
 
     parameters: dict
@@ -52,6 +54,7 @@ class FitInput:
     reader: FeatureReader
     random_state: np.random.RandomState
     feature_names: np.ndarray | None
+    parts: np.ndarray | None = None
 
     @property
     def takes_images(self):
@@ -80,7 +83,7 @@ class FitInput:
         return replace(self, X=with_rounded_rows(self.X, normal))
 
 
-def checked_input(detector, X, y, masks, roi, processes):
+def checked_input(detector, X, y, masks, roi, groups, processes):
     """Check the arguments of `fit`; return them as FitInput.
 
     `n_features_in_` and `feature_names_in_` are set on the detector. What one process finds wrong,
@@ -98,6 +101,7 @@ def checked_input(detector, X, y, masks, roi, processes):
             n_channels=channels_of(parameters["backbone"]),
         )
         codes, classes = check_y(y, len(X))
+        parts = check_parts(groups, codes, classes)
         takes_images = isinstance(X, ImageSource)
         n_classes = parameters["n_classes"]
         n_fitted = int(n_classes) if isinstance(n_classes, Integral) else len(classes)
@@ -111,10 +115,12 @@ def checked_input(detector, X, y, masks, roi, processes):
         n_normals = int((codes >= 0).sum())
         reader = FeatureReader.for_fit(with_fewer_features(parameters, n_normals, n_fitted), X)
     check_same_parameters(processes, parameters)
-    check_same_data(processes, X, codes, classes, masks)
+    check_same_data(processes, X, codes, classes, masks, parts)
     check_same_regions(processes, regions)
     if reader.extractor is not None:
         processes.share_state(reader.extractor)
     random_state = processes.broadcast(random_state)
     names = getattr(detector, "feature_names_in_", None)
-    return FitInput(parameters, X, codes, classes, masks, regions, reader, random_state, names)
+    return FitInput(
+        parameters, X, codes, classes, masks, regions, reader, random_state, names, parts
+    )

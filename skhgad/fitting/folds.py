@@ -17,7 +17,7 @@ def enough_to_hold_out(*, is_trained, takes_images):
     return _ENOUGH_MAPS if takes_images else _ENOUGH_VECTORS
 
 
-def spare(codes, fraction, *, enough, random_state):
+def spare(codes, fraction, *, enough, random_state, parts=None):
     """Choose the groups of samples that calibrate a model, each judged by one that left it out.
 
     A class of fewer than 5 samples spares none. Groups of other classes are drawn by chance, in
@@ -32,6 +32,9 @@ def spare(codes, fraction, *, enough, random_state):
     enough : int
         "auto" is "cross" where half of the classes have fewer samples; see `enough_to_hold_out`.
     random_state : RandomState
+    parts : Parts, default=None
+        The samples of one part stay together, and parts are counted in place of samples. None =
+        each sample is its own.
 
     Returns
     -------
@@ -39,6 +42,10 @@ def spare(codes, fraction, *, enough, random_state):
         One group: the held-out samples. Several: each sample is in one, for cross-fitting.
         None: nothing is spared.
     """
+    if parts is not None:
+        _, first, place = np.unique(parts.numbers, return_index=True, return_inverse=True)
+        found = spare(codes[first], fraction, enough=enough, random_state=random_state)
+        return found[:, place]
     if fraction == "auto":
         counts = np.bincount(codes)
         counts = counts[counts >= FEWEST]

@@ -178,7 +178,7 @@ def _fit_round(z, responsibilities, ties, n_steps):
     return maximize(z, responsibilities, priors, pseudo_count, n_steps, ties=ties)[0]
 
 
-def fit_modes(z, modes, n_merged=0, ties=None, pseudo_count=None):
+def fit_modes(z, modes, n_merged=0, ties=None, pseudo_count=None, parts=None):
     """Fit Gaussians of one covariance to vectors, starting from the modes (n,) of `find_modes`.
 
     The covariance is shrunk to the identity; how far is chosen by the likelihood of vectors left
@@ -191,8 +191,9 @@ def fit_modes(z, modes, n_merged=0, ties=None, pseudo_count=None):
     n_features = z.shape[1] + n_merged
     if pseudo_count is None:
         pseudo_count = likeliest_pseudo_count(
-            residuals_within(z, modes), inflation_of(modes), 1.0, n_features, n_features=n_features
-        )
+            residuals_within(z, modes), inflation_of(modes, parts), 1.0, n_features,
+            n_features=n_features, parts=parts,
+        )  # fmt: skip
     if math.isinf(pseudo_count):
         pseudo_count = _PRIOR_ALONE * len(z)
     mixture = maximize(z, responsibilities, identity, pseudo_count, shared=True, ties=ties)[0]

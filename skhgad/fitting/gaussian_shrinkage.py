@@ -11,6 +11,7 @@ _LOWEST_SHARE = 0.02
 # Standard deviation of left-out distances, over that of a Gaussian, up to which it is trusted.
 _WIDEST_TAILS = 5.0
 _VECTORS_PER_AXIS = 4  # with fewer, distances of left-out samples tell nothing of tails
+_FOLDS_OF_PARTS = 10
 _SMALLEST_SCATTER = 1e-12  # of the largest, below which nothing varies in an axis
 PSEUDO_COUNTS = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, math.inf)
 
@@ -61,8 +62,8 @@ def left_out_log_likelihoods(residuals, inflation, pseudo, scale, n_features=Non
 
     In nats, up to the constant of the Gaussian. For parameters, see `left_out_distances`.
     """
-    parts = _parts(residuals, n_features)
-    return -0.5 * sum(left_out_distances(*parts, inflation, pseudo, scale))
+    along = _along_axes(residuals, n_features)
+    return -0.5 * sum(left_out_distances(*along, inflation, pseudo, scale))
 
 
 def left_out_distances(coordinates, scatter, n, n_features, inflation, pseudo, scale):
@@ -109,28 +110,37 @@ def left_out_distances(coordinates, scatter, n, n_features, inflation, pseudo, s
     return inflation.square() * distances / left, log_det + left.log()
 
 
-def inflation_of(codes):
-    """n_k / (n_k - 1) of each sample, float64, with n_k the size of its class.
+def inflation_of(codes, parts=None):
+    """n_k / (n_k - 1) of each sample, float64, with n_k the size of its class, in `parts` if any.
 
     The mean of the class moves away from a sample that is left out by this factor. For a class of
     one it is 2.
     """
-    counts = torch.bincount(codes)[codes].double()
+    if parts is None:
+        counts = torch.bincount(codes)[codes].double()
+    else:
+        pairs = torch.unique(torch.stack((codes, parts)), dim=1)
+        counts = torch.bincount(pairs[0])[codes].double()
     return counts / (counts - 1).clamp_min(0.5)
 
 
 def likeliest_pseudo_count(
     residuals, inflation, scale, factor=1.0, candidates=PSEUDO_COUNTS, n_features=None,
-    is_robust=True,
+    is_robust=True, parts=None,
 ):  # fmt: skip
     """Choose how many pseudo-samples of the prior a covariance takes, inf = the prior alone.
 
     `candidates` are multiplied by `factor`. `n_features` None = that of the residuals; more, if
     they leave out features in which they do not vary. Axes in which nothing varies take no part
     where there are more vectors than features. `is_robust`: likelihoods count as `robust` has them.
+    `parts` (n,) are those of the samples, which are left out together; None = one at a time.
     """
-    pseudo, parts = [factor * nu for nu in candidates], _parts(residuals, n_features)
-    likelihoods = [-0.5 * sum(left_out_distances(*parts, inflation, nu, scale)) for nu in pseudo]
+    pseudo, along = [factor * nu for nu in candidates], _along_axes(residuals, n_features)
+    if parts is None:
+        found = (left_out_distances(*along, inflation, nu, scale) for nu in pseudo)
+    else:
+        found = _distances_of_parts(*along, inflation, pseudo, scale, parts)
+    likelihoods = [-0.5 * sum(pair) for pair in found]
     likelihoods = torch.stack(likelihoods, 1)
     means = robust_mean(likelihoods) if is_robust else likelihoods.mean(0)
     return pseudo[int(means.argmax())]
@@ -143,7 +153,7 @@ def has_heavy_tails(residuals, inflation, scale, pseudo):
     Gaussian. Here it is more than five times that: the likelihood cannot be trusted. As many of the
     principal axes count as there are vectors to judge them by.
     """
-    coordinates, scatter, n, _ = _parts(residuals)
+    coordinates, scatter, n, _ = _along_axes(residuals)
     chosen = scatter.argsort(descending=True)[: max(1, n // _VECTORS_PER_AXIS)]
     distances, _ = left_out_distances(
         coordinates[:, chosen], scatter[chosen], n, len(chosen), inflation, pseudo, scale
@@ -164,7 +174,31 @@ def ledoit_wolf_pseudo_count(residuals, n_features):
     return (math.inf if shrinkage >= 1 else n * shrinkage / (1 - shrinkage)), scale
 
 
-def _parts(residuals, n_features=None):
+def _distances_of_parts(coordinates, scatter, n, n_features, inflation, pseudo, scale, parts):
+    """Return what `left_out_distances` does for each of `pseudo`, without a tenth of the parts.
+
+    Returns a list of pairs of distances and log-determinants, each (n,).
+    """
+    folds = torch.unique(parts, return_inverse=True)[1] % _FOLDS_OF_PARTS
+    found = [(coordinates.new_empty(n), coordinates.new_empty(n)) for _ in pseudo]
+    for fold in folds.unique():
+        own = folds == fold
+        judged, count = coordinates[own], int((~own).sum())
+        others, axes = torch.linalg.eigh(scatter.diag() - judged.T @ judged)
+        squares, others = (judged @ axes).square(), others.clamp_min(0)
+        for nu, (distances, log_dets) in zip(pseudo, found, strict=True):
+            if math.isinf(nu):
+                variances = torch.full_like(others, scale)
+            else:
+                variances = (others + nu * scale) / (count + nu)
+            rest = scale if math.isinf(nu) else nu * scale / (count + nu)
+            log_det = variances.log().sum() + (n_features - len(others)) * math.log(rest)
+            distances[own] = inflation[own].square() * (squares @ variances.reciprocal())
+            log_dets[own] = log_det
+    return found
+
+
+def _along_axes(residuals, n_features=None):
     n = len(residuals)
     n_features = residuals.shape[1] if n_features is None else n_features
     scatter, axes = principal_axes(residuals)

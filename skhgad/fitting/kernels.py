@@ -24,7 +24,7 @@ _MOST_JUDGED = 1000  # vectors whose left-out likelihood chooses the bandwidth
 _BLOCK_ENTRIES = 1 << 17  # of a matrix of distances: more leave the cache of the processor
 
 
-def fit_kernels(z, ties=None):
+def fit_kernels(z, ties=None, parts=None):
     """Fit a kernel density to vectors (n, n_features), in latent space, n at least 2.
 
     1. The bandwidth h of round kernels, covariance h^2 I, is the one that makes vectors most likely
@@ -36,9 +36,9 @@ def fit_kernels(z, ties=None):
     4. Each kernel gets a width in proportion to the distance of its fifth neighbour, or to the root
        of that, if it makes vectors left out more likely by two standard errors.
 
-    The others of a vector are those that differ from it: copies would explain each other by kernels
-    of no width. In step 4 neighbours are as far apart as `ties` of `tie_covariances` makes them at
-    least; None: 0.
+    The others of a vector are those that differ from it, and that are of other `parts` (n,), if any
+    are given: copies would explain each other by kernels of no width. In step 4 neighbours are as
+    far apart as `ties` of `tie_covariances` makes them at least; None: 0.
 
     Sources: J. M. Leiva-Murillo, A. Artes-Rodriguez, "Algorithms for maximum-likelihood bandwidth
     selection in kernel density estimators", Pattern Recognition Letters 33, 2012; of the widths,
@@ -52,6 +52,8 @@ def fit_kernels(z, ties=None):
         return GaussianMixture(z, equal_log_weights(n), identity[None])
     judged = min(n, _MOST_JUDGED)
     is_copy = copies[:judged, None] == copies
+    if parts is not None and (parts != parts[0]).any():
+        is_copy |= parts[:judged, None] == parts
     bandwidth = _best_bandwidth(z, is_copy, identity, _BANDWIDTHS)
     covariance = bandwidth**2 * identity
     has_shape = n >= max(10, ROWS_PER_FEATURE * varying_axes(z).shape[1])

@@ -145,7 +145,7 @@ def _judged(features, code, fold, frame, own):
     positions), one a block.
     """
     found = []
-    for rows, x, inside in features.blocks(features.rows[code][fold]):
+    for rows, x, inside in features.blocks(features.judged(code, fold)):
         likelihoods = own.log_likelihood(x)
         backgrounds = likelihoods  # of a single class, which has none, they are not read
         if frame.background is not None:
@@ -182,9 +182,9 @@ def _left_out(features, normals, frames, judged, kept=None):
     if kept is not None:
         penalties = [
             kept.penalty(x, code, fold)
-            for code, groups in enumerate(features.rows)
-            for fold, own in enumerate(groups[: features.n_folds])
-            for _, x, _ in features.blocks(own)
+            for code in range(len(features.rows))
+            for fold in range(features.n_folds)
+            for _, x, _ in features.blocks(features.judged(code, fold))
         ]
         likelihoods = likelihoods - torch.cat(penalties).cpu()
     has_background = frames[0].background is not None

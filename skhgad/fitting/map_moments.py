@@ -15,9 +15,9 @@ _OF_FOLDS = 5  # of which the two are, where no fold is judged
 
 
 def some_folds(samples):
-    """Return two folds, each a fifth of every class; -1 for the others. Views go with pictures."""
+    """Return two folds, each a fifth of every class; -1 for the others. Parts stay together."""
     folds = np.empty(len(samples.rows), dtype=np.int64)
-    numbers = samples.numbers_of(samples.rows)
+    numbers = samples.independent_numbers(samples.rows)
     for code in range(samples.n_classes):
         is_own = samples.codes[samples.rows] == code
         folds[is_own] = np.unique(numbers[is_own], return_inverse=True)[1] % _OF_FOLDS
@@ -115,14 +115,19 @@ class MapFeatures:
         for code in codes if self._kept is not None else ():
             self._kept[code] = [Moments.joined(self._kept[code])]
 
+    def judged(self, code, group):
+        """Return the rows of a class and group that models without the group judge."""
+        return self.samples.judged(self.rows[code][group])
+
     def blocks_of(self, code):
         """Yield (numbers, folds, x, which positions lie inside) of the samples of one class.
 
-        Of views, the numbers are those of their pictures.
+        Of views, the numbers are those of their pictures; of several samples of a part, its own.
         """
         for group, rows in enumerate(self.rows[code]):
             for part, x, inside in self.blocks(rows):
-                yield self.samples.numbers_of(part), np.full(len(part), group), x, inside
+                numbers = self.samples.independent_numbers(part)
+                yield numbers, np.full(len(part), group), x, inside
 
     def some_positions(self, code, group):
         """Yield the samples of a class and group, with some of their positions, which judge.
@@ -130,7 +135,7 @@ class MapFeatures:
         Tensors x (n, n_positions, n_features), numbers (n_some,), at most 36, and weights
         (n, n_some), which sum to 1 or, where none of them lies inside, to 0.
         """
-        for _, x, inside in self.blocks(self.rows[code][group]):
+        for _, x, inside in self.blocks(self.judged(code, group)):
             some = evenly_spaced(x.shape[1], _JUDGING_POSITIONS).to(x.device)
             weights = torch.ones_like(x[:, some, 0])
             weights = weights if inside is None else inside[:, some].to(x)

@@ -23,6 +23,7 @@ from .gaussian_shrinkage import (
     varying_axes,
 )
 from .kernels import MOST_KERNELS, ROWS_PER_FEATURE, fit_kernels
+from .parts import first_of_parts
 from .student import likeliest_student
 
 KERNELS, MODES = "kernels", "modes"
@@ -33,6 +34,7 @@ _SIZES = (2, 3, 4, 6, 8, 12, 16)
 _VECTORS_PER_CENTER = 10
 _VECTORS_PER_FEATURE = 0.5  # of a center
 _FEWEST_VECTORS = 8  # with fewer there is nothing to choose by
+_FEWEST_PARTS = 5  # likewise
 _MOST_VECTORS = 2000  # that take part in the choice
 _FEW = 50  # of which hardly any can be spared
 _STEPS = 20
@@ -59,6 +61,8 @@ class ClassVectors:
         judges one. None: 0.
     pseudo_count : float or None
         See `fit_gaussian`.
+    parts : Tensor of shape (n,), int64, or None
+        The part of each vector; None = each is its own.
     """
 
     z: torch.Tensor
@@ -69,13 +73,15 @@ class ClassVectors:
     ties: torch.Tensor | None = None
     gaps: torch.Tensor | None = None
     pseudo_count: float | None = None
+    parts: torch.Tensor | None = None
 
     def __len__(self):
         return len(self.z)
 
     def at(self, rows):
         """Return some of the vectors."""
-        return replace(self, z=self.z[rows], modes=self.modes[rows])
+        parts = None if self.parts is None else self.parts[rows]
+        return replace(self, z=self.z[rows], modes=self.modes[rows], parts=parts)
 
     def along(self, axes):
         """Return the vectors along orthonormal axes, the columns of (n_features, n_axes)."""
@@ -85,12 +91,19 @@ class ClassVectors:
         return replace(self, z=self.z @ axes, ties=ties, gaps=gaps)
 
 
-def fit_gaussian(z, heavy_tails=False, n_merged=0, pseudo_count=None):
+def fit_gaussian_to(vectors):
+    """Fit one Gaussian to ClassVectors."""
+    return fit_gaussian(
+        vectors.z, vectors.heavy_tails, vectors.n_merged, vectors.pseudo_count, vectors.parts
+    )
+
+
+def fit_gaussian(z, heavy_tails=False, n_merged=0, pseudo_count=None, parts=None):
     """Fit one Gaussian to vectors (n, n_features).
 
     Its covariance is shrunk to the identity, which is that of all classes together. How far is
     chosen by the likelihood of vectors left out; with `heavy_tails`, as Ledoit and Wolf do. Or
-    `pseudo_count` says how many vectors the identity counts as.
+    `pseudo_count` says how many vectors the identity counts as. For `parts` see `ClassVectors`.
     """
     n, n_axes = z.shape
     covariance = torch.eye(n_axes, dtype=z.dtype)
@@ -103,8 +116,8 @@ def fit_gaussian(z, heavy_tails=False, n_merged=0, pseudo_count=None):
             prior = scale * prior
         elif pseudo_count is None:
             pseudo = likeliest_pseudo_count(
-                residuals, inflation_of(torch.zeros(n, dtype=torch.int64)), 1.0, n_features,
-                n_features=n_features,
+                residuals, inflation_of(torch.zeros(n, dtype=torch.int64), parts), 1.0, n_features,
+                n_features=n_features, parts=parts,
             )  # fmt: skip
         if pseudo_count is not None:
             pseudo = pseudo_count
@@ -148,6 +161,10 @@ def _can_be(name, vectors):
     return bool(can_be) and _can_differ(vectors.z)
 
 
+def _has_few_parts(vectors):
+    return vectors.parts is not None and len(vectors.parts.unique()) < _FEWEST_PARTS
+
+
 def _can_differ(z):
     """Whether vectors are enough, and not all the same, to tell candidates apart."""
     return len(z) >= _FEWEST_VECTORS and bool((z != z[0]).any())
@@ -157,11 +174,14 @@ def _fit_candidate(name, vectors):
     """Fit a candidate to ClassVectors, however many they are; kernels to the first of them."""
     z, ties = vectors.z, vectors.ties
     if name == 1:
-        return fit_gaussian(z, vectors.heavy_tails, vectors.n_merged, vectors.pseudo_count)
+        return fit_gaussian_to(vectors)
     if name == MODES:
-        return fit_modes(z, vectors.modes, vectors.n_merged, ties, vectors.pseudo_count)
+        return fit_modes(
+            z, vectors.modes, vectors.n_merged, ties, vectors.pseudo_count, vectors.parts
+        )
     if name == KERNELS:
-        return fit_kernels(z[:MOST_KERNELS], ties)
+        parts = None if vectors.parts is None else vectors.parts[:MOST_KERNELS]
+        return fit_kernels(z[:MOST_KERNELS], ties, parts)
     generator = torch.Generator().manual_seed(vectors.seed)
     return fit_mixture(z, name, generator, n_steps=_STEPS, ties=ties)
 
@@ -172,13 +192,22 @@ def likelihoods_of_choice(vectors):
     Returns the numbers of the vectors that are judged, int64 (n_judged,), and the likelihoods.
     """
     likelihoods = _likelihoods(candidates(vectors), vectors)
-    judged = torch.cat([left_out for _, left_out in _folds(len(vectors))])
+    judged = torch.cat([left_out for _, left_out in _folds(vectors)])
     return judged, likelihoods[chosen_name(likelihoods)]
 
 
-def _folds(n):
-    """Return pairs of the vectors that are fitted to, and those that judge."""
+def _folds(vectors):
+    """Return pairs of the vectors that are fitted to, and those that judge: of each part, one."""
+    n, parts = len(vectors), vectors.parts
     rows = torch.arange(min(n, _MOST_VECTORS))
+    if parts is not None:
+        parts = torch.unique(parts[rows], return_inverse=True)[1]
+        is_first = torch.zeros(len(rows), dtype=torch.bool)
+        is_first[torch.from_numpy(first_of_parts(parts.numpy()))] = True
+        n_parts = int(is_first.sum())
+        n_folds = min(10 if n_parts < _FEW else 3, n_parts)
+        folds = [parts % n_folds == fold for fold in range(n_folds)]
+        return [(rows[~fold], rows[fold & is_first]) for fold in folds]
     n_folds = 10 if n < _FEW else 3
     folds = range(n_folds if len(rows) < 500 else 1)
     return [(rows[rows % n_folds != fold], rows[rows % n_folds == fold]) for fold in folds]
@@ -240,7 +269,7 @@ def candidates(vectors):
     Axes in which the vectors do not vary ask for no vectors.
     """
     names = [1]
-    if not _can_differ(vectors.z):
+    if not _can_differ(vectors.z) or _has_few_parts(vectors):
         return names
     if vectors.modes.any():
         names.append(MODES)
@@ -265,7 +294,7 @@ def left_out_likelihoods(names, vectors):
     anomalies. After two numbers of centers in a row that were no better than fewer, larger ones are
     not tried.
     """
-    folds = _folds(len(vectors))
+    folds = _folds(vectors)
     found, best, n_worse = {}, -math.inf, 0
     for name in names:
         is_size = name not in (1, MODES, KERNELS)

@@ -13,6 +13,7 @@ from .gaussian_shrinkage import (
     likeliest_pseudo_count,
 )
 from .kmeans import fit_kmeans
+from .parts import first_of_parts
 
 _SIZES = (2, 4, 8)
 _VECTORS_PER_MODE = 10
@@ -20,7 +21,7 @@ _MOST_VECTORS = 2000  # of a class, that decide how many modes it has
 
 
 @torch.no_grad()
-def find_modes(x, codes, n_classes, seed):
+def find_modes(x, codes, n_classes, seed, parts=None):
     """Split every class into modes where that makes its vectors clearly more likely.
 
     The candidates are clusters of k-means, on features of equal variance, that share a covariance.
@@ -31,12 +32,21 @@ def find_modes(x, codes, n_classes, seed):
     x : Tensor of shape (n, n_features), float64
     codes : Tensor of shape (n,), int64
     n_classes, seed : int
+    parts : Tensor of shape (n,), int64, default=None
+        The part of each vector. The first vector of a part tells the mode of all, because repeats
+        look like a cluster. None = each is its own part.
 
     Returns
     -------
     Tensor of shape (n,), int64
         Mode of each vector, numbered within its class from 0.
     """
+    if parts is not None:
+        _, place = torch.unique(parts, return_inverse=True)
+        rows = torch.from_numpy(first_of_parts(parts.numpy()))
+        found = torch.zeros(int(place.max()) + 1, dtype=codes.dtype)
+        found[place[rows]] = find_modes(x[rows], codes[rows], n_classes, seed)
+        return found[place]
     modes = torch.zeros_like(codes)
     for code in range(n_classes):
         rows = torch.nonzero(codes == code)[:, 0]

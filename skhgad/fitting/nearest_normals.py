@@ -281,7 +281,7 @@ class NearestOfClass:
             for rows, (x,), _ in samples.numbered_blocks([index], device):
                 inside = samples.cache.read_inside(index, rows)
                 yield (
-                    samples.numbers_of(rows),
+                    samples.independent_numbers(rows),
                     folds[rows],
                     x,
                     None if inside is None else inside.to(device),

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .level_means import level_means
+from .parts import first_of_parts
+
 _FEWEST = 20  # pictures of a class, below which it has one mode
 _MOST = 1000  # pictures of a class that tell its modes
 _LEAST_SHARE = 0.1  # of the pictures of a class, that a mode has
@@ -73,15 +76,20 @@ def find_picture_modes(samples, seed):
     PictureModes
     """
     seen = np.unique(samples.numbers_of(samples.rows))  # others are left out, to calibrate
-    codes = samples.of_pictures(samples.codes)
+    codes, parts = samples.of_pictures(samples.codes), samples.parts_of_pictures()
+    if parts is not None:  # repeats of a part look like a group: one tells the mode of all
+        seen = seen[first_of_parts(parts.numbers[seen])]
     counts = np.bincount(codes[seen], minlength=samples.n_classes)
     if not (counts >= _FEWEST).any():
         return PictureModes.one_a_class(samples)
-    from .discovery import find_clusters, level_means  # and parts of scikit-learn
+    from .discovery import find_clusters  # and parts of scikit-learn
 
     means = level_means(samples)
     if samples.pictures is not None:
         means = [of_level[seen] for of_level in means]
+    elif parts is not None:
+        places = np.searchsorted(samples.rows, seen)
+        means = [of_level[places] for of_level in means]
     modes, classes = np.zeros(len(codes), dtype=np.int64), []
     for code in range(samples.n_classes):
         own = codes[seen] == code
@@ -93,5 +101,10 @@ def find_picture_modes(samples, seed):
             )
         modes[codes == code] = len(classes) + found[codes == code]
         classes += [code] * (int(found.max()) + 1)
+    if parts is not None:
+        of_parts = np.zeros(parts.numbers.max() + 1, dtype=np.int64)
+        of_parts[parts.numbers] = np.array(classes).searchsorted(codes)
+        of_parts[parts.numbers[seen]] = modes[seen]
+        modes = of_parts[parts.numbers]
     modes = samples.cache.processes.broadcast(modes)
     return PictureModes(samples.by_row(modes), np.array(classes))

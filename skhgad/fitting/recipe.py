@@ -160,7 +160,7 @@ class Recipe:
         Returns the recipe of the better model, this model, and the history of the training.
         """
         seen = samples.chosen(np.flatnonzero(~left_out))
-        judging = samples.chosen(np.flatnonzero(left_out))
+        judging = samples.chosen(samples.judged(np.flatnonzero(left_out)))
         trained, history = self._fit(seen, on_pass, verbose)
         plain = replace(
             self,

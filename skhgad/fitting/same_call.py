@@ -67,15 +67,16 @@ def check_same_regions(processes, masks):
         )
 
 
-def check_same_data(processes, X, codes, classes, masks=None):
+def check_same_data(processes, X, codes, classes, masks=None, parts=None):
     """Raise ValueError unless all processes have the same samples, and enough for each."""
     if processes.size == 1:
         return
     if isinstance(X, ImageSource):  # by file name: folders may be mounted elsewhere
         X = [os.path.basename(X.name(i)) for i in range(len(X))]
-    if len(set(processes.gather([joblib.hash((X, codes, classes, masks))]))) > 1:
+    if len(set(processes.gather([joblib.hash((X, codes, classes, masks, parts))]))) > 1:
+        names = ["X", "y"] + ["masks"] * (masks is not None) + ["groups"] * (parts is not None)
         raise ValueError(
-            f"{'X and y' if masks is None else 'X, y and masks'} are not the same in all "
+            f"{', '.join(names[:-1])} and {names[-1]} are not the same in all "
             "processes: pass all samples, in the same order, to fit in every process, which then "
             "takes its own share of them."
         )

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .feature_cache import FeatureCache
+from .parts import Parts
 
 _BLOCK_BYTES = 16 << 20  # of features read at once; some ten times that is used
 
@@ -28,6 +29,7 @@ class LevelSamples:
     total: Callable = lambda value: value
     gather: Callable = lambda items: items
     own_rows: np.ndarray | None = None
+    part_numbers: np.ndarray | None = None  # by row of the feature cache
 
     def vectors(self):
         """Return all vectors of all processes, float64 (n, n_features), and codes (n,).
@@ -43,6 +45,12 @@ class LevelSamples:
         """Return the rows (n,) of the feature cache that `vectors` come from, in their order."""
         return np.concatenate(self.gather([self.own_rows]))
 
+    def parts(self):
+        """Return the part of each of `vectors`, int64 (n,); None where each is its own."""
+        return (
+            None if self.part_numbers is None else torch.from_numpy(self.part_numbers[self.rows()])
+        )
+
 
 @dataclass(frozen=True)
 class LabelledSamples:
@@ -50,7 +58,8 @@ class LabelledSamples:
 
     `rows` are those to visit, in order, by their number in the cache. `codes` holds the class of
     every cached sample. Where the cache holds views of pictures, `pictures` is a Pictures, and a
-    sample below is a view unless a method says otherwise.
+    sample below is a view unless a method says otherwise. `parts`, Parts of every cached sample,
+    tells which are of one part; None = each is its own.
     """
 
     cache: FeatureCache
@@ -58,6 +67,7 @@ class LabelledSamples:
     codes: np.ndarray
     n_classes: int
     pictures: Any = None
+    parts: Any = None
 
     def __len__(self):
         return len(self.rows)
@@ -74,6 +84,26 @@ class LabelledSamples:
         """Return the numbers of the samples in rows, or of the pictures whose views they are."""
         return rows if self.pictures is None else self.pictures.samples[rows]
 
+    def independent_numbers(self, rows):
+        """Return the numbers of the parts of the samples in rows, or else as `numbers_of`."""
+        return self.numbers_of(rows) if self.parts is None else self.parts.numbers[rows]
+
+    def judged(self, rows):
+        """Return those of the rows that calibrate: of each part, one sample."""
+        return rows if self.parts is None else rows[self.parts.judged[rows]]
+
+    def parts_of_pictures(self):
+        """Return the Parts of the samples of the cache, or of the pictures; None as in `parts`."""
+        if self.parts is None:
+            return None
+        return Parts(*map(self.of_pictures, (self.parts.numbers, self.parts.judged)))
+
+    def all_judged(self):
+        """Return the same samples, which all calibrate."""
+        if self.parts is None:
+            return self
+        return replace(self, parts=replace(self.parts, judged=np.ones_like(self.parts.judged)))
+
     def chosen(self, rows):
         """Return other samples of the same cache."""
         return replace(self, rows=rows)
@@ -87,6 +117,7 @@ class LabelledSamples:
             rows=np.arange(len(rows)),
             codes=self.codes[rows],
             pictures=None if self.pictures is None else self.pictures.kept(is_kept),
+            parts=None if self.parts is None else self.parts.of(rows),
         )
 
     def blocks(self, levels=None, device="cpu"):
@@ -126,6 +157,7 @@ class LabelledSamples:
             self.total,
             self.cache.processes.gather,
             self.cache.processes.own(samples.rows),
+            None if self.parts is None else self.parts.numbers,
         )
 
     def _with_inside(self, index):

@@ -26,6 +26,7 @@ from .gaussian_shrinkage import (
     share_of_prior,
 )
 from .modes import find_modes, numbered
+from .parts import first_of_parts
 
 MAP_SHRINKAGE = 0.1
 _HEAVY_TAILED_SHRINKAGE = 0.9
@@ -76,11 +77,11 @@ def start_of_vectors(samples, shrinkage="auto", seed=0, choices=None):
     if choices is not None:
         shrinkage, powers = choices.shrinkage, choices.powers
     elif samples.n_classes == 1:
-        powers = choose_powers(x, seed)
+        powers = choose_powers(_one_of_each(x, samples.parts()), seed)
     x = x if powers is None else powers(x)
     center = torch.stack([x[codes == code].mean(0) for code in codes.unique()]).mean(0)
     if choices is None:
-        modes = find_modes(x, codes, samples.n_classes, seed)
+        modes = find_modes(x, codes, samples.n_classes, seed, samples.parts())
     else:
         modes = choices.modes_of(samples)
     codes = numbered(codes, modes)
@@ -95,7 +96,9 @@ def start_of_vectors(samples, shrinkage="auto", seed=0, choices=None):
         residuals = residuals_within(coordinates, codes)
     scatter, axes = principal_axes(residuals)
     if shrinkage == "auto":
-        shrinkage = likeliest_shrinkage(residuals, codes, scale, n_features, samples.n_classes > 1)
+        shrinkage = likeliest_shrinkage(
+            residuals, codes, scale, n_features, samples.n_classes > 1, samples.parts()
+        )
     elif shrinkage == "ledoit_wolf":
         shrinkage = ledoit_wolf_shrinkage(residuals, n_features)
     variances = (1 - shrinkage) * scatter / len(x) + shrinkage * scale
@@ -107,6 +110,11 @@ def start_of_vectors(samples, shrinkage="auto", seed=0, choices=None):
     rest = math.sqrt(max(shrinkage * scale, _SMALLEST_EIGENVALUE * float(variances.max())))
     matrix = axes_of_rows(x, center, weights)
     return LinearStart(center, matrix, rest, row_weights=weights, shrinkage=shrinkage)
+
+
+def _one_of_each(values, parts):
+    """Return the values (n, ...) of the first sample of each part; of all where parts is None."""
+    return values if parts is None else values[first_of_parts(parts.numpy())]
 
 
 def _along_own_axes(vectors):
@@ -123,10 +131,11 @@ def _along_own_axes(vectors):
     return left[:, spanned] * lengths[spanned], left[:, spanned] / lengths[spanned]
 
 
-def likeliest_shrinkage(residuals, codes, scale, n_features, has_several_classes=False):
+def likeliest_shrinkage(residuals, codes, scale, n_features, has_several_classes=False, parts=None):
     """Choose the shrinkage of a pooled covariance; see `start_of_vectors`.
 
-    The residuals may leave out those of `n_features` features in which they do not vary.
+    The residuals may leave out those of `n_features` features in which they do not vary. `parts`
+    (n,): see `likeliest_pseudo_count`.
 
     Of several classes, the unlikeliest vectors count, too. A feature that hardly ever varies, such
     as a pixel at the edge, gains likelihood with a variance near 0 from all others, and the few
@@ -134,13 +143,15 @@ def likeliest_shrinkage(residuals, codes, scale, n_features, has_several_classes
     """
     step = -(-len(residuals) // _MOST_VECTORS)
     residuals, codes = residuals[::step], codes[::step]
-    inflation, n = inflation_of(codes), len(residuals)
+    parts = None if parts is None else parts[::step]
+    inflation, n = inflation_of(codes, parts), len(residuals)
     candidates = [n * share / (1 - share) for share in _SHRINKAGES] + [math.inf]
     pseudo = likeliest_pseudo_count(
         residuals, inflation, scale, candidates=candidates, n_features=n_features,
-        is_robust=not has_several_classes,
+        is_robust=not has_several_classes, parts=parts,
     )  # fmt: skip
-    if has_heavy_tails(residuals, inflation, scale, pseudo):
+    judged, inflation = (_one_of_each(values, parts) for values in (residuals, inflation))
+    if has_heavy_tails(judged, inflation, scale, pseudo):
         return _HEAVY_TAILED_SHRINKAGE
     return share_of_prior(pseudo, n)
 

@@ -12,8 +12,8 @@ from ..features.framing import product_masks
 from ..parameters import asks_for_training
 from ..scoring.appearances import appearances_of
 from ..scoring.calibration import threshold_after
-from ..scoring.kept_vectors import KeptVectors
-from ..validation import check_scored_X, check_y, listed
+from ..scoring.kept_vectors import KeptVectors, joined_parts
+from ..validation import check_parts, check_scored_X, check_y, listed
 from .calibrate import calibrate, evidence_of, offset_of_share, score_vectors
 from .changeable import parameters_of_change
 from .class_update import MapClass, VectorClass
@@ -21,6 +21,7 @@ from .far_cells import FarCell, check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import N_FOLDS, enough_to_hold_out, spare
 from .nearest_normals import NearestOfClass
+from .parts import Parts
 from .pictures import seen_at_fit
 from .recalibrate import recalibrate
 from .recipe import Recipe
@@ -31,7 +32,7 @@ from .warn import warn_of_another_product, warn_of_far_cells, warn_of_known_pict
 from .wide_tables import place_rows, with_rounded_rows
 
 
-def update(detector, X, y, roi=None):
+def update(detector, X, y, roi=None, groups=None):
     """Return the fitted attributes that more normals change; see `HGADDetector.update`.
 
     The detector itself does not change.
@@ -40,11 +41,13 @@ def update(detector, X, y, roi=None):
     fitted, reader = detector.model_, detector.feature_reader()
     X = check_scored_X(X, detector, takes_images=fitted.takes_images)
     codes = known_codes(y, fitted.classes, len(X))
+    numbers = check_parts(groups, codes, fitted.classes)
     normal = np.flatnonzero(codes >= 0)
     kept = fitted.kept
     if kept is not None:
         is_kept = np.isin(codes, kept.codes)  # of other classes, sums alone are there
-        kept = kept.joined(X[is_kept], codes[is_kept])
+        own_parts = None if numbers is None else numbers[is_kept]
+        kept = kept.joined(X[is_kept], codes[is_kept], own_parts)
     masks = product_masks(roi, len(X), fitted.classes, takes_images=fitted.takes_images)
     X = fitted.observed(X) if fitted.takes_images else X
     if fitted.appearances is not None:
@@ -60,12 +63,15 @@ def update(detector, X, y, roi=None):
         if len(fitted.classes) > 1:
             inferred = np.searchsorted(fitted.classes, detector.predict_class(X[normal]))
             warn_of_another_product(codes[normal], inferred, fitted.classes)
-        model, calibration, kept = _fit_anew(fitted, X[normal], codes[normal], parameters, reader)
+        model, calibration, kept = _fit_anew(
+            fitted, X[normal], codes[normal], numbers if numbers is None else numbers[normal],
+            parameters, reader,
+        )  # fmt: skip
         offset = _offset_of_refit(detector, model, calibration, kept, reader.device)
     else:
         far = np.unique([cell.row for cell in far]).astype(np.int64)
         masks = fitted.roi if masks is None else masks
-        model, calibration = _count_in(fitted, X, codes, far, masks, parameters, reader)
+        model, calibration = _count_in(fitted, X, codes, numbers, far, masks, parameters, reader)
         n_old = len(fitted.calibration.codes)
         warn_of_another_product(
             calibration.codes[n_old:], calibration.inferred[n_old:], fitted.classes
@@ -125,13 +131,15 @@ def _far_cells(fitted, X, codes):
     return [FarCell(cell.row - n_old, cell.column) for cell in cells if cell.row >= n_old]
 
 
-def _fit_anew(fitted, X, codes, parameters, reader):
-    """Fit old and new vectors in closed form, as `fit` does."""
+def _fit_anew(fitted, X, codes, numbers, parameters, reader):
+    """Fit old and new vectors in closed form, as `fit` does; `numbers` of parts, or None."""
+    numbers = joined_parts(fitted.kept.parts, len(fitted.kept.codes), numbers, len(codes))
     X, codes = np.concatenate((fitted.kept.x, X)), np.concatenate((fitted.kept.codes, codes))
     far = np.unique([cell.row for cell in far_cells(X, codes)]).astype(np.int64)
     rows = np.setdiff1d(np.arange(len(X)), far)
     random_state = check_random_state(parameters["random_state"])
     seed = int(random_state.randint(2**31 - 1))
+    parts = Parts.drawn(numbers, codes, random_state)
     share = share_left_out(parameters, len(fitted.classes), takes_images=False)
     if parameters["start"] == "whitened":
         X = with_rounded_rows(X, rows)
@@ -139,21 +147,25 @@ def _fit_anew(fitted, X, codes, parameters, reader):
     far, rows = np.union1d(far, rows[is_unclean]), rows[~is_unclean]
     with cached_features(reader, X, rows, parameters["cache_budget"]) as cache:
         n_classes = len(fitted.classes)
-        samples = LabelledSamples(cache, np.arange(len(rows)), codes[rows], n_classes)
+        samples = LabelledSamples(
+            cache, np.arange(len(rows)), codes[rows], n_classes,
+            parts=None if parts is None else parts.of(rows),
+        )  # fmt: skip
         shapes = [(level.n_features, *level.map_shape) for level in fitted.model.levels]
         plan = training_plan(parameters, len(samples), shapes, reader.device)
         spared = spare(
             samples.codes, parameters["validation_fraction"],
             enough=enough_to_hold_out(is_trained=False, takes_images=False),
-            random_state=random_state,
+            random_state=random_state, parts=samples.parts,
         )  # fmt: skip
         recipe = Recipe(parameters, plan, shapes, None, reader.device, seed)
         model, evidence, *_ = recipe.fit(samples, spared)
         calibration = calibrate(model, evidence, parameters)
-    share = len(calibration.scores) / len(rows)
+    share = len(calibration.scores) / max(1, len(samples.judged(np.arange(len(rows)))))
+    far = far if parts is None else far[parts.judged[far]]
     calibration = with_rows(calibration, share, model, X[far], codes[far], reader.device)
     place_rows(model, rows[~spared[0]] if len(spared) == 1 else rows, len(X))
-    return model, calibration, KeptVectors.of(X, codes)
+    return model, calibration, KeptVectors.of(X, codes, numbers)
 
 
 def _offset_of_refit(detector, model, calibration, kept, device):
@@ -168,9 +180,10 @@ def _offset_of_refit(detector, model, calibration, kept, device):
     return offset_of_share(score_vectors(model, kept.x, device), share)
 
 
-def _count_in(fitted, X, codes, far, masks, parameters, reader):
+def _count_in(fitted, X, codes, numbers, far, masks, parameters, reader):
     """Count new samples in; the vectors in the rows `far` of X calibrate alone."""
     vectors, device = X, reader.device
+    parts = Parts.drawn(numbers, codes, check_random_state(parameters["random_state"]))
     normal = np.setdiff1d(np.flatnonzero(codes >= 0), far)
     X, rows, pictures = seen_at_fit(reader, X, codes, normal, parameters, masks)
     model, calibration = copy.deepcopy(fitted.model).to(device), fitted.calibration
@@ -179,9 +192,11 @@ def _count_in(fitted, X, codes, far, masks, parameters, reader):
         with cached_features(reader, X, rows, parameters["cache_budget"]) as cache:
             of_rows = normal if pictures is None else normal[pictures.samples]
             samples = LabelledSamples(
-                cache, np.arange(len(rows)), codes[of_rows], len(fitted.classes), pictures
-            )
+                cache, np.arange(len(rows)), codes[of_rows], len(fitted.classes), pictures,
+                None if parts is None else parts.of(of_rows),
+            )  # fmt: skip
             calibration = _count_samples_in(model, fitted, samples, parameters, device)
+    far = far if parts is None else far[parts.judged[far]]
     if len(far):
         calibration = with_rows(calibration, 1.0, model, vectors[far], codes[far], device)
     return model, calibration
@@ -195,7 +210,8 @@ def _count_samples_in(model, fitted, samples, parameters, device):
     """
     random_state = check_random_state(parameters["random_state"])
     seed = int(random_state.randint(2**31 - 1))
-    folds = samples.by_row(_folds(samples.of_pictures(samples.codes), random_state))
+    codes, parts = samples.of_pictures(samples.codes), samples.parts_of_pictures()
+    folds = samples.by_row(_folds(codes, random_state, parts))
     share = share_left_out(parameters, len(fitted.classes), fitted.takes_images)
     kept = None if fitted.kept is None else _fitted_to(fitted.kept, share, seed)
     updates = _class_updates(model, kept, samples, folds, parameters, seed)
@@ -203,10 +219,14 @@ def _count_samples_in(model, fitted, samples, parameters, device):
     if parameters["validation_fraction"] != 0:
         for fold in range(folds.max() + 1):
             _write(updates, without=fold)
-            evidence += evidence_of(model, samples.chosen(np.flatnonzero(folds == fold)), device)
+            judged = samples.judged(np.flatnonzero(folds == fold))
+            if len(judged):
+                evidence += evidence_of(model, samples.chosen(judged), device)
     _write(updates)
     if not evidence:  # the training samples calibrate
-        evidence = evidence_of(model, samples, device)
+        evidence = evidence_of(model, samples.chosen(samples.judged(samples.rows)), device)
+    if not evidence:  # those drawn have far cells
+        return fitted.calibration
     updated = np.unique(samples.codes)
     return recalibrate(
         model, evidence, fitted.calibration, updated, parameters["class_calibration"], share
@@ -216,16 +236,18 @@ def _count_samples_in(model, fitted, samples, parameters, device):
 def _fitted_to(kept, share_left_out, seed):
     """Return kept vectors without those that took no part in the fit."""
     far = [cell.row for cell in far_cells(kept.x, kept.codes)]
-    x, codes = np.delete(kept.x, far, axis=0), np.delete(kept.codes, far)
-    is_fitted = ~most_isolated(x, codes, share_left_out, seed)
-    return KeptVectors(x[is_fitted], codes[is_fitted])
+    kept = kept.at(np.setdiff1d(np.arange(len(kept.codes)), far))
+    return kept.at(~most_isolated(kept.x, kept.codes, share_left_out, seed))
 
 
-def _folds(codes, random_state):
-    """Divide the samples of every class evenly into folds; each may hold a single sample.
+def _folds(codes, random_state, parts=None):
+    """Divide the samples of every class evenly into folds, Parts as one; each may hold one sample.
 
     Unlike at fit, a class of few new samples spares them all: its model has the old ones.
     """
+    if parts is not None:
+        _, first, place = np.unique(parts.numbers, return_index=True, return_inverse=True)
+        return _folds(codes[first], random_state)[place]
     folds = np.empty(len(codes), dtype=np.int64)
     for code in np.unique(codes):
         rows = random_state.permutation(np.flatnonzero(codes == code))
@@ -240,11 +262,13 @@ def _class_updates(model, kept, samples, folds, parameters, seed):
         own = samples.chosen(np.flatnonzero(samples.codes == code))
         for index, level in enumerate(model.levels):
             if level.has_one_position and kept is not None:
-                old = kept.x[kept.codes == code]
-                old = torch.from_numpy(old) if len(old) else None
+                old, of_level = kept.at(kept.codes == code), own.level(index)
+                new_parts = None if own.parts is None else own.parts.numbers[of_level.rows()]
+                parts = joined_parts(old.parts, len(old.x), new_parts, len(own.rows))
                 update_of_class = VectorClass(
-                    level, own.level(index).vectors()[0], old,
+                    level, of_level.vectors()[0], torch.from_numpy(old.x) if len(old.x) else None,
                     code, torch.from_numpy(folds[own.rows]), n_components, seed,
+                    None if parts is None else torch.from_numpy(parts),
                 )  # fmt: skip
             else:
                 update_of_class = MapClass.of(level, own, index, code, folds)

@@ -53,9 +53,9 @@ class VectorChoices:
     def of(cls, level, samples, n_components, seed):
         """Return what a level chose that was fitted to LabelledSamples."""
         densities, own = level.densities, samples.level(0)
-        x, codes = own.vectors()
+        (x, codes), parts = own.vectors(), own.parts()
         powered = level.start.powered(x.to(level.start.mean.device)).cpu()
-        modes = find_modes(powered, codes, samples.n_classes, seed)
+        modes = find_modes(powered, codes, samples.n_classes, seed, parts)
         of_rows = np.zeros(len(samples.codes), dtype=np.int64)
         of_rows[own.rows()] = modes.numpy()
         of_start = level.start.powers, level.start.shrinkage, of_rows
@@ -65,9 +65,9 @@ class VectorChoices:
         pseudo = torch.where(share < 1, n * share / (1 - share), torch.inf)
         counts = torch.bincount(codes, minlength=samples.n_classes).tolist()
         z = latent_vectors(level, x)
-        heavy_tails, of_background = has_heavy_tails_within(z, codes, modes), None
+        heavy_tails, of_background = has_heavy_tails_within(z, codes, modes, parts), None
         if densities.has_background:
-            of_background = background_shrinkage(drawn_of_all(z, seed), heavy_tails)
+            of_background = background_shrinkage(*drawn_of_all(z, seed, parts), heavy_tails)
         return cls(
             *of_start,
             heavy_tails,

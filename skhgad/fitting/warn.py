@@ -132,6 +132,22 @@ def warn_of_samples_apart(rows, n_normal):
     )
 
 
+def warn_of_repeats(found, classes):
+    """Warn of classes, a list of Repeats, whose samples look like repeats of the same parts."""
+    if not found:
+        return
+    texts = [
+        f"of {one.n_samples} normals of class {classes.tolist()[one.code]!r} "
+        f"{100 * one.share:.0f} % are much nearer to one of the {one.width} before and after them, "
+        f"in the order given, than to any other (by chance at most {100 * one.chance:.2g} %)"
+        for one in found
+    ]
+    _warn(
+        f"{listed(texts)}, as if parts were repeated: the false-alarm rate promised then does not "
+        "hold for new parts. Say which samples belong together with fit(..., groups=)."
+    )
+
+
 def warn_of_small_classes(codes, rows):
     """Name the classes that `discover_classes` found and that may be a group of defects.
 
@@ -237,11 +253,12 @@ def warn_of_anomalies_outside(names):
     )
 
 
-def warn_uncalibrated(codes, classes, calibrates, *, knows_others=False, stacklevel=2):
+def warn_uncalibrated(codes, classes, calibrates, parts=None, *, knows_others=False, stacklevel=2):
     """Warn of classes that are too small to spare samples from training.
 
     `classes` holds the labels by code. `calibrates` tells which samples are left out of a training.
-    `knows_others` tells that there are other, calibrated classes.
+    `parts` tells that parts are counted, not samples; `knows_others` that there are other,
+    calibrated classes.
     """
     missing = np.setdiff1d(codes, codes[calibrates])
     if not len(missing):
@@ -249,8 +266,9 @@ def warn_uncalibrated(codes, classes, calibrates, *, knows_others=False, stackle
     source = "training samples"
     if calibrates.any() or knows_others:
         source = "the other classes' held-out normals"
+    samples = "samples" if parts is None else "parts"
     warnings.warn(
-        f"fewer than 5 normal samples of class {classes[missing].tolist()[:10]}: all were used "
+        f"fewer than 5 normal {samples} of class {classes[missing].tolist()[:10]}: all were used "
         f"for training, and scores, offset_ and p-values of these classes rest on {source}.",
         UserWarning,
         stacklevel=stacklevel,

@@ -52,12 +52,10 @@ def pack(detector):
         tensors[f"calibration.{name}"] = torch.from_numpy(values)
     for index, mask in enumerate(() if fitted.roi is None else fitted.roi.masks):
         tensors[f"roi.{index}"] = torch.from_numpy(mask.astype(np.uint8))
-    if fitted.kept is not None:
-        for name, values in fitted.kept._asdict().items():
-            tensors[f"kept.{name}"] = torch.from_numpy(values)
-    if fitted.appearances is not None:
-        for name, values in fitted.appearances._asdict().items():
-            tensors[f"appearances.{name}"] = torch.from_numpy(values)
+    for part, found in (("kept", fitted.kept), ("appearances", fitted.appearances)):
+        for name, values in () if found is None else found._asdict().items():
+            if values is not None:
+                tensors[f"{part}.{name}"] = torch.from_numpy(values)
     tensors = narrowed(without_axes(tensors))
     class_offsets = [
         [label, read_offset(float(offset))] for label, offset in detector.class_offsets_.items()

@@ -296,8 +296,13 @@ def read_appearances(tensors, extractor, n_classes):
 
 def read_kept(tensors, n_features, n_classes, name="kept"):
     """Return the normal feature vectors that the model keeps."""
-    found = KeptVectors(*(tensors[name].numpy() for name in KeptVectors._fields))
+    parts = tensors["parts"].numpy() if "parts" in tensors else None
+    found = KeptVectors(tensors["x"].numpy(), tensors["codes"].numpy(), parts)
     n_kept = len(found.codes)
+    if parts is not None and (parts.shape != (n_kept,) or parts.dtype != np.int64):
+        raise ValueError(f"{name}.parts are {parts.dtype} of shape {parts.shape}.")
+    if parts is not None and n_kept and not 0 <= parts.min() <= parts.max() < 2**62:
+        raise ValueError(f"{name}.parts are no numbers of parts.")
     if found.x.shape != (n_kept, n_features) or found.codes.shape != (n_kept,):
         raise ValueError(f"{name}.x has shape {found.x.shape}, {name}.codes {found.codes.shape}.")
     if found.x.dtype != np.float64 or found.codes.dtype != np.int64:

@@ -24,6 +24,7 @@ from benchmarks import (
     gaussianity,
     peers,
     pixel_memory,
+    repeats,
     robustness,
     update,
 )
@@ -606,6 +607,23 @@ def test_update_is_compared_with_a_fit_on_everything(table_file, tmp_path, capsy
     assert "### 60% of the normals, then update" in text and "| toy |" in text
     with pytest.raises(SystemExit):
         update.main(f"--data {table_file} --share 1".split())
+
+
+def test_repeats_are_judged_with_and_without_groups(table_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(repeats, "SIMULATED", [(3, 12, 4, 0.05)])
+    monkeypatch.setattr(repeats, "_FRESH", 100)
+    out = tmp_path / "out.json", tmp_path / "out.md"
+    command = f"--data {table_file} --seeds 1 --parts 20 --json {out[0]} --markdown {out[1]}"
+    repeats.main(command.split())
+    runs = json.loads(out[0].read_text(encoding="utf-8"))["runs"]
+    assert list(runs) == ["3 features, 12 x 4, within 0.05", "toy, 20 x 3 of a class"]
+    (simulated,), (toy,) = runs.values()
+    assert simulated["groups"]["alarms"] < 0.4 < simulated["all"]["alarms"]
+    assert toy["groups"]["alarms"] <= toy["all"]["alarms"]
+    assert toy["groups"]["auroc"] > 0.9
+    text = out[1].read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() == text.strip()
+    assert "| toy, 20 x 3 of a class |" in text
 
 
 @pytest.fixture(scope="module")

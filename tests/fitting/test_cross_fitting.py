@@ -175,7 +175,9 @@ def test_the_default_threshold_keeps_its_rate_with_few_normals(n, low, high):
 def test_choices_are_told_from_the_densities():
     rng = np.random.default_rng(0)
     blobs = rng.normal(size=(90, 2)) * 0.1 + rng.integers(0, 2, (90, 1)) * 8
-    ring = np.array([[np.cos(t), np.sin(t)] for t in np.linspace(0, 2 * np.pi, 300)])
+    ring = np.array(
+        [[np.cos(t), np.sin(t)] for t in rng.permutation(np.linspace(0, 2 * np.pi, 300))]
+    )
     X = np.concatenate([rng.normal(size=(60, 2)) + 40, blobs, ring * 9 - 60])
     y = np.repeat(["one", "two", "zring"], [60, 90, 300])
     densities = HGADDetector(random_state=0).fit(X, y).model_.model.levels[0].densities

@@ -90,12 +90,13 @@ def fitted_state(detector, X):
     return state | {"offset": detector.offset_, "scores": detector.score_samples(X)}
 
 
-def fit_images(folder, roi=None, n_known=0, **parameters):
+def fit_images(folder, roi=None, n_known=0, n_each=None, **parameters):
     """Batches of two, so that every other step leaves a process without an image of its own.
 
-    The first `n_known` images are known anomalies.
+    The first `n_known` images are known anomalies. `n_each` in a row are of one part; None = each.
     """
     paths, labels = files_of(folder)
+    groups = None if n_each is None else [f"{y} {i // n_each}" for i, y in enumerate(labels)]
     labels[:n_known] = ["-1"] * n_known
     torch.manual_seed(Processes.current().rank)  # the first process has the weights that count
     with warnings.catch_warnings(record=True) as caught:
@@ -104,15 +105,15 @@ def fit_images(folder, roi=None, n_known=0, **parameters):
             TwoStages(), out_indices=(0, 1), image_size=32, batch_size=2, n_blocks=2,
             position_channels=8, random_state=0,
             **(EXACT | {"n_components": 3, "max_iter": 1} | parameters),
-        ).fit(paths, labels, roi=roi)  # fmt: skip
+        ).fit(paths, labels, roi=roi, groups=groups)  # fmt: skip
     assert not n_known or sum(found.n_anomalies for found in detector.known_anomalies_) == n_known
     found = fitted_state(detector, paths)
     return found | {"n_warnings": sum("fewer than 5" in str(w.message) for w in caught)}
 
 
-def fit_vectors(folder, **parameters):
+def fit_vectors(folder, groups=None, **parameters):
     parameters = {"random_state": 0, "max_iter": 4, "batch_size": 16, **EXACT, **parameters}
-    return fitted_state(HGADDetector(**parameters).fit(vectors()), vectors())
+    return fitted_state(HGADDetector(**parameters).fit(vectors(), groups=groups), vectors())
 
 
 def fit_known_anomalies():
@@ -148,6 +149,8 @@ SCENARIOS = {
     "untrained": lambda folder: fit_vectors(folder, max_iter=0, n_components=1),
     "discovered": lambda folder: fit_vectors(folder, n_classes=3),
     "known anomalies": lambda folder: fit_known_anomalies(),
+    "parts in pictures": lambda folder: fit_images(folder, n_each=2, max_iter=0, n_components=1),
+    "parts": lambda folder: fit_vectors(folder, groups=np.arange(90) // 2, max_iter=0),
     "spilled": lambda folder: fit_vectors(folder, cache_budget=0),
 }
 
