@@ -234,8 +234,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         and farther than half of the normals. Of images, with `class_calibration`, it also
         learns what each level counts in the sum: more where these anomalies stand out more.
         Cross-fitting measures the gain on known anomalies and normals that the correction has not
-        seen; only a gain above half of its standard error is kept. Their class is inferred. Thresholds and
-        p-values still come from normals alone.
+        seen; only a gain above half of its standard error is kept. Their class is inferred.
+        Thresholds and p-values still come from normals alone.
         "ignore": they are left out, as they always are with ``criterion="entropy"`` and with
         ``map_normalization="exponential"``.
     validation_fraction : float in [0, 1), "cross" or "auto", default="auto"

@@ -1,7 +1,8 @@
 """Directions from normals to known defects, one a class and level, learned by cross-fitting.
 
-At the peaks of their maps, known defects are told from normals by a shrunk linear discriminant. The
-direction that judges a sample has seen neither it nor the others of its fold.
+At the peaks of their maps, known defects are told from normals by a shrunk linear discriminant;
+feature vectors by a logistic regression, see `defect_odds`. The direction that judges a sample has
+seen neither it nor the others of its fold.
 """
 
 import math
@@ -18,9 +19,7 @@ FEWEST_DEFECTS = 3  # of a class: each is judged by what the others teach
 _N_FOLDS = 10
 _SHRINKAGE = 0.8  # of the covariance of the normals' peaks
 _FROM = 1.5  # standard deviations of normals, from which a direction counts
-# How many defects teach a direction that counts half of the likelihood: of vectors, and of maps,
-# where the largest of many positions counts.
-_HALF_WEIGHT = 5, 20
+_HALF_WEIGHT = 20  # so many defects teach a direction that counts half of the likelihood
 
 
 class Correction(NamedTuple):
@@ -54,11 +53,10 @@ def learn_correction(model, normals, defects, marked=None):
     -------
     Correction
     """
-    folds = _folds(normals.codes), _folds(defects.codes)
-    places = normals.peak_places(model), defects.peak_places(model, marked)
+    folds = _folds(normals), _folds(defects)
     if model.levels[0].has_one_position:
         return Correction(*([part] for part in _learn_vectors(model, normals, defects, folds)))
-    parts = []
+    places, parts = (normals.peak_places(model), defects.peak_places(model, marked)), []
     for index in range(len(model.levels)):
         vectors = [
             group.vectors(model, index, found[index])
@@ -68,12 +66,17 @@ def learn_correction(model, normals, defects, marked=None):
     return Correction(*map(list, zip(*parts, strict=True)))
 
 
-def _folds(codes):
-    """Divide the samples of each class evenly into folds."""
-    folds, generator = np.zeros(len(codes), dtype=np.int64), np.random.RandomState(0)
-    for code in np.unique(codes):
-        rows = generator.permutation(np.flatnonzero(codes == code))
-        folds[rows] = np.arange(len(rows)) % min(_N_FOLDS, len(rows))
+def _folds(judged):
+    """Divide JudgedSamples of each class evenly into folds; the samples of a part stay together."""
+    folds, generator = np.zeros(len(judged.codes), dtype=np.int64), np.random.RandomState(0)
+    first = np.unique(judged.sample_of_row, return_index=True)[1]
+    parts = judged.samples.independent_numbers(judged.rows[first])
+    for code in np.unique(judged.codes):
+        rows = np.flatnonzero(judged.codes == code)
+        names, place = np.unique(parts[rows], return_inverse=True)
+        of_parts = np.empty(len(names), dtype=np.int64)
+        of_parts[generator.permutation(len(names))] = np.arange(len(names)) % _N_FOLDS
+        folds[rows] = of_parts[place]
     return folds
 
 
@@ -82,7 +85,7 @@ def _learn_level(model, index, judged, folds, vectors):
     level = model.levels[index]
     directions, offsets = torch.zeros_like(level.mixture.means), model.score_location.clone()
     offsets.zero_()
-    shape, is_map = math.prod(level.map_shape), not level.has_one_position
+    shape = math.prod(level.map_shape)
     values = [
         np.zeros((group.is_own.sum(), shape), directions.cpu().numpy().dtype) for group in judged
     ]
@@ -94,7 +97,7 @@ def _learn_level(model, index, judged, folds, vectors):
             (found[torch.from_numpy(chosen)], fold[chosen])
             for found, chosen, fold in zip(vectors, of_class, folds, strict=True)
         ]
-        matrix, weights = _directions(level, code, *parts, _HALF_WEIGHT[is_map])
+        matrix, weights = _directions(level, code, *parts)
         weights = weights * model.likelihood_scale[index, code].double().cpu()
         # From here on by row: a picture in tiles has several.
         of_class, of_fold = (
@@ -120,11 +123,12 @@ def _learn_level(model, index, judged, folds, vectors):
 
 def _learn_vectors(model, normals, defects, folds):
     """Return the DefectTerm of feature vectors, and what it says of normals and of defects."""
-    groups, rows = (normals, defects), normals.samples.rows
+    groups, samples = (normals, defects), normals.samples
     units = model.likelihood_scale[0] * model.peak_scale[0] * model.score_scale
     directions, offsets = torch.zeros_like(model.levels[0].mixture.means), torch.zeros_like(units)
     values = [torch.zeros(len(group.codes), 1, dtype=torch.float64) for group in groups]
-    others = np.setdiff1d(rows, normals.rows)  # they do not calibrate
+    parts, calibrating = map(samples.independent_numbers, (samples.rows, normals.rows))
+    others = samples.rows[~np.isin(parts, calibrating)]  # which teach, and do not calibrate
     for code in range(model.n_classes):
         chosen = [group.codes == code for group in groups]
         if chosen[1].sum() < FEWEST_DEFECTS or not chosen[0].any():
@@ -133,11 +137,14 @@ def _learn_vectors(model, normals, defects, folds):
             (_vectors(group, model, group.rows[own]), fold[own])
             for group, own, fold in zip(groups, chosen, folds, strict=True)
         ]
-        teachers = others[normals.samples.codes[others] == code]
-        teachers = _vectors(
-            normals, model, teachers[:: math.ceil(len(teachers) / MOST_NORMALS) or 1]
+        teachers = others[samples.codes[others] == code]
+        step = max(1, math.ceil(len(teachers) / MOST_NORMALS))
+        odds = learn_odds(
+            _vectors(normals, model, teachers[::step]),
+            *sides,
+            unit=float(units[code]),
+            is_whitened=model.n_classes == 1,
         )
-        odds = learn_odds(teachers, *sides, float(units[code]), is_whitened=model.n_classes == 1)
         directions[code], offsets[code] = odds.direction.to(directions), odds.offset
         for own, places, found in zip(
             values, chosen, (odds.of_normals, odds.of_defects), strict=True
@@ -152,12 +159,11 @@ def _vectors(group, model, rows):
     return group.vectors(model, 0, places)[:, 0].double()
 
 
-def _directions(level, code, normals, defects, half_weight):
+def _directions(level, code, normals, defects):
     """Learn the directions of a class, each without a fold, and the last of all.
 
     `normals` and `defects` are vectors (n, n_peaks, n_axes) and their folds (n,). Returns a matrix
-    (n_axes, n_folds + 1), and the weight of each direction beside the likelihood: a half where
-    `half_weight` defects teach it.
+    (n_axes, n_folds + 1), and the weight of each direction beside the likelihood.
     """
     origin, whitener = level.first_center(code)
     (normals, normal_folds), (defects, defect_folds) = (
@@ -170,7 +176,7 @@ def _directions(level, code, normals, defects, half_weight):
         seen = torch.from_numpy(defect_folds != fold)
         direction = _discriminant(defects[seen], normals[torch.from_numpy(normal_folds != fold)])
         columns.append(whitener @ direction)
-        weights.append(seen.sum() / (seen.sum() + half_weight))
+        weights.append(seen.sum() / (seen.sum() + _HALF_WEIGHT))
     return torch.stack(columns, 1), torch.stack(weights).double()
 
 

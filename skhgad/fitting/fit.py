@@ -151,7 +151,7 @@ def fit_detector(
                 reader, seen, anomalies, given.regions, model, parameters, samples
             )
             with known_defects(
-                reader, seen, anomalies, given.masks, parameters, samples
+                reader, seen, anomalies, given.masks, parameters, samples, parts
             ) as defects:
                 if processes.is_first and defects.outside:
                     warn_of_anomalies_outside(defects.outside)

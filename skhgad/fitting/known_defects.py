@@ -54,15 +54,15 @@ def can_be_corrected(parameters):
 
 
 @contextmanager
-def known_defects(reader, X, rows, masks, parameters, normals):
+def known_defects(reader, X, rows, masks, parameters, normals, parts=None):
     """Enter the KnownDefects of the samples `rows` of X, beside the LabelledSamples of normals.
 
-    X may be a ViewSource, of which `rows` are pictures. `masks` are as from `check_masks`. Each
-    process extracts and holds its own.
+    X may be a ViewSource, of which `rows` are pictures. `masks` are as from `check_masks`; `parts`
+    are the Parts of all samples of X, or None. Each process extracts and holds its own.
     """
     processes, marked = normals.cache.processes.everyone, None
     if isinstance(X, ViewSource):
-        with _known_in_views(reader, X, rows, masks, parameters, normals) as known:
+        with _known_in_views(reader, X, rows, masks, parameters, normals, parts) as known:
             yield known
         return
     with cached_features(reader, X, rows, parameters["cache_budget"], processes) as cache:
@@ -72,12 +72,15 @@ def known_defects(reader, X, rows, masks, parameters, normals):
                 check_mask_sizes([masks[i] for i in own], rows[own], cache.sizes)
             marked = marked_positions(masks, reader.level_shapes(X))
         codes = np.zeros(len(rows), dtype=np.int64)
-        samples = LabelledSamples(cache, np.arange(len(rows)), codes, normals.n_classes)
+        parts = None if parts is None else parts.of(rows)
+        samples = LabelledSamples(
+            cache, np.arange(len(rows)), codes, normals.n_classes, parts=parts
+        )
         yield KnownDefects(samples, marked)
 
 
 @contextmanager
-def _known_in_views(reader, views, rows, masks, parameters, normals):
+def _known_in_views(reader, views, rows, masks, parameters, normals, parts):
     """Enter the KnownDefects of the pictures `rows` of a ViewSource; see `known_defects`."""
     processes, marked, outside = normals.cache.processes.everyone, None, []
     if masks is not None:
@@ -97,7 +100,8 @@ def _known_in_views(reader, views, rows, masks, parameters, normals):
         reader, views, pictures.rows, parameters["cache_budget"], processes
     ) as cache:
         codes = np.zeros(n, dtype=np.int64)
-        samples = LabelledSamples(cache, np.arange(n), codes, normals.n_classes, pictures)
+        parts = None if parts is None else parts.of(rows[pictures.samples])
+        samples = LabelledSamples(cache, np.arange(n), codes, normals.n_classes, pictures, parts)
         yield KnownDefects(samples, marked, outside)
 
 

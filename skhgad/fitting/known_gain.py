@@ -42,7 +42,9 @@ def measured_gain(before, after):
     """
     gains = _ranks(*after) - _ranks(*before)
     gain, error = gains.mean(), gains.std(ddof=1) / len(gains) ** 0.5
-    return Gain(len(gains), float(gain), float(error), bool(gain > max(_NOISE * error, _LEAST_GAIN)))
+    return Gain(
+        len(gains), float(gain), float(error), bool(gain > max(_NOISE * error, _LEAST_GAIN))
+    )
 
 
 def _ranks(normals, defects):

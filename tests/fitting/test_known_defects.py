@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from skhgad import HGADDetector
+from skhgad.fitting import defect_directions
 from skhgad.fitting.defect_odds import learn_odds
 from skhgad.fitting.judged_samples import peaks
 from skhgad.fitting.known_gain import measured_gain
@@ -389,3 +390,24 @@ def test_odds_have_the_unit_of_the_likelihood_ratios():
         assert float(above.mean()) == pytest.approx(3.0)
         fresh = torch.from_numpy(normals(3, 4000)) @ odds.direction + odds.offset
         assert float(fresh[fresh > 0].mean()) == pytest.approx(3.0, rel=0.2)
+
+
+def test_no_other_sample_of_a_part_teaches_what_judges_it(monkeypatch):
+    """Neither of normals, by those that do not calibrate or by other folds, nor of defects."""
+    parts, calls = np.repeat(np.arange(30), 3), []
+
+    def learn(teachers, normals, defects, **settings):
+        calls.append((teachers, normals, defects))
+        return learn_odds(teachers, normals, defects, **settings)
+
+    monkeypatch.setattr(defect_directions, "learn_odds", learn)
+    X = np.concatenate([normals(0, 60), leaning(1, 30)])
+    y = np.repeat([1, -1], [60, 30])
+    for fraction in ("cross", 0.3):
+        HGADDetector(**QUICK, validation_fraction=fraction).fit(X, y, groups=parts)
+    for (teachers, of_normals, of_defects), n_teachers in zip(calls, (0, 42), strict=True):
+        assert len(teachers) == n_teachers
+        assert len(of_normals[0]) == 20 - n_teachers // 3  # one of each part
+        folds = of_defects[1].reshape(10, 3)
+        assert (folds == folds[:, :1]).all()
+        assert sorted(folds[:, 0]) == list(range(10))
