@@ -24,6 +24,7 @@ from .folds import enough_to_hold_out, spare
 from .new_map_classes import modes_of_new_classes, new_map_classes, takes_new_maps
 from .parts import Parts
 from .pictures import seen_at_fit
+from .repeats import repeats_of
 from .samples import LabelledSamples
 from .synthetic_anomalies import synthetic_anomalies
 from .unclean import centers_to_find
@@ -32,6 +33,7 @@ from .warn import (
     warn_of_far_cells,
     warn_of_few_calibrating,
     warn_of_labels,
+    warn_of_repeats,
     warn_of_spreads,
     warn_uncalibrated,
 )
@@ -88,6 +90,8 @@ def add_class(detector, X, y, roi=None, groups=None):
             cache, np.arange(len(rows)), codes[of_rows], len(labels), pictures,
             None if parts is None else of_normal.of(of_rows),
         )  # fmt: skip
+        if groups is None:
+            warn_of_repeats(repeats_of(samples), labels, "add_class")
         extension = _Extension(known, order, new_places, parameters, reader.device)
         fit = extension.fit_maps if takes_new_maps(known) else extension.fit
         with synthetic_anomalies(

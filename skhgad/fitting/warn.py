@@ -132,8 +132,11 @@ def warn_of_samples_apart(rows, n_normal):
     )
 
 
-def warn_of_repeats(found, classes):
-    """Warn of classes, a list of Repeats, whose samples look like repeats of the same parts."""
+def warn_of_repeats(found, classes, method="fit"):
+    """Warn of classes, a list of Repeats, whose samples look like repeats of the same parts.
+
+    `method` of the estimator was given the samples.
+    """
     if not found:
         return
     texts = [
@@ -144,7 +147,7 @@ def warn_of_repeats(found, classes):
     ]
     _warn(
         f"{listed(texts)}, as if parts were repeated: the false-alarm rate promised then does not "
-        "hold for new parts. Say which samples belong together with fit(..., groups=)."
+        f"hold for new parts. Say which samples belong together with {method}(..., groups=)."
     )
 
 

@@ -38,6 +38,16 @@ def test_the_class_is_named():
     assert text.endswith("Say which samples belong together with fit(..., groups=).")
 
 
+def test_a_class_that_is_added_is_named():
+    X, groups = parts_of_vectors(30, 4, within=0.1)
+    detector = HGADDetector(random_state=0).fit(parts_of_vectors(60, 1)[0], ["nut"] * 60)
+    with pytest.warns(UserWarning, match=r"class 'bolt' [0-9]+ % .*add_class\(\.\.\., groups=\)"):
+        detector.add_class(X + 9, "bolt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector.add_class(X + 18, "lid", groups=groups)
+
+
 def test_with_groups_nobody_is_warned():
     X, groups = parts_of_vectors(30, 4, within=0.1)
     with warnings.catch_warnings():
