@@ -686,8 +686,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -----
         UserWarning
             As `fit` does: of labels that look like defects, of features in other units and cells
-            that are no measurement, of small images, of repeats, and of too few normals. A class too
-            small to hold samples out borrows the known classes' scale.
+            that are no measurement, of small images, of repeats, and of too few normals. A class
+            too small to hold samples out borrows the known classes' scale.
 
         Notes
         -----

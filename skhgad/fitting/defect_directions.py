@@ -143,9 +143,10 @@ def _learn_vectors(model, normals, defects, folds):
             _vectors(normals, model, teachers[::step]),
             *sides,
             unit=float(units[code]),
-            is_whitened=model.n_classes == 1,
+            shrinkage=model.levels[0].start.shrinkage if model.n_classes == 1 else None,
         )
-        directions[code], offsets[code] = odds.direction.to(directions), odds.offset
+        directions[code, : len(odds.direction)] = odds.direction.to(directions)
+        offsets[code] = odds.offset
         for own, places, found in zip(
             values, chosen, (odds.of_normals, odds.of_defects), strict=True
         ):
@@ -154,9 +155,13 @@ def _learn_vectors(model, normals, defects, folds):
 
 
 def _vectors(group, model, rows):
-    """Return the latent vectors of JudgedSamples in some rows, Tensor (n, n_axes), float64."""
+    """Return the latent vectors of JudgedSamples in some rows, Tensor (n, n_axes), float64.
+
+    Without the length of what the axes leave out: it is 0 where the model was fitted to a vector.
+    """
     places = rows[:, None], np.zeros((len(rows), 1), dtype=np.int64)
-    return group.vectors(model, 0, places)[:, 0].double()
+    vectors = group.vectors(model, 0, places)[:, 0].double()
+    return vectors[:, :-1] if model.levels[0].start.has_rest else vectors
 
 
 def _directions(level, code, normals, defects):

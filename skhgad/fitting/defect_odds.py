@@ -16,6 +16,7 @@ MOST_NORMALS = 2000  # of a class that a regression or a direction is learned fr
 # Inverse strength of the regularisation, as scikit-learn's; both kinds of samples count the same.
 _C = 0.03
 _SHRINKAGE = 0.3  # of the covariance of the class
+_LEAST_LEFT = 0.05  # of a squared distance, that a vector does not explain itself
 _FARTHEST = 5.0  # standard deviations; a regression sees vectors that lie farther out there
 
 
@@ -36,7 +37,7 @@ class Odds(NamedTuple):
     of_defects: torch.Tensor
 
 
-def learn_odds(teachers, normals, defects, unit, *, is_whitened):
+def learn_odds(teachers, normals, defects, unit, *, shrinkage=None):
     """Learn what tells the known defects of a class from its normals.
 
     Parameters
@@ -48,19 +49,25 @@ def learn_odds(teachers, normals, defects, unit, *, is_whitened):
         Latent vectors and their folds. The normals calibrate.
     unit : float
         By how much normals differ in their log-likelihood ratio. The odds have the same unit.
-    is_whitened : bool
-        Whether normals of the class have equal variances in all directions.
+    shrinkage : float, default=None
+        Of the covariance by which the latent vectors are whitened. None = they are not, and are
+        whitened here.
 
     Returns
     -------
     Odds
     """
-    shrinkage = 1.0 if is_whitened else _SHRINKAGE
-    origin, root = _whitening(teachers if len(teachers) else normals[0], shrinkage)
+    is_whitened = shrinkage is not None
+    shrinkage = shrinkage if is_whitened else _SHRINKAGE
+    seen = teachers if len(teachers) else normals[0]
+    origin, root = _whitening(seen, 1.0 if is_whitened else shrinkage)
     taught, *sides = (
         torch.linalg.solve_triangular(root, (vectors - origin).T, upper=False).T
         for vectors in (teachers, normals[0], defects[0])
     )
+    if not len(taught):
+        whitened = normals[0] - origin if is_whitened else sides[0]
+        sides[0] = sides[0] * _farther_left_out(whitened, shrinkage)[:, None]
     folds = [fold for _, fold in (normals, defects)]
     odds = [torch.zeros(len(side), dtype=side.dtype) for side in sides]
     for fold in np.unique(np.concatenate(folds)):
@@ -86,6 +93,16 @@ def _whitening(vectors, shrinkage):
     covariance = shrink(rest.T @ rest / len(rest), shrinkage)
     covariance.diagonal().add_(1e-30)  # where all vectors are equal
     return origin, torch.linalg.cholesky(covariance)
+
+
+def _farther_left_out(whitened, shrinkage):
+    """Return by how much farther from the mean whitened vectors (n, n_axes) lie if left out.
+
+    Mean and covariance, shrunk so far, were measured on them, too; see `left_out_distances`.
+    """
+    others = max(1, len(whitened) - 1)
+    left = 1 - (1 - shrinkage) * whitened.square().sum(1) / others
+    return (1 + 1 / others) / left.clamp_min(_LEAST_LEFT).sqrt()
 
 
 def _direction(normals, defects):

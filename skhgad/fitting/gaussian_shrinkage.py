@@ -153,6 +153,8 @@ def has_heavy_tails(residuals, inflation, scale, pseudo):
     Gaussian. Here it is more than five times that: the likelihood cannot be trusted. As many of the
     principal axes count as there are vectors to judge them by.
     """
+    if len(residuals) < 2:
+        return False
     coordinates, scatter, n, _ = _along_axes(residuals)
     chosen = scatter.argsort(descending=True)[: max(1, n // _VECTORS_PER_AXIS)]
     distances, _ = left_out_distances(

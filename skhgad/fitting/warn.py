@@ -147,7 +147,8 @@ def warn_of_repeats(found, classes, method="fit"):
     ]
     _warn(
         f"{listed(texts)}, as if parts were repeated: the false-alarm rate promised then does not "
-        f"hold for new parts. Say which samples belong together with {method}(..., groups=)."
+        f"hold for new parts. Say which samples belong together with {method}(..., groups=), or "
+        "--groups on the command line."
     )
 
 

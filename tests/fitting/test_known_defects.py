@@ -367,7 +367,7 @@ def test_known_anomalies_of_a_table_teach_nearly_as_much_as_a_classifier(fractio
 def test_what_known_anomalies_add_was_learned_from_the_other_samples():
     vectors = [torch.from_numpy(v) for v in (normals(0, 40), leaning(1, 10))]
     folds = [np.arange(len(v)) % 5 for v in vectors]
-    settings = {"teachers": vectors[0][:0], "unit": 1.0, "is_whitened": True}
+    settings = {"teachers": vectors[0][:0], "unit": 1.0, "shrinkage": 0.0}
     before = learn_odds(normals=(vectors[0], folds[0]), defects=(vectors[1], folds[1]), **settings)
     moved = vectors[1].clone()
     moved[folds[1] == 2] = 30.0
@@ -384,7 +384,7 @@ def test_odds_have_the_unit_of_the_likelihood_ratios():
     vectors = [torch.from_numpy(v) for v in (normals(0, 400), leaning(1, 20))]
     folds = [np.arange(len(v)) % 5 for v in vectors]
     for teachers in (vectors[0][:0], torch.from_numpy(normals(2, 300))):
-        odds = learn_odds(teachers, *zip(vectors, folds, strict=True), 3.0, is_whitened=False)
+        odds = learn_odds(teachers, *zip(vectors, folds, strict=True), 3.0)
         above = odds.of_normals[odds.of_normals > 0]
         assert 0.45 < len(above) / 400 < 0.55  # from the median on
         assert float(above.mean()) == pytest.approx(3.0)
@@ -411,3 +411,41 @@ def test_no_other_sample_of_a_part_teaches_what_judges_it(monkeypatch):
         folds = of_defects[1].reshape(10, 3)
         assert (folds == folds[:, :1]).all()
         assert sorted(folds[:, 0]) == list(range(10))
+
+
+@pytest.mark.parametrize("n", [36, 130])
+def test_known_anomalies_of_a_wide_table_do_not_flag_fresh_normals(n):
+    """What the axes of n vectors leave out is 0 of these, and of no others."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(40, 300)) * np.linspace(1, 0.1, 40)[:, None]
+
+    def drawn(n, shift=0.0):
+        factors = rng.normal(size=(n, 40))
+        factors[:, 0] += shift
+        return factors @ mixing + 0.3 * rng.normal(size=(n, 300))
+
+    X, y = np.concatenate([drawn(n), drawn(10, 2.5)]), np.repeat([1, -1], [n, 10])
+    detector = HGADDetector(random_state=0).fit(X, y)
+    assert detector.known_anomalies_[0].is_kept
+    assert (detector.predict(drawn(1000)) == -1).mean() < 0.15
+    ignoring = HGADDetector(random_state=0, known_anomalies="ignore").fit(X, y)
+    fresh, labels = np.concatenate([drawn(300), drawn(300, 2.5)]), np.repeat([1, 0], 300)
+    before, after = (roc_auc_score(labels, d.score_samples(fresh)) for d in (ignoring, detector))
+    assert after > before + 0.05
+
+
+def test_vectors_that_whiten_themselves_are_taken_for_fresh_ones():
+    """In the space that 16 vectors whiten, fresh ones lie farther out."""
+    nothing, found = torch.empty(0, N_FEATURES, dtype=torch.float64), []
+    for seed in range(40):
+        x, fresh, defects = normals(seed, 16), normals(seed + 100, 400), leaning(seed, 8)
+        root = torch.linalg.cholesky(torch.from_numpy(np.cov(x.T, ddof=0)))
+        x, fresh, defects = (
+            torch.linalg.solve_triangular(root, torch.from_numpy(v - x.mean(0)).T, upper=False).T
+            for v in (x, fresh, defects)
+        )
+        folds = [np.arange(len(v)) % 8 for v in (x, defects)]
+        odds = learn_odds(nothing, (x, folds[0]), (defects, folds[1]), 1.0, shrinkage=0.0)
+        values = fresh @ odds.direction + odds.offset
+        found.append(float(values[values > 0].mean()))
+    assert 0.8 < np.median(found) < 1.2
