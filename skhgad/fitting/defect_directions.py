@@ -14,6 +14,7 @@ import torch
 from ..scoring.defect_terms import DefectTerm
 from .covariance import shrink
 from .defect_odds import MOST_NORMALS, learn_odds
+from .left_out_maps import LeftOutMaps
 
 FEWEST_DEFECTS = 3  # of a class: each is judged by what the others teach
 _N_FOLDS = 10
@@ -56,13 +57,17 @@ def learn_correction(model, normals, defects, marked=None):
     folds = _folds(normals), _folds(defects)
     if model.levels[0].has_one_position:
         return Correction(*([part] for part in _learn_vectors(model, normals, defects, folds)))
+    samples = normals.samples
+    numbers, calibrating = map(samples.independent_numbers, (samples.rows, normals.rows))
+    seen = np.isin(numbers, calibrating).all()  # by the model: it is fitted to what calibrates
     places, parts = (normals.peak_places(model), defects.peak_places(model, marked)), []
     for index in range(len(model.levels)):
+        moved = LeftOutMaps(model.levels[index], normals.samples, index) if seen else None
         vectors = [
-            group.vectors(model, index, found[index])
-            for group, found in zip((normals, defects), places, strict=True)
+            group.vectors(model, index, found[index], how)
+            for group, found, how in zip((normals, defects), places, (moved, None), strict=True)
         ]
-        parts.append(_learn_level(model, index, (normals, defects), folds, vectors))
+        parts.append(_learn_level(model, index, (normals, defects), folds, vectors, moved))
     return Correction(*map(list, zip(*parts, strict=True)))
 
 
@@ -80,7 +85,7 @@ def _folds(judged):
     return folds
 
 
-def _learn_level(model, index, judged, folds, vectors):
+def _learn_level(model, index, judged, folds, vectors, moved):
     """Return the DefectTerm of a level, and what it says of normals and of defects."""
     level = model.levels[index]
     directions, offsets = torch.zeros_like(level.mixture.means), model.score_location.clone()
@@ -104,7 +109,9 @@ def _learn_level(model, index, judged, folds, vectors):
             [values[group.sample_of_row] for values, group in zip(kinds, judged, strict=True)]
             for kinds in (of_class, folds)
         )
-        products, mean, deviation = _products(model, index, judged, of_class, of_fold, matrix)
+        products, mean, deviation = _products(
+            model, index, judged, of_class, of_fold, matrix, moved
+        )
         factors = torch.where(deviation > 0, weights / deviation, torch.zeros_like(weights))
         directions[code] = (matrix[:, -1] * factors[-1]).to(directions)
         start = mean + _FROM * deviation
@@ -196,7 +203,7 @@ def _discriminant(defects, normals):
     return direction / direction.norm().clamp_min(1e-30)
 
 
-def _products(model, index, judged, of_class, folds, matrix):
+def _products(model, index, judged, of_class, folds, matrix, moved):
     """Multiply all vectors of a class with the direction of the fold of each row.
 
     Returns the products of the normals and of the defects of this process, Tensors (n,
@@ -207,7 +214,9 @@ def _products(model, index, judged, of_class, folds, matrix):
     for group, chosen, fold in zip(judged, of_class, folds, strict=True):
         fold = torch.from_numpy(fold[chosen & group.is_own])
         parts, first = [torch.zeros(0, math.prod(model.levels[index].map_shape))], 0
-        for rows, products in group.products(model, index, chosen, matrix):
+        for rows, products in group.products(
+            model, index, chosen, matrix, moved if group is judged[0] else None
+        ):
             products = products.cpu()
             if group is judged[0]:
                 inside = group.samples.cache.read_inside(index, rows)

@@ -129,10 +129,11 @@ class JudgedSamples:
                 found[index][:, numbers] = own_rows, places % maps.shape[1]
         return found
 
-    def vectors(self, model, index, places):
+    def vectors(self, model, index, places, moved=None):
         """Return the latent vectors of a level at some places: Tensor (n, n_peaks, n_axes).
 
-        `places` are rows and positions, two ndarrays (n, n_peaks).
+        `places` are rows and positions, two ndarrays (n, n_peaks). `moved`, if given, turns the
+        latent vectors of rows into those that count: `moved(rows, z)`.
         """
         level = model.levels[index]
         rows, positions = (np.ravel(part) for part in places)
@@ -143,24 +144,28 @@ class JudgedSamples:
             entries = np.flatnonzero(np.isin(rows, part))
             of_block = torch.from_numpy(np.searchsorted(part, rows[entries])).to(device)
             of_map = torch.from_numpy(positions[entries]).to(device)
-            if level.is_linear:  # each vector by itself
+            if moved is not None:
+                z = moved(part, level.latent(x)[0])[of_block, of_map]
+            elif level.is_linear:  # each vector by itself
                 z = level.start(x[of_block, of_map][:, None])[0][:, 0]
             else:
                 z = level.latent(x)[0][of_block, of_map]
             vectors[torch.from_numpy(entries)] = z.cpu()
         return self.samples.total(vectors).unflatten(0, np.shape(places[0]))
 
-    def products(self, model, index, chosen, matrix):
+    def products(self, model, index, chosen, matrix, moved=None):
         """Yield the products of latent vectors with a matrix (n_axes, m), of this process.
 
         Of the rows that `chosen`, a bool ndarray or a slice, names. Yields these rows, an ndarray
-        (n,), and a Tensor (n, n_positions, m).
+        (n,), and a Tensor (n, n_positions, m). `moved` as in `vectors`.
         """
         level = model.levels[index]
         for rows, (x,), _ in self.samples.chosen(self.rows[chosen]).numbered_blocks(
             [index], model.score_scale.device
         ):
-            if level.is_linear:
+            if moved is not None:
+                yield rows, moved(rows, level.latent(x)[0]) @ matrix.to(x)
+            elif level.is_linear:
                 yield rows, level.start.products(x, matrix.to(x))
             else:
                 yield rows, level.latent(x)[0] @ matrix.to(x)
