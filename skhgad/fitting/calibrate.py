@@ -172,14 +172,12 @@ def with_samples(calibration, share, model, samples, device):
 
     `share` of them calibrate, evenly spaced; of each part, at most one.
     """
-    is_chosen, parts = np.ones(len(samples.of_pictures(samples.codes)), bool), samples.parts
-    if parts is not None:
-        is_chosen = samples.parts_of_pictures().judged.copy()
-    rows = np.flatnonzero(is_chosen)
+    n, parts = len(samples.of_pictures(samples.codes)), samples.parts_of_pictures()
+    rows = np.arange(n) if parts is None else np.flatnonzero(parts.judged)
     n_chosen = round(share * len(rows))
     if not n_chosen:
         return calibration
-    is_chosen[:] = False
+    is_chosen = np.zeros(n, dtype=bool)
     is_chosen[rows[np.linspace(0, len(rows) - 1, n_chosen).round().astype(np.int64)]] = True
     for inferred, given in evidence_of(model, samples.kept(is_chosen), device):
         calibration = calibration.joined(calibration_of(model, inferred, given))

@@ -54,21 +54,27 @@ def learn_correction(model, normals, defects, marked=None):
     -------
     Correction
     """
-    folds = _folds(normals), _folds(defects)
+    folds, others = (_folds(normals), _folds(defects)), _not_calibrating(normals)
     if model.levels[0].has_one_position:
-        return Correction(*([part] for part in _learn_vectors(model, normals, defects, folds)))
-    samples = normals.samples
-    numbers, calibrating = map(samples.independent_numbers, (samples.rows, normals.rows))
-    seen = np.isin(numbers, calibrating).all()  # by the model: it is fitted to what calibrates
+        found = _learn_vectors(model, normals, defects, folds, others)
+        return Correction(*([part] for part in found))
     places, parts = (normals.peak_places(model), defects.peak_places(model, marked)), []
-    for index in range(len(model.levels)):
-        moved = LeftOutMaps(model.levels[index], normals.samples, index) if seen else None
+    for index, level in enumerate(model.levels):
+        # Where all normals calibrate, the model was fitted to them.
+        moved = None if len(others) else LeftOutMaps(level, normals.samples, index)
         vectors = [
             group.vectors(model, index, found[index], how)
             for group, found, how in zip((normals, defects), places, (moved, None), strict=True)
         ]
         parts.append(_learn_level(model, index, (normals, defects), folds, vectors, moved))
     return Correction(*map(list, zip(*parts, strict=True)))
+
+
+def _not_calibrating(normals):
+    """Return the rows of the fit of which no sample of the same part is among JudgedSamples."""
+    samples = normals.samples
+    parts, judged = map(samples.independent_numbers, (samples.rows, normals.rows))
+    return samples.rows[~np.isin(parts, judged)]
 
 
 def _folds(judged):
@@ -128,14 +134,15 @@ def _learn_level(model, index, judged, folds, vectors, moved):
     return DefectTerm(directions, offsets), normals, defects
 
 
-def _learn_vectors(model, normals, defects, folds):
-    """Return the DefectTerm of feature vectors, and what it says of normals and of defects."""
-    groups, samples = (normals, defects), normals.samples
+def _learn_vectors(model, normals, defects, folds, others):
+    """Return the DefectTerm of feature vectors, and what it says of normals and of defects.
+
+    `others` are rows of normals that do not calibrate: they teach.
+    """
+    groups = normals, defects
     units = model.likelihood_scale[0] * model.peak_scale[0] * model.score_scale
     directions, offsets = torch.zeros_like(model.levels[0].mixture.means), torch.zeros_like(units)
     values = [torch.zeros(len(group.codes), 1, dtype=torch.float64) for group in groups]
-    parts, calibrating = map(samples.independent_numbers, (samples.rows, normals.rows))
-    others = samples.rows[~np.isin(parts, calibrating)]  # which teach, and do not calibrate
     for code in range(model.n_classes):
         chosen = [group.codes == code for group in groups]
         if chosen[1].sum() < FEWEST_DEFECTS or not chosen[0].any():
@@ -144,7 +151,7 @@ def _learn_vectors(model, normals, defects, folds):
             (_vectors(group, model, group.rows[own]), fold[own])
             for group, own, fold in zip(groups, chosen, folds, strict=True)
         ]
-        teachers = others[samples.codes[others] == code]
+        teachers = others[normals.samples.codes[others] == code]
         step = max(1, math.ceil(len(teachers) / MOST_NORMALS))
         odds = learn_odds(
             _vectors(normals, model, teachers[::step]),

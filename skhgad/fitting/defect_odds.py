@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from .covariance import shrink
+from .left_out_maps import LEAST_LEFT
 
 MOST_NORMALS = 2000  # of a class that a regression or a direction is learned from
 # Inverse strength of the regularisation, as scikit-learn's; both kinds of samples count the same.
 _C = 0.03
 _SHRINKAGE = 0.3  # of the covariance of the class
-_LEAST_LEFT = 0.05  # of a squared distance, that a vector does not explain itself
-_FARTHEST = 5.0  # standard deviations; a regression sees vectors that lie farther out there
+_FARTHEST = 5.0  # standard deviations, to which whitened vectors are clipped for the regression
 
 
 class Odds(NamedTuple):
@@ -48,7 +48,7 @@ def learn_odds(teachers, normals, defects, unit, *, shrinkage=None):
     normals, defects : pair (Tensor of shape (n, n_axes), float64; ndarray of shape (n,))
         Latent vectors and their folds. The normals calibrate.
     unit : float
-        By how much normals differ in their log-likelihood ratio. The odds have the same unit.
+        By how much the log-likelihood ratios of normals differ: what the odds are scaled to.
     shrinkage : float, default=None
         Of the covariance by which the latent vectors are whitened. None = they are not, and are
         whitened here.
@@ -59,8 +59,8 @@ def learn_odds(teachers, normals, defects, unit, *, shrinkage=None):
     """
     is_whitened = shrinkage is not None
     shrinkage = shrinkage if is_whitened else _SHRINKAGE
-    seen = teachers if len(teachers) else normals[0]
-    origin, root = _whitening(seen, 1.0 if is_whitened else shrinkage)
+    measured = teachers if len(teachers) else normals[0]
+    origin, root = _whitening(measured, 1.0 if is_whitened else shrinkage)
     taught, *sides = (
         torch.linalg.solve_triangular(root, (vectors - origin).T, upper=False).T
         for vectors in (teachers, normals[0], defects[0])
@@ -102,7 +102,7 @@ def _farther_left_out(whitened, shrinkage):
     """
     others = max(1, len(whitened) - 1)
     left = 1 - (1 - shrinkage) * whitened.square().sum(1) / others
-    return (1 + 1 / others) / left.clamp_min(_LEAST_LEFT).sqrt()
+    return (1 + 1 / others) / left.clamp_min(LEAST_LEFT).sqrt()
 
 
 def _direction(normals, defects):

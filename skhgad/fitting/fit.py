@@ -300,14 +300,13 @@ def find_classes(samples, classes, n_classes, random_state):
     if samples.parts is None:
         codes = discover_classes(samples, n_classes, random_state)
     else:  # repeats of a part look like a class: one tells the class of all
-        _, first, place = np.unique(
-            samples.parts_of_pictures().numbers, return_index=True, return_inverse=True
-        )
-        order = np.argsort(first)
-        is_first = np.isin(np.arange(len(place)), first)
+        first, part = samples.parts_of_pictures().firsts()
+        is_first = np.isin(np.arange(len(part)), first)
         of_parts = np.empty(len(first), dtype=np.int64)
-        of_parts[order] = discover_classes(samples.kept(is_first), n_classes, random_state)
-        codes = of_parts[place]
+        of_parts[np.argsort(first)] = discover_classes(
+            samples.kept(is_first), n_classes, random_state
+        )
+        codes = of_parts[part]
     classes, is_apart = np.arange(codes.max() + 1), codes < 0
     samples = replace(samples, codes=samples.by_row(codes), n_classes=len(classes))
     return samples.kept(~is_apart) if is_apart.any() else samples, classes, is_apart

@@ -43,9 +43,9 @@ def spare(codes, fraction, *, enough, random_state, parts=None):
         None: nothing is spared.
     """
     if parts is not None:
-        _, first, place = np.unique(parts.numbers, return_index=True, return_inverse=True)
+        first, part = parts.firsts()
         found = spare(codes[first], fraction, enough=enough, random_state=random_state)
-        return found[:, place]
+        return found[:, part]
     if fraction == "auto":
         counts = np.bincount(codes)
         counts = counts[counts >= FEWEST]

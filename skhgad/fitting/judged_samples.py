@@ -132,8 +132,8 @@ class JudgedSamples:
     def vectors(self, model, index, places, moved=None):
         """Return the latent vectors of a level at some places: Tensor (n, n_peaks, n_axes).
 
-        `places` are rows and positions, two ndarrays (n, n_peaks). `moved`, if given, turns the
-        latent vectors of rows into those that count: `moved(rows, z)`.
+        `places` are rows and positions, two ndarrays (n, n_peaks). `moved(rows, z)`, such as
+        LeftOutMaps, returns what replaces the latent maps z of rows; None = they stay.
         """
         level = model.levels[index]
         rows, positions = (np.ravel(part) for part in places)

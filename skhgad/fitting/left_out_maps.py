@@ -4,7 +4,9 @@ import numpy as np
 import torch
 
 _MOST_MAPS = 100  # of a class; of more, fresh maps lie hardly farther out
-_LEAST_LEFT = 0.05  # of a squared distance, that a map does not explain itself
+# Smallest value of 1 - leverage. What sets a direction of the covariance alone would otherwise be
+# moved infinitely far out.
+LEAST_LEFT = 0.05
 
 
 class LeftOutMaps:
@@ -59,4 +61,4 @@ class LeftOutMaps:
 def _root_without(share):
     """Return (I - share)^(-1/2) of a symmetric matrix."""
     values, vectors = torch.linalg.eigh(torch.eye(len(share)).to(share) - share)
-    return vectors / values.clamp_min(_LEAST_LEFT).sqrt() @ vectors.T
+    return vectors / values.clamp_min(LEAST_LEFT).sqrt() @ vectors.T

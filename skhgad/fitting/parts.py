@@ -36,6 +36,14 @@ class Parts:
         judged[rows[first_of_parts(numbers[rows])]] = True
         return cls(numbers, judged)
 
+    def firsts(self):
+        """Return the place of the first sample of each part, and the part of each sample, from 0.
+
+        What is decided for the first samples, `values`, holds for all as `values[..., part]`.
+        """
+        _, first, part = np.unique(self.numbers, return_index=True, return_inverse=True)
+        return first, part
+
     def of(self, rows):
         """Return the parts of some of the samples, in this order."""
         return Parts(self.numbers[rows], self.judged[rows])

@@ -14,7 +14,8 @@ from .level_means import level_means
 _WINDOWS = ((4, 0.8), (16, 0.5))
 _LEAST_SHARE = 0.5
 _SMALLEST_PROBABILITY = 1e-6
-_QUERIES = 300  # samples of a class that are looked at
+_MOST_COMPARED = 100_000  # samples of a class, the first ones
+_QUERIES = 300  # of these, that are looked at
 _BLOCK_ENTRIES = 1 << 22  # of a matrix of distances
 _ROUNDING = 1e-9  # of the squares, below which samples count as equal
 
@@ -75,13 +76,14 @@ def find_repeats(x, codes):
     """
     found = []
     for code in np.unique(codes).tolist():
-        own = x[codes == code]
+        rows = np.flatnonzero(codes == code)
+        own = x[rows[:_MOST_COMPARED]]
         counts, n = _counts_beside(own)
         for (width, _), count in zip(_WINDOWS, counts.tolist(), strict=True):
             share, chance = count / max(1, n), min(1.0, 2 * width / max(1, len(own) - 1))
             probability = bdtrc(math.floor(count / 2) - 1, n // 2, chance) if count > 1 else 1.0
             if share >= _LEAST_SHARE and probability < _SMALLEST_PROBABILITY:
-                found.append(Repeats(code, len(own), width, share, chance))
+                found.append(Repeats(code, len(rows), width, share, chance))
                 break
     return found
 

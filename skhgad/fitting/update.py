@@ -246,8 +246,8 @@ def _folds(codes, random_state, parts=None):
     Unlike at fit, a class of few new samples spares them all: its model has the old ones.
     """
     if parts is not None:
-        _, first, place = np.unique(parts.numbers, return_index=True, return_inverse=True)
-        return _folds(codes[first], random_state)[place]
+        first, part = parts.firsts()
+        return _folds(codes[first], random_state)[part]
     folds = np.empty(len(codes), dtype=np.int64)
     for code in np.unique(codes):
         rows = random_state.permutation(np.flatnonzero(codes == code))

@@ -7,6 +7,7 @@ import pytest
 from test_groups import image_detector, parts_of_pictures, parts_of_vectors
 
 from skhgad import HGADDetector
+from skhgad.fitting import repeats
 from skhgad.fitting.repeats import find_repeats
 
 _TEXT = "as if parts were repeated"
@@ -25,6 +26,13 @@ def test_repeats_are_found(n_parts, n_each):
     order = np.random.default_rng(0).permutation(len(X))
     assert not found(X[order])
     assert not found(parts_of_vectors(len(X), 1)[0])
+
+
+def test_of_a_large_class_the_first_samples_tell(monkeypatch):
+    monkeypatch.setattr(repeats, "_MOST_COMPARED", 100)
+    X, _ = parts_of_vectors(50, 4, within=0.1)
+    (one,) = found(X)
+    assert (one.n_samples, one.chance) == (200, 2 * one.width / 99)
 
 
 def test_the_class_is_named():
