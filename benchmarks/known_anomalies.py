@@ -147,12 +147,13 @@ def _scores(model, group):
         if model.levels[index].has_one_position:
             nothing = np.zeros((len(codes), 1), dtype=np.int64)
             vectors = group.vectors(model, index, (group.rows[:, None], nothing))
-            added.append(term(vectors.double(), codes))
+            added.append(term(vectors.double(), codes.to(vectors.device)))
             continue
         directions = term.directions.double().T
         products = torch.cat([p for _, p in group.products(model, index, slice(None), directions)])
-        of_class = codes[:, None, None].expand(-1, products.shape[1], 1)
-        found = products.gather(2, of_class)[..., 0] + term.offsets[codes, None]
+        own = codes.to(products.device)
+        of_class = own[:, None, None].expand(-1, products.shape[1], 1)
+        found = products.gather(2, of_class)[..., 0] + term.offsets[own, None]
         added.append(found.clamp_min(0))
     return group.scores(model, added)
 

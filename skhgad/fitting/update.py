@@ -25,10 +25,16 @@ from .parts import Parts
 from .pictures import seen_at_fit
 from .recalibrate import recalibrate
 from .recipe import Recipe
+from .repeats import find_repeats, repeats_of
 from .samples import LabelledSamples
 from .schedule import training_plan
 from .unclean import centers_to_find, most_isolated, share_left_out
-from .warn import warn_of_another_product, warn_of_far_cells, warn_of_known_pictures
+from .warn import (
+    warn_of_another_product,
+    warn_of_far_cells,
+    warn_of_known_pictures,
+    warn_of_repeats,
+)
 from .wide_tables import place_rows, with_rounded_rows
 
 
@@ -133,6 +139,8 @@ def _far_cells(fitted, X, codes):
 
 def _fit_anew(fitted, X, codes, numbers, parameters, reader):
     """Fit old and new vectors in closed form, as `fit` does; `numbers` of parts, or None."""
+    if numbers is None:
+        warn_of_repeats(find_repeats(X.astype(np.float64), codes), fitted.classes, "update")
     numbers = joined_parts(fitted.kept.parts, len(fitted.kept.codes), numbers, len(codes))
     X, codes = np.concatenate((fitted.kept.x, X)), np.concatenate((fitted.kept.codes, codes))
     far = np.unique([cell.row for cell in far_cells(X, codes)]).astype(np.int64)
@@ -195,6 +203,8 @@ def _count_in(fitted, X, codes, numbers, far, masks, parameters, reader):
                 cache, np.arange(len(rows)), codes[of_rows], len(fitted.classes), pictures,
                 None if parts is None else parts.of(of_rows),
             )  # fmt: skip
+            if numbers is None:
+                warn_of_repeats(repeats_of(samples), fitted.classes, "update")
             calibration = _count_samples_in(model, fitted, samples, parameters, device)
     far = far if parts is None else far[parts.judged[far]]
     if len(far):

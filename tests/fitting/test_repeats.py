@@ -56,6 +56,26 @@ def test_a_class_that_is_added_is_named():
         detector.add_class(X + 18, "lid", groups=groups)
 
 
+@pytest.mark.parametrize("n_classes", [1, 2])  # all vectors fitted anew, and new ones counted in
+def test_an_update_is_warned_of(n_classes):
+    X, groups = parts_of_vectors(30, 4, within=0.1)
+    known, _ = parts_of_vectors(60 * n_classes, 1, seed=1)
+    y = ["bolt", "nut"][-n_classes:] * 60
+    detector = HGADDetector(random_state=0).fit(known, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector.update(X, "nut", groups=groups)
+        detector.update(parts_of_vectors(60, 1, seed=2)[0], "nut")
+    with pytest.warns(UserWarning, match=r"120 normals of class 'nut' .*update\(\.\.\., groups=\)"):
+        detector.update(X + 1e-3, "nut")
+
+
+def test_an_update_of_pictures_is_warned_of():
+    detector = image_detector(validation_fraction=0.5).fit(parts_of_pictures(40, 1, seed=1)[0])
+    with pytest.warns(UserWarning, match="of 45 normals of class 0 [0-9]+ %"):
+        detector.update(parts_of_pictures(15, 3)[0])
+
+
 def test_with_groups_nobody_is_warned():
     X, groups = parts_of_vectors(30, 4, within=0.1)
     with warnings.catch_warnings():
