@@ -73,7 +73,10 @@ def add_class(detector, X, y, roi=None, groups=None):
     of_normal = None if parts is None else parts.of(normal)
     fraction = parameters["validation_fraction"]
     # Whatever was trained stays: the new classes alone are fitted.
-    enough = enough_to_hold_out(is_trained=False, takes_images=fitted.takes_images)
+    enough = enough_to_hold_out(
+        codes, is_trained=False, is_alone=False,
+        n_features=None if fitted.takes_images else X.shape[1],
+    )  # fmt: skip
     spared = spare(codes, fraction, enough=enough, random_state=random_state, parts=of_normal)
     if fraction != 0:
         is_spared = spared.any(axis=0)

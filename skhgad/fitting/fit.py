@@ -126,7 +126,10 @@ def fit_detector(
         plan = training_plan(parameters, len(samples), shapes, device)
         if processes.is_first:
             warn_of_unused_loss(parameters, plan.n_passes)
-        enough = enough_to_hold_out(is_trained=plan.n_passes > 0, takes_images=given.takes_images)
+        enough = enough_to_hold_out(
+            codes, is_trained=plan.n_passes > 0,
+            n_features=None if given.takes_images else shapes[0][0],
+        )  # fmt: skip
         recipe = Recipe(parameters, plan, shapes, reader.extractor, device, seed)
         unclean = None
         if share := share_left_out(parameters, len(given.classes), given.takes_images):

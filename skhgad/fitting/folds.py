@@ -5,16 +5,39 @@ import numpy as np
 FEWEST = 5  # samples of a class of which some can be spared
 N_FOLDS = 10
 _HELD_OUT = 0.2
-# Samples of a class of which a fifth is enough for the calibration. Of vectors a fifth is then 19,
-# the fewest that can promise 5 % false alarms. Of maps it is more, because their folds cost little.
-_ENOUGH_MAPS, _ENOUGH_VECTORS = 400, 95
+_ENOUGH = 400  # samples of a class, of which a fifth is enough for the calibration
+# Of wide vectors. A fifth is then 19, the fewest that can promise 5 % false alarms.
+_ENOUGH_WIDE = 95
+_WIDE = 2  # features for each sample of a class
 
 
-def enough_to_hold_out(*, is_trained, takes_images):
-    """Return from how many samples of a class "auto" holds some out, and does not cross-fit."""
+def enough_to_hold_out(codes, *, is_trained, n_features=None, is_alone=None):
+    """Return from how many samples of a class "auto" holds some out, and does not cross-fit.
+
+    Models without a fold cost most where vectors have many more features than a class has samples.
+    There a left-out vector lies farther from its class than a fresh one, by another factor in every
+    class, so that the scales of several classes do not match.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples,), int
+        Class of each sample.
+    is_trained : bool
+        Cross-fitting would train ten more times.
+    n_features : int, default=None
+        Of vectors; None = of images, where wide levels cost no more.
+    is_alone : bool, default=None
+        Whether the model has one class only; None = as `codes` has.
+    """
     if is_trained:
-        return 0  # cross-fitting would train ten more times
-    return _ENOUGH_MAPS if takes_images else _ENOUGH_VECTORS
+        return 0
+    counts = np.bincount(codes)
+    counts = counts[counts > 0]
+    if is_alone is None:
+        is_alone = len(counts) == 1
+    if n_features is None or is_alone or n_features <= _WIDE * np.median(counts):
+        return _ENOUGH
+    return _ENOUGH_WIDE
 
 
 def spare(codes, fraction, *, enough, random_state, parts=None):

@@ -163,7 +163,7 @@ def _fit_anew(fitted, X, codes, numbers, parameters, reader):
         plan = training_plan(parameters, len(samples), shapes, reader.device)
         spared = spare(
             samples.codes, parameters["validation_fraction"],
-            enough=enough_to_hold_out(is_trained=False, takes_images=False),
+            enough=enough_to_hold_out(samples.codes, is_trained=False, n_features=shapes[0][0]),
             random_state=random_state, parts=samples.parts,
         )  # fmt: skip
         recipe = Recipe(parameters, plan, shapes, None, reader.device, seed)

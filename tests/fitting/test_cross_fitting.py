@@ -39,10 +39,20 @@ def test_auto_crosses_where_half_of_the_classes_have_few(counts, enough, n_group
         np.testing.assert_allclose(shares, 0.2, atol=0.03)
 
 
-def test_what_is_enough_depends_on_the_cost_of_a_fold():
-    assert enough_to_hold_out(is_trained=False, takes_images=True) == 400
-    assert enough_to_hold_out(is_trained=False, takes_images=False) == 95
-    assert enough_to_hold_out(is_trained=True, takes_images=True) == 0
+@pytest.mark.parametrize(
+    ("counts", "options", "enough"),
+    [
+        ([9], {"is_trained": True}, 0),
+        ([100, 100], {"is_trained": False}, 400),  # of images
+        ([100, 100], {"is_trained": False, "n_features": 200}, 400),
+        ([100, 0, 30, 100], {"is_trained": False, "n_features": 201}, 95),
+        ([100], {"is_trained": False, "n_features": 201}, 400),
+        ([100], {"is_trained": False, "n_features": 201, "is_alone": False}, 95),
+    ],
+)
+def test_what_is_enough_depends_on_the_cost_of_a_fold(counts, options, enough):
+    codes = np.repeat(np.arange(len(counts)), counts)
+    assert enough_to_hold_out(codes, **options) == enough
 
 
 @pytest.fixture(scope="module")
