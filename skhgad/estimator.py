@@ -243,8 +243,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         each fitted without a tenth of every class, judge what they did not see; the model that
         scores is fitted to all. A float: this share of each class is kept from training. 0: the
         training samples, which promises nothing. "auto": "cross" for a closed form where
-        half of the classes have fewer than 400 images or 95 vectors, else 0.2. A class of fewer
-        than 5 samples trains on all of them and takes the calibration of the other classes.
+        half of the classes have fewer than 400 samples, else 0.2; for several classes of vectors
+        with more than two features for each sample of a class, 0.2 from 95 samples on. A class of
+        fewer than 5 samples trains on all of them and takes the calibration of the other classes.
     contamination : float in (0, 0.5] or "auto", default="auto"
         "auto": the training samples are normal. `offset_` aims at flagging 5 % of fresh normals,
         all classes together, which takes 19 calibrating normals; with 10 about 9 % are flagged. The
@@ -616,7 +617,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             If y holds exactly 0 and 1, or names classes like defects ("bad", "NG", "defective");
             if features have very different spreads; if samples are left out, because they belong
             to no class discovered; if images are enlarged more than four times; if no groups are
-            given, and samples given one after the other are as alike as repeats of a part;
+            given, and samples are copies of others, which then count as one part, or samples given
+            one after the other are as alike as repeats of a part;
             if too few normals of a class are held out for the rate that ``contamination="auto"``
             promises. Each names what was found and what to do.
 
@@ -686,8 +688,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -----
         UserWarning
             As `fit` does: of labels that look like defects, of features in other units and cells
-            that are no measurement, of small images, of repeats, and of too few normals. A class
-            too small to hold samples out borrows the known classes' scale.
+            that are no measurement, of small images, of copies and repeats, and of too few normals.
+            A class too small to hold samples out borrows the known classes' scale.
 
         Notes
         -----
@@ -778,8 +780,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         joins them, whatever `validation_fraction` is, unless that is 0. The scales of its class,
         p-values and certificate follow. With ``contamination="auto"``, and unless it was changed
         after `fit`, `offset_` is computed again from all calibration samples; `class_offsets_`
-        stays. Pictures that look in all figures like one that the model knows are left out with a
-        warning. Give fresh vectors: ones that were given to `fit` would count twice.
+        stays. Pictures that look in all figures like one that the model knows, and copies of
+        vectors that it keeps, are left out with a warning.
 
         Images are seen as at `fit`, in its regions of interest, padding or tiles. Where the
         positions inside differ from image to image, the old ones are taken to lie like the new.

@@ -18,6 +18,7 @@ from ..validation import check_parts, check_scored_X, check_y
 from .calibrate import calibrate_new_classes, evidence_of, judges
 from .changeable import parameters_of_change
 from .class_covariances import fit_new_classes
+from .copies import find_copies
 from .far_cells import check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
@@ -29,6 +30,7 @@ from .samples import LabelledSamples
 from .synthetic_anomalies import synthetic_anomalies
 from .unclean import centers_to_find
 from .warn import (
+    warn_of_copies,
     warn_of_enlarged_images,
     warn_of_far_cells,
     warn_of_few_calibrating,
@@ -66,6 +68,10 @@ def add_class(detector, X, y, roi=None, groups=None):
     if masks is None and fitted.roi is not None and fitted.roi.is_common:
         masks = fitted.roi._replace(of_class=fitted.roi.of_class[:1] * len(labels))
     observed = fitted.observed(X) if fitted.takes_images else X
+    if groups is None:
+        numbers = find_copies(observed, codes)
+        name = X.name if fitted.takes_images else "X[{}]".format
+        warn_of_copies(numbers, codes, labels, name)
     seen, rows, pictures = seen_at_fit(reader, observed, codes, normal, parameters, masks)
     random_state = check_random_state(parameters["random_state"])
     parts = Parts.drawn(numbers, codes, random_state)

@@ -17,6 +17,7 @@ from ..scoring.fitted import FittedModel
 from ..scoring.kept_vectors import KeptVectors
 from ..scoring.scoring_model import check_levels_of_images
 from .calibrate import calibrate, choose_offset, with_samples
+from .copies import copies_of_pictures, copies_of_vectors
 from .far_cells import with_rows
 from .feature_cache import cached_features
 from .fit_input import checked_input
@@ -36,6 +37,7 @@ from .tell import Decisions
 from .unclean import lowest_left_out, most_isolated, share_left_out
 from .warn import (
     warn_of_anomalies_outside,
+    warn_of_copies,
     warn_of_enlarged_images,
     warn_of_far_cells,
     warn_of_few_calibrating,
@@ -79,7 +81,12 @@ def fit_detector(
     parameters, reader, random_state = given.parameters, given.reader, given.random_state
     shapes, device = reader.level_shapes(given.X), reader.device
     seed = int(random_state.randint(2**31 - 1))
-    parts = Parts.drawn(given.parts, given.codes, random_state)
+    numbers = given.parts
+    if groups is None and not given.takes_images:
+        numbers = copies_of_vectors(given.X, given.codes)
+        if processes.is_first:
+            warn_of_copies(numbers, given.codes, given.classes, "X[{}]".format)
+    parts = Parts.drawn(numbers, given.codes, random_state)
 
     normal, far, anomalies, cells = given.groups()
     if processes.is_first:
@@ -104,6 +111,12 @@ def fit_detector(
         sizes = processes.gather_rows(cache.sizes, np.arange(len(rows)))
         if processes.is_first and given.takes_images and parameters["tile_size"] is None:
             warn_of_enlarged_images(seen, rows, sizes, parameters)
+        if groups is None and given.takes_images:
+            looks = np.fmax.reduce(processes.gather([observed.appearance]))
+            numbers = copies_of_pictures(looks, given.codes)
+            if processes.is_first:
+                warn_of_copies(numbers, given.codes, given.classes, given.X.name)
+            parts = Parts.drawn(numbers, given.codes, random_state)
         of_rows = normal if pictures is None else normal[pictures.samples]
         samples = LabelledSamples(
             cache, np.arange(len(rows)), given.codes[of_rows], len(given.classes), pictures,

@@ -17,6 +17,7 @@ from ..validation import check_parts, check_scored_X, check_y, listed
 from .calibrate import calibrate, evidence_of, offset_of_share, score_vectors
 from .changeable import parameters_of_change
 from .class_update import MapClass, VectorClass
+from .copies import copies_of_vectors
 from .far_cells import FarCell, check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import N_FOLDS, enough_to_hold_out, spare
@@ -32,7 +33,7 @@ from .unclean import centers_to_find, most_isolated, share_left_out
 from .warn import (
     warn_of_another_product,
     warn_of_far_cells,
-    warn_of_known_pictures,
+    warn_of_known_samples,
     warn_of_repeats,
 )
 from .wide_tables import place_rows, with_rounded_rows
@@ -48,6 +49,8 @@ def update(detector, X, y, roi=None, groups=None):
     X = check_scored_X(X, detector, takes_images=fitted.takes_images)
     codes = known_codes(y, fitted.classes, len(X))
     numbers = check_parts(groups, codes, fitted.classes)
+    if fitted.kept is not None:
+        codes = _without_known_vectors(X, codes, fitted.kept)
     normal = np.flatnonzero(codes >= 0)
     kept = fitted.kept
     if kept is not None:
@@ -102,12 +105,27 @@ def _without_known(X, codes, appearances):
         if picture in known:
             again.append(row)
         known.add(picture)
+    return _without(codes, again, X.name)
+
+
+def _without_known_vectors(X, codes, kept):
+    """Return codes with -1 for copies of vectors that the model keeps, or that are given twice."""
+    numbers = copies_of_vectors(np.concatenate((kept.x, X)), np.concatenate((kept.codes, codes)))
+    if numbers is None:
+        return codes
+    n_old = len(kept.codes)
+    again = np.flatnonzero(numbers[n_old:] != np.arange(n_old, len(numbers)))
+    return _without(codes, again.tolist(), "X[{}]".format)
+
+
+def _without(codes, again, name):
+    """Return codes with -1 for the rows `again`, which count already, and warn of them."""
     if again:
-        warn_of_known_pictures(X.name(again[0]), len(again), len(X))
+        warn_of_known_samples(name(again[0]), len(again), len(codes))
     codes = codes.copy()
     codes[again] = -1
     if not (codes >= 0).any():
-        raise ValueError("update needs new normal pictures: the model knows all that are given.")
+        raise ValueError("update needs new normal samples: the model knows all that are given.")
     return codes
 
 

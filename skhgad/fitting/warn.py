@@ -152,6 +152,28 @@ def warn_of_repeats(found, classes, method="fit"):
     )
 
 
+def warn_of_copies(numbers, codes, classes, name):
+    """Warn of classes with copies; `numbers` (n_samples,) from `copies_of_vectors`, or None.
+
+    `name` names the sample in a row of X.
+    """
+    if numbers is None:
+        return
+    texts, again = [], numbers != np.arange(len(numbers))
+    for code in np.unique(codes[again]).tolist():
+        rows = np.flatnonzero(again & (codes == code))
+        texts.append(
+            f"{len(rows)} of {np.count_nonzero(codes == code)} normals of class "
+            f"{classes.tolist()[code]!r} are copies of others, as {name(rows[0])} is of "
+            f"{name(numbers[rows[0]])}"
+        )
+    _warn(
+        f"{listed(texts)}. A sample and its copies count as one part, and one of them calibrates, "
+        "because a model that has seen one knows the others. If they are independent samples that "
+        "happen to be equal, give each a part of its own: groups=range(len(X))."
+    )
+
+
 def warn_of_small_classes(codes, rows):
     """Name the classes that `discover_classes` found and that may be a group of defects.
 
@@ -334,10 +356,10 @@ def _warn(text):
     warnings.warn(text, UserWarning, stacklevel=5)
 
 
-def warn_of_known_pictures(name, n_known, n_pictures):
-    """Warn that new pictures, such as one of this name, are left out."""
+def warn_of_known_samples(name, n_known, n_samples):
+    """Warn that new samples, such as one of this name, are left out."""
     warnings.warn(
-        f"{n_known} of {n_pictures} pictures, such as {name}, are left out: the model knows "
+        f"{n_known} of {n_samples} samples, such as {name}, are left out: the model knows "
         "them, or they are given twice.",
         UserWarning,
         stacklevel=2,

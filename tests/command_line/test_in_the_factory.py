@@ -111,11 +111,11 @@ def test_pictures_that_a_model_knows_do_not_count_twice(small_model, tmp_path, c
     options = ["--class", "stripe", "--out"]
     said_by(capsys, 0, "update", small_model, folder, *options, model)
     said = said_by(capsys, 2, "update", model, folder, *options, again)
-    assert f"8 of 8 pictures, such as X[0] ({folder / '0.png'}), are left out" in said.err
+    assert f"8 of 8 samples, such as X[0] ({folder / '0.png'}), are left out" in said.err
     assert "the model knows all" in said.err and not again.exists()
     write(folder / "8.png", draw(rng, "stripe"))
     said = said_by(capsys, 0, "update", model, folder, *options, again)
-    assert "8 of 9 pictures" in said.err and re.search(r"stripe +20 -> 21", said.out)
+    assert "8 of 9 samples" in said.err and re.search(r"stripe +20 -> 21", said.out)
 
 
 def test_no_product_is_chosen_for_a_picture_of_none(small_model, tmp_path, capsys):

@@ -67,11 +67,16 @@ def test_small_classes_keep_all_and_others_half():
 
 @pytest.mark.once
 def test_p_values_promise_no_less_where_no_sample_is_an_anomaly():
-    rng = np.random.default_rng(3)
-    detector = HGADDetector(contamination=0.1, random_state=0).fit(rng.normal(size=(400, 4)))
-    p_values = detector.p_values(rng.normal(size=(2000, 4)))
-    assert (p_values <= 0.05).mean() < 0.065  # 0.2 of the samples took no part in the fit
-    assert 0.08 < (detector.predict(rng.normal(size=(2000, 4))) == -1).mean() < 0.14
+    rng, shares = np.random.default_rng(3), []
+    for _ in range(4):
+        detector = HGADDetector(contamination=0.1, random_state=0).fit(rng.normal(size=(400, 4)))
+        fresh = rng.normal(size=(2000, 4))
+        shares.append(
+            ((detector.p_values(fresh) <= 0.05).mean(), (detector.predict(fresh) < 0).mean())
+        )
+    p_values, flagged = np.mean(shares, axis=0)
+    assert p_values < 0.065  # 0.2 of the samples took no part in the fit
+    assert 0.08 < flagged < 0.14
 
 
 @pytest.mark.once
@@ -92,7 +97,8 @@ def test_update_of_one_of_two_classes_keeps_the_scale_of_its_scores():
     X, _ = unclean()
     both = np.concatenate([X, X + 50])
     y = np.repeat(["bolt", "nut"], len(X))
-    detector = HGADDetector(contamination=0.1, random_state=0).fit(both, y)
+    parameters = {"contamination": 0.1, "validation_fraction": 0.2, "random_state": 0}
+    detector = HGADDetector(**parameters).fit(both, y)
     fresh = unclean(1, 0)[0]
     before = detector.score_samples(fresh, class_labels="bolt")
     detector.update(unclean(2, 0)[0], "bolt")
