@@ -861,7 +861,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -------
         scores : ndarray of shape (n_samples,), float64
             Minus the maximum of the anomaly map. With `class_calibration`, the median held-out
-            normal of each class scores 0, and the unit is the mean excess over that median.
+            normal of each class scores 0, and the unit is the mean excess over that median. A
+            picture with less than a third of the contrast of any normal of its class, such as a
+            black or a white one, scores lower than all normals that calibrate.
         """
         batches = self._scored_batches(X, class_labels, roi)
         return np.concatenate([batch.scores for batch in batches])
@@ -1370,7 +1372,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
 
         The outputs are "score" (n,), as `score_samples`; "class_index" (n,), into `classes_`; and
         for images "map" (n, h, w), as `anomaly_maps`. They agree within 1e-4 and what float32
-        leaves. Classes are inferred, without `unknown_rate`. The file's metadata hold "classes"
+        leaves, but that blank pictures are judged like others, see `score_samples`. Classes are
+        inferred, without `unknown_rate`. The file's metadata hold "classes"
         and "image_size", as JSON, and "offset": a lower score is an anomaly. "class_offsets", a
         JSON list, holds the threshold of each class: "offset", or its own in `class_offsets_`.
         """

@@ -65,6 +65,8 @@ def cause(explanation):
     """Say which evidence contributes most, as part of a sentence."""
     if explanation.term == "entropy":
         return "it is unclear which product this is"
+    if explanation.term == "blank":
+        return "the picture as a whole has far less contrast than any normal of this product"
     if explanation.term == "known anomalies":
         return (
             f"features of level {explanation.level} are like those of known anomalies of this "

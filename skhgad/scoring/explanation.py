@@ -38,13 +38,15 @@ class Explanation(NamedTuple):
         vectors. An image that is barely flagged may have none, see `find_regions`.
     level : int or None
         Level of features whose likelihood contributes most to the score; None with
-        ``criterion="entropy"``. Levels are counted from 0, by image scale, then stage.
-    term : {"likelihood", "entropy", "known anomalies"}
+        ``criterion="entropy"`` and of a blank picture. Levels are counted from 0, by image scale,
+        then stage.
+    term : {"likelihood", "entropy", "known anomalies", "blank"}
         Which contributes more to the score: that the sample is unlikely under its class, or that
         it lies between classes. "known anomalies" in place of "likelihood" where more than half of
         what the level has at its peak is likeness to the known anomalies of the class. Where terms
         are multiplied (``map_normalization="exponential"``), the factor that is the larger share of
-        its maximum.
+        its maximum. "blank": the picture has less than a third of the contrast of any normal of its
+        class.
     anomaly_map : ndarray of shape (height, width), float32, or None
         Of the image's own size; None where not asked for.
     contributions : dict of str or int to float, or None
@@ -109,6 +111,9 @@ def explain(
 
     def details_of(batch: ScoredBatch) -> list[Any]:
         causes = _causes(fitted.model, batch)
+        if batch.is_blank is not None:
+            found = zip(causes, batch.is_blank, strict=True)
+            causes = [(None, "blank") if is_blank else cause for cause, is_blank in found]
         if not fitted.takes_images:
             return [(None, None, None, [], *cause) for cause in causes]
         thresholds = (-judge.thresholds(batch.codes)).tolist()

@@ -13,6 +13,7 @@ from ..images import ImageSource
 from ..images.appearance import ObservedSource
 from ..images.roi import ProductMasks
 from ..images.views import ViewSource
+from .blank import BlankPictures
 from .calibration import Calibration
 from .kept_vectors import KeptVectors
 from .scores import score_batch
@@ -157,7 +158,6 @@ class FittedModel:
         judged = judged_pictures(self.on(reader.device), reader, views)
         return np.concatenate([evidence.codes.cpu().numpy() for evidence, _ in judged])
 
-    @torch.inference_mode()
     def scored_batches(self, reader, X, codes=None, roi=None):
         """Score samples batch by batch.
 
@@ -175,6 +175,19 @@ class FittedModel:
         ------
         ScoredBatch
         """
+        if self.appearances is None:
+            yield from self._scored(reader, X, codes, roi)
+            return
+        observed = X if isinstance(X, ObservedSource) else self.observed(X)
+        blank = BlankPictures(self.appearances, self.calibration, len(self.classes))
+        n_seen = 0
+        for batch in self._scored(reader, observed, codes, roi):
+            n_before, n_seen = n_seen, n_seen + len(batch.scores)
+            yield blank.judged(batch, observed.appearance[n_before:n_seen])
+
+    @torch.inference_mode()
+    def _scored(self, reader, X, codes, roi):
+        """Score as `scored_batches`, whatever a picture looks like as a whole."""
         model, n_seen, is_given = self.on(reader.device), 0, codes is not None
         X, codes = self.seen(reader, X, codes, roi)
         codes = None if codes is None else torch.from_numpy(codes)

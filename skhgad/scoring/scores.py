@@ -30,6 +30,8 @@ class ScoredBatch(NamedTuple):
     pictures : list of (layout, mask), default=None
         Where the grid lies in each image, and a function that returns its region of interest, a
         bool ndarray or None. None: the grid covers each image, and everything is inside.
+    is_blank : ndarray of shape (n,), bool, default=None
+        Which pictures have no content, see `BlankPictures`; None: no one has none.
     """
 
     codes: np.ndarray
@@ -39,6 +41,7 @@ class ScoredBatch(NamedTuple):
     evidence: Evidence
     sizes: list
     pictures: list | None = None
+    is_blank: np.ndarray | None = None
 
 
 def score_batch(model, features, codes, sizes=None):
