@@ -69,7 +69,7 @@ def test_a_class_that_is_forgotten_leaves_no_rows_behind(detector, tmp_path):
 
 
 def test_an_update_that_fits_anew_is_saved_without_axes(tmp_path):
-    detector = HGADDetector(random_state=0).fit(table(110))
+    detector = HGADDetector(validation_fraction=0.2, random_state=0).fit(table(110))
     assert detector.model_.model.levels[0].start.n_axes == 88  # 22 of 110 are held out
     detector.update(table(20, 2))
     tensors = check_saved(detector, tmp_path)
