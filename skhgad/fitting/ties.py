@@ -95,7 +95,7 @@ def capped(ties, z):
     varies = scatter > SMALLEST_SCATTER * scatter.max()
     axes, spreads = axes[:, varies], (scatter[varies] / len(z)).sqrt()
     shares, turns = torch.linalg.eigh((axes.T @ ties @ axes) / torch.outer(spreads, spreads))
-    if varies.all() and shares[-1] <= 1:
+    if len(spreads) == len(ties) and shares[-1] <= 1:
         return ties
     columns = (axes * spreads) @ (turns * shares.clamp(0, 1).sqrt())
     return columns @ columns.T
