@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from skhgad import HGADDetector
 from skhgad.fitting import class_mixtures
 from skhgad.fitting.gaussian_mixture import fit_mixture, maximize
+from skhgad.fitting.gaussian_shrinkage import lasting_relations
 from skhgad.fitting.ties import capped, gap_variances, tie_covariances, tie_variances
 from skhgad.model.flow import LinearStart
 
@@ -152,3 +153,41 @@ def test_an_axis_in_which_nothing_varies_chooses_no_prior():
         for given in (z, constant)
     ]
     assert counts[0] == counts[1] > 1
+
+
+def test_relations_last_unless_a_single_vector_breaks_one():
+    x = torch.randn(60, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 3] = x[:, 0] + x[:, 1]
+
+    def found(vectors):
+        return lasting_relations(vectors - vectors.mean(0))
+
+    expected = torch.tensor([1.0, 1, 0, -1]).double() / 3**0.5
+    assert float((found(x)[:, 0] @ expected).abs()) == pytest.approx(1)
+    assert found(x[:19]).shape == (4, 0)  # too few
+    assert found(torch.cat((x, x), 1)[:15]).shape == (8, 0)
+    rare = torch.cat((x, torch.zeros(60, 1)), 1)
+    assert found(rare).shape == (5, 2)
+    rare[7, 4] = 1.0
+    assert found(rare).shape == (5, 0)
+    rare[8, 4] = 1.0
+    assert found(rare).shape == (5, 1)
+
+
+def test_a_sensor_that_one_product_lacks_is_watched_there():
+    rng = np.random.default_rng(0)
+
+    def products(n):
+        x = np.r_[categories(rng, n, 0, 3), categories(rng, n, 4, 1), categories(rng, n, -4, 1)]
+        x[n : 2 * n, 7] = 0
+        return x
+
+    x, fresh = products(300), products(200)
+    scaler = StandardScaler().fit(x)
+    detector = HGADDetector(random_state=0).fit(scaler.transform(x), np.repeat([*"ABC"], 300))
+    normal, broken = fresh[200:400], fresh[200:300].copy()
+    broken[:, 7] = 1
+    normal, anomalous = (detector.score_samples(scaler.transform(one)) for one in (normal, broken))
+    is_broken = np.r_[np.zeros(200), np.ones(100)]
+    assert roc_auc_score(is_broken, -np.r_[normal, anomalous]) > 0.99
+    assert (anomalous < detector.offset_).mean() > 0.9
