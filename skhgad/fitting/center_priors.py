@@ -9,8 +9,8 @@ _MOST_JUDGED = 2000
 _FEWEST = 1e-3  # vectors of a center without one of its own
 
 
-def likeliest_priors(z, responsibilities, common, whitener, ties):
-    """Choose the prior covariance of each center of a mixture, and how much it counts.
+def likeliest_priors(z, responsibilities, whitener, ties):
+    """Choose the scale of the prior of each center of a mixture, and how much the priors count.
 
     The centers of a class have the shape of a covariance in common, and a spread each of its own:
     the prior of a center is t `common`, with t the mean variance of its vectors and of a single
@@ -22,7 +22,6 @@ def likeliest_priors(z, responsibilities, common, whitener, ties):
     z : Tensor of shape (n, n_features)
         In random order.
     responsibilities : Tensor of shape (n, n_components)
-    common : Tensor of shape (n_features, n_features)
     whitener : Tensor of shape (n_features, n_features)
         Of `common`.
     ties : Tensor of shape (n_features, n_features)
@@ -30,12 +29,13 @@ def likeliest_priors(z, responsibilities, common, whitener, ties):
 
     Returns
     -------
-    priors : Tensor of shape (n_components, n_features, n_features)
+    scales : Tensor of shape (n_components,)
+        t of each center.
     pseudo_count : float
     """
     likelihoods, scales = left_out_likelihoods(z, responsibilities, whitener, ties)
     best = int(robust_mean(likelihoods).argmax())
-    return scales[:, None, None] * common, PSEUDO_PER_FEATURE[best] * z.shape[1]
+    return scales, PSEUDO_PER_FEATURE[best] * z.shape[1]
 
 
 def left_out_likelihoods(z, responsibilities, whitener, ties):

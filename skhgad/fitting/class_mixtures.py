@@ -59,8 +59,9 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
     named = choices is not None and choices.names is not None
     vectors = [
         ClassVectors(
-            z[rows], modes[rows], seed, heavy_tails, n_merged, *tie_covariances(level, x[rows]),
-            pseudo_count=prior, parts=None if parts is None else parts[rows],
+            z[rows], modes[rows], seed, heavy_tails, n_merged,
+            *tie_covariances(level, x[rows], z[rows]), pseudo_count=prior,
+            parts=None if parts is None else parts[rows],
         )
         for rows, prior in zip(by_class, priors, strict=True)
     ]  # fmt: skip

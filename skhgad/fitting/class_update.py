@@ -255,7 +255,7 @@ class _Refit:
         self.n_all = len(z)
         self.vectors = ClassVectors(
             z[self.rows], modes[self.rows], seed, has_heavy_tailed_class(z, modes, parts),
-            level.start.n_merged, *tie_covariances(level, x[self.rows]),
+            level.start.n_merged, *tie_covariances(level, x[self.rows], z[self.rows]),
             parts=None if parts is None else parts[self.rows],
         )  # fmt: skip
         self.whole = fit_class(self.vectors, n_components)

@@ -10,7 +10,7 @@ from torch import nn
 from ..model.mixture import log_sum_exp, squared_distances
 from .center_priors import likeliest_priors
 from .covariance import residuals_within, whitening_matrix
-from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count, share_of_prior
+from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count, share_of_prior, varying_axes
 from .kmeans import fit_kmeans
 
 _BLOCK_ENTRIES = 1 << 22  # of a matrix of distances, vectors by centers
@@ -172,9 +172,21 @@ def fit_mixture(z, n_components, generator, *, n_steps=_MOST_STEPS, ties=None):
 
 
 def _fit_round(z, responsibilities, ties, n_steps):
-    """Choose the priors of the centers, then alternate maximisation and expectation."""
+    """Choose the priors of the centers, then alternate maximisation and expectation.
+
+    Axes in which nothing varies take no part in the choice: a density is there as high as the prior
+    counts little.
+    """
     common = pooled_within(z, responsibilities.argmax(1), z.shape[1]) + ties
-    priors, pseudo_count = likeliest_priors(z, responsibilities, common, whitener(common), ties)
+    axes = varying_axes(z)
+    if axes.shape[1] < len(axes):
+        along, of_common, of_ties = z @ axes, axes.T @ common @ axes, axes.T @ ties @ axes
+        scales, pseudo_count = likeliest_priors(
+            along, responsibilities, whitener(of_common), of_ties
+        )
+    else:
+        scales, pseudo_count = likeliest_priors(z, responsibilities, whitener(common), ties)
+    priors = scales[:, None, None] * common
     return maximize(z, responsibilities, priors, pseudo_count, n_steps, ties=ties)[0]
 
 

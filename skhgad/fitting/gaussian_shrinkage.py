@@ -12,7 +12,9 @@ _LOWEST_SHARE = 0.02
 _WIDEST_TAILS = 5.0
 _VECTORS_PER_AXIS = 4  # with fewer, distances of left-out samples tell nothing of tails
 _FOLDS_OF_PARTS = 10
-_SMALLEST_SCATTER = 1e-12  # of the largest, below which nothing varies in an axis
+_FEWEST_OF_RELATIONS, _FEWEST_PER_AXIS = 20, 2  # vectors that show a relation
+_ROUNDING = 1e-6
+SMALLEST_SCATTER = 1e-12  # of the largest, below which nothing varies in an axis
 PSEUDO_COUNTS = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, math.inf)
 
 
@@ -43,7 +45,27 @@ def principal_axes(residuals):
 def varying_axes(z):
     """Return the orthonormal axes (n_features, n_axes) along which vectors (n, n_features) vary."""
     scatter, axes = principal_axes(z - z.mean(0))
-    return axes[:, scatter > _SMALLEST_SCATTER * scatter.max()]
+    return axes[:, scatter > SMALLEST_SCATTER * scatter.max()]
+
+
+def lasting_relations(residuals):
+    """Axes (n_features, n_axes) in which a class does not vary, and new vectors should not either.
+
+    There are none with fewer than 20 residuals (n, n_features) or 2 for each feature. Nor are there
+    any if one of the residuals is the only one that varies in some axis: without it, this would
+    have been an axis in which nothing varies, and a normal vector did not keep to it.
+    """
+    n, n_features = residuals.shape
+    none = residuals.new_zeros(n_features, 0)
+    if n < max(_FEWEST_OF_RELATIONS, _FEWEST_PER_AXIS * n_features):
+        return none
+    scatter, axes = principal_axes(residuals)
+    varies = scatter > SMALLEST_SCATTER * scatter.max()
+    if varies.all():
+        return none
+    shares = (residuals @ axes[:, varies]).square() @ scatter[varies].reciprocal()
+    is_only_one = n / (n - 1) * shares > 1 - _ROUNDING
+    return none if is_only_one.any() else axes[:, ~varies]
 
 
 def is_clearly_better(log_likelihoods, others, n_errors=2.0):
@@ -204,7 +226,7 @@ def _along_axes(residuals, n_features=None):
     n = len(residuals)
     n_features = residuals.shape[1] if n_features is None else n_features
     scatter, axes = principal_axes(residuals)
-    varies = scatter > _SMALLEST_SCATTER * scatter.max()
+    varies = scatter > SMALLEST_SCATTER * scatter.max()
     judged = residuals @ axes[:, varies]
     return judged, scatter[varies], n, int(varies.sum()) if n_features <= n else n_features
 

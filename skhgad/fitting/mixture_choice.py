@@ -16,9 +16,11 @@ from .gaussian_mixture import (
 from .gaussian_shrinkage import (
     inflation_of,
     is_clearly_better,
+    lasting_relations,
     ledoit_wolf_pseudo_count,
     likeliest_pseudo_count,
     robust_mean,
+    share_of_prior,
     shrunk_covariance,
     varying_axes,
 )
@@ -38,6 +40,7 @@ _FEWEST_PARTS = 5  # likewise
 _MOST_VECTORS = 2000  # that take part in the choice
 _FEW = 50  # of which hardly any can be spared
 _STEPS = 20
+_OF_RELATIONS = 1.0  # vectors of the prior, where nothing varies
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ def fit_gaussian(z, heavy_tails=False, n_merged=0, pseudo_count=None, parts=None
 
     Its covariance is shrunk to the identity, which is that of all classes together. How far is
     chosen by the likelihood of vectors left out; with `heavy_tails`, as Ledoit and Wolf do. Or
-    `pseudo_count` says how many vectors the identity counts as. For `parts` see `ClassVectors`.
+    `pseudo_count` says how many vectors the identity counts as. Along `lasting_relations` it counts
+    as one vector at most. For `parts` see `ClassVectors`.
     """
     n, n_axes = z.shape
     covariance = torch.eye(n_axes, dtype=z.dtype)
@@ -122,6 +126,11 @@ def fit_gaussian(z, heavy_tails=False, n_merged=0, pseudo_count=None, parts=None
         if pseudo_count is not None:
             pseudo = pseudo_count
         covariance = shrunk_covariance(residuals.T @ residuals, n, pseudo, prior)
+        if not n_merged and parts is None:
+            lasting = lasting_relations(residuals)
+            alone = share_of_prior(min(pseudo, _OF_RELATIONS), n)
+            excess = (share_of_prior(pseudo, n) - alone) * float(prior[0, 0])
+            covariance = covariance - excess * lasting @ lasting.T
     return GaussianMixture(mean[None], equal_log_weights(1), covariance[None], n_merged, pseudo)
 
 

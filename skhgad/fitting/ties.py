@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from .gaussian_shrinkage import SMALLEST_SCATTER, principal_axes
+
 
 def tie_variances(x):
     """Variance (n_features,) that a Gaussian needs so as not to stand on equal values alone.
@@ -66,15 +68,37 @@ def _to_next(values, counts):
     return np.minimum(gaps[:-1], gaps[1:])
 
 
-def tie_covariances(level, x):
+def tie_covariances(level, x, z):
     """Return the matrices that `tie_variances` and `gap_variances` become in the latent space.
 
-    `x` holds raw vectors (n, n_features); each is a float64 Tensor (n_axes, n_axes), None where
-    there are more features than axes. A trained flow is taken to be linear around their mean.
+    `x` holds raw vectors (n, n_features), `z` where they are in the latent space; each matrix is a
+    float64 Tensor (n_axes, n_axes), None where there are more features than axes. A trained flow is
+    taken to be linear around their mean. In no direction is a matrix wider than the vectors are,
+    see `capped`.
     """
     if level.start.has_rest or not len(x):
         return None, None
-    return tuple(_in_latent_space(level, x, of(x)) for of in (tie_variances, gap_variances))
+    return tuple(
+        capped(_in_latent_space(level, x, of(x)), z) for of in (tie_variances, gap_variances)
+    )
+
+
+def capped(ties, z):
+    """Return tie covariances that are in no direction wider than the vectors (n, n_features).
+
+    Each feature by itself is capped by its variance. But columns of 0 and 1 of which one is always
+    1 vary together: their sum does not vary at all, and has no ties.
+    """
+    if not ties.any():
+        return ties
+    scatter, axes = principal_axes(z - z.mean(0))
+    varies = scatter > SMALLEST_SCATTER * scatter.max()
+    axes, spreads = axes[:, varies], (scatter[varies] / len(z)).sqrt()
+    shares, turns = torch.linalg.eigh((axes.T @ ties @ axes) / torch.outer(spreads, spreads))
+    if len(spreads) == len(ties) and shares[-1] <= 1:
+        return ties
+    columns = (axes * spreads) @ (turns * shares.clamp(0, 1).sqrt())
+    return columns @ columns.T
 
 
 def _in_latent_space(level, x, variances):

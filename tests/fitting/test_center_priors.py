@@ -58,8 +58,8 @@ def test_a_prior_has_the_spread_of_its_center():
     x, names = blobs(90, [0.1 * np.eye(8), np.eye(8), 4 * np.eye(8)])
     shares = torch.nn.functional.one_hot(torch.from_numpy(names)).double()
     eye = torch.eye(8, dtype=torch.float64)
-    priors, _ = likeliest_priors(torch.from_numpy(x), shares, eye, eye, 0 * eye)
-    np.testing.assert_allclose(priors[:, 0, 0], [0.01, 1, 16], rtol=0.5)
+    scales, _ = likeliest_priors(torch.from_numpy(x), shares, eye, 0 * eye)
+    np.testing.assert_allclose(scales, [0.01, 1, 16], rtol=0.5)
 
 
 def test_centers_borrow_a_shape_only_where_they_share_one():
@@ -72,7 +72,7 @@ def test_centers_borrow_a_shape_only_where_they_share_one():
         residuals = x - np.stack([x[names == k].mean(0) for k in range(3)])[names]
         common = torch.from_numpy(np.cov(residuals.T))
         pseudo_counts.append(
-            likeliest_priors(torch.from_numpy(x), shares, common, whitener(common), 0 * common)[1]
+            likeliest_priors(torch.from_numpy(x), shares, whitener(common), 0 * common)[1]
         )
     assert pseudo_counts[0] >= 10 * pseudo_counts[1]
 

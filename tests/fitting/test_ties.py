@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
 
 from skhgad import HGADDetector
 from skhgad.fitting import class_mixtures
 from skhgad.fitting.gaussian_mixture import fit_mixture, maximize
-from skhgad.fitting.ties import gap_variances, tie_covariances, tie_variances
+from skhgad.fitting.gaussian_shrinkage import lasting_relations
+from skhgad.fitting.ties import capped, gap_variances, tie_covariances, tie_variances
 from skhgad.model.flow import LinearStart
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,15 +39,34 @@ class Level:
 
 def test_ties_move_to_the_latent_space_with_the_vectors():
     matrix = torch.tensor([[2.0, 1.0], [0.0, 3.0]], dtype=torch.float64)
-    x = torch.arange(10, dtype=torch.float64).repeat_interleave(4)[:, None] * torch.ones(1, 2)
+    x = torch.cartesian_prod(*2 * [torch.arange(10, dtype=torch.float64)])
     variances = tie_variances(x)
     assert variances.min() > 0
     expected = matrix.T @ torch.diag(variances) @ matrix
-    torch.testing.assert_close(tie_covariances(Level(matrix), x)[0], expected)
+    torch.testing.assert_close(tie_covariances(Level(matrix), x, x @ matrix)[0], expected)
     expected = matrix.T @ torch.diag(gap_variances(x)) @ matrix
-    torch.testing.assert_close(tie_covariances(Level(matrix), x)[1], expected)
+    torch.testing.assert_close(tie_covariances(Level(matrix), x, x @ matrix)[1], expected)
     distinct = torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    assert not any(found.any() for found in tie_covariances(Level(matrix), distinct))
+    found = tie_covariances(Level(matrix), distinct, distinct @ matrix)
+    assert not any(one.any() for one in found)
+
+
+def test_ties_are_in_no_direction_wider_than_the_vectors():
+    rng = np.random.default_rng(0)
+    z = torch.from_numpy(rng.normal(size=(50, 3)))
+    z[:, 1] = z[:, 0] + 0.1 * z[:, 1]
+    covariance, ties = torch.cov(z.T, correction=0), 0.3 * torch.eye(3, dtype=z.dtype)
+    found = capped(ties, z)
+    assert float(torch.linalg.eigvalsh(covariance - found)[0]) >= -1e-12
+    assert float(torch.linalg.eigvalsh(ties - found)[0]) >= -1e-12
+    assert float(found[2, 2]) == pytest.approx(0.3, rel=0.1)
+    assert float(torch.linalg.eigvalsh(covariance - ties)[0]) < -0.2
+    small = 1e-4 * ties
+    assert torch.equal(capped(small, z), small)
+    z[:, 1] = z[:, 0] + z[:, 2]
+    relation = torch.tensor([1.0, -1, 1]).double()
+    for vectors in (z, z[:2]):
+        assert float((capped(small, vectors) @ relation).abs().max()) < 1e-12
 
 
 def test_a_gap_is_that_to_the_next_value():
@@ -69,7 +91,7 @@ def test_rounded_vectors_of_one_gaussian_are_one_gaussian(monkeypatch):
     monkeypatch.setattr(
         class_mixtures, "tie_covariances", lambda *given: (tie_covariances(*given)[0], None)
     )
-    assert chosen() == 152  # kernels: a center at each of four fifths
+    assert chosen() == 190  # kernels: a center at each vector
 
 
 def test_centers_do_not_stand_on_equal_values():
@@ -94,3 +116,78 @@ def test_the_objective_never_falls_with_ties():
     ties = torch.diag(tie_variances(z))
     _, objectives = maximize(z, shares, prior, 0.5, 40, -torch.inf, ties=ties)
     assert np.diff(objectives).min() >= -1e-12
+
+
+def categories(rng, n, shift, options):
+    """Eight sensors that correlate, and three columns of which one is always 1."""
+    mixing = np.random.default_rng(1).normal(size=(3, 8))
+    sensors = rng.normal(size=(n, 3)) @ mixing + 0.4 * rng.normal(size=(n, 8)) + shift
+    return np.c_[sensors, np.eye(3)[rng.choice(options, n)]]
+
+
+@pytest.mark.parametrize("n_others", [0, 60])
+def test_a_category_that_is_missing_is_anomalous(n_others):
+    """The sum of the columns has no ties. And the background must not explain what breaks it."""
+    rng = np.random.default_rng(0)
+    x = np.r_[categories(rng, 600, 0, 3), categories(rng, n_others, 4, 1)]
+    y = ["A"] * 600 + ["B"] * n_others
+    scaler = StandardScaler().fit(x)
+    detector = HGADDetector(random_state=0).fit(scaler.transform(x), y)
+    assert detector.n_components_[0, 0] > 1  # one Gaussian has no ties added
+    fresh = categories(rng, 400, 0, 3)
+    broken = fresh[:100].copy()
+    broken[:, 8:] = 0
+    normal, anomalous = (detector.score_samples(scaler.transform(one)) for one in (fresh, broken))
+    is_broken = np.r_[np.zeros(400), np.ones(100)]
+    assert roc_auc_score(is_broken, -np.r_[normal, anomalous]) > 0.999
+    assert (anomalous < detector.offset_).mean() > 0.99
+    assert (normal < detector.offset_).mean() < 0.1
+
+
+def test_an_axis_in_which_nothing_varies_chooses_no_prior():
+    rng = np.random.default_rng(0)
+    z = torch.from_numpy(np.r_[rng.normal(size=(60, 4)), rng.normal(size=(60, 4)) + 8])
+    constant = torch.cat((z, torch.zeros_like(z)), 1)  # as wide as what varies
+    counts = [
+        fit_mixture(given, 2, torch.Generator().manual_seed(0)).pseudo_count
+        for given in (z, constant)
+    ]
+    assert counts[0] == counts[1] > 1
+
+
+def test_relations_last_unless_a_single_vector_breaks_one():
+    x = torch.randn(60, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 3] = x[:, 0] + x[:, 1]
+
+    def found(vectors):
+        return lasting_relations(vectors - vectors.mean(0))
+
+    expected = torch.tensor([1.0, 1, 0, -1]).double() / 3**0.5
+    assert float((found(x)[:, 0] @ expected).abs()) == pytest.approx(1)
+    assert found(x[:19]).shape == (4, 0)  # too few
+    assert found(torch.cat((x, x), 1)[:15]).shape == (8, 0)
+    rare = torch.cat((x, torch.zeros(60, 1)), 1)
+    assert found(rare).shape == (5, 2)
+    rare[7, 4] = 1.0
+    assert found(rare).shape == (5, 0)
+    rare[8, 4] = 1.0
+    assert found(rare).shape == (5, 1)
+
+
+def test_a_sensor_that_one_product_lacks_is_watched_there():
+    rng = np.random.default_rng(0)
+
+    def products(n):
+        x = np.r_[categories(rng, n, 0, 3), categories(rng, n, 4, 1), categories(rng, n, -4, 1)]
+        x[n : 2 * n, 7] = 0
+        return x
+
+    x, fresh = products(300), products(200)
+    scaler = StandardScaler().fit(x)
+    detector = HGADDetector(random_state=0).fit(scaler.transform(x), np.repeat([*"ABC"], 300))
+    normal, broken = fresh[200:400], fresh[200:300].copy()
+    broken[:, 7] = 1
+    normal, anomalous = (detector.score_samples(scaler.transform(one)) for one in (normal, broken))
+    is_broken = np.r_[np.zeros(200), np.ones(100)]
+    assert roc_auc_score(is_broken, -np.r_[normal, anomalous]) > 0.99
+    assert (anomalous < detector.offset_).mean() > 0.9
