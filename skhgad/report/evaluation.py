@@ -119,15 +119,17 @@ class Measurement:
         dict
             `n_images`, `n_unreadable` (images without a finding), `n_anomalies`, `offset`,
             `class_offsets`, `class_found` (share of the images whose class is inferred rightly),
-            `image` (from `image_metrics`), `misses_at` (from `miss_rates`), `pixel` (from
-            `PixelMetrics`; None if no class has masks), `expected_false_alarm_rate`, `warnings`
-            (from `product_warnings`), and `notes` (list of str: what figures mean, and why some
-            are missing).
+            `counts` (false alarms and misses, of how many, as a list of two pairs for each class
+            and for "pooled"), `image` (from `image_metrics`), `misses_at` (from `miss_rates`),
+            `pixel` (from `PixelMetrics`; None if no class has masks), `expected_false_alarm_rate`,
+            `warnings` (from `product_warnings`), and `notes` (list of str: what figures mean, and
+            why some are missing).
         """
         y, class_label = self.y, self.data.class_label[self._indices]
         n_unreadable = len(self.data.y) - len(y)
         is_anomaly, is_flagged = y == -1, np.array(self._thresholds) > 0
-        notes = _notes(is_anomaly, class_label, self.offset, self.class_offsets)
+        counts = _counts(is_anomaly, is_flagged, class_label)
+        notes = _notes(is_anomaly, class_label, self.offset, self.class_offsets, counts)
         if n_unreadable:
             notes.append(f"images that could not be read, and count nowhere: {n_unreadable}")
         return {
@@ -136,6 +138,7 @@ class Measurement:
             "n_anomalies": int(np.sum(is_anomaly)),
             "offset": self.offset,
             "class_offsets": self.class_offsets,
+            "counts": counts,
             "class_found": float(np.mean(np.array(self._inferred) == class_label)),
             "image": image_metrics(y, self._scores, class_label, offset=self._thresholds),
             "misses_at": miss_rates(y, self._scores, class_label, false_alarm_rates=_MISSES_AT),
@@ -148,12 +151,23 @@ class Measurement:
         }
 
 
-def _notes(is_anomaly, class_labels, offset, class_offsets):
+def _counts(is_anomaly, is_flagged, class_labels):
+    """Return (false alarms, normals) and (misses, anomalies) of each class and pooled."""
+
+    def of(inside):
+        flagged, missed = is_flagged[inside & ~is_anomaly], ~is_flagged[inside & is_anomaly]
+        return [(int(found.sum()), len(found)) for found in (flagged, missed)]
+
+    per_class = {label: of(class_labels == label) for label in np.unique(class_labels)}
+    return {"per_class": per_class, "pooled": of(np.full(len(class_labels), True))}
+
+
+def _notes(is_anomaly, class_labels, offset, class_offsets, counts):
     """Say what the false alarms and misses of the table are, and why some are missing."""
     *rates, last = (f"{100 * rate:g}" for rate in _MISSES_AT)
     notes = [
         "false alarms, misses: at the model's own threshold "
-        f"{thresholds_text(offset, class_offsets)}",
+        f"{thresholds_text(offset, class_offsets)}; these are {_counts_text(counts)}",
         f"at {', '.join(rates)} and {last} %: misses where the threshold flags at most this share "
         "of the test normals of the product (pooled: of all)",
     ]
@@ -172,6 +186,15 @@ def _notes(is_anomaly, class_labels, offset, class_offsets):
     if without:
         notes.append(f"no misses of {listed(without)}: no anomalies among its test images")
     return notes
+
+
+def _counts_text(counts):
+    def text(found):
+        (n_flagged, n_normals), (n_missed, n_anomalies) = found
+        return f"{n_flagged} of {n_normals} normal images and {n_missed} of {n_anomalies} anomalies"
+
+    each = [f"{name}: {text(found)}" for name, found in counts["per_class"].items()]
+    return "; ".join([text(counts["pooled"]), *(each if len(each) > 1 else ())])
 
 
 def masked_classes(data):
