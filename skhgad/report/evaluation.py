@@ -10,6 +10,7 @@ from ..datasets.folders import chosen_samples
 from ..datasets.loaders import load_folder
 from ..metrics.per_image import image_metrics, miss_rates
 from ..metrics.per_pixel import PixelMetrics
+from ..scoring.appearances import known_pictures
 from ..scoring.calibration import FALSE_ALARM_RATE
 from ..scoring.thresholds import thresholds_text
 from ..text import printable
@@ -81,19 +82,22 @@ class Measurement:
         self.class_offsets, self.own_rates = class_offsets or {}, own_rates or {}
         self.masked = masked_classes(data)
         self.unmasked = [name for name in np.unique(data.class_label) if name not in self.masked]
+        self.fitted = None  # the FittedModel, which knows its own pictures
         self._scores, self._inferred, self._pixels = [], [], PixelMetrics()
         self._thresholds, self._indices = [], []
 
     @classmethod
     def of(cls, detector, data):
         """Return the Measurement of a detector's findings in `data`."""
-        return cls(
+        found = cls(
             data,
             detector.offset_,
             expected_false_alarm_rate(detector),
             class_offsets=detector.class_offsets_,
             own_rates=expected_own_rates(detector),
         )
+        found.fitted = detector.model_
+        return found
 
     def update(self, index, finding):
         """Add the finding in image `index`; images come in order."""
@@ -122,7 +126,8 @@ class Measurement:
             `counts` (false alarms and misses, of how many, as a list of two pairs for each class
             and for "pooled"), `image` (from `image_metrics`), `misses_at` (from `miss_rates`),
             `pixel` (from `PixelMetrics`; None if no class has masks), `expected_false_alarm_rate`,
-            `warnings` (from `product_warnings`), and `notes` (list of str: what figures mean, and
+            `warnings` (from `product_warnings`, and one where test pictures are those of the fit,
+            of the class None), and `notes` (list of str: what figures mean, and
             why some are missing).
         """
         y, class_label = self.y, self.data.class_label[self._indices]
@@ -144,11 +149,30 @@ class Measurement:
             "misses_at": miss_rates(y, self._scores, class_label, false_alarm_rates=_MISSES_AT),
             "pixel": self._pixels.compute() if self.masked.intersection(class_label) else None,
             "expected_false_alarm_rate": self.expected_rate,
-            "warnings": product_warnings(
-                is_anomaly, is_flagged, class_label, self.expected_rate, self.own_rates
-            ),
+            "warnings": [
+                *self._warnings_of_known(),
+                *product_warnings(
+                    is_anomaly, is_flagged, class_label, self.expected_rate, self.own_rates
+                ),
+            ],
             "notes": notes,
         }
+
+    def _warnings_of_known(self):
+        """Return a warning, a list of dict, where normal test pictures are those of the fit."""
+        normal = [index for index in self._indices if self.data.y[index] == 1]
+        if self.fitted is None or not normal:
+            return []
+        n_known = int(known_pictures(self.fitted, self.data.images[normal].tolist()).sum())
+        if not n_known:
+            return []
+        text = (
+            f"{n_known} of {len(normal)} normal test pictures were among those of the fit: the "
+            "figures flatter the model. Test on pictures that it has not seen."
+        )
+        kind = "pictures of the fit"
+        counts = {"n_known": n_known, "n_images": len(normal)}
+        return [{"class": None, "kind": kind, **counts, "text": text}]
 
 
 def _counts(is_anomaly, is_flagged, class_labels):

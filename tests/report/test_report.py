@@ -352,6 +352,23 @@ def test_without_labels_products_are_the_classes_found(model, products, tmp_path
     assert groups_of(html) == {(k, "Most anomalous"): [name] for k, name in sorted(first.items())}
 
 
+def test_test_pictures_that_are_those_of_the_fit_are_counted(model, products, tmp_path, capsys):
+    """The detector was fitted to the first 12 pictures of this generator."""
+    rng, text = np.random.default_rng(1), "normal test pictures were among those of the fit"
+    for i in range(12):
+        write(tmp_path / "in/checker/test/good" / f"{i}.png", texture(rng, "checker")[0])
+    shutil.copytree(products / "checker", tmp_path / "in/checker", dirs_exist_ok=True)
+    for other in (0, 1):  # new ones, as the three that replace 0.png to 2.png
+        new = tmp_path / f"in/checker/test/good/n{other}.png"
+        shutil.copy(products / "checker/test/good/0.png", new)
+    html = run(model, tmp_path / "in", tmp_path / "out", "--top", "1")
+    said = capsys.readouterr().out
+    assert f"warning: 9 of 14 {text}: the figures flatter" in said
+    assert f"9 of 14 {text}" in html
+    run(model, products, tmp_path / "other", "--top", "1")
+    assert text not in capsys.readouterr().out
+
+
 def test_a_very_thin_picture_is_drawn_without_outlines(model, tmp_path):
     """At the size of the page it has one row, where matplotlib draws no contours."""
     write(tmp_path / "in/a.png", texture(np.random.default_rng(0), "stripe")[0])
