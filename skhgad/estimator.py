@@ -619,6 +619,7 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             to no class discovered; if images are enlarged more than four times; if no groups are
             given, and samples are copies of others, which then count as one part, or samples given
             one after the other are as alike as repeats of a part;
+            if y seems to name the wrong class of few samples;
             if too few normals of a class are held out for the rate that ``contamination="auto"``
             promises. Each names what was found and what to do.
 

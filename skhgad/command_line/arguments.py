@@ -171,29 +171,28 @@ class ChangedModel:
     """The model of a command that changes it, read at once and saved at the end.
 
     ValueError is raised if no model can be at the place to save it, and, by `save`, if another
-    command replaced the one that was read, whose changes would be lost.
+    command replaced the one that was read, whose changes would be lost; nothing is written then.
     """
 
     def __init__(self, args):
-        from ..storage.model_folder import check_model_place, file_signature
+        from ..storage.model_folder import check_model_place, saved_hash
 
         self.place = args.model if args.out is None else args.out
         self._model = args.model
         check_model_place(self.place, "MODEL" if args.out is None else "--out")
-        self._read = file_signature(args.model)
+        self._read = saved_hash(args.model)  # before loading: if replaced meanwhile, save refuses
         self.detector, self._of_fit = load_detector(args)
 
     def save(self):
         """Save it with the settings of its fit."""
-        from ..storage.model_folder import file_signature
+        from ..storage.detector_state import pack
+        from ..storage.model_card import model_card
+        from ..storage.model_folder import save_state
 
-        replaces = os.path.realpath(self.place) == os.path.realpath(self._model)
-        if replaces and file_signature(self._model) != self._read:
-            raise ValueError(
-                f"{self._model!r} was changed meanwhile by another command, whose work is kept: "
-                "run this one again."
-            )
-        self.detector.set_params(**self._of_fit).save(self.place)
+        detector = self.detector.set_params(**self._of_fit)
+        is_same = os.path.realpath(self.place) == os.path.realpath(self._model)
+        replaces = self._read if is_same else None
+        save_state(self.place, *pack(detector), model_card(detector), replaces=replaces)
 
 
 def add_threshold_option(command, effect):

@@ -17,7 +17,7 @@ from .arguments import (
     parse_seconds,
     product_of,
 )
-from .score_table import STDOUT, show
+from .score_table import STDOUT, UNREADABLE, show
 
 
 def add_options(commands):
@@ -75,7 +75,7 @@ def add_options(commands):
 
 
 def run(args):
-    """Watch a folder until the process is ended, or look once."""
+    """Watch a folder until the process is ended, or look once; return the exit status."""
     from ..service.folder_watch import FolderWatch
     from ..service.held_model import HeldModel
     from ..service.verdict_log import VerdictLog
@@ -100,7 +100,7 @@ def run(args):
         )
         if args.reset_drift:
             watch.reset_drift()
-        _Report(watch).run(args)
+        return _Report(watch).run(args)
 
 
 def watching_detector(args):
@@ -116,17 +116,19 @@ class _Report:
     def __init__(self, watch):
         self.watch = watch
         self._unreadable = set()
+        self._status = 0
         self._alarm = watch.monitor.alarm_
         if self._alarm is not None:
             warn(drift_text(self._alarm))
 
     def run(self, args):
+        """Return the exit status, with ``--once``."""
         self._look(args)
         while True:
             time.sleep(args.settle if args.once else args.interval)
             self._look(args)
             if args.once:
-                return
+                return self._status
 
     def _look(self, args):
         for records in self.watch.look(last=args.once):
@@ -136,6 +138,8 @@ class _Report:
     def _show(self, records):
         for record in records:
             show(record)
+            if record["verdict"] == "error":
+                self._status = UNREADABLE
         sys.stdout.flush()
         self._say_unreadable()
         alarm = self.watch.monitor.alarm_

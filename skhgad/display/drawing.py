@@ -77,9 +77,11 @@ def draw_outlines(places, anomaly_map, threshold, mask, roi=None, like_known=Non
 
     The map and the masks (of the defect, of the region of interest, of what is like known
     anomalies; bool, or None) have shape (height, width). Returns two lists of QuadContourSet, of
-    threshold and defect, empty without an outline.
+    threshold and defect, empty without an outline. A map of one row or column has none.
     """
     contours, mask_contours, entries = [], [], []
+    if min(anomaly_map.shape) < 2:  # matplotlib draws contours between four pixels
+        return contours, mask_contours
     if threshold is not None and anomaly_map.min() < threshold < anomaly_map.max():
         contours = [_outline(ax, anomaly_map, threshold, "white", "solid") for ax in places]
         entries.append(_legend_entry("threshold", "white", "solid"))

@@ -122,7 +122,7 @@ def add_class(detector, X, y, roi=None, groups=None):
     if parameters["class_calibration"]:  # else all classes share what calibrates the known ones
         calibrates = spared.any(axis=0) & is_judged
         counts = np.bincount(codes[calibrates], minlength=len(labels))
-        warn_of_few_calibrating(counts, labels, parameters)
+        warn_of_few_calibrating(counts, labels, parameters, len(spared))
     kept = fitted.kept
     if kept is not None:
         rows = np.concatenate((normal, far))

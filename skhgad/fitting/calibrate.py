@@ -29,6 +29,17 @@ def evidence_of(model, samples, device):
     return samples.cache.processes.gather(evidence, device)
 
 
+def numbers_judged(samples, evidence):
+    """Return the numbers of the samples, or pictures, in the order of their Calibration.
+
+    `evidence` is as from `evidence_of`.
+    """
+    numbers = []
+    for _, given in evidence:  # of a picture in tiles, each tile has a row
+        numbers += dict.fromkeys(samples.numbers_of(given.rows.cpu().numpy()).tolist())
+    return numbers
+
+
 def judges(fit, model, samples, spared):
     """Yield models, each with the rows of the samples that it calibrates: of each part, one.
 

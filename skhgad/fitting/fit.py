@@ -47,9 +47,11 @@ from .warn import (
     warn_of_small_classes,
     warn_of_spreads,
     warn_of_unused_loss,
+    warn_of_wrong_names,
     warn_uncalibrated,
 )
 from .wide_tables import place_rows
+from .wrong_names import find_wrong_names
 
 
 def fit_detector(
@@ -161,6 +163,10 @@ def fit_detector(
         )
         known = None
         given_codes = given.codes if classes is given.classes else None  # None: discovered
+        is_named = given_codes is not None and len(classes) > 1
+        if processes.is_first and is_named and len(spared):
+            wrong = find_wrong_names(samples, evidence, calibration)
+            warn_of_wrong_names(wrong, given.X, normal, classes)
         if corrects:
             fitted = model, evidence, calibration
             seen = in_regions_of_classes(
@@ -220,7 +226,7 @@ def fit_detector(
     )
     listeners.decisions = decisions
     if processes.is_first:
-        warn_of_few_calibrating(decisions.n_held_out, classes, parameters)
+        warn_of_few_calibrating(decisions.n_held_out, classes, parameters, len(spared))
         if parameters["verbose"] >= 1:
             print(decisions.text(parameters["max_iter"], fitted, known), flush=True)
     return {

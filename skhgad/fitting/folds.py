@@ -4,7 +4,7 @@ import numpy as np
 
 FEWEST = 5  # samples of a class of which some can be spared
 N_FOLDS = 10
-_HELD_OUT = 0.2
+HELD_OUT = 0.2  # share of a class that "auto" holds out where it does not cross-fit
 _ENOUGH = 400  # samples of a class, of which a fifth is enough for the calibration
 # Of wide vectors. A fifth is then 19, the fewest that can promise 5 % false alarms.
 _ENOUGH_WIDE = 95
@@ -73,7 +73,7 @@ def spare(codes, fraction, *, enough, random_state, parts=None):
         counts = np.bincount(codes)
         counts = counts[counts >= FEWEST]
         has_few = len(counts) and np.median(counts) < enough
-        fraction = "cross" if has_few else _HELD_OUT
+        fraction = "cross" if has_few else HELD_OUT
     if fraction == "cross":
         groups = cross_folds(codes, N_FOLDS, random_state) == np.arange(N_FOLDS)[:, None]
     else:

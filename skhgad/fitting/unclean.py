@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from ..parameters import asks_for_training
+from .calibrate import numbers_judged
 from .folds import FEWEST
 from .mixture_choice import FEW
 
@@ -60,10 +61,8 @@ def lowest_left_out(samples, evidence, calibration, share):
     ndarray of shape (n_images,), bool
     """
     codes = samples.of_pictures(samples.codes)
-    scores, numbers = np.full(len(codes), np.inf), []
-    for _, given in evidence:  # of a picture in tiles, each tile has a row
-        numbers += dict.fromkeys(samples.numbers_of(given.rows.cpu().numpy()).tolist())
-    scores[numbers] = calibration.given_scores
+    scores = np.full(len(codes), np.inf)
+    scores[numbers_judged(samples, evidence)] = calibration.given_scores
     return lowest(scores, codes, share)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ..parameters import image_size
 from ..scoring.calibration import FALSE_ALARM_RATE, samples_needed
 from ..validation import listed
+from .folds import HELD_OUT
 
 # Spreads relative to the median. A feature with 100 times the others' spread already hides what
 # happens in these. Small spreads alone are common in embeddings, whose units are the same.
@@ -174,6 +175,26 @@ def warn_of_copies(numbers, codes, classes, name):
     )
 
 
+def warn_of_wrong_names(found, X, rows, classes):
+    """Name the samples, a list of WrongName, whose class in y seems wrong.
+
+    `rows` are those in X, an ImageSource or ndarray, of the samples by their numbers.
+    """
+    if not found:
+        return
+    labels, texts = classes.tolist(), []
+    for one in found:
+        row = int(rows[one.number])
+        name = f"X[{row}]" if isinstance(X, np.ndarray) else X.name(row)
+        texts.append(f"{name}, {labels[one.code]!r} that looks like {labels[one.looks_like]!r}")
+    samples = "1 normal sample" if len(found) == 1 else f"{len(found)} normal samples"
+    _warn(
+        f"y seems to name the wrong class of {samples}: {listed(texts)}. Models that had not seen "
+        "them find them unusual for the class named and usual for the other one. Look at them, and "
+        "correct y where it is wrong: what is named wrongly counts as normal for its class."
+    )
+
+
 def warn_of_small_classes(codes, rows):
     """Name the classes that `discover_classes` found and that may be a group of defects.
 
@@ -301,11 +322,11 @@ def warn_uncalibrated(codes, classes, calibrates, parts=None, *, knows_others=Fa
     )
 
 
-def warn_of_few_calibrating(counts, classes, parameters):
+def warn_of_few_calibrating(counts, classes, parameters, n_groups):
     """Warn where too few normals calibrate the model to keep the promised rate of false alarms.
 
-    `counts`, an ndarray of int, tells how many do of each of `classes`. Only
-    ``contamination="auto"`` promises a rate.
+    `counts`, an ndarray of int, tells how many do of each of `classes`, and `n_groups` how many
+    groups `folds.spare` made. Only ``contamination="auto"`` promises a rate.
     """
     if parameters["contamination"] != "auto":
         return
@@ -322,6 +343,8 @@ def warn_of_few_calibrating(counts, classes, parameters):
     if not few:
         return
     fraction = parameters["validation_fraction"]
+    if fraction == "auto" and n_groups == 1:
+        fraction = HELD_OUT
     remedy = f"Give more normals {where}."
     if fraction == 0:
         remedy = "validation_fraction=0 holds none out: leave it at 'auto'."

@@ -1,6 +1,7 @@
 """The images of every product that show most clearly what a detector gets right and wrong."""
 
 import heapq
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -50,11 +51,18 @@ class Clear(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The images of one product and kind, the clearest first."""
+    """The images of one product and kind, the clearest first; there are `n_all` of them."""
 
     product: str
     kind: Kind
     images: list
+    n_all: int
+
+    @property
+    def title(self):
+        """The heading, with how many are shown where these are not all."""
+        n_shown = len(self.images)
+        return self.kind.title + (f" ({n_shown} of {self.n_all})" if n_shown < self.n_all else "")
 
 
 class Clearest:
@@ -63,6 +71,7 @@ class Clearest:
     def __init__(self, n_images):
         self.n_images = n_images
         self._heaps = {}
+        self._counts = Counter()
 
     def offer(self, index, row, page_size):
         """Keep the image `index` if it is among the clearest so far.
@@ -70,7 +79,9 @@ class Clearest:
         `row` is its Row; page_size() returns the other fields of Clear.
         """
         kind = kind_of(row)
-        heap = self._heaps.setdefault((row.product, KINDS.index(kind)), [])
+        place = row.product, KINDS.index(kind)
+        heap = self._heaps.setdefault(place, [])
+        self._counts[place] += 1
         order = (row.score if kind.most_normal else -row.score, -index)
         if len(heap) < self.n_images:
             heapq.heappush(heap, Clear(*order, *page_size()))
@@ -80,7 +91,12 @@ class Clearest:
     def groups(self):
         """Return a list of Group, by product, then in the order of KINDS; none is empty."""
         return [
-            Group(product, KINDS[kind], sorted(heap, key=lambda clear: clear[:2], reverse=True))
-            for (product, kind), heap in sorted(self._heaps.items())
+            Group(
+                place[0],
+                KINDS[place[1]],
+                sorted(heap, key=lambda clear: clear[:2], reverse=True),
+                self._counts[place],
+            )
+            for place, heap in sorted(self._heaps.items())
             if heap
         ]

@@ -10,6 +10,7 @@ from ..datasets.folders import chosen_samples
 from ..datasets.loaders import load_folder
 from ..metrics.per_image import image_metrics, miss_rates
 from ..metrics.per_pixel import PixelMetrics
+from ..scoring.appearances import known_pictures
 from ..scoring.calibration import FALSE_ALARM_RATE
 from ..scoring.thresholds import thresholds_text
 from ..text import printable
@@ -81,19 +82,22 @@ class Measurement:
         self.class_offsets, self.own_rates = class_offsets or {}, own_rates or {}
         self.masked = masked_classes(data)
         self.unmasked = [name for name in np.unique(data.class_label) if name not in self.masked]
+        self.fitted = None  # the FittedModel, which knows its own pictures
         self._scores, self._inferred, self._pixels = [], [], PixelMetrics()
         self._thresholds, self._indices = [], []
 
     @classmethod
     def of(cls, detector, data):
         """Return the Measurement of a detector's findings in `data`."""
-        return cls(
+        found = cls(
             data,
             detector.offset_,
             expected_false_alarm_rate(detector),
             class_offsets=detector.class_offsets_,
             own_rates=expected_own_rates(detector),
         )
+        found.fitted = detector.model_
+        return found
 
     def update(self, index, finding):
         """Add the finding in image `index`; images come in order."""
@@ -119,15 +123,18 @@ class Measurement:
         dict
             `n_images`, `n_unreadable` (images without a finding), `n_anomalies`, `offset`,
             `class_offsets`, `class_found` (share of the images whose class is inferred rightly),
-            `image` (from `image_metrics`), `misses_at` (from `miss_rates`), `pixel` (from
-            `PixelMetrics`; None if no class has masks), `expected_false_alarm_rate`, `warnings`
-            (from `product_warnings`), and `notes` (list of str: what figures mean, and why some
-            are missing).
+            `counts` (false alarms and misses, of how many, as a list of two pairs for each class
+            and for "pooled"), `image` (from `image_metrics`), `misses_at` (from `miss_rates`),
+            `pixel` (from `PixelMetrics`; None if no class has masks), `expected_false_alarm_rate`,
+            `warnings` (from `product_warnings`, and one where test pictures are those of the fit,
+            of the class None), and `notes` (list of str: what figures mean, and
+            why some are missing).
         """
         y, class_label = self.y, self.data.class_label[self._indices]
         n_unreadable = len(self.data.y) - len(y)
         is_anomaly, is_flagged = y == -1, np.array(self._thresholds) > 0
-        notes = _notes(is_anomaly, class_label, self.offset, self.class_offsets)
+        counts = _counts(is_anomaly, is_flagged, class_label)
+        notes = _notes(is_anomaly, class_label, self.offset, self.class_offsets, counts)
         if n_unreadable:
             notes.append(f"images that could not be read, and count nowhere: {n_unreadable}")
         return {
@@ -136,24 +143,55 @@ class Measurement:
             "n_anomalies": int(np.sum(is_anomaly)),
             "offset": self.offset,
             "class_offsets": self.class_offsets,
+            "counts": counts,
             "class_found": float(np.mean(np.array(self._inferred) == class_label)),
             "image": image_metrics(y, self._scores, class_label, offset=self._thresholds),
             "misses_at": miss_rates(y, self._scores, class_label, false_alarm_rates=_MISSES_AT),
             "pixel": self._pixels.compute() if self.masked.intersection(class_label) else None,
             "expected_false_alarm_rate": self.expected_rate,
-            "warnings": product_warnings(
-                is_anomaly, is_flagged, class_label, self.expected_rate, self.own_rates
-            ),
+            "warnings": [
+                *self._warnings_of_known(),
+                *product_warnings(
+                    is_anomaly, is_flagged, class_label, self.expected_rate, self.own_rates
+                ),
+            ],
             "notes": notes,
         }
 
+    def _warnings_of_known(self):
+        """Return a warning, a list of dict, where normal test pictures are those of the fit."""
+        normal = [index for index in self._indices if self.data.y[index] == 1]
+        if self.fitted is None or not normal:
+            return []
+        n_known = int(known_pictures(self.fitted, self.data.images[normal].tolist()).sum())
+        if not n_known:
+            return []
+        text = (
+            f"{n_known} of {len(normal)} normal test pictures were among those of the fit: the "
+            "figures flatter the model. Test on pictures that it has not seen."
+        )
+        kind = "pictures of the fit"
+        counts = {"n_known": n_known, "n_images": len(normal)}
+        return [{"class": None, "kind": kind, **counts, "text": text}]
 
-def _notes(is_anomaly, class_labels, offset, class_offsets):
+
+def _counts(is_anomaly, is_flagged, class_labels):
+    """Return (false alarms, normals) and (misses, anomalies) of each class and pooled."""
+
+    def of(inside):
+        flagged, missed = is_flagged[inside & ~is_anomaly], ~is_flagged[inside & is_anomaly]
+        return [(int(found.sum()), len(found)) for found in (flagged, missed)]
+
+    per_class = {label: of(class_labels == label) for label in np.unique(class_labels)}
+    return {"per_class": per_class, "pooled": of(np.full(len(class_labels), True))}
+
+
+def _notes(is_anomaly, class_labels, offset, class_offsets, counts):
     """Say what the false alarms and misses of the table are, and why some are missing."""
     *rates, last = (f"{100 * rate:g}" for rate in _MISSES_AT)
     notes = [
         "false alarms, misses: at the model's own threshold "
-        f"{thresholds_text(offset, class_offsets)}",
+        f"{thresholds_text(offset, class_offsets)}; these are {_counts_text(counts)}",
         f"at {', '.join(rates)} and {last} %: misses where the threshold flags at most this share "
         "of the test normals of the product (pooled: of all)",
     ]
@@ -172,6 +210,15 @@ def _notes(is_anomaly, class_labels, offset, class_offsets):
     if without:
         notes.append(f"no misses of {listed(without)}: no anomalies among its test images")
     return notes
+
+
+def _counts_text(counts):
+    def text(found):
+        (n_flagged, n_normals), (n_missed, n_anomalies) = found
+        return f"{n_flagged} of {n_normals} normal images and {n_missed} of {n_anomalies} anomalies"
+
+    each = [f"{name}: {text(found)}" for name, found in counts["per_class"].items()]
+    return "; ".join([text(counts["pooled"]), *(each if len(each) > 1 else ())])
 
 
 def masked_classes(data):

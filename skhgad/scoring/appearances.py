@@ -31,6 +31,19 @@ def appearances_of(x, codes, before=None):
     return KeptVectors(x[rows], codes[rows])
 
 
+def known_pictures(fitted, images):
+    """Return which images look, to the last digit, as a normal picture of the fit, a bool ndarray.
+
+    `fitted` is the FittedModel. All images must be readable.
+    """
+    if fitted.appearances is None:
+        return np.zeros(len(images), dtype=bool)
+    known, source = set(map(tuple, fitted.appearances.x.tolist())), fitted.observed(images)
+    for row in range(len(images)):
+        source.read(row)  # notes how it looks
+    return np.array([tuple(look) in known for look in source.appearance.tolist()], dtype=bool)
+
+
 def same_regions(before, after):
     """Whether two models, by their ProductMasks or None, see the same part of pictures."""
     return _masks(before) == _masks(after)

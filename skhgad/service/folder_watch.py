@@ -129,11 +129,12 @@ class FolderWatch:
                 self._device = device
 
     def _version(self, path):
-        try:
-            stat = path.stat()
-        except OSError:  # moved or deleted meanwhile
-            return None
-        return Version(path.relative_to(self.folder).as_posix(), stat.st_size, stat.st_mtime_ns)
+        for look in (path.stat, path.lstat):  # a link that leads nowhere has only the latter
+            with suppress(OSError):  # moved or deleted meanwhile
+                found = look()
+                name = path.relative_to(self.folder).as_posix()
+                return Version(name, found.st_size, found.st_mtime_ns)
+        return None
 
     def _score(self, versions, now, last):
         """Score files; return the records, which are in the log by then."""

@@ -55,15 +55,18 @@ _BROKEN = (
 )  # fmt: skip
 
 
-def save_state(folder, tensors, description, card=None):
+def save_state(folder, tensors, description, card=None, replaces=None):
     """Write a model to a folder in one step; the last of several processes wins.
 
     `card` takes the hash of the model and returns the text of the model card, which is written
     beside it; None = no card. After a crash between the two, the hash tells that the card is older.
+    `replaces` is the `saved_hash` of the model from which this one was made: no other is replaced,
+    because what another process saved meanwhile would be lost. None = replace any.
 
-    A link is followed. Raises ValueError if `check_place` refuses the folder or the description is
-    too long, OSError if the file cannot be written; the older model is then still whole. Windows
-    does not replace a file that another process is reading.
+    A link is followed. Raises ValueError if `check_place` refuses the folder, it holds another
+    model than `replaces`, or the description is too long, OSError if the file cannot be
+    written; the older model is then still whole. Windows does not replace a file that another
+    process is reading.
     """
     folder = _real(folder)
     check_place(folder)
@@ -71,7 +74,12 @@ def save_state(folder, tensors, description, card=None):
     is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _saving(folder), ExitStack() as files:
+        with _saving(folder, alone=replaces is not None), ExitStack() as files:
+            if replaces is not None and saved_hash(folder) != replaces:
+                raise ValueError(
+                    f"{str(folder)!r} was changed meanwhile by another command, whose work is "
+                    "kept: run this one again."
+                )
             if card is not None:  # written first, because the disk may be full; renamed last
                 card_part = files.enter_context(replacement(folder / CARD_FILE))
                 card_part.write_bytes(card(sha256).encode("utf-8", errors="backslashreplace"))
@@ -119,6 +127,15 @@ def load_state(folder):
                 raise ValueError("it does not match the hash in its header")
             file.seek(0)
             return load(file.read(len(head) + size)), description
+
+
+def saved_hash(folder):
+    """Return the hash in the header of a folder's model; None where there is no readable model."""
+    try:
+        with open(Path(folder) / MODEL_FILE, "rb") as file:
+            return _read_head(file)[1]["__metadata__"]["sha256"]
+    except (OSError, *_BROKEN):
+        return None
 
 
 def check_place(folder):
@@ -217,12 +234,12 @@ def _encode(tensors, description):
 
 
 @contextmanager
-def _saving(folder):
+def _saving(folder, *, alone=False):
     """Remove the hidden files of killed saves, then hold a lock while this process saves.
 
-    Every saving process holds a shared lock on the folder. A process that can lock it alone removes
-    all hidden files. Otherwise, and where folders cannot be locked (Windows, some network file
-    systems), it removes those of a day ago.
+    Every saving process holds a shared lock on the folder, or, with `alone`, waits until it has the
+    only one. A process that can lock it alone removes all hidden files. Otherwise, and where
+    folders cannot be locked (Windows, some network file systems), it removes those of a day ago.
     """
     if fcntl is None:
         _clean(folder)
@@ -230,9 +247,10 @@ def _saving(folder):
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        is_alone = _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_alone = _lock(handle, fcntl.LOCK_EX if alone else fcntl.LOCK_EX | fcntl.LOCK_NB)
         _clean(folder, of_today=is_alone)
-        _lock(handle, fcntl.LOCK_SH)  # waits while another process is cleaning
+        if not alone:
+            _lock(handle, fcntl.LOCK_SH)  # waits while another process is cleaning
         yield
     finally:
         os.close(handle)

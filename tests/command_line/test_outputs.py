@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from small_pictures import draw, write
 
-from skhgad import HGADDetector
+from skhgad import HGADDetector, estimator
 from skhgad.command_line.arguments import image_paths
 from skhgad.command_line.main import main
 from skhgad.service.verdict_log import VerdictLog
+from skhgad.storage import detector_state
 from skhgad.storage.files import whole_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -117,6 +118,26 @@ def test_no_command_undoes_what_another_did_meanwhile(
     assert "changed meanwhile" in capsys.readouterr().err
     classes = HGADDetector.load(model).classes_.tolist()
     assert "first" in classes and "second" not in classes
+
+
+def test_two_commands_that_end_at_the_same_time_are_not_both_done(
+    small_detector, picture, tmp_path, capsys, monkeypatch
+):
+    """The last to save won, where both had looked whether the model was changed, and it was not."""
+    model = tmp_path / "model"
+    small_detector.save(model)
+    pack = detector_state.pack
+
+    def slow_pack(detector):
+        monkeypatch.undo()
+        assert main(["add-class", str(model), str(picture.parent), "--name", "first"]) == 0
+        return pack(detector)
+
+    monkeypatch.setattr(detector_state, "pack", slow_pack)
+    monkeypatch.setattr(estimator, "pack", slow_pack)
+    assert main(["update", str(model), str(picture.parent), "--class", "stripe"]) == 2
+    assert "changed meanwhile" in capsys.readouterr().err
+    assert "first" in HGADDetector.load(model).classes_.tolist()
 
 
 def test_ctrl_c_that_an_import_swallows_is_an_interruption(small_model, capsys, monkeypatch):

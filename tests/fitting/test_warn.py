@@ -206,6 +206,14 @@ def test_classes_with_too_few_held_out_normals_are_named():
     assert "validation_fraction='cross'" in text
 
 
+def test_where_auto_holds_out_a_fifth_cross_fitting_is_a_remedy():
+    y = np.repeat(["cap", "lid", "nut"], [40, 400, 400])
+    X = vectors(840, 2) + 20 * np.unique(y, return_inverse=True)[1][:, None]
+    (text,) = fit_warnings(X, y, n_components=1)
+    assert "class 'cap' has 8 (" in text
+    assert text.endswith("or let validation_fraction='cross' judge all of them in place of 0.2.")
+
+
 def test_cross_fitting_takes_no_more_normals_than_the_rate_needs():
     y = np.repeat(["cap", "nut"], [18, 19])
     (text,) = fit_warnings(vectors(37), y)

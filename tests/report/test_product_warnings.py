@@ -102,7 +102,14 @@ def test_figures_say_what_is_missing_and_why():
         "lid": {"0.01": None, "0.05": None, "0.1": None},
     }
     assert [found["class"] for found in figures["warnings"]] == ["cap"]
+    assert figures["counts"] == {
+        "per_class": {"cap": [(0, 20), (4, 4)], "lid": [(0, 2), (0, 0)]},
+        "pooled": [(0, 22), (4, 4)],
+    }
     text = figures_text(figures, measurement.unmasked)
+    assert (
+        "these are 0 of 22 normal images and 4 of 4 anomalies; cap: 0 of 20 normal images" in text
+    )
     row = next(line.split() for line in text.splitlines() if line.startswith("cap"))
     assert row[4:] == ["0.000", "1.000", "-", "0.750", "0.500"]
     assert "100 at 1 %, 20 at 5 %, 10 at 10 %; cap has 20\n" in text

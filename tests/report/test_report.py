@@ -274,7 +274,7 @@ def groups_of(html):
         product = text[: text.index("</bdi>")]
         for group in text.split("<h4>")[1:]:
             names = re.findall(r"<figcaption><bdi>(.*?)</bdi>", group)
-            found[product, re.split(r"[:,<]", group)[0]] = names
+            found[product, re.split(r"[:,<(]", group)[0].strip()] = names
     return found
 
 
@@ -296,6 +296,9 @@ def test_every_product_has_groups_of_its_own():
         clearest.offer(index, row, lambda row=row: (row.path, None, None))
     found = [(g.product, g.kind.title.split(":")[0].split(",")[0], [c.pixels for c in g.images])
              for g in clearest.groups()]  # fmt: skip
+    assert [(g.n_all, g.title.removeprefix(g.kind.title)) for g in clearest.groups()] == [
+        (6, " (2 of 6)"), (3, " (2 of 3)"), (3, " (2 of 3)"), (3, " (2 of 3)")
+    ]  # fmt: skip
     assert found == [
         ("cap", "Judged rightly", ["cap/dent/-9.png", "cap/dent/-8.png"]),
         ("cap", "Missed", ["cap/dent/6.png", "cap/dent/5.png"]),
@@ -331,6 +334,13 @@ def test_the_page_shows_the_clearest_of_every_product(html, products, detector):
             if names:
                 expected[product, title] = (names[::-1] if title == "Missed" else names)[:2]
     assert found == expected and {product for product, _ in found} == {"checker", "stripe"}
+    for group, names in found.items():
+        n_all = sum(
+            row["verdict"] in titles[group[1]] and row["image"].startswith(group[0])
+            for row in table
+        )
+        assert n_all <= 2 or re.search(rf"<h4>{group[1]}[^<]* \({len(names)} of {n_all}\)<", html)
+    assert " of 3)</h4>" in html
 
 
 def test_without_labels_products_are_the_classes_found(model, products, tmp_path):
@@ -340,6 +350,34 @@ def test_without_labels_products_are_the_classes_found(model, products, tmp_path
     for row in table:
         first.setdefault(row["class"], row["image"])
     assert groups_of(html) == {(k, "Most anomalous"): [name] for k, name in sorted(first.items())}
+
+
+def test_test_pictures_that_are_those_of_the_fit_are_counted(model, products, tmp_path, capsys):
+    """The detector was fitted to the first 12 pictures of this generator."""
+    rng, text = np.random.default_rng(1), "normal test pictures were among those of the fit"
+    for i in range(12):
+        write(tmp_path / "in/checker/test/good" / f"{i}.png", texture(rng, "checker")[0])
+    shutil.copytree(products / "checker", tmp_path / "in/checker", dirs_exist_ok=True)
+    for other in (0, 1):  # new ones, as the three that replace 0.png to 2.png
+        new = tmp_path / f"in/checker/test/good/n{other}.png"
+        shutil.copy(products / "checker/test/good/0.png", new)
+    html = run(model, tmp_path / "in", tmp_path / "out", "--top", "1")
+    said = capsys.readouterr().out
+    assert f"warning: 9 of 14 {text}: the figures flatter" in said
+    assert f"9 of 14 {text}" in html
+    run(model, products, tmp_path / "other", "--top", "1")
+    assert text not in capsys.readouterr().out
+
+
+def test_a_very_thin_picture_is_drawn_without_outlines(model, tmp_path):
+    """At the size of the page it has one row, where matplotlib draws no contours."""
+    write(tmp_path / "in/a.png", texture(np.random.default_rng(0), "stripe")[0])
+    thin = np.full((3, 2000), 90, dtype=np.uint8)
+    thin[:, 900:1100] = 255  # some of it above the threshold
+    write(tmp_path / "in/thin.png", thin)
+    write(tmp_path / "in/tall.png", thin.T)
+    table = Page(run(model, tmp_path / "in", tmp_path / "out")).table()
+    assert [row["image"] for row in table if int(row["regions"])] == ["thin.png", "tall.png"]
 
 
 def test_filters_by_label_and_verdict(html):

@@ -93,6 +93,23 @@ def test_half_written_files_are_waited_for(model, rng, tmp_path):
     assert len(records_of(log)) == 3
 
 
+def test_what_cannot_be_read_is_in_the_log_and_in_the_exit_status(model, rng, tmp_path, capsys):
+    folder, log = tmp_path / "in", tmp_path / "log.jsonl"
+    write(folder / "good.png", draw(rng, "stripe"))
+    (folder / "broken.png").write_bytes(b"no picture")
+    (folder / "gone.png").symlink_to(tmp_path / "deleted.png")
+    assert watch(model, folder, log) == 0  # of the others, nothing is said for so long
+    assert [record["file"] for record in records_of(log)] == ["good.png"]
+    assert watch(model, folder, log, "--patience", "0") == 3
+    errors = {record["file"]: record["error"] for record in records_of(log)[1:]}
+    assert errors.keys() == {"broken.png", "gone.png"} and "deleted.png" not in errors["broken.png"]
+    assert "gone.png" in errors["gone.png"] and errors["gone.png"] in capsys.readouterr().err
+    assert watch(model, folder, log, "--patience", "0") == 0  # once in the log
+    write(tmp_path / "deleted.png", draw(rng, "stripe"))  # another file now
+    assert watch(model, folder, log) == 0
+    assert [(r["file"], r["verdict"]) for r in records_of(log)[3:]] == [("gone.png", "normal")]
+
+
 def test_of_many_files_each_chunk_is_told_and_a_new_model_goes_on(model, rng, tmp_path):
     own, folder = shutil.copytree(model, tmp_path / "model"), tmp_path / "in"
     for i in range(20):

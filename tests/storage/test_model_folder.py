@@ -28,7 +28,7 @@ from skhgad.features import extractor
 from skhgad.storage import model_folder as storage
 from skhgad.storage import untrusted
 from skhgad.storage.detector_state import pack
-from skhgad.storage.model_folder import load_state, model_hash, save_state
+from skhgad.storage.model_folder import load_state, model_hash, save_state, saved_hash
 
 FILE = "model.safetensors"
 FILES = ["MODEL_CARD.md", FILE]
@@ -812,6 +812,35 @@ def test_saving_from_several_processes_leaves_one_whole_model(tmp_path, existing
     check_whole(folder)
     assert os.listdir(tmp_path) == ["model"]
     assert os.listdir(folder) == [FILE]
+
+
+def test_no_change_of_another_process_is_lost(tmp_path, monkeypatch):
+    """All saved at the same time what they had made of the same model: the last won."""
+    fcntl, folder = pytest.importorskip("fcntl"), tmp_path / "model"
+    save_often(folder, 0, 1)
+    before, content = saved_hash(folder), (folder / FILE).read_bytes()
+    assert before == split(folder)[0]["__metadata__"]["sha256"]
+    hash_of = storage.saved_hash
+
+    def others_wait(place):
+        """No other process saves between the look at the hash and the end."""
+        handle = os.open(folder, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.close(handle)
+        return hash_of(place)
+
+    monkeypatch.setattr(storage, "saved_hash", others_wait)
+    tensors = {"number": torch.ones(50)}
+    save_state(folder, tensors, {"number": 1}, replaces=before)
+    assert check_whole(folder) == 1 and (folder / FILE).read_bytes() != content
+    content = (folder / FILE).read_bytes()
+    for place in (folder, tmp_path / "removed"):
+        monkeypatch.setattr(storage, "saved_hash", hash_of)
+        with pytest.raises(ValueError, match="changed meanwhile .* run this one again"):
+            save_state(place, tensors, {"number": 1}, lambda _: "card", replaces=before)
+    assert (folder / FILE).read_bytes() == content
+    assert os.listdir(folder) == [FILE] and os.listdir(tmp_path) == ["model"]
 
 
 def test_saving_from_several_threads_leaves_one_whole_model(tmp_path):
