@@ -291,6 +291,23 @@ class ClassDensities(nn.Module):
             centers[chosen] = torch.linalg.solve(self.whiteners[name].T, whitened[chosen].T).T
         return self.origins[code] + centers
 
+    def groups_of(self, code):
+        """Return (centers, log_weights, whitener) of each group of centers with one whitener.
+
+        A list of Tensors (m, n_features), (m,) and (n_features, n_features) of one class. The
+        weights count the log-determinant, too.
+        """
+        places, names, _ = self._class_parts(code)
+        centers, log_weights = self.centers_of(code), self.center_log_weights[places]
+        return [
+            (
+                centers[names == name],
+                log_weights[names == name] + self.log_dets[name],
+                self.whiteners[name],
+            )
+            for name in names.unique().tolist()
+        ]
+
     def first_center(self, code):
         """Return the first center of a class and its whitener, float64 Tensors on the CPU."""
         _, names, _ = self._class_parts(code)
