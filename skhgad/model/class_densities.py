@@ -394,11 +394,6 @@ class ClassDensities(nn.Module):
         parts = [self._log_density(block, code, places, names) for block in blocks]
         return torch.cat(parts).reshape(z.shape[:-1])
 
-    def center_posterior(self, z, code):
-        """Log of weight times density of each center of a class at z (n_features,), shape (m,)."""
-        places, names, _ = self._class_parts(code)
-        return self._center_logits((z - self.origins[code])[None], places, names)[0]
-
     def standardised(self, z, code, draws):
         """Whiten vectors (n, n_features) of a class by one of its centers each.
 
