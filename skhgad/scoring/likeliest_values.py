@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _N_FEATURES = 64  # of a vector, whose rises are measured
 _N_VALUES = 3  # that are tried for a feature; of a trained flow also a grid
 _N_CENTERS = 64  # that count for a feature
-_N_STEPS = 10  # from the center of a Gaussian to a maximum of the mixture
+_N_STEPS = 10  # from the mean of a Gaussian to a maximum of the mixture
 _FAR = 1e6  # standard deviations, beyond which a value tells no more of the other features
 _GRID, _GRID_END = 25, 3.0  # values, and standard deviations on both sides of the centers
 
@@ -74,9 +74,8 @@ def likeliest_values(
     for x, code, score in zip(vectors.astype(np.float64), codes.tolist(), scores, strict=True):
         if code not in lines:
             lines[code] = _Lines(level, code)
-        values, gains = lines[code].likeliest(x)
-        features = np.argsort(-gains, kind="stable")[:_N_FEATURES]
-        values = np.concatenate((x[None, features], values[:, features]))
+        features, values = lines[code].likeliest(x)
+        values = np.concatenate((x[None, features], values))
         changed = np.tile(x, (len(values) - 1, len(features), 1))
         changed[:, np.arange(len(features)), features] = values[1:]
         changed = changed.reshape(-1, len(x))
@@ -153,39 +152,47 @@ class _Lines:
 
     @torch.no_grad()
     def likeliest(self, x: NDArray[np.float64]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return likely values of each feature of a vector, and the gains in log-density.
+        """Return the features whose change may help most, and likely values of them, raw.
 
-        Shapes (n_values, n_features), raw features, and (n_features,).
+        Shapes (n,) and (n_values, n).
         """
         y = torch.tensor(x, dtype=torch.float64, device=self.mean.device)
         y = y if self.powers is None else self.powers(y)
         y = y.clamp(self.low - _FAR * self.spread, self.high + _FAR * self.spread)
-        here, means, heights, precisions = self._along(y)
-        n_centers = min(_N_CENTERS, len(means))
-        heights, chosen = heights.topk(n_centers, dim=0)
-        means, precisions = means.gather(0, chosen), precisions.gather(0, chosen)
+        means, heights, precisions = self._along(y)
+        order = heights.amax(0).argsort(descending=True, stable=True)
+        features = order[:_N_FEATURES]
+        heights, chosen = heights[:, features].topk(min(_N_CENTERS, len(heights)), dim=0)
+        means = means[:, features].gather(0, chosen)
+        precisions = precisions[:, features].gather(0, chosen)
 
         def log_densities(values):  # of each center, (n_values, n_centers, n_features)
             return heights - 0.5 * precisions * (values[:, None] - means).square()
 
-        values = means[:_N_VALUES]
-        for _ in range(_N_STEPS if n_centers > 1 else 0):  # expectation-maximisation
-            weights = log_densities(values).softmax(1) * precisions
-            values = (weights * means).sum(1) / weights.sum(1)
-        gains = log_densities(values).logsumexp(1).amax(0) - here
+        values = means
+        if len(means) > 1:  # the likeliest means, and by expectation-maximisation on to maxima
+            best = log_densities(means).logsumexp(1).topk(min(_N_VALUES, len(means)), dim=0)
+            values = means.gather(0, best.indices)
+            for _ in range(_N_STEPS):
+                weights = log_densities(values).softmax(1) * precisions
+                values = (weights * means).sum(1) / weights.sum(1)
         if self.has_flow:
-            end = _GRID_END * self.spread
+            low, high, end = (
+                bound[features] for bound in (self.low, self.high, _GRID_END * self.spread)
+            )
             times = torch.linspace(0, 1, _GRID, dtype=y.dtype, device=y.device)[:, None]
-            grid = self.low - end + times * (self.high - self.low + 2 * end)
-            values = torch.cat((values, grid))
-        values = values if self.powers is None else self.powers.inverse(values)
-        found = values.cpu().numpy()
-        return np.where(np.isfinite(found), found, x), np.nan_to_num(gains.cpu().numpy())
+            values = torch.cat((values, low - end + times * (high - low + 2 * end)))
+        if self.powers is not None:
+            every = y.repeat(len(values), 1)
+            every[:, features] = values
+            values = self.powers.inverse(every)[:, features]
+        numbers, found = features.cpu().numpy(), values.cpu().numpy()
+        return numbers, np.where(np.isfinite(found), found, x[numbers])
 
     def _along(self, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the log-density at y, and the mixture along each feature.
+        """Return the mixture along each feature, through y.
 
-        The latter as means, largest log-densities and precisions, (n_centers, n_features) each.
+        Means, largest log-densities and precisions, (n_centers, n_features) each.
         """
         moved = y - self.mean
         z = moved @ self.matrix
@@ -194,7 +201,7 @@ class _Lines:
             length = left.norm()
             unit = left / length.clamp_min(torch.finfo(y.dtype).tiny) / self.rest_scale
             z = torch.cat((z, length[None] / self.rest_scale))
-        here, parts = [], []
+        parts = []
         for group in self.groups:
             whitened = (z - group.first) @ group.whitener
             slopes = whitened @ group.slopes.T - group.slopes_of_centers
@@ -202,7 +209,6 @@ class _Lines:
             if self.has_rest:
                 slopes = slopes + (apart @ group.whitener[-1])[:, None] * unit
             heights = group.log_weights - 0.5 * apart.square().sum(1, keepdim=True)
-            here.append(heights)
             parts.append(
                 (
                     y - slopes / group.precisions,
@@ -210,7 +216,7 @@ class _Lines:
                     group.precisions.expand_as(slopes),
                 )
             )
-        return torch.cat(here).logsumexp(0), *map(torch.cat, zip(*parts, strict=True))
+        return tuple(map(torch.cat, zip(*parts, strict=True)))
 
 
 def _mixture(level: Any, code: int) -> list[tuple[torch.Tensor, ...]]:
