@@ -24,10 +24,10 @@ from .scoring.calibration import promised_threshold
 from .scoring.certificate import ClassCertificate, certify
 from .scoring.changes import ClassChange, class_changes, class_states
 from .scoring.explanation import Explanation, explain, with_contributions
-from .scoring.feature_shares import feature_shares
 from .scoring.inspection import Inspection, Judge, stacked_maps
 from .scoring.latents import Latents, all_latents
 from .scoring.level_maps import LevelMaps, level_maps
+from .scoring.likeliest_values import likeliest_values
 from .scoring.probability import anomaly_probability
 from .scoring.thresholds import class_thresholds, offsets_by_code
 from .storage.detector_state import pack, unpack
@@ -1128,9 +1128,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         list of Explanation
             Named tuples of `class_label`, `score`, `p_value`, `is_anomaly`, `peak`,
             `peak_position`, `area`, `regions`, `level`, `term`, `anomaly_map`, `contributions` and
-            `base_score`. Vectors have no place: `peak`, `peak_position` and `area` are None and
-            `regions` is empty. They have `contributions` instead: what each feature adds to the
-            anomaly score.
+            `expected_values`. Vectors have no place: `peak`, `peak_position` and `area` are None
+            and `regions` is empty. They have `contributions` instead: by how much the score would
+            rise if one feature alone took its expected value, the likeliest one given all others.
 
         Raises
         ------
@@ -1157,8 +1157,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         names = getattr(self, "feature_names_in_", None)
         if codes is None:
             codes = self.model_.inferred_codes(reader, X)
-        shares = feature_shares(self.model_, X, codes, reader.device)
-        return with_contributions(found, *shares, None if names is None else names.tolist())
+        scores = np.array([explanation.score for explanation in found])
+        likeliest = likeliest_values(self.model_, reader, X, codes, scores)
+        return with_contributions(found, likeliest, None if names is None else names.tolist())
 
     def set_threshold(self, *, false_alarm_rate: float | Mapping[str | int, float]) -> HGADDetector:
         """Move `offset_` so that about this share of fresh normal samples is flagged; no refit.

@@ -43,8 +43,8 @@ def scores_of_vectors(folder):
     detector.update(rng.normal(-5, 1, (5, 4)), "pin").forget("nut")
     detector.save(folder)
     detector = HGADDetector.load(folder)
-    shares = [list(found.contributions.values()) for found in detector.explain(X[:4])]
-    return [detector.score_samples(X), np.array(shares), detector.latents(X).vectors[0]]
+    rises = [list(found.contributions.values()) for found in detector.explain(X[:4])]
+    return [detector.score_samples(X), np.array(rises), detector.latents(X).vectors[0]]
 
 
 def scores_of_images(folder):

@@ -291,6 +291,23 @@ class ClassDensities(nn.Module):
             centers[chosen] = torch.linalg.solve(self.whiteners[name].T, whitened[chosen].T).T
         return self.origins[code] + centers
 
+    def groups_of(self, code):
+        """Return (centers, log_weights, whitener) of each group of centers with one whitener.
+
+        A list of Tensors (m, n_features), (m,) and (n_features, n_features) of one class. The
+        weights count the log-determinant, too.
+        """
+        places, names, _ = self._class_parts(code)
+        centers, log_weights = self.centers_of(code), self.center_log_weights[places]
+        return [
+            (
+                centers[names == name],
+                log_weights[names == name] + self.log_dets[name],
+                self.whiteners[name],
+            )
+            for name in names.unique().tolist()
+        ]
+
     def first_center(self, code):
         """Return the first center of a class and its whitener, float64 Tensors on the CPU."""
         _, names, _ = self._class_parts(code)
@@ -376,11 +393,6 @@ class ClassDensities(nn.Module):
         blocks = _blocks(z.reshape(-1, z.shape[-1]), places)
         parts = [self._log_density(block, code, places, names) for block in blocks]
         return torch.cat(parts).reshape(z.shape[:-1])
-
-    def center_posterior(self, z, code):
-        """Log of weight times density of each center of a class at z (n_features,), shape (m,)."""
-        places, names, _ = self._class_parts(code)
-        return self._center_logits((z - self.origins[code])[None], places, names)[0]
 
     def standardised(self, z, code, draws):
         """Whiten vectors (n, n_features) of a class by one of its centers each.

@@ -79,12 +79,9 @@ class LinearStart(nn.Module):
         if not self.has_rest:
             return z, log_det
         # Not the difference of the squares: of the training rows it would be rounding alone.
-        rest = self._left_out(moved, z).norm(dim=-1) / self.rest_scale
+        left_out = moved - (z / self.lengths.square()) @ self.matrix.T
+        rest = left_out.norm(dim=-1) / self.rest_scale
         return torch.cat((z, rest[..., None]), dim=-1), log_det
-
-    def _left_out(self, moved, z):
-        """Return the part of vectors that is on none of the axes, on which they are `z`."""
-        return moved - (z / self.lengths.square()) @ self.matrix.T
 
     def powered(self, x):
         """Return x after its powers."""
@@ -94,22 +91,14 @@ class LinearStart(nn.Module):
         """Return the products of the mapped x and a matrix (n_axes, m), in one; without a rest."""
         return (self.powered(x) - self.mean) @ (self.matrix @ matrix)
 
-    def inverse(self, z, near=None):
-        """Undo `forward`; what the axes leave out points to where it does in `near`.
-
-        `near` has the shape of the result. None: what the axes leave out becomes zero.
-        """
+    def inverse(self, z):
+        """Undo `forward`; what the axes leave out becomes zero."""
         flat = z.reshape(-1, z.shape[-1])
         if self.has_rest:
             flat = (flat[:, :-1] / self.lengths.square()) @ self.matrix.T
         else:
             flat = torch.linalg.solve(self.matrix.T, flat.T).T
         x = flat.reshape(*z.shape[:-1], -1) + self.mean
-        if self.has_rest and near is not None:
-            moved = self.powered(near) - self.mean
-            rest = self._left_out(moved, moved @ self.matrix)
-            length = rest.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(rest.dtype).tiny)
-            x = x + rest / length * z[..., -1:].clamp_min(0) * self.rest_scale
         return x if self.powers is None else self.powers.inverse(x)
 
 

@@ -13,6 +13,7 @@ from ..regions import Region, find_regions
 from .inspection import Judge, image_maps
 
 if TYPE_CHECKING:
+    from .likeliest_values import LikeliestValues
     from .scores import ScoredBatch
     from .scoring_model import ScoringModel
 
@@ -50,12 +51,15 @@ class Explanation(NamedTuple):
     anomaly_map : ndarray of shape (height, width), float32, or None
         Of the image's own size; None where not asked for.
     contributions : dict of str or int to float, or None
-        What each feature of a vector adds to its anomaly score, by name where the fit saw names,
-        else by number, the largest first; None for images. They add up to ``base_score - score``,
-        exactly where the class is one Gaussian, the fit saw no fewer samples than features, no flow
-        was trained and no known anomalies correct the class. A feature may take away.
-    base_score : float or None
-        Score of the center of the class from which the contributions are counted; None for images.
+        Of a vector: by how much the score would rise if this feature alone took its expected value,
+        while all others stay. By name where the fit saw names, else by number, the largest first;
+        of more than 64 features those 64 that would help most. They do not add up to anything: one
+        broken sensor breaks its relations to all others, and each feature of a relation could mend
+        it in part. None for images.
+    expected_values : dict of str or int to float, or None
+        The likeliest value of each of these features in the class of the sample, given the values
+        of all others. The feature's own where no value that was tried raises the score, which then
+        is 0 in `contributions`. None for images.
     """
 
     class_label: str | int
@@ -70,7 +74,7 @@ class Explanation(NamedTuple):
     term: str
     anomaly_map: NDArray[np.float32] | None = None
     contributions: dict[str | int, float] | None = None
-    base_score: float | None = None
+    expected_values: dict[str | int, float] | None = None
 
 
 class Location(NamedTuple):
@@ -133,22 +137,24 @@ def explain(
 
 def with_contributions(
     explanations: list[Explanation],
-    shares: NDArray[np.float64],
-    base_scores: NDArray[np.float64],
+    likeliest: list[LikeliestValues],
     names: Sequence[str] | None,
 ) -> list[Explanation]:
-    """Return the explanations of vectors with what `feature_shares` found.
+    """Return the explanations of vectors with what `likeliest_values` found.
 
     `names` are those of the features; None = numbers.
     """
-    keys: Sequence[str | int] = range(shares.shape[1]) if names is None else names
-    return [
-        explanation._replace(
-            contributions={keys[i]: float(own[i]) for i in np.argsort(-own, kind="stable")},
-            base_score=float(base),
+    result = []
+    for explanation, found in zip(explanations, likeliest, strict=True):
+        numbers = found.features.tolist()
+        keys = numbers if names is None else [names[i] for i in numbers]
+        result.append(
+            explanation._replace(
+                contributions=dict(zip(keys, found.rises.tolist(), strict=True)),
+                expected_values=dict(zip(keys, found.values.tolist(), strict=True)),
+            )
         )
-        for explanation, own, base in zip(explanations, shares, base_scores, strict=True)
-    ]
+    return result
 
 
 def locate(anomaly_map: NDArray[np.float32], threshold: float) -> Location:
