@@ -1,5 +1,6 @@
 """The start of a level: features whitened inside the classes."""
 
+import copy
 import math
 
 import torch
@@ -75,7 +76,9 @@ def start_of_vectors(samples, shrinkage="auto", seed=0, choices=None):
     x, codes = samples.vectors()
     powers = None
     if choices is not None:
-        shrinkage, powers = choices.shrinkage, choices.powers
+        shrinkage = choices.shrinkage
+        powers = copy.deepcopy(choices.powers)  # those of a model that may be on a GPU by now
+        powers = powers if powers is None else powers.to(x.device)
     elif samples.n_classes == 1:
         powers = choose_powers(_one_of_each(x, samples.parts()), seed)
     x = x if powers is None else powers(x)
