@@ -119,7 +119,6 @@ TRAINED = {
         (classes, ["a", "b"], {"criterion": "likelihood_entropy"}),
         (known, [-1, 0, 0, 0, 0], {}),
     ],
-    ids=str,
 )
 def test_rises_are_differences_of_scores(draw, labels, parameters):
     rng, n = np.random.default_rng(0), 200
