@@ -37,8 +37,9 @@ def copies_of_vectors(x, codes):
     -------
     ndarray of shape (n_samples,), int64, or None
     """
-    first = _first_equal(x, codes)
-    for rows in _classes_with_copies(first, codes):
+    first = _unless_few(_first_equal(x, codes), codes)
+    for code in _classes_with_copies(first, codes):
+        rows = np.flatnonzero(codes == code)
         distinct, counts = np.unique(first[rows], return_counts=True)
         n_by_chance = _share_of_equal_pairs(x[distinct]) * _n_pairs(len(rows))
         if _n_pairs(counts).sum() <= n_by_chance:
@@ -53,20 +54,20 @@ def copies_of_pictures(looks, codes):
     are no copies. `codes` as of `copies_of_vectors`.
     """
     first = _first_equal(looks, np.where(np.isfinite(looks).all(axis=1), codes, -1))
-    _classes_with_copies(first, codes)
-    return _numbers(first)
+    return _numbers(_unless_few(first, codes))
+
+
+def _unless_few(first, codes):
+    """Return `first`, in which classes with few copies have none."""
+    for code in _classes_with_copies(first, codes):
+        rows = np.flatnonzero(codes == code)
+        if np.mean(first[rows] != rows) < _LEAST_SHARE:
+            first[rows] = rows
+    return first
 
 
 def _classes_with_copies(first, codes):
-    """Return the rows of each class with copies; of other classes, write that there are none."""
-    places, found = np.arange(len(first)), []
-    for code in np.unique(codes[first != places]).tolist():
-        rows = np.flatnonzero(codes == code)
-        if np.mean(first[rows] != rows) >= _LEAST_SHARE:
-            found.append(rows)
-        else:
-            first[rows] = rows
-    return found
+    return np.unique(codes[first != np.arange(len(first))]).tolist()
 
 
 def _numbers(first):
