@@ -179,7 +179,7 @@ def _fit_round(z, responsibilities, ties, n_steps):
     """
     common = pooled_within(z, responsibilities.argmax(1), z.shape[1]) + ties
     axes = varying_axes(z)
-    if axes.shape[1] < len(axes):
+    if 0 < axes.shape[1] < len(axes):
         along, of_common, of_ties = z @ axes, axes.T @ common @ axes, axes.T @ ties @ axes
         scales, pseudo_count = likeliest_priors(
             along, responsibilities, whitener(of_common), of_ties

@@ -86,6 +86,7 @@ def tie_covariances(level, x, z):
 def capped(ties, z):
     """Return tie covariances that are in no direction wider than the vectors (n, n_features).
 
+    Those of vectors that are all equal stay, for nothing else gives them a width.
     Each feature by itself is capped by its variance. But columns of 0 and 1 of which one is always
     1 vary together: their sum does not vary at all, and has no ties.
     """
@@ -93,6 +94,8 @@ def capped(ties, z):
         return ties
     scatter, axes = principal_axes(z - z.mean(0))
     varies = scatter > SMALLEST_SCATTER * scatter.max()
+    if not varies.any():
+        return ties
     axes, spreads = axes[:, varies], (scatter[varies] / len(z)).sqrt()
     shares, turns = torch.linalg.eigh((axes.T @ ties @ axes) / torch.outer(spreads, spreads))
     if len(spreads) == len(ties) and shares[-1] <= 1:

@@ -277,7 +277,8 @@ def test_a_model_without_appearances_compares_with_the_stream(small_detector):
 
 def test_burn_in_joins_the_reference_without_a_bet(detector):
     rng = np.random.default_rng(5)
-    X = 1.3 * normals(rng, 1000)  # unlike the fit from the first day on
+    X = normals(rng, 1000)
+    X += rng.normal(0, 0.8, X.shape)  # a little unlike the fit from the first day on
     assert DriftMonitor(detector).update(X).alarm_ is not None
     assert DriftMonitor(detector, burn_in=300).update(X).alarm_ is None
 
