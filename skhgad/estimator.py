@@ -243,9 +243,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         each fitted without a tenth of every class, judge what they did not see; the model that
         scores is fitted to all. A float: this share of each class is kept from training. 0: the
         training samples, which promises nothing. "auto": "cross" for a closed form where
-        half of the classes have fewer than 400 samples, else 0.2; for several classes of vectors
-        with more than two features for each sample of a class, 0.2 from 95 samples on. A class of
-        fewer than 5 samples trains on all of them and takes the calibration of the other classes.
+        half of the classes have fewer than 400 samples, else 0.2. Of vectors with more than two
+        features for each sample of a class, 0.2 from 95 samples on if there are several classes or
+        known anomalies. A class of fewer than 5 samples trains on all of them and takes the
+        calibration of the other classes.
     contamination : float in (0, 0.5] or "auto", default="auto"
         "auto": the training samples are normal. `offset_` aims at flagging 5 % of fresh normals,
         all classes together, which takes 19 calibrating normals; with 10 about 9 % are flagged. The

@@ -80,7 +80,7 @@ def add_class(detector, X, y, roi=None, groups=None):
     fraction = parameters["validation_fraction"]
     # Whatever was trained stays: the new classes alone are fitted.
     enough = enough_to_hold_out(
-        codes, is_trained=False, is_alone=False,
+        codes, is_trained=False, is_plain=False,
         n_features=None if fitted.takes_images else X.shape[1],
     )  # fmt: skip
     spared = spare(codes, fraction, enough=enough, random_state=random_state, parts=of_normal)

@@ -144,6 +144,7 @@ def fit_detector(
         enough = enough_to_hold_out(
             codes, is_trained=plan.n_passes > 0,
             n_features=None if given.takes_images else shapes[0][0],
+            is_plain=len(classes) == 1 and not corrects,
         )  # fmt: skip
         recipe = Recipe(parameters, plan, shapes, reader.extractor, device, seed)
         unclean = None

@@ -11,12 +11,13 @@ _ENOUGH_WIDE = 95
 _WIDE = 2  # features for each sample of a class
 
 
-def enough_to_hold_out(codes, *, is_trained, n_features=None, is_alone=None):
+def enough_to_hold_out(codes, *, is_trained, n_features=None, is_plain=True):
     """Return from how many samples of a class "auto" holds some out, and does not cross-fit.
 
     Models without a fold cost most where vectors have many more features than a class has samples.
     There a left-out vector lies farther from its class than a fresh one, by another factor in every
-    class, so that the scales of several classes do not match.
+    class, so that the scales of several classes do not match; and what they teach of known
+    anomalies holds less for the model that scores.
 
     Parameters
     ----------
@@ -26,16 +27,14 @@ def enough_to_hold_out(codes, *, is_trained, n_features=None, is_alone=None):
         Cross-fitting would train ten more times.
     n_features : int, default=None
         Of vectors; None = of images, where wide levels cost no more.
-    is_alone : bool, default=None
-        Whether the model has one class only; None = as `codes` has.
+    is_plain : bool, default=True
+        Whether the model has one class only, and no known anomalies correct it.
     """
     if is_trained:
         return 0
     counts = np.bincount(codes)
     counts = counts[counts > 0]
-    if is_alone is None:
-        is_alone = len(counts) == 1
-    if n_features is None or is_alone or n_features <= _WIDE * np.median(counts):
+    if n_features is None or is_plain or n_features <= _WIDE * np.median(counts):
         return _ENOUGH
     return _ENOUGH_WIDE
 

@@ -181,7 +181,9 @@ def _fit_anew(fitted, X, codes, numbers, parameters, reader):
         plan = training_plan(parameters, len(samples), shapes, reader.device)
         spared = spare(
             samples.codes, parameters["validation_fraction"],
-            enough=enough_to_hold_out(samples.codes, is_trained=False, n_features=shapes[0][0]),
+            enough=enough_to_hold_out(
+                samples.codes, is_trained=False, n_features=shapes[0][0], is_plain=n_classes == 1
+            ),
             random_state=random_state, parts=samples.parts,
         )  # fmt: skip
         recipe = Recipe(parameters, plan, shapes, None, reader.device, seed)

@@ -44,10 +44,9 @@ def test_auto_crosses_where_half_of_the_classes_have_few(counts, enough, n_group
     [
         ([9], {"is_trained": True}, 0),
         ([100, 100], {"is_trained": False}, 400),  # of images
-        ([100, 100], {"is_trained": False, "n_features": 200}, 400),
-        ([100, 0, 30, 100], {"is_trained": False, "n_features": 201}, 95),
+        ([100, 100], {"is_trained": False, "n_features": 200, "is_plain": False}, 400),
+        ([100, 0, 30, 100], {"is_trained": False, "n_features": 201, "is_plain": False}, 95),
         ([100], {"is_trained": False, "n_features": 201}, 400),
-        ([100], {"is_trained": False, "n_features": 201, "is_alone": False}, 95),
     ],
 )
 def test_what_is_enough_depends_on_the_cost_of_a_fold(counts, options, enough):

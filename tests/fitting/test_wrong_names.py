@@ -78,9 +78,10 @@ def test_classes_that_look_alike_are_not_called_wrong(distance):
 def test_digits():
     X, y = load_digits(return_X_y=True)
     assert named(HGADDetector(random_state=0).fit, X, y) is None  # 85 are inferred as others
-    wrong = np.flatnonzero(y == 7)[:3]
-    y[wrong] = 6
-    assert named(HGADDetector(random_state=0).fit, X, y) == [(row, "6", "7") for row in wrong[:2]]
+    wrong = np.flatnonzero(y == 1)[:3]
+    y[wrong] = 0
+    found = named(HGADDetector(random_state=0).fit, X, y)
+    assert len(found) <= 4 and {(row, "0", "1") for row in wrong} <= set(found)
 
 
 @pytest.mark.parametrize("parameters", [{}, {"tile_size": 32}])

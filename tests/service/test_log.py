@@ -84,5 +84,5 @@ def test_an_unreadable_file_of_a_clock_that_is_ahead_is_reported(model, tmp_path
     (folder / "bad.png").write_text("x")
     os.utime(folder / "bad.png", (time.time() + 9e6,) * 2)
     argv = ["watch", model, folder, "--log", log, "--once", "--settle", "0", "--patience", "0"]
-    assert main([str(word) for word in argv]) == 0
+    assert main([str(word) for word in argv]) == 3
     assert json.loads(log.read_text())["verdict"] == "error"

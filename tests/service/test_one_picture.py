@@ -56,7 +56,7 @@ def test_a_picture_of_another_size_than_the_region_is_named_the_others_are_judge
         findings_of(detector, paths, roi={"bolt": np.ones((SIDE, SIDE))})
     log = folder.parent / "log.jsonl"
     argv = ["watch", framed, folder, "--log", log, "--once", "--settle", "0", "--patience", "0"]
-    assert main([str(word) for word in argv]) == 0
+    assert main([str(word) for word in argv]) == 3
     verdicts = {r["file"]: r["verdict"] for r in map(json.loads, log.read_text().splitlines())}
     assert verdicts.pop("1.png") == "error" and set(verdicts) == {"0.png", "2.png"}
     assert set(verdicts.values()) <= {"normal", "anomaly"}
