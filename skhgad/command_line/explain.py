@@ -81,13 +81,12 @@ def explanation_text(path, explanation, threshold):
 
     verdict = "an anomaly" if explanation.is_anomaly else "normal"
     side = "below" if explanation.is_anomaly else "not below"
-    row, column = explanation.peak_position
     lines = [
         f"{printable(path)}: {verdict}, taken for the product {printable(explanation.class_label)}",
         f"  Its score {explanation.score:.4g} is {side} the threshold {threshold:.4g}. At "
         f"most about {100 * explanation.p_value:.3g} % of normal pictures of this product score as "
         "low.",
-        f"  It is most unusual at row {row}, column {column}, where {cause(explanation)}.",
+        f"  It {cause(explanation)}.",
         *_region_lines(explanation),
     ]
     return "\n".join(lines)

@@ -53,20 +53,23 @@ def verdict_record(finding, detector):
 def reason(explanation, threshold):
     """Say in one sentence why an image has its verdict."""
     side = "below" if explanation.is_anomaly else "not below"
-    row, column = explanation.peak_position
     return (
-        f"The score {explanation.score:.4g} is {side} the threshold {threshold:.4g}; the image is "
-        f"most unusual at row {row}, column {column}, where {cause(explanation)}, and "
-        f"{_regions_text(explanation)}."
+        f"The score {explanation.score:.4g} is {side} the threshold {threshold:.4g}; the image "
+        f"{cause(explanation)}, and {_regions_text(explanation)}."
     )
 
 
 def cause(explanation):
-    """Say which evidence contributes most, as part of a sentence."""
+    """Say of an image where it is most unusual and which evidence says so; it is the subject."""
+    if explanation.term == "blank":
+        return "is blank: it has far less contrast than any normal of this product"
+    row, column = explanation.peak_position
+    return f"is most unusual at row {row}, column {column}, where {_evidence(explanation)}"
+
+
+def _evidence(explanation):
     if explanation.term == "entropy":
         return "it is unclear which product this is"
-    if explanation.term == "blank":
-        return "the picture as a whole has far less contrast than any normal of this product"
     if explanation.term == "known anomalies":
         return (
             f"features of level {explanation.level} are like those of known anomalies of this "
