@@ -154,7 +154,7 @@ def spiral(rng, n):
 
 @pytest.mark.parametrize(
     "draw, parameters, n_centers",
-    [(ring, {}, (2, 100)), (ring, {"n_components": 4}, (4, 4)), (spiral, {}, (200, 200))],
+    [(ring, {}, (2, 100)), (ring, {"n_components": 4}, (4, 4)), (spiral, {}, (12, 200))],
 )
 def test_no_other_value_scores_higher(draw, parameters, n_centers):
     """Under kernels and mixtures, against every value of a fine grid."""
