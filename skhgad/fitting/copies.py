@@ -22,10 +22,10 @@ def find_copies(X, codes):
 def copies_of_vectors(x, codes):
     """Return numbers of parts in which the copies of a vector are one; None without copies.
 
-    Rows of few distinct values are equal by chance, and are no copies. How often, is estimated from
-    the distinct rows of the class: how many pairs of them are equal in up to three features, those
-    with most distinct values. Copies are found in classes with more pairs of equal rows than that,
-    and a feature of many distinct values.
+    Rows of few distinct values are equal by chance, and are no copies. The distinct rows of the
+    class tell how often that happens: at most as often as two of them agree in the features with
+    most distinct values, up to three. A class has copies if more pairs of its rows are equal, and
+    if one feature has many distinct values.
 
     Parameters
     ----------

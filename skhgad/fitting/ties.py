@@ -86,9 +86,9 @@ def tie_covariances(level, x, z):
 def capped(ties, z):
     """Return tie covariances that are in no direction wider than the vectors (n, n_features).
 
-    Those of vectors that are all equal stay, for nothing else gives them a width.
     Each feature by itself is capped by its variance. But columns of 0 and 1 of which one is always
-    1 vary together: their sum does not vary at all, and has no ties.
+    1 vary together: their sum does not vary at all, and has no ties. If all vectors are equal, the
+    ties stay as they are, because nothing else gives the vectors a width.
     """
     if not ties.any():
         return ties

@@ -60,7 +60,7 @@ def reason(explanation, threshold):
 
 
 def cause(explanation):
-    """Say of an image where it is most unusual and which evidence says so; it is the subject."""
+    """Continue a sentence about an image: where it is most unusual, and why."""
     if explanation.term == "blank":
         return "is blank: it has far less contrast than any normal of this product"
     row, column = explanation.peak_position
