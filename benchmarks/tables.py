@@ -159,6 +159,22 @@ def skewed(n_features, n):
     return np.exp(train), np.exp(test), np.repeat([0, 1], [600, 300])
 
 
+def tails(n_features, n):
+    """Correlated rows of a multivariate t distribution of 2 degrees of freedom.
+
+    Each feature of an anomaly is that of another such row.
+    """
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(n_features, n_features)) / n_features**0.5 + 0.3 * np.eye(n_features)
+
+    def rows(n):
+        lengths = np.sqrt(rng.chisquare(2, size=(n, 1)) / 2)
+        return rng.normal(size=(n, n_features)) @ mixing / lengths
+
+    train, normal, anomalies = rows(n), rows(400), rng.permuted(rows(400), axis=0)
+    return train, np.concatenate([normal, anomalies]), np.repeat([0, 1], 400)
+
+
 def simulated_tables():
     """Yield names and tables."""
     for n_features in (2, 8, 64):
@@ -172,6 +188,9 @@ def simulated_tables():
             for n in (100, 300, 1000):
                 name = f"{kind.__name__}, {n_features} features, {n} rows"
                 yield name, kind(n_features, n)
+    for n_features in (20, 50):
+        for n in (60, 300, 1000):
+            yield f"tails, {n_features} features, {n} rows", tails(n_features, n)
 
 
 def run_method(key, table):

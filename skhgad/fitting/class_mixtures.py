@@ -47,10 +47,10 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
     if choices is None:
         modes = find_modes(level.start.powered(x), codes, samples.n_classes, seed, parts)
         heavy_tails = has_heavy_tails_within(z, codes, modes, parts)
-        priors = [None] * samples.n_classes
+        priors, sizes = [None] * samples.n_classes, [None] * samples.n_classes
     else:
         modes, heavy_tails = choices.modes_of(samples), choices.heavy_tails
-        priors = choices.pseudo_counts
+        priors, sizes = choices.pseudo_counts, choices.sizes
         asked = asked if choices.names is None else choices.names
     by_class = [
         drawn_rows(z, torch.nonzero(codes == code)[:, 0], seed) for code in range(samples.n_classes)
@@ -61,9 +61,9 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
         ClassVectors(
             z[rows], modes[rows], seed, heavy_tails, n_merged,
             *tie_covariances(level, x[rows], z[rows]), pseudo_count=prior,
-            parts=None if parts is None else parts[rows],
+            parts=None if parts is None else parts[rows], n_of_class=size,
         )
-        for rows, prior in zip(by_class, priors, strict=True)
+        for rows, prior, size in zip(by_class, priors, sizes, strict=True)
     ]  # fmt: skip
     mixtures = [fit_class(own, size, named) for own, size in zip(vectors, asked, strict=True)]
     counts = torch.bincount(codes, minlength=samples.n_classes).double().tolist()
@@ -111,14 +111,17 @@ def background_shrinkage(z, parts, heavy_tails):
     """Choose the shrinkage of the background, the Gaussian of the vectors from `drawn_of_all`.
 
     It is that under which each vector is most likely, given all the others, but at least 0.1: the
-    others of its class explain it better than they explain a vector of no class.
+    others of its class explain it better than they explain a vector of no class. Where tails are
+    heavy, the likelihood is that of a t distribution.
     """
     residuals = z - z.mean(0)
     scale = float(residuals.square().mean())
-    if heavy_tails or not scale > 0:
+    if not scale > 0:
         return BACKGROUND_SHRINKAGE
     inflation = inflation_of(torch.zeros(len(z), dtype=torch.int64), parts)
-    pseudo = likeliest_pseudo_count(residuals, inflation, scale, z.shape[1], parts=parts)
+    pseudo = likeliest_pseudo_count(
+        residuals, inflation, scale, z.shape[1], parts=parts, heavy_tails=heavy_tails
+    )
     return max(share_of_prior(pseudo, len(z)), BACKGROUND_SHRINKAGE)
 
 

@@ -5,6 +5,7 @@ import math
 import torch
 
 from .covariance import ledoit_wolf_shrinkage
+from .student import likeliest_student
 
 # Share of the samples whose likelihoods count as equal, so that heavy tails decide nothing alone.
 _LOWEST_SHARE = 0.02
@@ -148,7 +149,7 @@ def inflation_of(codes, parts=None):
 
 def likeliest_pseudo_count(
     residuals, inflation, scale, factor=1.0, candidates=PSEUDO_COUNTS, n_features=None,
-    is_robust=True, parts=None,
+    is_robust=True, parts=None, heavy_tails=False,
 ):  # fmt: skip
     """Choose how many pseudo-samples of the prior a covariance takes, inf = the prior alone.
 
@@ -156,13 +157,17 @@ def likeliest_pseudo_count(
     they leave out features in which they do not vary. Axes in which nothing varies take no part
     where there are more vectors than features. `is_robust`: likelihoods count as `robust` has them.
     `parts` (n,) are those of the samples, which are left out together; None = one at a time.
+    `heavy_tails`: the likelihood is that of a t distribution, see `likeliest_student`.
     """
     pseudo, along = [factor * nu for nu in candidates], _along_axes(residuals, n_features)
     if parts is None:
         found = (left_out_distances(*along, inflation, nu, scale) for nu in pseudo)
     else:
         found = _distances_of_parts(*along, inflation, pseudo, scale, parts)
-    likelihoods = [-0.5 * sum(pair) for pair in found]
+    likelihoods = []
+    for distances, log_dets in found:
+        shape = likeliest_student(distances, along[-1]) if heavy_tails else -0.5 * distances
+        likelihoods.append(shape - 0.5 * log_dets)
     likelihoods = torch.stack(likelihoods, 1)
     means = robust_mean(likelihoods) if is_robust else likelihoods.mean(0)
     return pseudo[int(means.argmax())]
@@ -172,8 +177,8 @@ def has_heavy_tails(residuals, inflation, scale, pseudo):
     """Whether normal samples lie much farther from the mean than a Gaussian says.
 
     Squared Mahalanobis distances of samples left out have the standard deviation sqrt(2 d) under a
-    Gaussian. Here it is more than five times that: the likelihood cannot be trusted. As many of the
-    principal axes count as there are vectors to judge them by.
+    Gaussian. Here it is more than five times that: the likelihood of a Gaussian cannot be trusted.
+    As many of the principal axes count as there are vectors to judge them by.
     """
     if len(residuals) < 2:
         return False

@@ -66,6 +66,8 @@ class ClassVectors:
         See `fit_gaussian`.
     parts : Tensor of shape (n,), int64, or None
         The part of each vector; None = each is its own.
+    n_of_class : int or None
+        How many vectors the class has, where these are some of them. None: these are all.
     """
 
     z: torch.Tensor
@@ -77,6 +79,7 @@ class ClassVectors:
     gaps: torch.Tensor | None = None
     pseudo_count: float | None = None
     parts: torch.Tensor | None = None
+    n_of_class: int | None = None
 
     def __len__(self):
         return len(self.z)
@@ -84,7 +87,8 @@ class ClassVectors:
     def at(self, rows):
         """Return some of the vectors."""
         parts = None if self.parts is None else self.parts[rows]
-        return replace(self, z=self.z[rows], modes=self.modes[rows], parts=parts)
+        n = self.n_of_class or len(self)
+        return replace(self, z=self.z[rows], modes=self.modes[rows], parts=parts, n_of_class=n)
 
     def along(self, axes):
         """Return the vectors along orthonormal axes, the columns of (n_features, n_axes)."""
@@ -97,17 +101,22 @@ class ClassVectors:
 def fit_gaussian_to(vectors):
     """Fit one Gaussian to ClassVectors."""
     return fit_gaussian(
-        vectors.z, vectors.heavy_tails, vectors.n_merged, vectors.pseudo_count, vectors.parts
-    )
+        vectors.z, vectors.heavy_tails, vectors.n_merged, vectors.pseudo_count, vectors.parts,
+        vectors.n_of_class,
+    )  # fmt: skip
 
 
-def fit_gaussian(z, heavy_tails=False, n_merged=0, pseudo_count=None, parts=None):
+def fit_gaussian(z, heavy_tails=False, n_merged=0, pseudo_count=None, parts=None, n_of_class=None):
     """Fit one Gaussian to vectors (n, n_features).
 
     Its covariance is shrunk to the identity, which is that of all classes together. How far is
-    chosen by the likelihood of vectors left out; with `heavy_tails`, as Ledoit and Wolf do. Or
+    chosen by the likelihood of vectors left out, with `heavy_tails` that of a t distribution. Or
     `pseudo_count` says how many vectors the identity counts as. Along `lasting_relations` it counts
-    as one vector at most. For `parts` see `ClassVectors`.
+    as one vector at most. For `parts` and `n_of_class` see `ClassVectors`.
+
+    With `heavy_tails` and fewer vectors in the class than features, a t distribution cannot tell
+    tails from a wrong covariance. There the formula of Ledoit and Wolf says how far the covariance
+    is shrunk, and the identity is scaled to the mean variance of the class.
     """
     n, n_axes = z.shape
     covariance = torch.eye(n_axes, dtype=z.dtype)
@@ -115,13 +124,13 @@ def fit_gaussian(z, heavy_tails=False, n_merged=0, pseudo_count=None, parts=None
     residuals, pseudo = z - mean, math.inf
     if residuals.any():
         n_features, prior = n_axes + n_merged, covariance
-        if heavy_tails:
+        if heavy_tails and (n_of_class or n) < n_features:
             pseudo, scale = ledoit_wolf_pseudo_count(residuals, n_features)
             prior = scale * prior
         elif pseudo_count is None:
             pseudo = likeliest_pseudo_count(
                 residuals, inflation_of(torch.zeros(n, dtype=torch.int64), parts), 1.0, n_features,
-                n_features=n_features, parts=parts,
+                n_features=n_features, parts=parts, heavy_tails=heavy_tails,
             )  # fmt: skip
         if pseudo_count is not None:
             pseudo = pseudo_count

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 
 import torch
 
@@ -65,8 +66,7 @@ def start_of_vectors(samples, shrinkage="auto", seed=0, choices=None):
     more for the length of what lies outside the space that these span. This loses nothing.
 
     `shrinkage` "auto" takes the value from 1e-6 to 1 under which each vector is most likely, given
-    all the others. Where the tails are too heavy for a Gaussian it is 0.9: the likelihood would
-    choose less, and many normal samples would lie far out in directions of small variance.
+    all the others; see `likeliest_shrinkage`.
 
     A single class may have powers of its features first, see `choose_powers`.
 
@@ -143,19 +143,26 @@ def likeliest_shrinkage(residuals, codes, scale, n_features, has_several_classes
     Of several classes, the unlikeliest vectors count, too. A feature that hardly ever varies, such
     as a pixel at the edge, gains likelihood with a variance near 0 from all others, and the few
     normal vectors in which it does vary would lie far out.
+
+    Where the tails are too heavy for a Gaussian, the likelihood is that of a t distribution. With
+    fewer vectors than features in the mean class or mode, it cannot tell tails from a wrong
+    covariance. There the shrinkage is 0.9: the likelihood would choose less, and many normal
+    vectors would lie far out in directions of small variance.
     """
     step = -(-len(residuals) // _MOST_VECTORS)
     residuals, codes = residuals[::step], codes[::step]
     parts = None if parts is None else parts[::step]
     inflation, n = inflation_of(codes, parts), len(residuals)
-    candidates = [n * share / (1 - share) for share in _SHRINKAGES] + [math.inf]
-    pseudo = likeliest_pseudo_count(
-        residuals, inflation, scale, candidates=candidates, n_features=n_features,
-        is_robust=not has_several_classes, parts=parts,
+    choose = partial(
+        likeliest_pseudo_count, residuals, inflation, scale,
+        candidates=[n * share / (1 - share) for share in _SHRINKAGES] + [math.inf],
+        n_features=n_features, is_robust=not has_several_classes, parts=parts,
     )  # fmt: skip
-    judged, inflation = (_one_of_each(values, parts) for values in (residuals, inflation))
-    if has_heavy_tails(judged, inflation, scale, pseudo):
-        return _HEAVY_TAILED_SHRINKAGE
+    pseudo = choose()
+    if has_heavy_tails(*(_one_of_each(v, parts) for v in (residuals, inflation)), scale, pseudo):
+        if n < n_features * len(codes.unique()):
+            return _HEAVY_TAILED_SHRINKAGE
+        pseudo = choose(heavy_tails=True)
     return share_of_prior(pseudo, n)
 
 

@@ -1,4 +1,4 @@
-"""The t distribution: what one Gaussian is worth where tails are heavy."""
+"""The t distribution: it stands for one Gaussian where tails are heavy."""
 
 import math
 

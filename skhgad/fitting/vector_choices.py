@@ -38,6 +38,8 @@ class VectorChoices:
         Candidate of each class, see `choose_mixture`. None: centers were asked for.
     pseudo_counts : list of float, default=None
         What the prior counts as in each class of one covariance. None: there is no density.
+    sizes : list of int, default=None
+        How many vectors each class has. None: there is no density.
     """
 
     powers: FeaturePowers | None
@@ -47,6 +49,7 @@ class VectorChoices:
     background_shrinkage: float | None = None
     names: list | None = None
     pseudo_counts: list | None = None
+    sizes: list | None = None
 
     @classmethod
     @torch.no_grad()
@@ -74,6 +77,7 @@ class VectorChoices:
             of_background,
             names_of(densities, counts) if n_components in (AUTO, FEW) else None,
             pseudo.tolist(),
+            counts,
         )
 
     def modes_of(self, samples):

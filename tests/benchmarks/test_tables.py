@@ -103,6 +103,15 @@ def test_simulated_blobs_have_spreads_and_shapes_of_their_own():
     assert ((test < 0).sum(1) == labels).all()
 
 
+def test_simulated_tails_are_heavy_and_anomalies_break_relations():
+    train, test, labels = tables.tails(10, 2000)
+    lengths = np.linalg.norm(train, axis=1)
+    assert lengths.max() > 10 * np.median(lengths)
+    normal, anomalies = (np.corrcoef(np.arcsinh(test[labels == k]).T) for k in (0, 1))
+    others = ~np.eye(10, dtype=bool)
+    assert np.abs(normal[others]).mean() > 2 * np.abs(anomalies[others]).mean()
+
+
 def test_methods_choose_the_columns(folder, capsys):
     tables.main(["--data", str(folder), "--methods", "lof", "nn"])
     header = capsys.readouterr().out.splitlines()[0]

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.covariance import ledoit_wolf
 
 from skhgad.fitting.mixture_choice import (
     KERNELS,
@@ -107,9 +106,3 @@ def test_the_simplest_stays_unless_another_is_clearly_better():
     assert chosen_name({1: base, MODES: sure, 2: sure + 0.01 * noise, KERNELS: base}) == MODES
     assert chosen_name({1: base, 4: sure, KERNELS: sure + 0.01}) == KERNELS
     assert chosen_name({1: base, 2: sure, 4: sure + 0.02, KERNELS: sure + 0.01}) == 4
-
-
-def test_heavy_tails_are_shrunk_as_by_ledoit_and_wolf():
-    z = gaussian(60, 5) * torch.linspace(1, 3, 5, dtype=torch.float64)
-    expected, _ = ledoit_wolf(z.numpy())
-    np.testing.assert_allclose(fit_gaussian(z, heavy_tails=True).covariances[0], expected)
