@@ -8,7 +8,7 @@ from .covariance import residuals_within, whitening_matrix
 from .gaussian_shrinkage import is_clearly_better
 from .mixture_choice import ClassVectors, likelihoods_of_choice
 from .modes import find_modes
-from .ties import capped, gap_variances, tie_variances
+from .ties import capped_ties, tie_variances
 
 _EXPONENTS = (0.0, 0.25, 0.5)
 _SHIFTS = (0.03, 0.1, 0.3, 1.0, 3.0)  # of the origin from the outermost vector
@@ -65,7 +65,7 @@ def _likelihoods(x, seed):
     residuals = residuals_within(x, modes)
     root = whitening_matrix(residuals.T @ residuals / len(x))
     z = (x - x.mean(0)) @ root
-    ties, gaps = (capped(root.T @ of(x).diag() @ root, z) for of in (tie_variances, gap_variances))
+    ties, gaps = capped_ties(x, z, lambda variances: root.T @ variances.diag() @ root)
     judged, likelihoods = likelihoods_of_choice(ClassVectors(z, modes, seed, ties=ties, gaps=gaps))
     return judged, likelihoods + torch.linalg.slogdet(root)[1]
 

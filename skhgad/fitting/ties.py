@@ -5,6 +5,9 @@ import torch
 
 from .gaussian_shrinkage import SMALLEST_SCATTER, principal_axes
 
+# Times its variance: what a feature of two values is smoothed by, so that it hardly decides.
+_OF_TWO_VALUES = 16.0
+
 
 def tie_variances(x):
     """Variance (n_features,) that a Gaussian needs so as not to stand on equal values alone.
@@ -28,9 +31,15 @@ def gap_variances(x):
     the feature, 0 where no two vectors are equal. It is less than `tie_variances` where most
     vectors share a value.
 
+    A feature of two values, such as a column that says yes or no, has no shape between them. A
+    density with a center at each of them is likelier than one Gaussian, and finds no more
+    anomalies. Its result is 16 times its variance, with which it hardly takes part.
+
     `x` has shape (n, n_features), float64.
     """
-    return _variances(x, _to_next)
+    found = _variances(x, _to_next)
+    has_two = ((x == x.amin(0)) | (x == x.amax(0))).all(0) & (len(x) > 2)
+    return torch.where(has_two, _OF_TWO_VALUES * x.var(0, correction=0), found)
 
 
 def _variances(x, width_of):
@@ -73,22 +82,32 @@ def tie_covariances(level, x, z):
 
     `x` holds raw vectors (n, n_features), `z` where they are in the latent space; each matrix is a
     float64 Tensor (n_axes, n_axes), None where there are more features than axes. A trained flow is
-    taken to be linear around their mean. In no direction is a matrix wider than the vectors are,
+    taken to be linear around their mean. In no direction is the first wider than the vectors are,
     see `capped`.
     """
     if level.start.has_rest or not len(x):
         return None, None
-    return tuple(
-        capped(_in_latent_space(level, x, of(x)), z) for of in (tie_variances, gap_variances)
+    return capped_ties(x, z, lambda variances: _in_latent_space(level, x, variances))
+
+
+def capped_ties(x, z, in_latent_space):
+    """Return `capped` ties and gaps of vectors x, which are z in the latent space.
+
+    `in_latent_space` turns variances (n_features,) into a covariance (n_axes, n_axes) there.
+    """
+    return (
+        capped(in_latent_space(tie_variances(x)), z),
+        capped(in_latent_space(gap_variances(x)), z, most=_OF_TWO_VALUES),
     )
 
 
-def capped(ties, z):
-    """Return tie covariances that are in no direction wider than the vectors (n, n_features).
+def capped(ties, z, most=1.0):
+    """Return tie covariances that are in no direction wider than the vectors z (n, n_features).
 
-    Each feature by itself is capped by its variance. But columns of 0 and 1 of which one is always
-    1 vary together: their sum does not vary at all, and has no ties. If all vectors are equal, the
-    ties stay as they are, because nothing else gives the vectors a width.
+    There they are at most `most` times the variance of z. Each feature by itself is capped by its
+    variance. But columns of 0 and 1 of which one is always 1 vary together: their sum does not vary
+    at all, and has no ties. If all vectors are equal, the ties stay as they are, because nothing
+    else gives the vectors a width.
     """
     if not ties.any():
         return ties
@@ -98,9 +117,9 @@ def capped(ties, z):
         return ties
     axes, spreads = axes[:, varies], (scatter[varies] / len(z)).sqrt()
     shares, turns = torch.linalg.eigh((axes.T @ ties @ axes) / torch.outer(spreads, spreads))
-    if len(spreads) == len(ties) and shares[-1] <= 1:
+    if len(spreads) == len(ties) and shares[-1] <= most:
         return ties
-    columns = (axes * spreads) @ (turns * shares.clamp(0, 1).sqrt())
+    columns = (axes * spreads) @ (turns * shares.clamp(0, most).sqrt())
     return columns @ columns.T
 
 

