@@ -1,6 +1,7 @@
 """The parameters of the estimator: groups, allowed values, and the published configuration."""
 
 import os
+from collections.abc import Mapping
 from numbers import Integral, Real
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 
 from .budget import LONGEST_SIDE, MOST_CLASSES, MOST_PIXELS, check_pixels
 from .devices import check_device
+from .images.augmentation import check_augmentation
 from .images.source import check_value_range
 from .validation import check_rate
 
@@ -18,7 +20,7 @@ _SMALLEST_TILE = 8  # pixels a side; a smaller one has no overlap worth its name
 PARAMETER_GROUPS = {
     "Images": (
         "backbone", "weights", "out_indices", "image_size", "image_scales", "resize", "tile_size",
-        "value_range",
+        "value_range", "augmentation",
     ),
     "Features": ("pool_size", "fuse_stages", "feature_power", "max_features"),
     "Start and flow": (
@@ -244,6 +246,8 @@ def plain_parameters(parameters):
 def _plain(value):
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
     return tuple(map(_plain, value)) if isinstance(value, tuple | list) else value
 
 
@@ -481,6 +485,7 @@ _CHECKS = {
     "backbone": _check_backbone,
     "weights": _check_weights,
     "value_range": check_value_range,
+    "augmentation": check_augmentation,
     "device": check_device,
     "memory": memory_folder,
 }

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..features.framing import framed, regions_by_code
+from ..images.augmentation import AugmentedSource, check_augmentation
 from ..images.roi import ProductMasks
 from ..images.views import ViewSource
 from ..scoring.scoring_model import Evidence
@@ -54,7 +55,7 @@ class Pictures:
 
 
 def seen_at_fit(reader, X, codes, normal, parameters, masks, *, with_anomalies=False):
-    """Return X as the model will see it.
+    """Return X as the model will see it: changed by `augmentation`, framed and cut.
 
     The regions of known anomalies are left out unless `with_anomalies`; the masks of products say
     nothing of them, because their class is not known.
@@ -77,6 +78,9 @@ def seen_at_fit(reader, X, codes, normal, parameters, masks, *, with_anomalies=F
         regions = [
             region if code >= 0 else None for region, code in zip(regions, codes, strict=True)
         ]
+    amounts = check_augmentation(parameters["augmentation"])
+    if amounts is not None:
+        X = AugmentedSource(X, amounts)
     X = framed(X, reader.extractor, parameters, regions)
     if not isinstance(X, ViewSource):
         return X, normal, None

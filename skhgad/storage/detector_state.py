@@ -172,7 +172,7 @@ def _new_detector(cls, parameters, backbone):
     # Models of older versions know no such parameters.
     unknown = {
         "known_anomalies": "ignore", "callbacks": None, "bank_size": 0,
-        "synthetic_anomalies": "none",
+        "synthetic_anomalies": "none", "augmentation": None,
     }  # fmt: skip
     parameters = {**unknown, **parameters}
     check_names(parameters, cls._get_param_names())
