@@ -133,6 +133,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message):
         super().error(printable_lines(message) + self._hint(message))
 
+    def parse_known_args(self, args=None, namespace=None):
+        """Refuse what is left over: a command refuses it with its own usage."""
+        found, left_over = super().parse_known_args(args, namespace)
+        if left_over:
+            self.error(f"unrecognized arguments: {' '.join(left_over)}")
+        return found, left_over
+
     def _hint(self, message):
         """Say which options took the words after them, where one is missing or no value."""
         options = [

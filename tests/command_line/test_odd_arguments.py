@@ -110,3 +110,12 @@ def test_closed_standard_output_and_errors_are_no_error(
     monkeypatch.setattr(sys, "stderr", None)
     assert status_of("score", small_model, picture, "--csv", tmp_path / "out.csv") == 0
     assert "a.png" in (tmp_path / "out.csv").read_text()
+
+
+@pytest.mark.parametrize("left_over", ["model", "--model"])
+def test_what_a_command_does_not_know_shows_its_own_usage(left_over, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["fit", "folder", left_over])
+    written = capsys.readouterr().err
+    assert caught.value.code == 2 and f"unrecognized arguments: {left_over}" in written
+    assert "usage: skhgad fit" in written and "--out MODEL" in written
