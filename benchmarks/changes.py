@@ -30,7 +30,7 @@ from ._options import (
 )
 from .robustness import few_normals
 
-_TITLES = {None: "none", "mild": '"mild"'}
+_TITLES = {None: "none", "slight": '"slight"', "mild": '"mild"'}
 _FIGURES = {
     "mean": ("image", "mean", "auroc"),
     "pooled": ("image", "pooled", "auroc"),

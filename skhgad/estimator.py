@@ -102,14 +102,15 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         a tile lies in the middle of one. At most 256 tiles lie along a side. None = no tiles.
     value_range : (low, high), default=None
         Pixel values meaning black and white, for images of more than 8 bits.
-    augmentation : None, "mild" or dict, default=None
+    augmentation : None, "slight", "mild" or dict, default=None
         Harmless changes that `fit`, `update` and `add_class` make to each image, once and by
         chance, so that a later image that differs no more is normal. A dict holds the largest of
         each: "shift", as a share of width and height; "rotation", in degrees; "brightness", as a
         share; "blur", the standard deviation as a share of the shorter side; "noise", the standard
         deviation of a pixel as a share of white; "jpeg_quality", from 1 to 100, the lowest. What is
-        missing is left out. "mild": 1/64, 1.5, 0.1, 1/256, 0.012 and 40. Masks and regions of
-        interest stay where they are. Images that are scored are never changed. None: nothing is.
+        missing is left out. "mild": 1/64, 1.5, 0.1, 1/256, 0.012 and 40. "slight": 1/128, 0.7,
+        0.05, and the last three as in "mild". Masks and regions of interest stay where they are.
+        Images that are scored are never changed. None: nothing is.
     pool_size : int, default=1
         Each vector is the mean over a square of this many positions a side; odd.
     fuse_stages : bool, default=True

@@ -33,12 +33,16 @@ def gap_variances(x):
 
     A feature of two values, such as a column that says yes or no, has no shape between them. A
     density with a center at each of them is likelier than one Gaussian, and finds no more
-    anomalies. Its result is 16 times its variance, with which it hardly takes part.
+    anomalies. Its result is 16 times its variance, with which it hardly takes part. Where the
+    vectors are of few kinds, at most half as many as there are vectors, what lies between the kinds
+    is anomalous, and such a feature counts as others do.
 
     `x` has shape (n, n_features), float64.
     """
     found = _variances(x, _to_next)
-    has_two = ((x == x.amin(0)) | (x == x.amax(0))).all(0) & (len(x) > 2)
+    has_two = ((x == x.amin(0)) | (x == x.amax(0))).all(0)
+    if not has_two.any() or len(torch.unique(x, dim=0)) <= len(x) / 2:
+        return found
     return torch.where(has_two, _OF_TWO_VALUES * x.var(0, correction=0), found)
 
 

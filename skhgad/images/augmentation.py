@@ -16,7 +16,7 @@ from PIL import Image
 from .decoding import Pixels
 from .source import ImageSource
 
-__all__ = ["MILD", "AugmentedSource", "augmented", "check_augmentation"]
+__all__ = ["MILD", "SLIGHT", "AugmentedSource", "augmented", "check_augmentation"]
 
 _Floats: TypeAlias = NDArray[np.float32]
 
@@ -29,6 +29,10 @@ MILD: dict[str, float] = {
     "noise": 0.012,
     "jpeg_quality": 40.0,
 }
+# Half of what moves a picture or its light; it costs hardly any anomalies.
+SLIGHT = MILD | {"shift": 1 / 128, "rotation": 0.7, "brightness": 0.05}
+_NAMED = {"slight": SLIGHT, "mild": MILD}
+_ALLOWED = f"augmentation must be None, {', '.join(map(repr, _NAMED))} or a dict"
 # The smallest and the largest value of each change.
 _RANGES = {
     "shift": (0, 0.25),
@@ -47,8 +51,8 @@ def check_augmentation(value: Any) -> dict[str, float] | None:
 
     Parameters
     ----------
-    value : None, "mild" or mapping of str to float
-        "mild" is `MILD`.
+    value : None, "slight", "mild" or mapping of str to float
+        "slight" is `SLIGHT`, "mild" is `MILD`.
 
     Raises
     ------
@@ -60,11 +64,11 @@ def check_augmentation(value: Any) -> dict[str, float] | None:
     if value is None:
         return None
     if isinstance(value, str):
-        if value != "mild":
-            raise ValueError(f"augmentation must be None, 'mild' or a dict, got {value!r:.80}.")
-        return dict(MILD)
+        if value not in _NAMED:
+            raise ValueError(f"{_ALLOWED}, got {value!r:.80}.")
+        return dict(_NAMED[value])
     if not isinstance(value, Mapping):
-        raise TypeError(f"augmentation must be None, 'mild' or a dict, got {value!r:.80}.")
+        raise TypeError(f"{_ALLOWED}, got {value!r:.80}.")
     for name, amount in value.items():
         if name not in _RANGES:
             raise ValueError(

@@ -58,7 +58,7 @@ def test_a_run(tmp_path, capsys, monkeypatch):
     command = "--image-size 32 --set image_scales=(1.0,) --train 12"
     changes.main([*command.split(), "--json", str(out[0]), "--markdown", str(out[1])])
     runs = json.loads(out[0].read_text(encoding="utf-8"))["parts"]["toy"]
-    assert list(runs) == ["none", '"mild"']
+    assert list(runs) == ["none", '"slight"', '"mild"']
     for (record,) in runs.values():
         assert list(record["flagged"]) == list(changes.CHANGES)
         assert all(0 <= r["all"] <= r["worst"] <= 1 for r in record["flagged"].values())

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from skhgad.images import ImageSource
-from skhgad.images.augmentation import MILD, AugmentedSource, augmented, check_augmentation
+from skhgad.images.augmentation import MILD, SLIGHT, AugmentedSource, augmented, check_augmentation
 
 SHAPES = [(1, 1), (1, 9), (5, 3), (40, 64)]
 
@@ -204,6 +204,7 @@ def test_what_comes_in_at_an_edge_is_mirrored():
     [
         (None, None),
         ("mild", MILD),
+        ("slight", SLIGHT),
         ({}, {}),
         ({"shift": np.float32(0.25), "rotation": 3}, {"shift": 0.25, "rotation": 3.0}),
         ({"jpeg_quality": np.int64(100), "noise": 0}, {"jpeg_quality": 100.0, "noise": 0.0}),
@@ -223,8 +224,12 @@ def test_the_mild_changes_are_nobodys_to_change():
 @pytest.mark.parametrize(
     ("value", "error", "message"),
     [
-        ("strong", ValueError, "augmentation must be None, 'mild' or a dict, got 'strong'"),
-        (True, TypeError, "augmentation must be None, 'mild' or a dict, got True"),
+        (
+            "strong",
+            ValueError,
+            "augmentation must be None, 'slight', 'mild' or a dict, got 'strong'",
+        ),
+        (True, TypeError, "augmentation must be None, 'slight', 'mild' or a dict, got True"),
         (0.1, TypeError, "augmentation must be None"),
         ([("shift", 0.1)], TypeError, "augmentation must be None"),
         ({"zoom": 1}, ValueError, r"augmentation\['zoom'\] is not known; the changes are shift"),
@@ -248,3 +253,9 @@ def test_the_mild_changes_are_nobodys_to_change():
 def test_a_wrong_value_is_refused_by_name(value, error, message):
     with pytest.raises(error, match=message):
         check_augmentation(value)
+
+
+def test_slight_changes_are_no_larger_than_mild_ones():
+    assert SLIGHT.keys() == MILD.keys() and SLIGHT != MILD
+    assert SLIGHT["jpeg_quality"] >= MILD["jpeg_quality"]
+    assert all(SLIGHT[name] <= MILD[name] for name in MILD if name != "jpeg_quality")
