@@ -90,8 +90,8 @@ def changed(paths, name, rng, value_range=None):
     source, found = ImageSource(list(paths), value_range=value_range), []
     for i in range(len(source)):
         pixels = source.read(i)
-        white = 1 if pixels.dtype == np.uint8 else 255
-        found.append(_bytes(CHANGES[name](pixels * np.float64(white), rng)))
+        factor = 1 if pixels.dtype == np.uint8 else 255
+        found.append(_bytes(CHANGES[name](pixels * np.float64(factor), rng)))
     return found
 
 

@@ -61,9 +61,9 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
         ClassVectors(
             z[rows], modes[rows], seed, heavy_tails, n_merged,
             *tie_covariances(level, x[rows], z[rows]), pseudo_count=prior,
-            parts=None if parts is None else parts[rows], n_of_class=size,
+            parts=None if parts is None else parts[rows], n_of_class=n,
         )
-        for rows, prior, size in zip(by_class, priors, sizes, strict=True)
+        for rows, prior, n in zip(by_class, priors, sizes, strict=True)
     ]  # fmt: skip
     mixtures = [fit_class(own, size, named) for own, size in zip(vectors, asked, strict=True)]
     counts = torch.bincount(codes, minlength=samples.n_classes).double().tolist()

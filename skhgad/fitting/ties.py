@@ -40,7 +40,8 @@ def gap_variances(x):
     `x` has shape (n, n_features), float64.
     """
     found = _variances(x, _to_next)
-    has_two = ((x == x.amin(0)) | (x == x.amax(0))).all(0)
+    low, high = x.amin(0), x.amax(0)
+    has_two = (low < high) & ((x == low) | (x == high)).all(0)
     if not has_two.any() or len(torch.unique(x, dim=0)) <= len(x) / 2:
         return found
     return torch.where(has_two, _OF_TWO_VALUES * x.var(0, correction=0), found)

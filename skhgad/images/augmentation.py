@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .batches import unit_range
 from .decoding import Pixels
 from .source import ImageSource
 
@@ -29,7 +30,7 @@ MILD: dict[str, float] = {
     "noise": 0.012,
     "jpeg_quality": 40.0,
 }
-# Half of what moves a picture or its light; it costs hardly any anomalies.
+# About half of what moves a picture or changes its light.
 SLIGHT = MILD | {"shift": 1 / 128, "rotation": 0.7, "brightness": 0.05}
 _NAMED = {"slight": SLIGHT, "mild": MILD}
 _ALLOWED = f"augmentation must be None, {', '.join(map(repr, _NAMED))} or a dict"
@@ -124,15 +125,12 @@ def augmented(pixels: Pixels, amounts: Mapping[str, float]) -> Pixels:
     -------
     ndarray of the same shape and dtype
     """
-    is_bytes = pixels.dtype == np.uint8
-    values = pixels.astype(np.float32)
-    if is_bytes:
-        values /= np.float32(255)
+    values = unit_range(pixels)
     n_channels = values.shape[2]
     if (values == values[..., :1]).all():
         values = values[..., :1]
     values = np.repeat(_changed(values, amounts), n_channels // values.shape[2], axis=2)
-    return _bytes(values) if is_bytes else values
+    return _bytes(values) if pixels.dtype == np.uint8 else values
 
 
 def _changed(values: _Floats, amounts: Mapping[str, float]) -> _Floats:

@@ -16,7 +16,7 @@ from .decoding import Pixels
 from .source import ImageSource
 from .views import ViewSource
 
-__all__ = ["ImageBatch", "iter_batches", "resize"]
+__all__ = ["ImageBatch", "iter_batches", "resize", "unit_range"]
 
 # Of one image: its pixels, resized or as they were read, and size before; or an error.
 _Loaded: TypeAlias = "tuple[Pixels, tuple[int, int]] | Exception"
@@ -179,20 +179,20 @@ def resize(pixels: Pixels, size: tuple[int, int]) -> NDArray[np.float32]:
     same pixels.
     """
     if pixels.shape[:2] == size:
-        resized: NDArray[np.float32] = _unit_range(np.moveaxis(pixels, 2, 0))
+        resized: NDArray[np.float32] = unit_range(np.moveaxis(pixels, 2, 0))
         return resized
     steps = _resizing_steps(pixels.shape[:2], size)
     resized = np.empty((pixels.shape[2], *size), dtype=np.float32)
     for channel, plane in enumerate(resized):
         # Pillow has no RGB images of floats.
-        image = Image.fromarray(np.ascontiguousarray(_unit_range(pixels[..., channel])))
+        image = Image.fromarray(np.ascontiguousarray(unit_range(pixels[..., channel])))
         for step in steps:
             image = image.resize(step, Image.Resampling.BILINEAR)
         plane[...] = np.asarray(image)
     return resized
 
 
-def _unit_range(pixels: NDArray[Any]) -> NDArray[np.float32]:
+def unit_range(pixels: NDArray[Any]) -> NDArray[np.float32]:
     """Return pixels as float32 in [0, 1]; 255 is white where they are uint8."""
     if pixels.dtype == np.uint8:
         pixels = pixels.astype(np.float32)
