@@ -6,7 +6,14 @@ not `save`, so that a saved model is the fitted one.
 
 import torch
 
-from ..model.short_rows import N_BITS, ShortRows, rounded, rounding_units
+from ..model.short_rows import (
+    N_BITS,
+    ShortRows,
+    bytes_of_rows,
+    rounded,
+    rounding_units,
+    without_factors,
+)
 from ..scoring.kept_vectors import MOST_KEPT
 
 _LEAST_VALUES = 1 << 16  # smaller tables stay as they are
@@ -22,9 +29,9 @@ def rounded_rows(x):
     Let h be the median distance of a row from the flat through all others, and e h the root mean
     square change of a row. The squared distance of a new vector from the flat through n rows then
     changes by about :math:`e \sqrt{2 n / d}` of the standard deviation that such distances have.
-    This may be 0.0002. It takes 8, 12 or 16 bits from end to end of each feature, or the 24 of
-    float32. A table for which these are too few, one that is not wide and a small one are returned
-    as they are.
+    This may be 0.0002. It takes 8, 12 or 16 bits from end to end of what few common factors leave
+    of each feature, or the 24 of float32. A table for which these are too few, one that is not wide
+    and a small one are returned as they are.
     """
     n, d = x.shape
     if d <= n or n > MOST_KEPT or x.size < _LEAST_VALUES:
@@ -34,13 +41,30 @@ def rounded_rows(x):
         return x
     # The largest root mean square change of a row.
     most = _MOST_CHANGE * (d / (2 * n) * float(_squared_heights(rows).median())) ** 0.5
-    for n_bits in N_BITS:
-        units = rounding_units(rows, n_bits)
-        if (units / most).square().sum() <= 12:  # the variance of rounding is a twelfth
-            return rounded(rows, units).numpy()
+    for n_factors, found in _rounded_rows(rows, most):
+        if not n_factors or ShortRows.of(found) is not None:
+            return found.numpy()
     single = rows.float().double()
     changes = (single - rows) / most
     return single.numpy() if changes.square().sum() <= n else x
+
+
+def _rounded_rows(rows, most):
+    """Yield rows (n, d) rounded so that none changes by more than `most`, the fewest bytes first.
+
+    Each after the number of factors beside which its bits should do. As long as float32 takes more.
+    """
+    choices = []
+    for n_factors, rest in without_factors(rows):
+        for n_bits in N_BITS:
+            units = rounding_units(rest, n_bits)
+            n_bytes = bytes_of_rows(*rows.shape, 2**n_bits, n_factors)
+            # The variance of rounding is a twelfth.
+            if (units / most).square().sum() <= 12 and n_bytes < 4 * rows.numel():
+                choices.append((n_bytes, n_factors, units))
+                break
+    for _, n_factors, units in sorted(choices, key=lambda choice: choice[:2]):
+        yield n_factors, rounded(rows, units)
 
 
 def with_rounded_rows(X, rows):

@@ -33,7 +33,8 @@ def without_axes(tensors):
     if short is not None:
         result[_KEPT] = rows[_others(places, len(rows))]
         result[f"{_KEPT}.places"] = places
-        result |= {f"{_KEPT}.{name}": values for name, values in short._asdict().items()}
+        parts = short._asdict().items()
+        result |= {f"{_KEPT}.{name}": values for name, values in parts if values is not None}
     return result
 
 
@@ -72,7 +73,12 @@ def with_axes(tensors):
     result = dict(tensors)
     if f"{_KEPT}.places" in result:
         places = result.pop(f"{_KEPT}.places")
-        short = ShortRows(*(result.pop(f"{_KEPT}.{name}") for name in ShortRows._fields))
+        defaults = ShortRows._field_defaults  # of parts that few tables have
+        parts = {
+            name: result.pop(f"{_KEPT}.{name}", *([None] if name in defaults else []))
+            for name in ShortRows._fields
+        }
+        short = ShortRows(**parts)
         result[_KEPT] = _joined(places, short, result[_KEPT])
     if _WEIGHTS in result:
         result[_AXES] = _axes(result)

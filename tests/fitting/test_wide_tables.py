@@ -20,7 +20,7 @@ def table(n, n_features=2000, seed=0, spread=0.0, noise=1.0):
 
 
 def n_bits(x):
-    """Bits of a value in a file, 64 for float64."""
+    """Bits of a value in a file, beside factors; 64 for float64."""
     short = ShortRows.of(torch.from_numpy(x))
     if short is not None:
         return 8 + round(8 * short.low.shape[1] / x.shape[1])
@@ -39,9 +39,26 @@ def test_heights_are_distances_from_the_flats_through_all_other_rows():
 
 
 def test_rows_are_rounded_the_less_the_nearer_they_lie_to_what_others_span():
-    found = [n_bits(rounded_rows(table(50, spread=spread))) for spread in (0, 3, 100, 1e6)]
-    assert found == [12, 16, 32, 64]
+    found = [n_bits(rounded_rows(table(50, noise=noise))) for noise in (1, 0.001)]
+    assert found == [12, 12]
+    rng = np.random.default_rng(0)
+    flat = rng.normal(size=(50, 45)) @ rng.normal(size=(45, 2000))
+    assert [n_bits(rounded_rows(flat + table(50, noise=noise))) for noise in (1, 0.01)] == [16, 32]
+    assert n_bits(rounded_rows(flat + table(50, noise=1e-6))) == 64
     assert n_bits(rounded_rows(table(50, spread=1, noise=0))) == 64
+
+
+@pytest.mark.parametrize("n", [50, 150])
+@pytest.mark.parametrize("spread", [3, 100, 1e3])
+def test_strong_factors_cost_few_bits(n, spread):
+    """The noise beside them decides how many."""
+    found, alone = (
+        ShortRows.of(torch.from_numpy(rounded_rows(table(n, 4000, spread=factors))))
+        for factors in (spread, 0)
+    )
+    n_bytes = [sum(p.nbytes for p in short if p is not None) for short in (found, alone)]
+    assert n_bytes[0] < 1.5 * n_bytes[1] < 0.4 * 8 * 4000 * n
+    assert spread == 3 or found.factors is not None
 
 
 def test_tables_that_rounding_does_not_make_small_stay():
@@ -51,7 +68,7 @@ def test_tables_that_rounding_does_not_make_small_stay():
 
 
 @pytest.mark.parametrize("n_classes", [1, 3])
-@pytest.mark.parametrize("spread", [0, 2])
+@pytest.mark.parametrize("spread", [0, 2, 300])
 def test_scores_are_those_of_the_table_as_it_is(monkeypatch, n_classes, spread):
     names = np.arange(60) % n_classes
     X = table(60, 3000, 1, spread) + 0.3 * table(n_classes, 3000, 2)[names]

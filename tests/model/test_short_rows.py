@@ -37,6 +37,55 @@ def test_rows_of_more_bits_are_not_held():
     assert ShortRows.of(torch.empty(0, 7, dtype=torch.float64)) is None
 
 
+def rows_of_factors(n=40, d=600, n_factors=3, spread=1e4):
+    """Whole numbers: noise of about 9 bits in units of 1/8 and, far stronger, common factors."""
+    rng = np.random.default_rng(0)
+    rows = spread * rng.normal(size=(n, n_factors)) @ rng.normal(size=(n_factors, d))
+    rows[:, 5] = 0  # a feature of noise alone
+    return torch.from_numpy(((rows + 10 * rng.normal(size=(n, d))) * 8).round() / 8)
+
+
+def test_factors_predict_most_of_rows_that_have_some():
+    rows = rows_of_factors()
+    rows[:, 6] = 0.1
+    found = ShortRows.of(rows)
+    found.check()
+    assert found.low.shape[1] == 300 and found.factors.shape == (40, 4)
+    assert torch.equal(found.rows(), rows)
+    n_bytes = sum(part.nbytes for part in found)
+    assert n_bytes < 0.55 * 4 * rows.numel()  # half of float32, and what factors take
+    alone = found._replace(factors=None, loadings=None).rows()
+    assert (alone - rows).abs().max() > 1000
+
+
+def test_factors_are_not_looked_for_where_they_save_nothing():
+    assert ShortRows.of(rows_of_factors(spread=1).T.contiguous()).factors is None
+    assert ShortRows.of(rows_of_factors(spread=1e3).T.contiguous()) is None  # more rows
+    assert ShortRows.of(rows_of_factors(n=4)) is None  # as many factors as rows
+    assert ShortRows.of(rows_of_factors(n_factors=30)) is None  # nearly as many
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"factors": None},
+        {"loadings": None},
+        {"factors": lambda values: values[1:]},
+        {"factors": lambda values: values[:, 1:]},
+        {"factors": lambda values: values.double()},
+        {"factors": lambda values: values[:, 0]},
+        {"loadings": lambda values: values[:, 1:]},
+        {"loadings": lambda values: values[None]},
+        {"loadings": lambda values: values.long()},
+    ],
+)
+def test_factors_of_a_file_that_do_not_fit_are_refused(changes):
+    short = ShortRows.of(rows_of_factors())
+    parts = {name: change and change(getattr(short, name)) for name, change in changes.items()}
+    with pytest.raises(ValueError, match="short rows have factors of"):
+        short._replace(**parts).check()
+
+
 @pytest.mark.parametrize("n_bits", WIDTHS)
 def test_rounded_rows_need_no_more_bits(n_bits):
     rows = torch.randn(200, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -51,6 +51,17 @@ def test_a_fit_is_saved_without_axes(detector, tmp_path):
     assert tensors["kept.x.high"].shape == (239, N_FEATURES)
 
 
+def test_strong_factors_are_stored_beside_the_rest(tmp_path):
+    rng = np.random.default_rng(0)
+    factors = 200 * rng.normal(size=(120, 3)) @ rng.normal(size=(3, N_FEATURES))
+    detector = HGADDetector(random_state=0).fit(factors + table(120))
+    tensors = check_saved(detector, tmp_path)
+    assert tensors["kept.x.factors"].shape == (120, 4) and "kept.x.high" in tensors
+    del tensors["kept.x.loadings"]
+    with pytest.raises(ValueError, match="short rows have factors of"):
+        unpack(HGADDetector, tensors, pack(detector)[1], None)
+
+
 def test_rows_that_come_later_are_kept_beside_them(detector, tmp_path):
     detector = copy.deepcopy(detector)
     detector.add_class(table(12, 3) + 5, "a clip")
