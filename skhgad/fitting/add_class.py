@@ -13,6 +13,7 @@ from ..images.roi import ProductMasks
 from ..model.level import LevelModel
 from ..model.nearest import NearestNormals
 from ..scoring.appearances import appearances_of, same_regions
+from ..scoring.blank import contrast_limits
 from ..scoring.calibration import threshold_after
 from ..validation import check_parts, check_scored_X, check_y
 from .calibrate import calibrate_new_classes, evidence_of, judges
@@ -30,6 +31,7 @@ from .samples import LabelledSamples
 from .synthetic_anomalies import synthetic_anomalies
 from .unclean import centers_to_find
 from .warn import (
+    warn_of_blank_pictures,
     warn_of_copies,
     warn_of_enlarged_images,
     warn_of_far_cells,
@@ -136,6 +138,11 @@ def add_class(detector, X, y, roi=None, groups=None):
         known_looks = None if known_looks is None else known_looks.recoded(known_places)
         looks = observed.appearance[normal]
         appearances = appearances_of(looks, new_places[codes], known_looks)
+        if appearances is not None:
+            limits = contrast_limits(appearances, len(classes))
+            warn_of_blank_pictures(
+                looks, new_places[codes], limits, classes, lambda i: X.name(normal[i])
+            )
     extended = replace(
         fitted,
         model=model,

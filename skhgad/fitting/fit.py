@@ -13,6 +13,7 @@ from ..features.framing import regions_by_code
 from ..images.appearance import ObservedSource
 from ..parameters import parameters_of_fit
 from ..scoring.appearances import appearances_of
+from ..scoring.blank import contrast_limits
 from ..scoring.fitted import FittedModel
 from ..scoring.kept_vectors import KeptVectors
 from ..scoring.scoring_model import check_levels_of_images
@@ -37,6 +38,7 @@ from .tell import Decisions
 from .unclean import lowest_left_out, most_isolated, share_left_out
 from .warn import (
     warn_of_anomalies_outside,
+    warn_of_blank_pictures,
     warn_of_copies,
     warn_of_enlarged_images,
     warn_of_far_cells,
@@ -201,6 +203,11 @@ def fit_detector(
         # Each process read its own pictures; fmax passes over NaN.
         looks = np.fmax.reduce(processes.gather([observed.appearance]))
         appearances = appearances_of(looks[normal], codes)
+        if processes.is_first and appearances is not None:
+            limits = contrast_limits(appearances, len(classes))
+            warn_of_blank_pictures(
+                looks[normal], codes, limits, classes, lambda i: given.X.name(normal[i])
+            )
     else:
         own, own_codes = normal, codes
         if given_codes is not None:  # with rows that are left out

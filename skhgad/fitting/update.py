@@ -11,6 +11,7 @@ from sklearn.utils import check_random_state
 from ..features.framing import product_masks
 from ..parameters import asks_for_training
 from ..scoring.appearances import appearances_of
+from ..scoring.blank import contrast_limits
 from ..scoring.calibration import threshold_after
 from ..scoring.kept_vectors import KeptVectors, joined_parts
 from ..validation import check_parts, check_scored_X, check_y, listed
@@ -32,6 +33,7 @@ from .schedule import training_plan
 from .unclean import centers_to_find, most_isolated, share_left_out
 from .warn import (
     warn_of_another_product,
+    warn_of_blank_pictures,
     warn_of_far_cells,
     warn_of_known_samples,
     warn_of_repeats,
@@ -89,6 +91,9 @@ def update(detector, X, y, roi=None, groups=None):
     changed = replace(fitted, model=model, calibration=calibration, kept=kept)
     if fitted.takes_images:
         changed.appearances = appearances_of(X.appearance, codes, fitted.appearances)
+        if fitted.appearances is not None:
+            limits = contrast_limits(fitted.appearances, len(fitted.classes))
+            warn_of_blank_pictures(X.appearance, codes, limits, fitted.classes, X.name)
     return {"model_": changed, "offset_": offset}
 
 

@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 
 from ..parameters import image_size
+from ..scoring.blank import is_blank
 from ..scoring.calibration import FALSE_ALARM_RATE, samples_needed
 from ..validation import listed
 from .folds import HELD_OUT
@@ -192,6 +193,21 @@ def warn_of_wrong_names(found, X, rows, classes):
         f"y seems to name the wrong class of {samples}: {listed(texts)}. Models that had not seen "
         "them find them unusual for the class named and usual for the other one. Look at them, and "
         "correct y where it is wrong: what is named wrongly counts as normal for its class."
+    )
+
+
+def warn_of_blank_pictures(looks, codes, limits, classes, name):
+    """Name the normal pictures that are blank; see `is_blank`. `name` names the one in a row."""
+    blank = np.flatnonzero(is_blank(looks, codes, limits))
+    if not len(blank):
+        return
+    labels = classes.tolist()
+    texts = [f"{name(row)} (class {labels[codes[row]]!r})" for row in blank.tolist()]
+    _warn(
+        f"{len(blank)} normal pictures have less than a third of the contrast that the others of "
+        f"their class have, as pictures of a dead camera do: {listed(texts)}. They look blank. "
+        "Pictures like them are judged as anomalies. Leave them out. If such parts are good, bring "
+        "more of them: two of a class with less than 100 normals, or more than 2 %, count."
     )
 
 

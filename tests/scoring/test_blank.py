@@ -1,5 +1,7 @@
 """Pictures without content are anomalies, although each place of them looks normal."""
 
+import copy
+
 import numpy as np
 import pytest
 from backbones import two_levels
@@ -68,6 +70,31 @@ def test_flat_normals_make_flat_pictures_normal():
     X[:4] = np.random.default_rng(1).integers(0, 256, (4, 1, 1, 1))  # sheets of one grey
     detector = fitted(X)
     assert {one.term for one in detector.explain(np.full_like(X[:1], 128))} == {"likelihood"}
+
+
+@pytest.mark.parametrize(("n", "n_blank"), [(20, 1), (120, 2)])
+def test_few_blank_normals_are_named_and_do_not_count(n, n_blank):
+    X = boards(n, 0)
+    X[3 : 3 + n_blank] = [[[[37]]], [[[0]]]][:n_blank]  # a dead camera
+    with pytest.warns(UserWarning, match=rf"{n_blank} normal pictures have .*: X\[3\] \(class 0\)"):
+        detector = fitted(X)
+    assert detector.explain(np.full_like(X[:1], 128))[0].term == "blank"
+    assert (detector.predict(boards(20, 1)) == 1).mean() > 0.8
+    # In few, or more than one in 50, they are the user's: nothing tells them from good parts.
+    for few in (X[:19], np.concatenate((X[:19], X[-2:]))):
+        few = few.copy()
+        few[[3, -1]] = np.array([[[[37]]], [[[38]]]])
+        assert fitted(few).explain(np.full_like(X[:1], 128))[0].term == "likelihood"
+
+
+def test_blank_pictures_are_named_in_later_steps(detector):
+    known, more = copy.deepcopy(detector), boards(40, 3)
+    more[5] = 37
+    with pytest.warns(UserWarning, match=r"X\[5\] \(class 0\)"):
+        known.update(more)
+    with pytest.warns(UserWarning, match=r"X\[5\] \(class 1\)"):
+        known.add_class(255 - more, 1)
+    assert known.explain(np.zeros_like(more[:1]), class_labels=1)[0].term == "blank"
 
 
 def test_each_class_has_a_contrast_of_its_own():
