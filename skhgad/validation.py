@@ -163,7 +163,7 @@ def _not_finite(X):
     kind = "NaN" if np.isnan(value) else "infinity or a value too large for float64"
     return (
         f"Input X contains {kind}: X[{rows[0]}, {column}] is {value} (cells that are not finite: "
-        f"{len(rows)}). Impute them, e.g. by sklearn.impute.SimpleImputer in a pipeline, or leave "
+        f"{len(rows)}). Impute them, e.g. by sklearn.impute.KNNImputer in a pipeline, or leave "
         "out their rows."
     )
 

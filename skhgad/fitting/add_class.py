@@ -24,6 +24,7 @@ from .far_cells import check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
 from .new_map_classes import modes_of_new_classes, new_map_classes, takes_new_maps
+from .odd_columns import marks_of_missing
 from .parts import Parts
 from .pictures import seen_at_fit
 from .repeats import repeats_of
@@ -37,6 +38,7 @@ from .warn import (
     warn_of_far_cells,
     warn_of_few_calibrating,
     warn_of_labels,
+    warn_of_marks,
     warn_of_repeats,
     warn_of_spreads,
     warn_uncalibrated,
@@ -66,6 +68,7 @@ def add_class(detector, X, y, roi=None, groups=None):
         normal = np.setdiff1d(normal, far)
         check_largest(X[normal], names)
         warn_of_spreads(X[normal], codes[normal], names)
+        warn_of_marks(marks_of_missing(X[normal]), len(normal), names)
     masks = product_masks(roi, len(X), labels, takes_images=fitted.takes_images)
     if masks is None and fitted.roi is not None and fitted.roi.is_common:
         masks = fitted.roi._replace(of_class=fitted.roi.of_class[:1] * len(labels))

@@ -26,6 +26,7 @@ from .folds import enough_to_hold_out, spare
 from .known_defects import can_be_corrected, correct_by_known_defects, known_defects
 from .known_regions import check_common_parts, in_regions_of_classes
 from .listeners import Listeners
+from .odd_columns import marks_of_missing, running_numbers
 from .parts import Parts
 from .pictures import remembered, seen_at_fit
 from .processes import Processes
@@ -44,7 +45,9 @@ from .warn import (
     warn_of_far_cells,
     warn_of_few_calibrating,
     warn_of_labels,
+    warn_of_marks,
     warn_of_repeats,
+    warn_of_running_numbers,
     warn_of_samples_apart,
     warn_of_small_classes,
     warn_of_spreads,
@@ -98,6 +101,8 @@ def fit_detector(
         if not given.takes_images:
             warn_of_far_cells(given.X, cells, given.feature_names)
             warn_of_spreads(given.X[normal], given.codes[normal], given.feature_names)
+            warn_of_marks(marks_of_missing(given.X[normal]), len(normal), given.feature_names)
+            warn_of_running_numbers(running_numbers(given.X[normal]), given.feature_names)
     given = given.rounded(normal)
     if given.takes_images:
         check_levels_of_images(parameters, shapes)

@@ -122,6 +122,37 @@ def warn_of_far_cells(X, cells, names=None):
     )
 
 
+def warn_of_marks(marks, n_samples, names=None):
+    """Name the values, a list of Mark, that seem to stand for missing ones in columns of a table.
+
+    `names` are those of the features.
+    """
+    if not marks:
+        return
+    found = [
+        f"{_feature(column, names)} is {value:g} in {n_rows} of {n_samples} rows"
+        for column, value, n_rows in marks
+    ]
+    _warn(
+        f"{listed(found)}, far from all its other values, as marks of missing values are. It is "
+        "taken for a measurement. If it is a mark, it hides what the others tell: where every "
+        "tenth cell is one, broken relations are not found at all. Then put NaN in its place, and "
+        "fill the gaps: make_pipeline(KNNImputer(), HGADDetector())."
+    )
+
+
+def warn_of_running_numbers(columns, names=None):
+    """Name the columns that seem to number the rows; see `running_numbers`."""
+    if not columns:
+        return
+    found = listed(_feature(column, names) for column in columns)
+    _warn(
+        f"{found} of X rises or falls from row to row by even steps, as a running number or a time "
+        "does. Later rows lie outside of what it was, so that all of them may be flagged. Leave it "
+        "out, unless it is a measurement."
+    )
+
+
 def warn_of_samples_apart(rows, n_normal):
     """Name the samples that `discover_classes` left out, by their rows (n,) in X."""
     if not len(rows):
@@ -230,6 +261,10 @@ def warn_of_small_classes(codes, rows):
         )
 
 
+def _feature(column, names):
+    return f"feature {column}" if names is None else repr(str(names[column]))
+
+
 def _name(column, names):
     return column if names is None else repr(str(names[column]))
 
@@ -257,10 +292,7 @@ def warn_of_spreads(X, codes, names=None):
     if not len(far):
         return
     far = far[np.argsort(-spreads[far], kind="stable")]
-    found = [
-        f"{f'feature {i}' if names is None else repr(str(names[i]))} has {spreads[i]:.3g}"
-        for i in far
-    ]
+    found = [f"{_feature(i, names)} has {spreads[i]:.3g}" for i in far]
     _warn(
         f"the features of X have very different units: their median standard deviation is "
         f"{typical:.3g}, but {listed(found)}. The detector hardly sees what happens in the "
