@@ -235,10 +235,10 @@ def warn_of_blank_pictures(looks, codes, limits, classes, name):
     labels = classes.tolist()
     texts = [f"{name(row)} (class {labels[codes[row]]!r})" for row in blank.tolist()]
     _warn(
-        f"{len(blank)} normal pictures have less than a third of the contrast that the others of "
-        f"their class have, as pictures of a dead camera do: {listed(texts)}. They look blank. "
-        "Pictures like them are judged as anomalies. Leave them out. If such parts are good, bring "
-        "more of them: two of a class with less than 100 normals, or more than 2 %, count."
+        f"normal pictures with less than a third of the contrast that the others of their class "
+        f"have, as of a dead camera: {listed(texts)}. They look blank, and such pictures are "
+        "judged as anomalies. Leave them out. If such parts are good, bring more of them: two of a "
+        "class with less than 100 normals, or more than 2 %, count."
     )
 
 

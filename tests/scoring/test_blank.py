@@ -76,7 +76,7 @@ def test_flat_normals_make_flat_pictures_normal():
 def test_few_blank_normals_are_named_and_do_not_count(n, n_blank):
     X = boards(n, 0)
     X[3 : 3 + n_blank] = [[[[37]]], [[[0]]]][:n_blank]  # a dead camera
-    with pytest.warns(UserWarning, match=rf"{n_blank} normal pictures have .*: X\[3\] \(class 0\)"):
+    with pytest.warns(UserWarning, match=r"a dead camera: X\[3\] \(class 0\)"):
         detector = fitted(X)
     assert detector.explain(np.full_like(X[:1], 128))[0].term == "blank"
     assert (detector.predict(boards(20, 1)) == 1).mean() > 0.8
