@@ -627,8 +627,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         -----
         UserWarning
             If y holds exactly 0 and 1, or names classes like defects ("bad", "NG", "defective");
-            if features have very different spreads; if samples are left out, because they belong
-            to no class discovered; if images are enlarged more than four times; if no groups are
+            if features have very different spreads, or columns look like running numbers or hold
+            marks of missing values; if samples are left out, because they belong to no class
+            discovered; if images are enlarged more than four times, or blank; if no groups are
             given, and samples are copies of others, which then count as one part, or samples given
             one after the other are as alike as repeats of a part;
             if y seems to name the wrong class of few samples;
@@ -700,8 +701,9 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Warns
         -----
         UserWarning
-            As `fit` does: of labels that look like defects, of features in other units and cells
-            that are no measurement, of small images, of copies and repeats, and of too few normals.
+            As `fit` does: of labels that look like defects, of features in other units, columns and
+            cells that are no measurement, of small and blank images, of copies and repeats, and of
+            too few normals.
             A class too small to hold samples out borrows the known classes' scale.
 
         Notes
@@ -875,8 +877,13 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         scores : ndarray of shape (n_samples,), float64
             Minus the maximum of the anomaly map. With `class_calibration`, the median held-out
             normal of each class scores 0, and the unit is the mean excess over that median. A
-            picture with less than a third of the contrast of any normal of its class, such as a
+            picture with less than a third of the contrast of the normals of its class, such as a
             black or a white one, scores lower than all normals that calibrate.
+
+        Warns
+        -----
+        UserWarning
+            If pictures have fewer pixels than any normal picture of their class.
         """
         batches = self._scored_batches(X, class_labels, roi)
         return np.concatenate([batch.scores for batch in batches])

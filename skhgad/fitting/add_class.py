@@ -15,6 +15,7 @@ from ..model.nearest import NearestNormals
 from ..scoring.appearances import appearances_of, same_regions
 from ..scoring.blank import contrast_limits
 from ..scoring.calibration import threshold_after
+from ..scoring.picture_sizes import least_sides
 from ..validation import check_parts, check_scored_X, check_y
 from .calibrate import calibrate_new_classes, evidence_of, judges
 from .changeable import parameters_of_change
@@ -24,7 +25,6 @@ from .far_cells import check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
 from .new_map_classes import modes_of_new_classes, new_map_classes, takes_new_maps
-from .odd_columns import marks_of_missing
 from .parts import Parts
 from .pictures import seen_at_fit
 from .repeats import repeats_of
@@ -33,14 +33,13 @@ from .synthetic_anomalies import synthetic_anomalies
 from .unclean import centers_to_find
 from .warn import (
     warn_of_blank_pictures,
+    warn_of_columns,
     warn_of_copies,
     warn_of_enlarged_images,
     warn_of_far_cells,
     warn_of_few_calibrating,
     warn_of_labels,
-    warn_of_marks,
     warn_of_repeats,
-    warn_of_spreads,
     warn_uncalibrated,
 )
 
@@ -67,8 +66,7 @@ def add_class(detector, X, y, roi=None, groups=None):
         far = np.unique([cell.row for cell in cells]).astype(np.int64)
         normal = np.setdiff1d(normal, far)
         check_largest(X[normal], names)
-        warn_of_spreads(X[normal], codes[normal], names)
-        warn_of_marks(marks_of_missing(X[normal]), len(normal), names)
+        warn_of_columns(X[normal], codes[normal], names)
     masks = product_masks(roi, len(X), labels, takes_images=fitted.takes_images)
     if masks is None and fitted.roi is not None and fitted.roi.is_common:
         masks = fitted.roi._replace(of_class=fitted.roi.of_class[:1] * len(labels))
@@ -135,7 +133,11 @@ def add_class(detector, X, y, roi=None, groups=None):
         own_codes = new_places[np.concatenate((codes, far_codes))]
         kept = kept.recoded(known_places).joined(X[rows], own_codes, own_parts)
     roi = joined_masks(fitted.roi, masks, (len(fitted.classes), len(labels)), order)
-    appearances = None
+    appearances = sides = None
+    if fitted.takes_images and fitted.least_sides is not None:
+        sides = np.zeros((len(classes), 2), dtype=np.int64)
+        sides[known_places] = fitted.least_sides
+        sides = least_sides(observed.sizes[normal], new_places[codes], len(classes), sides)
     if fitted.takes_images and same_regions(fitted.roi, roi):  # else they are not comparable
         known_looks = fitted.appearances
         known_looks = None if known_looks is None else known_looks.recoded(known_places)
@@ -154,6 +156,7 @@ def add_class(detector, X, y, roi=None, groups=None):
         roi=roi,
         kept=kept,
         appearances=appearances,
+        least_sides=sides,
     )
     offset = threshold_after(detector, calibration)
     return {"model_": extended, "classes_": classes, "offset_": offset}

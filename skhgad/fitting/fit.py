@@ -16,6 +16,7 @@ from ..scoring.appearances import appearances_of
 from ..scoring.blank import contrast_limits
 from ..scoring.fitted import FittedModel
 from ..scoring.kept_vectors import KeptVectors
+from ..scoring.picture_sizes import least_sides
 from ..scoring.scoring_model import check_levels_of_images
 from .calibrate import calibrate, choose_offset, with_samples
 from .copies import copies_of_pictures, copies_of_vectors
@@ -26,7 +27,6 @@ from .folds import enough_to_hold_out, spare
 from .known_defects import can_be_corrected, correct_by_known_defects, known_defects
 from .known_regions import check_common_parts, in_regions_of_classes
 from .listeners import Listeners
-from .odd_columns import marks_of_missing, running_numbers
 from .parts import Parts
 from .pictures import remembered, seen_at_fit
 from .processes import Processes
@@ -40,17 +40,15 @@ from .unclean import lowest_left_out, most_isolated, share_left_out
 from .warn import (
     warn_of_anomalies_outside,
     warn_of_blank_pictures,
+    warn_of_columns,
     warn_of_copies,
     warn_of_enlarged_images,
     warn_of_far_cells,
     warn_of_few_calibrating,
     warn_of_labels,
-    warn_of_marks,
     warn_of_repeats,
-    warn_of_running_numbers,
     warn_of_samples_apart,
     warn_of_small_classes,
-    warn_of_spreads,
     warn_of_unused_loss,
     warn_of_wrong_names,
     warn_uncalibrated,
@@ -100,9 +98,7 @@ def fit_detector(
         warn_of_labels(given.classes, marks_anomalies=len(anomalies) > 0)
         if not given.takes_images:
             warn_of_far_cells(given.X, cells, given.feature_names)
-            warn_of_spreads(given.X[normal], given.codes[normal], given.feature_names)
-            warn_of_marks(marks_of_missing(given.X[normal]), len(normal), given.feature_names)
-            warn_of_running_numbers(running_numbers(given.X[normal]), given.feature_names)
+            warn_of_columns(given.X[normal], given.codes[normal], given.feature_names)
     given = given.rounded(normal)
     if given.takes_images:
         check_levels_of_images(parameters, shapes)
@@ -203,11 +199,13 @@ def fit_detector(
     processes.share_state(model)  # machines that differ round differently
     calibration, offset = processes.broadcast((calibration, offset))
 
-    kept = appearances = None
+    kept = appearances = sides = None
     if given.takes_images:
         # Each process read its own pictures; fmax passes over NaN.
         looks = np.fmax.reduce(processes.gather([observed.appearance]))
         appearances = appearances_of(looks[normal], codes)
+        sizes = np.maximum.reduce(processes.gather([observed.sizes]))
+        sides = least_sides(sizes[normal], codes, len(classes))
         if processes.is_first and appearances is not None:
             limits = contrast_limits(appearances, len(classes))
             warn_of_blank_pictures(
@@ -231,6 +229,7 @@ def fit_detector(
         roi=remembered(given.regions, len(classes)),
         kept=kept,
         appearances=appearances,
+        least_sides=sides,
     )
     keeps_flow = plan.n_passes > 0 and any(len(level.flow.blocks.mix) for level in model.levels)
     n_unclean = 0 if unclean is None else int(is_unclean.sum())

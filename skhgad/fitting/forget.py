@@ -40,6 +40,7 @@ def forget(detector: Any, labels: Any) -> dict[str, Any]:
         classes=classes,
         roi=None if fitted.roi is None else fitted.roi.of_classes(kept.tolist()),
         kept=vectors,
+        least_sides=None if fitted.least_sides is None else fitted.least_sides[kept],
     )
     changed.appearances = None
     if fitted.appearances is not None and same_regions(fitted.roi, changed.roi):

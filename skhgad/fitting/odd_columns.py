@@ -40,13 +40,13 @@ def marks_of_missing(X):
     found, least = [], max(_FEWEST_MARKS, _MARK_SHARE * len(X))
     if len(X) < _FEWEST_MARKS + _FEWEST:
         return found
-    for ends, others in ((X.min(axis=0), np.inf), (X.max(axis=0), -np.inf)):
+    for ends, are_lowest in ((X.min(axis=0), True), (X.max(axis=0), False)):
         is_end = X == ends
         counts = is_end.sum(axis=0)
         for column in np.flatnonzero((counts >= least) & (counts <= len(X) - _FEWEST)).tolist():
             end, rest = ends[column], X[~is_end[:, column], column]
             low, high = rest.min(), rest.max()
-            gap = low - end if others > 0 else end - high
+            gap = low - end if are_lowest else end - high
             far = _FAR if _is_code(end) else _VERY_FAR
             if high > low and gap > far * (high - low):
                 found.append(Mark(column, float(end), int(counts[column])))

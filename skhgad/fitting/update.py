@@ -14,6 +14,7 @@ from ..scoring.appearances import appearances_of
 from ..scoring.blank import contrast_limits
 from ..scoring.calibration import threshold_after
 from ..scoring.kept_vectors import KeptVectors, joined_parts
+from ..scoring.picture_sizes import least_sides
 from ..validation import check_parts, check_scored_X, check_y, listed
 from .calibrate import calibrate, evidence_of, offset_of_share, score_vectors
 from .changeable import parameters_of_change
@@ -91,6 +92,10 @@ def update(detector, X, y, roi=None, groups=None):
     changed = replace(fitted, model=model, calibration=calibration, kept=kept)
     if fitted.takes_images:
         changed.appearances = appearances_of(X.appearance, codes, fitted.appearances)
+        if fitted.least_sides is not None:
+            changed.least_sides = least_sides(
+                X.sizes, codes, len(fitted.classes), fitted.least_sides
+            )
         if fitted.appearances is not None:
             limits = contrast_limits(fitted.appearances, len(fitted.classes))
             warn_of_blank_pictures(X.appearance, codes, limits, fitted.classes, X.name)

@@ -11,11 +11,13 @@ import warnings
 
 import numpy as np
 
+from ..caller import warn_caller
 from ..parameters import image_size
 from ..scoring.blank import is_blank
 from ..scoring.calibration import FALSE_ALARM_RATE, samples_needed
 from ..validation import listed
 from .folds import HELD_OUT
+from .odd_columns import marks_of_missing, running_numbers
 
 # Spreads relative to the median. A feature with 100 times the others' spread already hides what
 # happens in these. Small spreads alone are common in embeddings, whose units are the same.
@@ -73,7 +75,7 @@ def warn_of_labels(classes, *, marks_anomalies):
     names = classes.tolist()
     marks = [name for name in names if isinstance(name, str) and _MARK.fullmatch(name)]
     if marks:
-        _warn(
+        warn_caller(
             f"y names the classes {marks}, taken for products whose samples are normal: "
             f"only -1 and '-1' mark known anomalies. If these do, pass "
             f"np.where(np.isin(y, {marks}), '-1', y)."
@@ -81,7 +83,7 @@ def warn_of_labels(classes, *, marks_anomalies):
     if {_plain(name) for name in names} in _ANSWERS:
         if not marks_anomalies:
             zero, one = map(repr, names)
-            _warn(
+            warn_caller(
                 f"y holds {zero} and {one}, taken for two products, both normal. If "
                 f"{one} marks defects, pass np.where(np.asarray(y) == {one}, -1, 1); if {zero} "
                 f"does, pass np.where(np.asarray(y) == {zero}, -1, 1). If both are products, give "
@@ -91,14 +93,14 @@ def warn_of_labels(classes, *, marks_anomalies):
     defects = [name for name in names if _is_defect(name)]
     good = [name for name in names if _plain(name) in _GOOD_NAMES]
     if defects:
-        _warn(
+        warn_caller(
             f"y names the classes {defects}, taken for products whose samples are "
             f"normal. If they are defects, pass np.where(np.isin(y, {defects}), '-1', y): -1 marks "
             "known anomalies."
         )
     elif good and len(good) < len(names):
         others = [name for name in names if name not in good]
-        _warn(
+        warn_caller(
             f"y names the classes {listed(map(repr, others))} beside {good}, all of them "
             f"taken for products whose samples are normal. If only {good} are, pass "
             f"np.where(np.isin(y, {good}), y, '-1'): -1 marks known anomalies."
@@ -113,13 +115,23 @@ def warn_of_far_cells(X, cells, names=None):
     if not cells:
         return
     found = [f"X[{row}, {_name(column, names)}] = {X[row, column]:.6g}" for row, column in cells]
-    _warn(
+    warn_caller(
         f"{listed(found)}: more than 50 times as far from the median as any other normal sample of "
         "the class. Their rows take no part in the fit, as one would spoil means and covariances; "
         "they count as normal samples that calibrate the threshold. If they are codes for missing "
         "values or errors, remove or impute them, or give these rows the label -1; if they are "
         "right, use a transformation such as a logarithm."
     )
+
+
+def warn_of_columns(X, codes, names=None):
+    """Warn of columns of other units, and of those that hardly are measurements.
+
+    Parameters as of `warn_of_spreads`.
+    """
+    warn_of_spreads(X, codes, names)
+    warn_of_marks(marks_of_missing(X), len(X), names)
+    warn_of_running_numbers(running_numbers(X), names)
 
 
 def warn_of_marks(marks, n_samples, names=None):
@@ -133,7 +145,7 @@ def warn_of_marks(marks, n_samples, names=None):
         f"{_feature(column, names)} is {value:g} in {n_rows} of {n_samples} rows"
         for column, value, n_rows in marks
     ]
-    _warn(
+    warn_caller(
         f"{listed(found)}, far from all its other values, as marks of missing values are. It is "
         "taken for a measurement. If it is a mark, it hides what the others tell: where every "
         "tenth cell is one, broken relations are not found at all. Then put NaN in its place, and "
@@ -146,7 +158,7 @@ def warn_of_running_numbers(columns, names=None):
     if not columns:
         return
     found = listed(_feature(column, names) for column in columns)
-    _warn(
+    warn_caller(
         f"{found} of X rises or falls from row to row by even steps, as a running number or a time "
         "does. Later rows lie outside of what it was, so that all of them may be flagged. Leave it "
         "out, unless it is a measurement."
@@ -157,7 +169,7 @@ def warn_of_samples_apart(rows, n_normal):
     """Name the samples that `discover_classes` left out, by their rows (n,) in X."""
     if not len(rows):
         return
-    _warn(
+    warn_caller(
         f"{len(rows)} of {n_normal} normal samples take no part in the fit and its threshold: "
         f"{listed([f'X[{row}]' for row in rows])}. They are far from the classes discovered, or "
         "form a group too small for one, as defects among the normal samples do. If they are "
@@ -178,7 +190,7 @@ def warn_of_repeats(found, classes, method="fit"):
         f"in the order given, than to any other (by chance at most {100 * one.chance:.2g} %)"
         for one in found
     ]
-    _warn(
+    warn_caller(
         f"{listed(texts)}, as if parts were repeated: the false-alarm rate promised then does not "
         f"hold for new parts. Say which samples belong together with {method}(..., groups=), or "
         "--groups on the command line."
@@ -200,7 +212,7 @@ def warn_of_copies(numbers, codes, classes, name):
             f"{classes.tolist()[code]!r} are copies of others, as {name(rows[0])} is of "
             f"{name(numbers[rows[0]])}"
         )
-    _warn(
+    warn_caller(
         f"{listed(texts)}. A sample and its copies count as one part, and one of them calibrates, "
         "because a model that has seen one knows the others. If they are independent samples that "
         "happen to be equal, give each a part of its own: groups=range(len(X))."
@@ -220,7 +232,7 @@ def warn_of_wrong_names(found, X, rows, classes):
         name = f"X[{row}]" if isinstance(X, np.ndarray) else X.name(row)
         texts.append(f"{name}, {labels[one.code]!r} that looks like {labels[one.looks_like]!r}")
     samples = "1 normal sample" if len(found) == 1 else f"{len(found)} normal samples"
-    _warn(
+    warn_caller(
         f"y seems to name the wrong class of {samples}: {listed(texts)}. Models that had not seen "
         "them find them unusual for the class named and usual for the other one. Look at them, and "
         "correct y where it is wrong: what is named wrongly counts as normal for its class."
@@ -234,7 +246,7 @@ def warn_of_blank_pictures(looks, codes, limits, classes, name):
         return
     labels = classes.tolist()
     texts = [f"{name(row)} (class {labels[codes[row]]!r})" for row in blank.tolist()]
-    _warn(
+    warn_caller(
         f"normal pictures with less than a third of the contrast that the others of their class "
         f"have, as of a dead camera: {listed(texts)}. They look blank, and such pictures are "
         "judged as anomalies. Leave them out. If such parts are good, bring more of them: two of a "
@@ -255,7 +267,7 @@ def warn_of_small_classes(codes, rows):
             + listed(f"X[{row}]" for row in rows[codes == code])
             for code in small.tolist()
         ]
-        _warn(
+        warn_caller(
             f"{listed(found)}: much fewer than other classes discovered, and taken for a product. "
             "If they are defects, give them the label -1; predict_class(X) tells which they are."
         )
@@ -293,7 +305,7 @@ def warn_of_spreads(X, codes, names=None):
         return
     far = far[np.argsort(-spreads[far], kind="stable")]
     found = [f"{_feature(i, names)} has {spreads[i]:.3g}" for i in far]
-    _warn(
+    warn_caller(
         f"the features of X have very different units: their median standard deviation is "
         f"{typical:.3g}, but {listed(found)}. The detector hardly sees what happens in the "
         "smaller ones. Scale them first: make_pipeline(StandardScaler(), HGADDetector())."
@@ -331,7 +343,7 @@ def warn_of_enlarged_images(source, rows, sizes, parameters):
     smallest = enlarged[np.argmin(sizes[enlarged].prod(axis=1))]
     height, width = sizes[smallest].tolist()
     side = max(_SMALLEST_INPUT, _ENLARGED * max(height, width))
-    _warn(
+    warn_caller(
         f"{len(enlarged)} of {len(sizes)} images have sides under a quarter of image_size "
         f"({target[0]} x {target[1]}): {source.name(int(rows[smallest]))} has {height} x {width} "
         "pixels (height x width). They are enlarged, which adds no detail. Pass the images as "
@@ -341,7 +353,7 @@ def warn_of_enlarged_images(source, rows, sizes, parameters):
 
 def warn_of_anomalies_outside(names):
     """Warn of known anomalies, by name, whose masks mark nothing that a model sees."""
-    _warn(
+    warn_caller(
         f"{listed(names)}: known anomalies whose masks mark nothing inside the region of interest "
         "were left out. Correct mask or region, or pass None as mask where the defect is not "
         "marked."
@@ -401,7 +413,7 @@ def warn_of_few_calibrating(counts, classes, parameters, n_groups):
             f"Give about {math.ceil(needed / fraction)} normals {where}, or let "
             f"validation_fraction='cross' judge all of them in place of {fraction:g}."
         )
-    _warn(
+    warn_caller(
         f"too few held-out normals to flag only about {percent} of the good samples, which takes "
         f"{needed} {where}: {listed(few)}. {remedy}"
     )
@@ -410,7 +422,7 @@ def warn_of_few_calibrating(counts, classes, parameters, n_groups):
 def warn_of_unused_loss(parameters, n_passes):
     """Warn where a loss of the user's was given and "auto" decided not to train."""
     if parameters["loss"] is not None and parameters["max_iter"] == "auto" and not n_passes:
-        _warn(
+        warn_caller(
             "loss was not used: max_iter='auto' does not train. Set max_iter to a number of passes."
         )
 
@@ -420,11 +432,6 @@ def _expected(n_held_out):
     if n_held_out == 0:
         return "most of its good samples may be flagged"
     return f"expect about {100 / (n_held_out + 1):.2g} % to be flagged"
-
-
-def _warn(text):
-    # The caller of HGADDetector.fit, which calls fit_detector, which calls a function above.
-    warnings.warn(text, UserWarning, stacklevel=5)
 
 
 def warn_of_known_samples(name, n_known, n_samples):

@@ -84,6 +84,8 @@ class ObservedSource(ImageSource):
     ----------
     appearance : ndarray of shape (n_images, 3), float64
         `STATISTICS` of each picture; NaN before it is read.
+    sizes : ndarray of shape (n_images, 2), int64
+        Height and width of each picture; 0 before it is read.
     """
 
     def __init__(self, images: ImageSource, roi: Any = None) -> None:
@@ -91,12 +93,14 @@ class ObservedSource(ImageSource):
         self.__dict__.update(images.__dict__)
         self.roi = roi if isinstance(roi, ProductMasks) else None
         self.appearance = np.full((len(images), len(STATISTICS)), np.nan)
+        self.sizes = np.zeros((len(images), 2), dtype=np.int64)
 
     def read(self, i: int) -> Pixels:
         """Decode image `i`, as `ImageSource.read` documents."""
         pixels = super().read(i)
         if np.isnan(self.appearance[i]).any():
             self.appearance[i] = appearance_of(pixels, self._inside(i, pixels.shape[:2]))
+            self.sizes[i] = pixels.shape[:2]
         return pixels
 
     def _inside(self, i: int, size: tuple[int, ...]) -> NDArray[np.bool_] | None:

@@ -16,6 +16,7 @@ from ..images.views import ViewSource
 from .blank import BlankPictures
 from .calibration import Calibration
 from .kept_vectors import KeptVectors
+from .picture_sizes import warn_of_fewer_pixels
 from .scores import score_batch
 from .scoring_model import ScoringModel
 from .views import judged_pictures, scored_views
@@ -43,6 +44,8 @@ class FittedModel:
     appearances : KeptVectors or None
         How the normal pictures looked, see `appearances_of`; None for vectors, and for models of
         older versions.
+    least_sides : ndarray of shape (n_classes, 2), int64, or None
+        Least height and width of the normal pictures; None as for `appearances`.
     kept : KeptVectors or None
         Normal vectors with which `update` fits a class anew; None for images, of which nothing is
         kept but sums.
@@ -56,6 +59,7 @@ class FittedModel:
     roi: ProductMasks | None = None
     kept: KeptVectors | None = None
     appearances: KeptVectors | None = None
+    least_sides: np.ndarray | None = None
 
     def __post_init__(self):
         """Prepare the flows, so that every fitted model is ready to score."""
@@ -180,10 +184,14 @@ class FittedModel:
             return
         observed = X if isinstance(X, ObservedSource) else self.observed(X)
         blank = BlankPictures(self.appearances, self.calibration, len(self.classes))
-        n_seen = 0
+        n_seen, inferred = 0, [np.zeros(0, dtype=np.int64)]
         for batch in self._scored(reader, observed, codes, roi):
             n_before, n_seen = n_seen, n_seen + len(batch.scores)
+            inferred.append(batch.codes)
             yield blank.judged(batch, observed.appearance[n_before:n_seen])
+        if self.least_sides is not None and self.parameters["tile_size"] is None:
+            codes = np.concatenate(inferred)
+            warn_of_fewer_pixels(observed, codes, self.least_sides, self.image_size)
 
     @torch.inference_mode()
     def _scored(self, reader, X, codes, roi):

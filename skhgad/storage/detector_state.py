@@ -33,6 +33,7 @@ from .untrusted import (
     read_images,
     read_kept,
     read_known_anomalies,
+    read_least_sides,
     read_levels,
     read_offset,
     read_roi,
@@ -56,6 +57,8 @@ def pack(detector):
         for name, values in () if found is None else found._asdict().items():
             if values is not None:
                 tensors[f"{part}.{name}"] = torch.from_numpy(values)
+    if fitted.least_sides is not None:
+        tensors["sizes.least_sides"] = torch.from_numpy(fitted.least_sides)
     tensors = narrowed(without_axes(tensors))
     class_offsets = [
         [label, read_offset(float(offset))] for label, offset in detector.class_offsets_.items()
@@ -128,6 +131,7 @@ def unpack(cls, tensors, description, backbone):
     detector.model_ = FittedModel(
         extractor, model, calibration, classes, parameters_of_fit(parameters), roi=roi, kept=kept,
         appearances=appearances,
+        least_sides=read_least_sides(parts["sizes"], extractor, len(classes)),
     )  # fmt: skip
     detector.classes_ = classes
     _set_attributes(detector, attributes)
@@ -156,7 +160,7 @@ def _with_strengths(tensors):
 
 
 def _by_part(tensors):
-    names = ("model", "extractor", "calibration", "roi", "kept", "appearances")
+    names = ("model", "extractor", "calibration", "roi", "kept", "appearances", "sizes")
     parts = {name: {} for name in names}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")

@@ -294,6 +294,18 @@ def read_appearances(tensors, extractor, n_classes):
     return read_kept(tensors, len(STATISTICS), n_classes, "appearances")
 
 
+def read_least_sides(tensors, extractor, n_classes):
+    """Return the least sides of the normal pictures; None of older versions and of vectors."""
+    if not tensors:
+        return None
+    found = tensors["least_sides"]
+    if extractor is None or found.shape != (n_classes, 2) or found.dtype != torch.int64:
+        raise ValueError(f"sizes.least_sides are {found.dtype} of shape {tuple(found.shape)}.")
+    if found.min() < 0:
+        raise ValueError("sizes.least_sides are negative.")
+    return found.numpy()
+
+
 def read_kept(tensors, n_features, n_classes, name="kept"):
     """Return the normal feature vectors that the model keeps."""
     parts = tensors["parts"].numpy() if "parts" in tensors else None
