@@ -249,8 +249,9 @@ def warn_of_blank_pictures(looks, codes, limits, classes, name):
     warn_caller(
         f"normal pictures with less than a third of the contrast that the others of their class "
         f"have, as of a dead camera: {listed(texts)}. They look blank, and such pictures are "
-        "judged as anomalies. Leave them out. If such parts are good, bring more of them: two of a "
-        "class with less than 100 normals, or more than 2 %, count."
+        "judged as anomalies. Leave them out: where normals are few, they lower the threshold. If "
+        "such parts are good, bring more of them: two of a class with less than 100 normals, or "
+        "more than 2 %, count."
     )
 
 
