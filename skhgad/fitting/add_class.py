@@ -13,7 +13,6 @@ from ..images.roi import ProductMasks
 from ..model.level import LevelModel
 from ..model.nearest import NearestNormals
 from ..scoring.appearances import appearances_of, same_regions
-from ..scoring.blank import contrast_limits
 from ..scoring.calibration import threshold_after
 from ..scoring.picture_sizes import least_sides
 from ..validation import check_parts, check_scored_X, check_y
@@ -89,7 +88,7 @@ def add_class(detector, X, y, roi=None, groups=None):
     spared = spare(codes, fraction, enough=enough, random_state=random_state, parts=of_normal)
     if fraction != 0:
         is_spared = spared.any(axis=0)
-        warn_uncalibrated(codes, labels, is_spared, of_normal, knows_others=True, stacklevel=4)
+        warn_uncalibrated(codes, labels, is_spared, of_normal, knows_others=True)
     is_judged = np.ones(len(codes), dtype=bool) if parts is None else of_normal.judged
     classes, order = np.unique(np.concatenate([fitted.classes, labels]), return_index=True)
     known_places, new_places = np.split(np.argsort(order), [len(fitted.classes)])
@@ -134,7 +133,7 @@ def add_class(detector, X, y, roi=None, groups=None):
         kept = kept.recoded(known_places).joined(X[rows], own_codes, own_parts)
     roi = joined_masks(fitted.roi, masks, (len(fitted.classes), len(labels)), order)
     appearances = sides = None
-    if fitted.takes_images and fitted.least_sides is not None:
+    if fitted.least_sides is not None:
         sides = np.zeros((len(classes), 2), dtype=np.int64)
         sides[known_places] = fitted.least_sides
         sides = least_sides(observed.sizes[normal], new_places[codes], len(classes), sides)
@@ -143,11 +142,9 @@ def add_class(detector, X, y, roi=None, groups=None):
         known_looks = None if known_looks is None else known_looks.recoded(known_places)
         looks = observed.appearance[normal]
         appearances = appearances_of(looks, new_places[codes], known_looks)
-        if appearances is not None:
-            limits = contrast_limits(appearances, len(classes))
-            warn_of_blank_pictures(
-                looks, new_places[codes], limits, classes, lambda i: X.name(normal[i])
-            )
+        warn_of_blank_pictures(
+            appearances, looks, new_places[codes], classes, lambda i: X.name(normal[i])
+        )
     extended = replace(
         fitted,
         model=model,

@@ -13,7 +13,6 @@ from ..features.framing import regions_by_code
 from ..images.appearance import ObservedSource
 from ..parameters import parameters_of_fit
 from ..scoring.appearances import appearances_of
-from ..scoring.blank import contrast_limits
 from ..scoring.fitted import FittedModel
 from ..scoring.kept_vectors import KeptVectors
 from ..scoring.picture_sizes import least_sides
@@ -159,7 +158,7 @@ def fit_detector(
         of_normal = samples.parts_of_pictures()
         spared = spare(codes, fraction, enough=enough, random_state=random_state, parts=of_normal)
         if processes.is_first and fraction != 0:
-            warn_uncalibrated(codes, classes, spared.any(axis=0), of_normal, stacklevel=4)
+            warn_uncalibrated(codes, classes, spared.any(axis=0), of_normal)
         is_judged = True if of_normal is None else of_normal.judged
         is_judged = np.broadcast_to(is_judged, codes.shape)
         model, evidence, calibration, history = fit_and_calibrate(
@@ -206,10 +205,9 @@ def fit_detector(
         appearances = appearances_of(looks[normal], codes)
         sizes = np.maximum.reduce(processes.gather([observed.sizes]))
         sides = least_sides(sizes[normal], codes, len(classes))
-        if processes.is_first and appearances is not None:
-            limits = contrast_limits(appearances, len(classes))
+        if processes.is_first:
             warn_of_blank_pictures(
-                looks[normal], codes, limits, classes, lambda i: given.X.name(normal[i])
+                appearances, looks[normal], codes, classes, lambda i: given.X.name(normal[i])
             )
     else:
         own, own_codes = normal, codes

@@ -8,7 +8,8 @@ import numpy as np
 _FEWEST = 10  # other values of a column
 _FEWEST_MARKS = 3
 _MARK_SHARE = 0.005
-# How far a mark lies from all other values, in extents of these: -999 and the like, and any number.
+# How far a mark lies from all other values, in multiples of their range: codes such as -999, and
+# any other value.
 _FAR, _VERY_FAR = 1.0, 20.0
 _NINES = re.compile(r"-?9{2,}(\.9+)?")
 _LIMITS = frozenset((-32768, 32767, 65535, -2147483648, 2147483647, 4294967295))

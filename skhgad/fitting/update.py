@@ -11,7 +11,6 @@ from sklearn.utils import check_random_state
 from ..features.framing import product_masks
 from ..parameters import asks_for_training
 from ..scoring.appearances import appearances_of
-from ..scoring.blank import contrast_limits
 from ..scoring.calibration import threshold_after
 from ..scoring.kept_vectors import KeptVectors, joined_parts
 from ..scoring.picture_sizes import least_sides
@@ -92,13 +91,9 @@ def update(detector, X, y, roi=None, groups=None):
     changed = replace(fitted, model=model, calibration=calibration, kept=kept)
     if fitted.takes_images:
         changed.appearances = appearances_of(X.appearance, codes, fitted.appearances)
-        if fitted.least_sides is not None:
-            changed.least_sides = least_sides(
-                X.sizes, codes, len(fitted.classes), fitted.least_sides
-            )
-        if fitted.appearances is not None:
-            limits = contrast_limits(fitted.appearances, len(fitted.classes))
-            warn_of_blank_pictures(X.appearance, codes, limits, fitted.classes, X.name)
+        warn_of_blank_pictures(fitted.appearances, X.appearance, codes, fitted.classes, X.name)
+    if fitted.least_sides is not None:
+        changed.least_sides = least_sides(X.sizes, codes, len(fitted.classes), fitted.least_sides)
     return {"model_": changed, "offset_": offset}
 
 

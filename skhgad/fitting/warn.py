@@ -7,13 +7,12 @@ processes should call them.
 import math
 import re
 import unicodedata
-import warnings
 
 import numpy as np
 
 from ..caller import warn_caller
 from ..parameters import image_size
-from ..scoring.blank import is_blank
+from ..scoring.blank import contrast_limits, is_blank
 from ..scoring.calibration import FALSE_ALARM_RATE, samples_needed
 from ..validation import listed
 from .folds import HELD_OUT
@@ -239,8 +238,22 @@ def warn_of_wrong_names(found, X, rows, classes):
     )
 
 
-def warn_of_blank_pictures(looks, codes, limits, classes, name):
-    """Name the normal pictures that are blank; see `is_blank`. `name` names the one in a row."""
+def warn_of_blank_pictures(appearances, looks, codes, classes, name):
+    """Name the normal pictures that are blank beside others of their class.
+
+    Parameters
+    ----------
+    appearances : KeptVectors or None
+        How the others looked, see `appearances_of`; None: nothing is known.
+    looks, codes
+        As of `is_blank`.
+    classes : ndarray of shape (n_classes,)
+    name : callable
+        Names the picture in a row of `looks`.
+    """
+    if appearances is None:
+        return
+    limits = contrast_limits(appearances, len(classes))
     blank = np.flatnonzero(is_blank(looks, codes, limits))
     if not len(blank):
         return
@@ -275,7 +288,7 @@ def warn_of_small_classes(codes, rows):
 
 
 def _feature(column, names):
-    return f"feature {column}" if names is None else repr(str(names[column]))
+    return f"feature {column}" if names is None else _name(column, names)
 
 
 def _name(column, names):
@@ -361,7 +374,7 @@ def warn_of_anomalies_outside(names):
     )
 
 
-def warn_uncalibrated(codes, classes, calibrates, parts=None, *, knows_others=False, stacklevel=2):
+def warn_uncalibrated(codes, classes, calibrates, parts=None, *, knows_others=False):
     """Warn of classes that are too small to spare samples from training.
 
     `classes` holds the labels by code. `calibrates` tells which samples are left out of a training.
@@ -375,11 +388,9 @@ def warn_uncalibrated(codes, classes, calibrates, parts=None, *, knows_others=Fa
     if calibrates.any() or knows_others:
         source = "the other classes' held-out normals"
     samples = "samples" if parts is None else "parts"
-    warnings.warn(
+    warn_caller(
         f"fewer than 5 normal {samples} of class {classes[missing].tolist()[:10]}: all were used "
-        f"for training, and scores, offset_ and p-values of these classes rest on {source}.",
-        UserWarning,
-        stacklevel=stacklevel,
+        f"for training, and scores, offset_ and p-values of these classes rest on {source}."
     )
 
 
@@ -437,11 +448,9 @@ def _expected(n_held_out):
 
 def warn_of_known_samples(name, n_known, n_samples):
     """Warn that new samples, such as one of this name, are left out."""
-    warnings.warn(
+    warn_caller(
         f"{n_known} of {n_samples} samples, such as {name}, are left out: the model knows "
-        "them, or they are given twice.",
-        UserWarning,
-        stacklevel=2,
+        "them, or they are given twice."
     )
 
 
@@ -455,11 +464,9 @@ def warn_of_another_product(codes, inferred, classes):
         other = np.bincount(taken_for[taken_for != code], minlength=len(classes))
         n_other = int(other.max())
         if n_other >= max(_FEWEST_TAKEN, _TAKEN_FOR_ANOTHER * len(taken_for)):
-            warnings.warn(
+            warn_caller(
                 f"{n_other} of {len(taken_for)} new normal samples of class "
                 f"{classes.tolist()[code]!r} are taken for class "
                 f"{classes.tolist()[int(other.argmax())]!r}. If they are of that class, go back to "
-                "the model before and update that one.",
-                UserWarning,
-                stacklevel=2,
+                "the model before and update that one."
             )

@@ -50,9 +50,10 @@ def rounded_rows(x):
 
 
 def _rounded_rows(rows, most):
-    """Yield rows (n, d) rounded so that none changes by more than `most`, the fewest bytes first.
+    """Yield numbers of factors, and rows (n, d) rounded so that they take few bytes beside these.
 
-    Each after the number of factors beside which its bits should do. As long as float32 takes more.
+    No row changes by more than `most`. The choice that takes the fewest bytes comes first; those
+    that take as many as float32 are left out.
     """
     choices = []
     for n_factors, rest in without_factors(rows):

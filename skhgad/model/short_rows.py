@@ -1,7 +1,7 @@
 """Rows of a table in 8, 12 or 16 bits a value, and the axes of the space that they span.
 
-Where few factors make most of the values, as light does in spectra, they predict the rows, and the
-bits hold the rest.
+Where few common factors explain most of the values, as in spectra, the factors are held apart, and
+the bits hold what they leave.
 """
 
 from typing import NamedTuple
@@ -14,8 +14,8 @@ _FIRST = 16  # rows
 _LEAST, _MOST = -1022, 1023  # exponents of float64
 _MOST_BITS = 31  # of a count that factors predict
 _FACTOR_BITS = 23
-_N_ITERATIONS = 3
-_LEAST_SHARE = 0.75
+_N_ITERATIONS = 3  # of the search for factors
+_LEAST_SHARE = 0.75  # of the sum of squares, that factors explain
 _MOST_FEATURES = 4096  # evenly spaced ones, that factors are found in
 
 
@@ -56,21 +56,22 @@ class ShortRows(NamedTuple):
         if found is None:
             return None
         counts, exponents, lows = found
+        short = None
         if counts.max() < 2 ** N_BITS[-1]:
             short = cls(*_bytes_of(counts), exponents, lows)
-        elif d > n:
-            short = cls._with_factors(counts, exponents, lows)
-        else:
-            return None
+        if d > n and (short is None or short.low.numel()):
+            short = cls._with_factors(counts, exponents, lows) or short
         return short if short is not None and torch.equal(short.rows(), rows) else None
 
     @classmethod
     def _with_factors(cls, counts, exponents, lows):
-        """Return counts (n, d), int64, of more than 16 bits as factors and a rest.
+        """Return counts (n, d), int64, as factors and a rest.
 
-        None: the rest has more than 16 bits, too, or float32 is as small.
+        None: that takes no fewer bytes than the counts alone or, where these need more than 16
+        bits, than float32.
         """
-        fewest, best = counts.numel() * 4, None  # bytes of float32
+        plain = bytes_of_rows(*counts.shape, int(counts.max()) + 1, 0)
+        fewest, best = plain or counts.numel() * 4, None
         for factors, loadings in _factor_pairs(counts):
             rest = counts - _predicted(factors, loadings)
             least = rest.amin(0)
@@ -141,8 +142,9 @@ def rounded(rows, units):
 
 def without_factors(rows):
     """Yield numbers of factors, and what is left of rows (n, d) without so many."""
+    centered = rows - rows.mean(0)
     for left, right in _leading(rows):
-        yield len(right), rows - rows.mean(0) - left @ right
+        yield len(right), centered - left @ right
 
 
 def _counts(rows):
@@ -167,10 +169,11 @@ def _counts(rows):
 
 
 def _leading(rows):
-    """Yield what more and more factors make of rows (n, d): two matrices, (n, r) and (r, d).
+    """Yield 0, 1, 2, 4, ... common factors of rows (n, d): matrices (n, r) and (r, d).
 
-    The factors are close to the leading singular vectors of the standardised features. Those that
-    make less than three quarters of the squares, and so save about a bit, are left out.
+    Their product is what the factors explain of the centered rows. They are close to the leading
+    singular vectors of the standardised features. Numbers of factors that explain less than three
+    quarters of the sum of squares save about one bit a value, and are left out.
     """
     rest = rows - rows.mean(0)
     scales = rest.square().mean(0).sqrt()

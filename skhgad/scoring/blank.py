@@ -16,10 +16,10 @@ _DEPTH = 100.0  # how far a picture without any contrast lies below all normals
 
 
 def contrast_limits(appearances, n_classes):
-    """Return below which contrast a picture of each class is blank, an ndarray (n_classes,).
+    """Return the contrast of each class below which a picture is blank, an ndarray (n_classes,).
 
-    `appearances` are KeptVectors, see `appearances_of`. Normals that are blank beside all others,
-    at most one in 50 or one of 20, do not count.
+    `appearances` are KeptVectors, see `appearances_of`. Normals that are blank beside all others do
+    not count, if they are at most one in 50, or one where there are 20 to 99.
     """
     limits = np.zeros(n_classes)
     for code in np.unique(appearances.codes):

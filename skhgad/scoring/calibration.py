@@ -1,11 +1,11 @@
 """Thresholds and p-values from normal samples that the flow did not train on."""
 
 import math
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 
+from ..caller import warn_caller
 from ..validation import check_rate
 
 FALSE_ALARM_RATE = 0.05
@@ -128,7 +128,7 @@ def samples_needed(rate):
     return math.ceil(1 / rate - 1 - 1e-9)
 
 
-def promised_threshold(scores, false_alarm_rate, label=None, *, stacklevel=3):
+def promised_threshold(scores, false_alarm_rate, label=None):
     """`threshold`, with a UserWarning where there are too few samples to promise the rate.
 
     `label` is the class of all samples; None = all classes.
@@ -139,12 +139,10 @@ def promised_threshold(scores, false_alarm_rate, label=None, *, stacklevel=3):
         of_class, offset = "", "offset_"
         if label is not None:
             of_class, offset = f" of class {label!r}", "its threshold"
-        warnings.warn(
+        warn_caller(
             f"false_alarm_rate={false_alarm_rate:g}{of_class} needs at least {needed} calibration "
             f"samples, there are {len(scores)}: {offset} lies just below the smallest "
-            f"calibration score, which promises no rate below {1 / (len(scores) + 1):.3g}.",
-            UserWarning,
-            stacklevel=stacklevel,
+            f"calibration score, which promises no rate below {1 / (len(scores) + 1):.3g}."
         )
     return threshold(scores, false_alarm_rate)
 
@@ -173,11 +171,9 @@ def is_unknown(typicality, codes, calibration, rate):
     counts = np.bincount(calibration.inferred, minlength=codes.max() + 1)[codes]
     fewest = np.where(counts, counts, len(calibration.codes)).min()
     if fewest + 1 < 1 / rate - 1e-9:
-        warnings.warn(
+        warn_caller(
             f"unknown_rate={rate:g} needs at least {samples_needed(rate)} held-out "
-            f"normals in a class to find any unknown; one has {fewest}.",
-            UserWarning,
-            stacklevel=6,
+            f"normals in a class to find any unknown; one has {fewest}."
         )
     return p_values <= rate
 

@@ -24,7 +24,8 @@ def least_sides(sizes, codes, n_classes, before=None):
     least = np.zeros((n_classes, 2), dtype=np.int64) if before is None else before.copy()
     for code in np.unique(codes[codes >= 0]):
         own = sizes[(codes == code) & (sizes > 0).all(axis=1)]
-        own = own if before is None or not least[code].any() else np.vstack((own, least[code]))
+        if least[code].any():
+            own = np.vstack((own, least[code]))
         if len(own):
             least[code] = own.min(axis=0)
     return least

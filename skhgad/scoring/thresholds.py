@@ -54,7 +54,7 @@ def class_thresholds(fitted: FittedModel, rates: Mapping[Any, float]) -> dict[st
                 "so no threshold can keep a rate. Leave it to the common rate, or fit with more of "
                 "its samples."
             )
-        found[label] = promised_threshold(scores, rate, label, stacklevel=4)
+        found[label] = promised_threshold(scores, rate, label)
     return found
 
 

@@ -73,12 +73,10 @@ def with_axes(tensors):
     result = dict(tensors)
     if f"{_KEPT}.places" in result:
         places = result.pop(f"{_KEPT}.places")
-        defaults = ShortRows._field_defaults  # of parts that few tables have
-        parts = {
-            name: result.pop(f"{_KEPT}.{name}", *([None] if name in defaults else []))
-            for name in ShortRows._fields
-        }
-        short = ShortRows(**parts)
+        names = [f"{_KEPT}.{name}" for name in ShortRows._fields]
+        parts = [result.pop(name) for name in names[:4]]
+        factors = [result.pop(name, None) for name in names[4:]]  # few tables have them
+        short = ShortRows(*parts, *factors)
         result[_KEPT] = _joined(places, short, result[_KEPT])
     if _WEIGHTS in result:
         result[_AXES] = _axes(result)

@@ -58,6 +58,14 @@ def test_factors_predict_most_of_rows_that_have_some():
     assert (alone - rows).abs().max() > 1000
 
 
+def test_factors_are_held_apart_where_16_bits_would_do_without():
+    rows = rows_of_factors(spread=100)
+    alone = ShortRows.of(rows[:, :1].repeat(1, 7)).low.shape[1]
+    found = ShortRows.of(rows)
+    assert alone == WIDTHS[16] and found.low.shape[1] == 300 and found.factors is not None
+    assert torch.equal(found.rows(), rows)
+
+
 def test_factors_are_not_looked_for_where_they_save_nothing():
     assert ShortRows.of(rows_of_factors(spread=1).T.contiguous()).factors is None
     assert ShortRows.of(rows_of_factors(spread=1e3).T.contiguous()) is None  # more rows
