@@ -629,9 +629,10 @@ class HGADDetector(OutlierMixin, BaseEstimator):
             If y holds exactly 0 and 1, or names classes like defects ("bad", "NG", "defective");
             if features have very different spreads, or columns look like running numbers or hold
             marks of missing values; if samples are left out, because they belong to no class
-            discovered; if images are enlarged more than four times, or blank; if no groups are
-            given, and samples are copies of others, which then count as one part, or samples given
-            one after the other are as alike as repeats of a part;
+            discovered, or are images that are blank beside all others of their class; if images
+            are enlarged more than four times; if no groups are given, and samples are copies of
+            others, which then count as one part, or samples given one after the other are as alike
+            as repeats of a part;
             if y seems to name the wrong class of few samples;
             if too few normals of a class are held out for the rate that ``contamination="auto"``
             promises. Each names what was found and what to do.

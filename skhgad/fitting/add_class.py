@@ -16,6 +16,7 @@ from ..scoring.appearances import appearances_of, same_regions
 from ..scoring.calibration import threshold_after
 from ..scoring.picture_sizes import least_sides
 from ..validation import check_parts, check_scored_X, check_y
+from .blank_normals import leave_out_blank
 from .calibrate import calibrate_new_classes, evidence_of, judges
 from .changeable import parameters_of_change
 from .class_covariances import fit_new_classes
@@ -31,7 +32,6 @@ from .samples import LabelledSamples
 from .synthetic_anomalies import synthetic_anomalies
 from .unclean import centers_to_find
 from .warn import (
-    warn_of_blank_pictures,
     warn_of_columns,
     warn_of_copies,
     warn_of_enlarged_images,
@@ -74,6 +74,12 @@ def add_class(detector, X, y, roi=None, groups=None):
         numbers = find_copies(observed, codes)
         name = X.name if fitted.takes_images else "X[{}]".format
         warn_of_copies(numbers, codes, labels, name)
+    if fitted.takes_images:
+        named = normal
+        blank = leave_out_blank(
+            observed.looks(named), codes[named], labels, lambda i: X.name(named[i])
+        )
+        normal = named[~blank]
     seen, rows, pictures = seen_at_fit(reader, observed, codes, normal, parameters, masks)
     random_state = check_random_state(parameters["random_state"])
     parts = Parts.drawn(numbers, codes, random_state)
@@ -142,9 +148,6 @@ def add_class(detector, X, y, roi=None, groups=None):
         known_looks = None if known_looks is None else known_looks.recoded(known_places)
         looks = observed.appearance[normal]
         appearances = appearances_of(looks, new_places[codes], known_looks)
-        warn_of_blank_pictures(
-            appearances, looks, new_places[codes], classes, lambda i: X.name(normal[i])
-        )
     extended = replace(
         fitted,
         model=model,

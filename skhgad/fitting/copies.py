@@ -14,8 +14,7 @@ def find_copies(X, codes):
     """Return `copies_of_vectors`, or `copies_of_pictures` of an ObservedSource, which are read."""
     if not isinstance(X, ObservedSource):
         return copies_of_vectors(X, codes)
-    for row in np.flatnonzero(codes >= 0).tolist():
-        X.read(row)  # notes how it looks
+    X.looks(np.flatnonzero(codes >= 0))
     return copies_of_pictures(X.appearance, codes)
 
 

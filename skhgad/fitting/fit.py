@@ -17,6 +17,7 @@ from ..scoring.fitted import FittedModel
 from ..scoring.kept_vectors import KeptVectors
 from ..scoring.picture_sizes import least_sides
 from ..scoring.scoring_model import check_levels_of_images
+from .blank_normals import leave_out_blank
 from .calibrate import calibrate, choose_offset, with_samples
 from .copies import copies_of_pictures, copies_of_vectors
 from .far_cells import with_rows
@@ -38,7 +39,6 @@ from .tell import Decisions
 from .unclean import lowest_left_out, most_isolated, share_left_out
 from .warn import (
     warn_of_anomalies_outside,
-    warn_of_blank_pictures,
     warn_of_columns,
     warn_of_copies,
     warn_of_enlarged_images,
@@ -115,8 +115,10 @@ def fit_detector(
         sizes = processes.gather_rows(cache.sizes, np.arange(len(rows)))
         if processes.is_first and given.takes_images and parameters["tile_size"] is None:
             warn_of_enlarged_images(seen, rows, sizes, parameters)
-        if groups is None and given.takes_images:
+        looks = None
+        if given.takes_images:  # each process read its own pictures; fmax passes over NaN
             looks = np.fmax.reduce(processes.gather([observed.appearance]))
+        if groups is None and given.takes_images:
             numbers = copies_of_pictures(looks, given.codes)
             if processes.is_first:
                 warn_of_copies(numbers, given.codes, given.classes, given.X.name)
@@ -126,6 +128,8 @@ def fit_detector(
             cache, np.arange(len(rows)), given.codes[of_rows], len(given.classes), pictures,
             None if parts is None else parts.of(of_rows),
         )  # fmt: skip
+        if given.takes_images:
+            samples, normal = without_blank(samples, normal, looks, given, processes)
         samples, classes, apart = find_classes(
             samples, given.classes, parameters["n_classes"], random_state
         )
@@ -200,15 +204,9 @@ def fit_detector(
 
     kept = appearances = sides = None
     if given.takes_images:
-        # Each process read its own pictures; fmax passes over NaN.
-        looks = np.fmax.reduce(processes.gather([observed.appearance]))
         appearances = appearances_of(looks[normal], codes)
         sizes = np.maximum.reduce(processes.gather([observed.sizes]))
         sides = least_sides(sizes[normal], codes, len(classes))
-        if processes.is_first:
-            warn_of_blank_pictures(
-                appearances, looks[normal], codes, classes, lambda i: given.X.name(normal[i])
-            )
     else:
         own, own_codes = normal, codes
         if given_codes is not None:  # with rows that are left out
@@ -285,6 +283,17 @@ def fit_and_calibrate(recipe, given, normal, samples, spared, on_pass=None):
         )
     weigh = None if synthetic is None else synthetic.weigh(model, of_synthetic)
     return model, evidence, calibrate(model, evidence, parameters, weigh), history
+
+
+def without_blank(samples, normal, looks, given, processes):
+    """Return the samples and their rows without pictures that are blank, see `leave_out_blank`."""
+    found = None
+    if processes.is_first:
+        found = leave_out_blank(
+            looks[normal], given.codes[normal], given.classes, lambda i: given.X.name(normal[i])
+        )
+    found = processes.broadcast(found)
+    return (samples.kept(~found), normal[~found]) if found.any() else (samples, normal)
 
 
 def find_unclean(recipe, given, normal, samples, share, random_state):

@@ -15,6 +15,7 @@ from ..scoring.calibration import threshold_after
 from ..scoring.kept_vectors import KeptVectors, joined_parts
 from ..scoring.picture_sizes import least_sides
 from ..validation import check_parts, check_scored_X, check_y, listed
+from .blank_normals import leave_out_blank
 from .calibrate import calibrate, evidence_of, offset_of_share, score_vectors
 from .changeable import parameters_of_change
 from .class_update import MapClass, VectorClass
@@ -33,7 +34,6 @@ from .schedule import training_plan
 from .unclean import centers_to_find, most_isolated, share_left_out
 from .warn import (
     warn_of_another_product,
-    warn_of_blank_pictures,
     warn_of_far_cells,
     warn_of_known_samples,
     warn_of_repeats,
@@ -63,6 +63,7 @@ def update(detector, X, y, roi=None, groups=None):
     X = fitted.observed(X) if fitted.takes_images else X
     if fitted.appearances is not None:
         codes = _without_known(X, codes, fitted.appearances)
+        codes = _without_blank(X, codes, fitted)
         normal = np.flatnonzero(codes >= 0)
     far = _far_cells(fitted, X, codes)
     names = getattr(detector, "feature_names_in_", None)
@@ -91,7 +92,6 @@ def update(detector, X, y, roi=None, groups=None):
     changed = replace(fitted, model=model, calibration=calibration, kept=kept)
     if fitted.takes_images:
         changed.appearances = appearances_of(X.appearance, codes, fitted.appearances)
-        warn_of_blank_pictures(fitted.appearances, X.appearance, codes, fitted.classes, X.name)
     if fitted.least_sides is not None:
         changed.least_sides = least_sides(X.sizes, codes, len(fitted.classes), fitted.least_sides)
     return {"model_": changed, "offset_": offset}
@@ -103,14 +103,22 @@ def _without_known(X, codes, appearances):
     A picture that counts twice is typical of itself, and makes all others look unusual.
     """
     known = set(zip(appearances.codes.tolist(), map(tuple, appearances.x.tolist()), strict=True))
-    again = []
-    for row in np.flatnonzero(codes >= 0).tolist():
-        X.read(row)  # notes how it looks
-        picture = int(codes[row]), tuple(X.appearance[row].tolist())
+    again, rows = [], np.flatnonzero(codes >= 0)
+    for row, look in zip(rows.tolist(), X.looks(rows).tolist(), strict=True):
+        picture = int(codes[row]), tuple(look)
         if picture in known:
             again.append(row)
         known.add(picture)
     return _without(codes, again, X.name)
+
+
+def _without_blank(X, codes, fitted):
+    """Return codes with -1 for blank pictures, see `leave_out_blank`."""
+    blank = leave_out_blank(X.appearance, codes, fitted.classes, X.name, fitted.appearances)
+    codes = np.where(blank, -1, codes)
+    if not (codes >= 0).any():
+        raise ValueError("update needs normal samples that are not blank.")
+    return codes
 
 
 def _without_known_vectors(X, codes, kept):

@@ -12,7 +12,6 @@ import numpy as np
 
 from ..caller import warn_caller
 from ..parameters import image_size
-from ..scoring.blank import contrast_limits, is_blank
 from ..scoring.calibration import FALSE_ALARM_RATE, samples_needed
 from ..validation import listed
 from .folds import HELD_OUT
@@ -235,36 +234,6 @@ def warn_of_wrong_names(found, X, rows, classes):
         f"y seems to name the wrong class of {samples}: {listed(texts)}. Models that had not seen "
         "them find them unusual for the class named and usual for the other one. Look at them, and "
         "correct y where it is wrong: what is named wrongly counts as normal for its class."
-    )
-
-
-def warn_of_blank_pictures(appearances, looks, codes, classes, name):
-    """Name the normal pictures that are blank beside others of their class.
-
-    Parameters
-    ----------
-    appearances : KeptVectors or None
-        How the others looked, see `appearances_of`; None: nothing is known.
-    looks, codes
-        As of `is_blank`.
-    classes : ndarray of shape (n_classes,)
-    name : callable
-        Names the picture in a row of `looks`.
-    """
-    if appearances is None:
-        return
-    limits = contrast_limits(appearances, len(classes))
-    blank = np.flatnonzero(is_blank(looks, codes, limits))
-    if not len(blank):
-        return
-    labels = classes.tolist()
-    texts = [f"{name(row)} (class {labels[codes[row]]!r})" for row in blank.tolist()]
-    warn_caller(
-        f"normal pictures with less than a third of the contrast that the others of their class "
-        f"have, as of a dead camera: {listed(texts)}. They look blank, and such pictures are "
-        "judged as anomalies. Leave them out: where normals are few, they lower the threshold. If "
-        "such parts are good, bring more of them: two of a class with less than 100 normals, or "
-        "more than 2 %, count."
     )
 
 

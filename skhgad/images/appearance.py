@@ -103,6 +103,12 @@ class ObservedSource(ImageSource):
             self.sizes[i] = pixels.shape[:2]
         return pixels
 
+    def looks(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the `appearance` of some pictures, (n, 3); those not read yet are read."""
+        for row in rows[np.isnan(self.appearance[rows]).any(axis=1)].tolist():
+            self.read(row)
+        return self.appearance[rows]
+
     def _inside(self, i: int, size: tuple[int, ...]) -> NDArray[np.bool_] | None:
         """Return what lies in the regions of all products, or None: the whole picture."""
         if self.roi is None:

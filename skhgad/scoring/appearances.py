@@ -39,9 +39,8 @@ def known_pictures(fitted, images):
     if fitted.appearances is None:
         return np.zeros(len(images), dtype=bool)
     known, source = set(map(tuple, fitted.appearances.x.tolist())), fitted.observed(images)
-    for row in range(len(images)):
-        source.read(row)  # notes how it looks
-    return np.array([tuple(look) in known for look in source.appearance.tolist()], dtype=bool)
+    looks = source.looks(np.arange(len(images)))
+    return np.array([tuple(look) in known for look in looks.tolist()], dtype=bool)
 
 
 def same_regions(before, after):

@@ -78,6 +78,12 @@ def test_few_blank_normals_are_named_and_do_not_count(n, n_blank):
     X[3 : 3 + n_blank] = [[[[37]]], [[[0]]]][:n_blank]  # a dead camera
     with pytest.warns(UserWarning, match=r"a dead camera: X\[3\] \(class 0\)"):
         detector = fitted(X)
+    # They take no part: two of 20 held-out scores far below all others would move the threshold.
+    without = fitted(np.delete(X, range(3, 3 + n_blank), axis=0))
+    assert detector.offset_ == without.offset_
+    np.testing.assert_array_equal(
+        detector.score_samples(boards(5, 1)), without.score_samples(boards(5, 1))
+    )
     assert detector.explain(np.full_like(X[:1], 128))[0].term == "blank"
     assert (detector.predict(boards(20, 1)) == 1).mean() > 0.8
     # In few, or more than one in 50, they are the user's: nothing tells them from good parts.
@@ -90,10 +96,16 @@ def test_few_blank_normals_are_named_and_do_not_count(n, n_blank):
 def test_blank_pictures_are_named_in_later_steps(detector):
     known, more = copy.deepcopy(detector), boards(40, 3)
     more[5] = 37
+    without = copy.deepcopy(detector).update(np.delete(more, 5, axis=0))
     with pytest.warns(UserWarning, match=r"X\[5\] \(class 0\)"):
         known.update(more)
+    assert known.offset_ == without.offset_
+    without.add_class(255 - np.delete(more, 5, axis=0), 1)
     with pytest.warns(UserWarning, match=r"X\[5\] \(class 1\)"):
         known.add_class(255 - more, 1)
+    assert known.offset_ == without.offset_
+    with pytest.raises(ValueError, match="not blank"), pytest.warns(UserWarning):
+        known.update(more[[5]], [0])
     assert known.explain(np.zeros_like(more[:1]), class_labels=1)[0].term == "blank"
 
 
@@ -102,3 +114,12 @@ def test_each_class_has_a_contrast_of_its_own():
     detector = fitted(np.concatenate([boards(40, 0), flat]), np.repeat(["board", "sheet"], 40))
     found = [detector.explain(flat[:1], class_labels=name)[0].term for name in ("board", "sheet")]
     assert found == ["blank", "likelihood"]
+
+
+def test_cached_features_hide_no_blank_picture(tmp_path):
+    X = boards(30, 0)
+    X[7] = 37
+    for _ in range(2):  # the second fit finds the features in the folder
+        with pytest.warns(UserWarning, match=r"a dead camera: X\[7\]"):
+            detector = fitted(X, memory=tmp_path)
+    assert len(detector.model_.appearances.x) == 29
