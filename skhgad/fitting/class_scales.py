@@ -9,6 +9,9 @@ import torch
 _BORROWED_SAMPLES = 5
 # In a larger class, leaving one sample out hardly changes the scales, and none is left out.
 _MOST_LEFT_OUT = 200
+# So many median excesses one excess counts at most. Of 1,000 values of an exponential distribution
+# one is larger.
+_LARGEST_EXCESS = 10.0
 
 
 class ClassScales(NamedTuple):
@@ -79,8 +82,9 @@ def _without_terms(scales):
 def fit_class_scales(peaks, codes, n_classes, weights, common=None, factors=None):
     """Measure the scales of classes on normal samples.
 
-    The location of a term is the median of its peaks, the scale their mean excess above it; then
-    the same of the weighted sum. A class of few samples is drawn towards the median of all classes.
+    The location of a term is the median of its peaks, the scale their mean excess above it, see
+    `_median_and_excess`; then the same of the weighted sum. A class of few samples is drawn towards
+    the median of all classes.
 
     Parameters
     ----------
@@ -183,10 +187,17 @@ def class_scales(peaks, weights, common, factors=None):
 
 
 def _median_and_excess(values):
-    """Median of the first axis, and the mean excess of the values above it, 0 if there is none."""
+    """Median of the first axis, and the mean excess of the values above it, 0 if there is none.
+
+    An excess counts up to a limit. Else one anomaly among the normals of a class would set its
+    unit, and other anomalies would look usual in it.
+    """
     median = np.median(values, axis=0)
-    above = np.maximum(values - median, 0)
-    return median, above.sum(axis=0) / np.maximum((above > 0).sum(axis=0), 1)
+    above = -np.sort(-np.maximum(values - median, 0), axis=0)  # the largest first
+    counts = (above > 0).sum(axis=0)
+    middle = np.take_along_axis(above, np.maximum(counts - 1, 0)[None] // 2, 0)[0]
+    above = np.minimum(above, _LARGEST_EXCESS * middle)
+    return median, above.sum(axis=0) / np.maximum(counts, 1)
 
 
 def _usable(scale, location):

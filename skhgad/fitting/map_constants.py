@@ -9,6 +9,7 @@ _STEEPEST_SLOPE = 3.0  # of that regression
 SMALLEST_SPREAD = 1e-6  # less is rounding: the scale is then 1
 PROFILE_PRIOR_SAMPLES = 20  # weight of a profile that is the same everywhere
 _BORROWED_VECTORS = 1  # that a class of feature vectors takes from all; see `_with_borrowed`
+_REACH = 5.0  # robust standard deviations, beyond which likelihoods of vectors are clipped
 
 
 @torch.no_grad()
@@ -53,6 +54,8 @@ def _fit_moments(model, evidence, codes, chosen):
         for code in chosen.tolist():
             profile[:, code] = _profile(value[codes == code])
         value = value - profile.T[codes]
+        if model.levels[index].has_one_position:
+            value = _clipped_inside(value, codes)
         location = _per_class(chosen, codes, value, torch.mean)
         scale = _per_class(chosen, codes, value, _spread)
         if model.levels[index].has_one_position:
@@ -130,8 +133,8 @@ def _slope_within(values, predictor, codes):
     values, predictor = values.double().clone(), predictor.double().clone()
     for code in codes.unique().tolist():
         chosen = codes == code
-        values[chosen] = _clipped(values[chosen])
-        predictor[chosen] = _clipped(predictor[chosen])
+        values[chosen] = _centered(values[chosen])
+        predictor[chosen] = _centered(predictor[chosen])
     variance = predictor.square().sum()
     slope = (values * predictor).sum() / variance
     known = values.numel() / (values.numel() + _SLOPE_PRIOR_VECTORS)
@@ -139,12 +142,30 @@ def _slope_within(values, predictor, codes):
     return torch.where(variance > 0, slope, torch.zeros_like(slope)).clamp(0, _STEEPEST_SLOPE)
 
 
-def _clipped(values):
+def _centered(values):
     """Clip to 3 robust standard deviations from the median, then center."""
-    median = _median(values)
-    reach = 3 * 1.4826 * _median((values - median).abs())
-    values = values.clamp(median - reach, median + reach)
+    values = _clipped(values, 3)
     return values - values.mean()
+
+
+def _clipped_inside(values, codes):
+    """Clip the values of each class, so that a few anomalies do not set its unit.
+
+    A class of which half the values are equal stays.
+    """
+    values = values.clone()
+    for code in codes.unique().tolist():
+        own = _clipped(values[codes == code], _REACH)
+        if own.amin() < own.amax():
+            values[codes == code] = own
+    return values
+
+
+def _clipped(values, reach):
+    """Clip to so many robust standard deviations from the median."""
+    median = _median(values)
+    reach = reach * 1.4826 * _median((values - median).abs())
+    return values.clamp(median - reach, median + reach)
 
 
 def _median(values):
