@@ -189,8 +189,8 @@ def class_scales(peaks, weights, common, factors=None):
 def _median_and_excess(values):
     """Median of the first axis, and the mean excess of the values above it, 0 if there is none.
 
-    An excess counts up to a limit. Else one anomaly among the normals of a class would set its
-    unit, and other anomalies would look usual in it.
+    An excess counts as ten times the middle one at most. Else one anomaly among the normals of a
+    class would set its unit, and other anomalies would look usual in it.
     """
     median = np.median(values, axis=0)
     above = -np.sort(-np.maximum(values - median, 0), axis=0)  # the largest first
