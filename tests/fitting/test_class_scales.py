@@ -46,7 +46,7 @@ def test_one_anomaly_among_the_normals_of_a_class_hides_no_others(n, distance):
     X[3] += distance * products.rng.normal(size=8)
     detector = HGADDetector(random_state=0).fit(X, y)
     missed = [share_missed(detector, products, code) for code in range(4)]
-    assert missed[0] < 0.45, missed  # 0.39 to 0.99 in mean of six draws when it set the unit
+    assert missed[0] < 0.45, missed  # hardly any was found when it set the unit
     fresh, _ = products.vectors(200)
     assert (detector.predict(fresh) == -1).mean() < 0.1
 
