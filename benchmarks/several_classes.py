@@ -8,7 +8,8 @@ most half of them, with their labels. Up to 60 others of each are the normal vec
 fifth of their features taken from vectors of any product. The class of a tested vector is inferred.
 
 The tables are digits, wine and iris of scikit-learn. DIR may hold more, as NAME.npz with X
-(n, n_features) and y, the classes; classes of fewer than 20 vectors are unknown ones.
+(n, n_features) and y, the classes; classes of fewer than 20 vectors are unknown ones. Tables of
+fewer than three classes, of which none could be unknown, are passed over.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from ._figures import markdown
 from ._options import positive_int, say
 
 _LEAST_VECTORS = 20  # of a product
+_FEWEST_CLASSES = 3  # of a table
 _MOST_TESTED, _MOST_UNKNOWN = 60, 300
 _CORRUPTED_SHARE = 5  # one feature in so many
 
@@ -39,7 +41,8 @@ def read_tables(folder=None):
     for path in sorted(Path(folder).glob("*.npz")) if folder is not None else ():
         with np.load(path) as file:
             X, y = file["X"].astype(np.float64), file["y"]
-        yield path.stem, X, np.unique(y, return_inverse=True)[1]
+        if len(np.unique(y)) >= _FEWEST_CLASSES:
+            yield path.stem, X, np.unique(y, return_inverse=True)[1]
 
 
 def split(X, y, n_normals, draw):

@@ -9,9 +9,9 @@ import torch
 _BORROWED_SAMPLES = 5
 # In a larger class, leaving one sample out hardly changes the scales, and none is left out.
 _MOST_LEFT_OUT = 200
-# So many median excesses one excess counts at most. Of 1,000 values of an exponential distribution
-# one is larger.
-_LARGEST_EXCESS = 10.0
+# So many median excesses one excess counts at most. Of an exponential distribution, one value in
+# 100,000 is larger.
+_LARGEST_EXCESS = 16.0
 
 
 class ClassScales(NamedTuple):
@@ -189,7 +189,7 @@ def class_scales(peaks, weights, common, factors=None):
 def _median_and_excess(values):
     """Median of the first axis, and the mean excess of the values above it, 0 if there is none.
 
-    An excess counts as ten times the middle one at most. Else one anomaly among the normals of a
+    An excess counts as 16 times the middle one at most. Else one anomaly among the normals of a
     class would set its unit, and other anomalies would look usual in it.
     """
     median = np.median(values, axis=0)

@@ -38,6 +38,13 @@ def test_products_have_enough_vectors_and_none_is_fitted_and_tested(tables):
     assert np.isin(corrupted[changed == 1], X).all()
 
 
+def test_tables_without_unknown_classes_are_passed_over(tables):
+    folder, X = tables
+    np.savez(folder / "pair.npz", X=X[:60], y=np.repeat([0, 1], 30))
+    names = [name for name, _, _ in several_classes.read_tables(folder)]
+    assert names == ["digits", "iris", "wine", "far"]
+
+
 def test_far_classes_are_found_by_all_methods(tables, capsys):
     folder, _ = tables
     several_classes.main(["--data", str(folder), "--normals", "10", "--draws", "1"])
