@@ -12,7 +12,14 @@ from .gaussian_shrinkage import (
     likeliest_pseudo_count,
     share_of_prior,
 )
-from .mixture_choice import AUTO, FEW, ClassVectors, choose_mixture, fit_gaussian_to
+from .mixture_choice import (
+    AUTO,
+    FEW,
+    ClassVectors,
+    choose_mixtures,
+    fit_gaussian_to,
+    fit_named,
+)
 from .modes import find_modes, numbered
 from .parts import first_of_parts
 from .ties import tie_covariances
@@ -32,7 +39,7 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
     samples : LevelSamples
         Raw features.
     n_components : int, "auto" or "few"
-        Centers of each class; "auto" and "few": see `choose_mixture`.
+        Centers of each class; "auto" and "few": see `choose_mixtures`.
     seed : int
         Of k-means and of the order in which vectors are drawn.
     are_new : bool, default=False
@@ -43,7 +50,6 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
     """
     (x, codes), parts = samples.vectors(), samples.parts()
     z = latent_vectors(level, x)
-    asked = [n_components] * samples.n_classes
     if choices is None:
         modes = find_modes(level.start.powered(x), codes, samples.n_classes, seed, parts)
         heavy_tails = has_heavy_tails_within(z, codes, modes, parts)
@@ -51,12 +57,11 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
     else:
         modes, heavy_tails = choices.modes_of(samples), choices.heavy_tails
         priors, sizes = choices.pseudo_counts, choices.sizes
-        asked = asked if choices.names is None else choices.names
     by_class = [
         drawn_rows(z, torch.nonzero(codes == code)[:, 0], seed) for code in range(samples.n_classes)
     ]
     n_merged = level.start.n_merged
-    named = choices is not None and choices.names is not None
+    names = None if choices is None else choices.names
     vectors = [
         ClassVectors(
             z[rows], modes[rows], seed, heavy_tails, n_merged,
@@ -65,7 +70,10 @@ def fit_class_mixtures(level, samples, n_components, seed, *, are_new=False, cho
         )
         for rows, prior, n in zip(by_class, priors, sizes, strict=True)
     ]  # fmt: skip
-    mixtures = [fit_class(own, size, named) for own, size in zip(vectors, asked, strict=True)]
+    if names is not None:
+        mixtures = [fit_named(own, name) for own, name in zip(vectors, names, strict=True)]
+    else:
+        mixtures = fit_classes(vectors, n_components)
     counts = torch.bincount(codes, minlength=samples.n_classes).double().tolist()
     locations = torch.stack(
         [own.z.mean(0) if len(own) else z.new_zeros(z.shape[1]) for own in vectors]
@@ -133,18 +141,21 @@ def latent_vectors(level, x):
     return torch.cat(z).double().cpu()
 
 
-def fit_class(vectors, n_components, named=False):
-    """Fit the mixture of one class.
+def fit_classes(classes, n_components):
+    """Return a GaussianMixture for each of the ClassVectors of a list.
 
-    `vectors` are ClassVectors; `n_components` is the number of centers, "auto", "few" or, where it
-    is `named`, the name of a candidate.
+    `n_components` is that of `fit_class_mixtures`.
     """
-    if named or n_components in (AUTO, FEW):
-        return choose_mixture(vectors, n_components)
-    if n_components == 1 or not len(vectors):
-        return fit_gaussian_to(vectors)
-    generator = torch.Generator().manual_seed(vectors.seed)
-    return fit_mixture(vectors.z, n_components, generator, ties=vectors.ties)
+    if n_components in (AUTO, FEW):
+        return choose_mixtures(classes, n_components)
+    return [
+        fit_gaussian_to(vectors)
+        if n_components == 1 or not len(vectors)
+        else fit_mixture(
+            vectors.z, n_components, torch.Generator().manual_seed(vectors.seed), ties=vectors.ties
+        )
+        for vectors in classes
+    ]
 
 
 def has_heavy_tailed_class(z, modes, parts=None):

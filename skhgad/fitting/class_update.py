@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from .class_mixtures import drawn_rows, fit_class, has_heavy_tailed_class, latent_vectors
+from .class_mixtures import drawn_rows, fit_classes, has_heavy_tailed_class, latent_vectors
 from .covariance import gaussian_shrinkage, shrink, unshrink, whitening_matrix
 from .gaussian_mixture import GaussianMixture
 from .gaussian_mixture import whitener as triangular_whitener
 from .gaussian_shrinkage import inflation_of, likeliest_pseudo_count
 from .kernels import MOST_KERNELS, fit_kernels
 from .map_shrinkage import strengthened
-from .mixture_choice import KERNELS, ClassVectors, is_kernels, name_of
+from .mixture_choice import KERNELS, ClassVectors, fit_named, is_kernels, name_of
 from .modes import find_modes
 from .ties import tie_covariances
 
@@ -258,7 +258,7 @@ class _Refit:
             level.start.n_merged, *tie_covariances(level, x[self.rows], z[self.rows]),
             parts=None if parts is None else parts[self.rows],
         )  # fmt: skip
-        self.whole = fit_class(self.vectors, n_components)
+        (self.whole,) = fit_classes([self.vectors], n_components)
         self.name = name_of(self.whole, len(self.rows))
 
     def fit(self, left_out):
@@ -269,7 +269,7 @@ class _Refit:
         kept = torch.cat((torch.ones(n_old, dtype=torch.bool), ~left_out))[self.rows]
         if self.name == KERNELS:
             return self.whole.without(~kept[: len(self.whole.centers)])
-        return fit_class(self.vectors.at(kept), self.name, named=True)
+        return fit_named(self.vectors.at(kept), self.name)
 
 
 class _Kernels:

@@ -19,6 +19,7 @@ from .gaussian_shrinkage import (
     lasting_relations,
     ledoit_wolf_pseudo_count,
     likeliest_pseudo_count,
+    robust,
     robust_mean,
     share_of_prior,
     shrunk_covariance,
@@ -39,6 +40,8 @@ _FEWEST_VECTORS = 8  # with fewer there is nothing to choose by
 _FEWEST_PARTS = 5  # likewise
 _MOST_VECTORS = 2000  # that take part in the choice
 _FEW = 50  # of which hardly any can be spared
+_FEWEST_TOGETHER = 3  # classes that can tell what none of them can alone
+_CLEAR_TOGETHER = 3.0  # standard errors; many candidates are tried
 _STEPS = 20
 _OF_RELATIONS = 1.0  # vectors of the prior, where nothing varies
 
@@ -143,32 +146,43 @@ def fit_gaussian(z, heavy_tails=False, n_merged=0, pseudo_count=None, parts=None
     return GaussianMixture(mean[None], equal_log_weights(1), covariance[None], n_merged, pseudo)
 
 
-def choose_mixture(vectors, name=AUTO):
-    """Choose and fit the mixture of a class by the likelihood of vectors left out.
+def choose_mixtures(classes, kind=AUTO):
+    """Choose and fit the mixtures of classes by the likelihood of vectors left out.
 
     The candidates are one Gaussian; the modes, with one covariance; 2 to 16 Gaussians with
     covariances of their own; and kernels. One Gaussian stays unless another is better by two
     standard errors. Then the modes stay unless another is. Else the likeliest is taken.
 
+    Classes of few vectors can tell together what none of them can alone. Where the mean class is
+    better off with one candidate by three standard errors, the classes that would keep one Gaussian
+    or the modes take this candidate, if it is likelier for themselves.
+
     Parameters
     ----------
-    vectors : ClassVectors
-    name : int or str, default="auto"
-        The candidate to take, chosen before on more vectors of the class. "auto" = the best of all
-        candidates; "few" = the best without kernels and without more than 4 Gaussians.
+    classes : list of ClassVectors
+    kind : {"auto", "few"}, default="auto"
+        "few" = without kernels and without more than 4 Gaussians.
 
     Returns
     -------
-    GaussianMixture
+    list of GaussianMixture
     """
-    if name in (AUTO, FEW):
+    likelihoods = []
+    for vectors in classes:
         names = candidates(vectors)
-        if name == FEW:
+        if kind == FEW:
             names = [one for one in names if one in (MODES, *range(1, _MOST_OF_FEW + 1))]
-        name = chosen_name(_likelihoods(names, vectors)) if len(names) > 1 else 1
-    elif not _can_be(name, vectors):
-        name = 1
-    return _fit_candidate(name, vectors)
+        likelihoods.append(_likelihoods(names, vectors) if len(names) > 1 else None)
+    names = chosen_together(likelihoods)
+    return [_fit_candidate(name, vectors) for name, vectors in zip(names, classes, strict=True)]
+
+
+def fit_named(vectors, name):
+    """Fit a candidate that was chosen before on more vectors of the class; see `choose_mixtures`.
+
+    One Gaussian where it cannot be fitted to these.
+    """
+    return _fit_candidate(name if _can_be(name, vectors) else 1, vectors)
 
 
 def _can_be(name, vectors):
@@ -205,7 +219,7 @@ def _fit_candidate(name, vectors):
 
 
 def likelihoods_of_choice(vectors):
-    """Left-out log-likelihoods of ClassVectors under what `choose_mixture` chooses.
+    """Left-out log-likelihoods of ClassVectors under what `choose_mixtures` chooses.
 
     Returns the numbers of the vectors that are judged, int64 (n_judged,), and the likelihoods.
     """
@@ -351,13 +365,52 @@ def _as_student(pairs):
     return torch.cat(log_dets) + likeliest_student(torch.cat(distances), n_features)
 
 
+def chosen_together(likelihoods):
+    """Choose a candidate for each class by left-out log-likelihoods; see `choose_mixtures`.
+
+    `likelihoods` holds those of `left_out_likelihoods` for each class; None: one Gaussian is the
+    only candidate.
+    """
+    names = [1 if found is None else chosen_name(found) for found in likelihoods]
+    common = _clear_together([found for found in likelihoods if found is not None])
+    for i, found in enumerate(likelihoods):
+        if common is not None and found is not None and common in found and names[i] in (1, MODES):
+            if robust_mean(found[common]) > robust_mean(found[names[i]]):
+                names[i] = common
+    return names
+
+
+def _clear_together(likelihoods):
+    """Return the candidate that is clearly better than the simple ones in the mean class, or None.
+
+    The standard error is that over the classes or that over all vectors, whichever is larger.
+    """
+    best, highest = None, 0.0
+    for name in (*_SIZES, KERNELS):
+        gains = [
+            robust(found[name]) - robust(found[_simple_name(found)])
+            for found in likelihoods
+            if name in found
+        ]
+        if len(gains) < _FEWEST_TOGETHER:
+            continue
+        means, every = torch.stack([gain.mean() for gain in gains]), torch.cat(gains)
+        errors = [values.std() / math.sqrt(len(values)) for values in (means, every)]
+        if means.mean() > max(highest, _CLEAR_TOGETHER * max(errors)):
+            best, highest = name, float(means.mean())
+    return best
+
+
 def chosen_name(likelihoods):
-    """Choose among candidates by their left-out log-likelihoods; see `choose_mixture`."""
-    simple = 1
-    if MODES in likelihoods and is_clearly_better(likelihoods[MODES], likelihoods[1]):
-        simple = MODES
+    """Choose among the candidates of one class by their left-out log-likelihoods."""
+    simple = _simple_name(likelihoods)
     others = [name for name in likelihoods if name not in (1, MODES)]
     if not others:
         return simple
     best = max(others, key=lambda name: robust_mean(likelihoods[name]))
     return best if is_clearly_better(likelihoods[best], likelihoods[simple]) else simple
+
+
+def _simple_name(likelihoods):
+    is_better = MODES in likelihoods and is_clearly_better(likelihoods[MODES], likelihoods[1])
+    return MODES if is_better else 1

@@ -35,7 +35,7 @@ class VectorChoices:
     background_shrinkage : float, default=None
         Of the Gaussian of all classes. None: there is none.
     names : list of int or str, default=None
-        Candidate of each class, see `choose_mixture`. None: centers were asked for.
+        Candidate of each class, see `choose_mixtures`. None: centers were asked for.
     pseudo_counts : list of float, default=None
         What the prior counts as in each class of one covariance. None: there is no density.
     sizes : list of int, default=None

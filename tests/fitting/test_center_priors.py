@@ -13,7 +13,7 @@ from skhgad.fitting.center_priors import (
 )
 from skhgad.fitting.gaussian_mixture import fit_mixture, whitener
 from skhgad.fitting.kernels import fit_kernels
-from skhgad.fitting.mixture_choice import ClassVectors, choose_mixture
+from skhgad.fitting.mixture_choice import ClassVectors, choose_mixtures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -82,7 +82,7 @@ def test_blobs_of_unequal_spread_keep_their_own(n_features):
     factors = [spread * np.eye(n_features) for spread in (0.1, 0.5, 2.0)]
     x, names = blobs(240, factors, apart=6.0)
     z = torch.from_numpy(x / x.std(0))
-    mixture = choose_mixture(ClassVectors(z, torch.zeros(240).long(), seed=0))
+    (mixture,) = choose_mixtures([ClassVectors(z, torch.zeros(240).long(), seed=0)])
     assert 3 <= len(mixture.centers) <= 8
     rng = np.random.default_rng(2)
     moves = rng.normal(size=(100, n_features))

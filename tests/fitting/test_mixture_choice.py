@@ -9,9 +9,11 @@ from skhgad.fitting.mixture_choice import (
     MODES,
     ClassVectors,
     candidates,
-    choose_mixture,
+    choose_mixtures,
     chosen_name,
     fit_gaussian,
+    fit_named,
+    name_of,
 )
 from skhgad.fitting.modes import find_modes
 
@@ -37,7 +39,34 @@ def ring(n=300, seed=0):
 
 def chosen(z):
     modes = find_modes(z, torch.zeros(len(z), dtype=torch.int64), 1, seed=0)
-    return choose_mixture(ClassVectors(z, modes, seed=0))
+    return choose_mixtures([ClassVectors(z, modes, seed=0)])[0]
+
+
+def names_of_classes(xs):
+    """Return what each of some classes chooses alone, and what they choose together."""
+    classes = [ClassVectors(x, torch.zeros(len(x), dtype=torch.int64), seed=0) for x in xs]
+    alone = [choose_mixtures([vectors])[0] for vectors in classes]
+    return tuple(
+        [name_of(mixture, len(x)) for mixture, x in zip(mixtures, xs, strict=True)]
+        for mixtures in (alone, choose_mixtures(classes))
+    )
+
+
+def test_classes_tell_together_what_few_can_alone():
+    alone, together = names_of_classes([ring(24, seed) for seed in range(8)])
+    assert alone.count(1) >= 2, alone
+    assert together == [KERNELS] * 8
+
+
+def test_classes_of_one_gaussian_stay():
+    for seed in range(3):
+        xs = [gaussian(24, 2, 10 * seed + i) for i in range(8)]
+        alone, together = names_of_classes(xs)
+        assert together == alone
+    # One class of another shape says nothing of the others.
+    alone, together = names_of_classes([ring(100), *xs])
+    assert together == alone
+    assert together[0] == KERNELS
 
 
 @pytest.mark.slow
@@ -63,16 +92,16 @@ def test_constant_features_ask_for_no_vectors():
     for n_constant in (0, 40, 80):
         wide = torch.nn.functional.pad(z, (0, n_constant))
         vectors = ClassVectors(wide, torch.zeros(120, dtype=torch.int64), seed=0)
-        assert len(choose_mixture(vectors).centers) == 6, n_constant
+        assert len(choose_mixtures([vectors])[0].centers) == 6, n_constant
 
 
 def test_what_many_vectors_chose_is_fitted_to_fewer():
     z = two_blobs(80, 2)
     vectors = ClassVectors(z, torch.zeros(80, dtype=torch.int64), seed=0)
     assert 12 not in candidates(vectors)
-    assert len(choose_mixture(vectors, 12).centers) == 12
+    assert len(fit_named(vectors, 12).centers) == 12
     same = ClassVectors(torch.ones(80, 2).double(), vectors.modes, seed=0)
-    assert len(choose_mixture(same, 12).centers) == len(choose_mixture(vectors, MODES).centers) == 1
+    assert len(fit_named(same, 12).centers) == len(fit_named(vectors, MODES).centers) == 1
 
 
 @pytest.mark.parametrize("seed", [0, 2, 5])
