@@ -154,7 +154,8 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         Centers inside each class. An int fits so many Gaussians to every class. "auto" chooses for
         each class of feature vectors by the likelihood of vectors left out: one Gaussian; its
         modes, with a covariance in common; 2 to 16 Gaussians; or kernels, a center at every
-        training vector (at most 4,096) with one covariance, or in up to 12 widths. The choice is in
+        training vector (at most 4,096) with one covariance, or in up to 12 widths. Three or more
+        classes choose together where their few vectors cannot tell alone. The choice is in
         `n_components_`.
         Images of a class have one Gaussian in each level, or one for each group of at least a tenth
         of them that look apart, such as variants of a product, where that makes images left out
