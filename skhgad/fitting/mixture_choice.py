@@ -374,9 +374,10 @@ def chosen_together(likelihoods):
     names = [1 if found is None else chosen_name(found) for found in likelihoods]
     common = _clear_together([found for found in likelihoods if found is not None])
     for i, found in enumerate(likelihoods):
-        if common is not None and found is not None and common in found and names[i] in (1, MODES):
-            if robust_mean(found[common]) > robust_mean(found[names[i]]):
-                names[i] = common
+        if found is None or common not in found or names[i] not in (1, MODES):
+            continue
+        if robust_mean(found[common]) > robust_mean(found[names[i]]):
+            names[i] = common
     return names
 
 
@@ -386,10 +387,13 @@ def _clear_together(likelihoods):
     The standard error is that over the classes or that over all vectors, whichever is larger.
     """
     best, highest = None, 0.0
+    if len(likelihoods) < _FEWEST_TOGETHER:
+        return best
+    simple = [robust(found[_simple_name(found)]) for found in likelihoods]
     for name in (*_SIZES, KERNELS):
         gains = [
-            robust(found[name]) - robust(found[_simple_name(found)])
-            for found in likelihoods
+            robust(found[name]) - own
+            for found, own in zip(likelihoods, simple, strict=True)
             if name in found
         ]
         if len(gains) < _FEWEST_TOGETHER:
