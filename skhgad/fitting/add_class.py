@@ -25,6 +25,7 @@ from .far_cells import check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import enough_to_hold_out, spare
 from .new_map_classes import modes_of_new_classes, new_map_classes, takes_new_maps
+from .novelty import keep_new_classes
 from .parts import Parts
 from .pictures import seen_at_fit
 from .repeats import repeats_of
@@ -236,7 +237,8 @@ class _Extension:
 
     def _extended(self, samples):
         n_components, order = centers_to_find(self.parameters), torch.from_numpy(self.order)
-        model = extended_model(self.known, samples, order, n_components, self.seed)
+        bank_size = self.parameters["bank_size"]
+        model = extended_model(self.known, samples, order, n_components, self.seed, bank_size)
         model.to(self.device)
         model.freeze()
         return model
@@ -284,17 +286,20 @@ def _write(levels, without=None):
         level.write(without)
 
 
-def extended_model(known, samples, order, n_components="auto", seed=0):
+def extended_model(known, samples, order, n_components="auto", seed=0, bank_size=0):
     """Fit new classes and join them to a scoring model, which is not changed, nor shared.
 
     The codes of `samples` count the new classes from 0. `order` tells where each class of the
-    result stands in the known classes, then the new.
+    result stands in the known classes, then the new. `bank_size` vectors of a new class of a table
+    are kept at most, where those of the known ones are.
     """
     levels = []
     for index, level in enumerate(known.levels):
         mixture, densities = fit_new_classes(level, samples.level(index), n_components, seed)
         nearest = level.nearest
-        if nearest is not None:
+        if nearest is not None and level.has_one_position:
+            nearest = keep_new_classes(level, samples.level(index), order, bank_size, seed)
+        elif nearest is not None:
             axes, kind = nearest.axes[0], nearest.vectors.dtype
             none_yet = NearestNormals.along(axes, len(mixture.means), kind)
             nearest = nearest.joined(none_yet, order)

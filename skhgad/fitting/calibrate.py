@@ -7,6 +7,7 @@ from ..scoring.calibration import Calibration, below_ties, threshold
 from ..scoring.scores import finite, score_batch, score_evidence
 from .class_scales import ClassScales, fit_class_scales, left_out_scores
 from .map_constants import fit_normalizers
+from .novelty import fit_novelty, left_out_terms
 from .pictures import evidence_of_pictures
 
 
@@ -72,8 +73,12 @@ def calibrate(model, evidence, parameters, weigh=None):
     `weigh` chooses what levels count, see `LevelWeights`; None = all the same.
     """
     fit_normalizers(model, [given for _, given in evidence], parameters["background_weight"])
+    fit_novelty(model, [given for _, given in evidence])
     every = np.arange(model.n_classes)
-    return _calibration(model, evidence, every, parameters["class_calibration"], weigh=weigh)
+    novelty = left_out_terms([given for _, given in evidence])
+    return _calibration(
+        model, evidence, every, parameters["class_calibration"], weigh=weigh, novelty=novelty
+    )
 
 
 def calibrate_new_classes(model, evidence, parameters, known, new, weigh=None):
@@ -91,10 +96,11 @@ def calibrate_new_classes(model, evidence, parameters, known, new, weigh=None):
     return _calibration(model, evidence, new, parameters["class_calibration"], common, weigh)
 
 
-def _calibration(model, evidence, chosen, class_calibration, common=None, weigh=None):
+def _calibration(model, evidence, chosen, class_calibration, common=None, weigh=None, novelty=None):
     """Set the scales of the chosen classes, and score the samples of the evidence.
 
-    Each sample is scored by scales that were measured on the other samples of its class.
+    Each sample is scored by scales that were measured on the other samples of its class; so is its
+    term of `novelty`, as from `left_out_terms`, None = that of the model.
     """
     ClassScales.identity(len(model.peak_scale), len(chosen)).write_to(model, chosen)
     weights = model.term_weights
@@ -103,9 +109,11 @@ def _calibration(model, evidence, chosen, class_calibration, common=None, weigh=
         nothing, no_codes = np.empty(0), np.empty(0, dtype=np.int64)
         if class_calibration:
             ClassScales(*(np.repeat(v, len(chosen), -1) for v in common)).write_to(model, chosen)
-        no_peaks = np.empty((0, 1 if weights is None else len(weights)))
+        no_peaks = np.empty((0, model.n_columns))
         return Calibration(nothing, no_codes, no_codes, nothing, nothing, no_peaks)
     peaks, given_peaks, codes, inferred, typicality = map(np.concatenate, zip(*parts, strict=True))
+    if novelty is not None:
+        peaks[:, -1] = given_peaks[:, -1] = novelty
     factors, own_factors = (None, None) if weigh is None else weigh(given_peaks, codes)
     if class_calibration:
         scales = fit_class_scales(given_peaks, codes, model.n_classes, weights, common, factors)

@@ -53,16 +53,22 @@ class ClassScales(NamedTuple):
     def scores(self, peaks, codes, weights):
         """Return the anomaly scores (n,) of samples, from the peaks (n, n_terms) of their terms.
 
-        `weights` as in `fit_class_scales`.
+        `weights` as in `fit_class_scales`. Further columns of the peaks have their scale, and are
+        added.
         """
-        sums = peaks[:, 0]
+        terms, rest = _terms(peaks, weights)
+        sums = terms[:, 0]
         if weights is not None:
-            sums = self.of(codes).in_units(peaks) @ weights
-        return (sums - self.score_location[codes]) / self.score_scale[codes]
+            sums = self.of(codes).in_units(terms) @ weights
+        return (sums - self.score_location[codes]) / self.score_scale[codes] + rest.sum(1)
 
     def in_units(self, peaks):
-        """Return peaks (n, n_terms) in units of those of normals, of one class or one each."""
-        return (peaks - self.peak_location.T) / self.peak_scale.T
+        """Return peaks in units of those of normals, of one class or one each: (n, n_terms).
+
+        Further columns are left out.
+        """
+        terms = peaks[:, : len(self.peak_location)]
+        return (terms - self.peak_location.T) / self.peak_scale.T
 
     def without(self, factors):
         """Return the scales without factors of the terms, see `fit_class_scales`."""
@@ -71,6 +77,11 @@ class ClassScales(NamedTuple):
     def typical(self):
         """Return the medians over the classes, as scales of a single class."""
         return ClassScales(*(np.median(values, axis=-1, keepdims=True) for values in self))
+
+
+def _terms(peaks, weights):
+    """Divide the columns of peaks into those of the terms and those that have their scale."""
+    return np.split(peaks, [1 if weights is None else len(weights)], axis=1)
 
 
 def _without_terms(scales):
@@ -83,7 +94,7 @@ def fit_class_scales(peaks, codes, n_classes, weights, common=None, factors=None
     """Measure the scales of classes on normal samples.
 
     The location of a term is the median of its peaks, the scale their mean excess above it, see
-    `_median_and_excess`; then the same of the weighted sum. A class of few samples is drawn towards
+    `median_and_excess`; then the same of the weighted sum. A class of few samples is drawn towards
     the median of all classes.
 
     Parameters
@@ -166,18 +177,19 @@ def class_scales(peaks, weights, common, factors=None):
     """
     if not len(peaks):  # all others are left out
         return common
+    peaks, _ = _terms(peaks, weights)
     own = 1.0 if common is None else len(peaks) / (len(peaks) + _BORROWED_SAMPLES)
     zero = np.zeros(len(peaks), dtype=np.int64)
     terms = ClassScales.identity(peaks.shape[1], 1)
     if weights is not None:
-        location, scale = _median_and_excess(peaks)
+        location, scale = median_and_excess(peaks)
         if common is not None:
             location = own * location + (1 - own) * common.peak_location[:, 0]
             scale = own * scale + (1 - own) * common.peak_scale[:, 0]
         scale = _usable(scale, location)
         scale = scale if factors is None else scale / factors
         terms = terms._replace(peak_location=location[:, None], peak_scale=scale[:, None])
-    location, scale = _median_and_excess(terms.scores(peaks, zero, weights))
+    location, scale = median_and_excess(terms.scores(peaks, zero, weights))
     if common is not None:
         location = own * location + (1 - own) * common.score_location[0]
         scale = own * scale + (1 - own) * common.score_scale[0]
@@ -186,7 +198,7 @@ def class_scales(peaks, weights, common, factors=None):
     )
 
 
-def _median_and_excess(values):
+def median_and_excess(values):
     """Median of the first axis, and the mean excess of the values above it, 0 if there is none.
 
     An excess counts as 16 times the middle one at most. Else one anomaly among the normals of a

@@ -73,11 +73,11 @@ class JudgedSamples:
         return scores
 
     def peaks(self, model, added):
-        """Return the peaks of the terms of each sample: ndarray (n_samples, n_terms).
+        """Return the peaks of the terms of each sample: ndarray (n_samples, n_columns).
 
         As from `ScoringModel.peaks`; `added` as in `scores`.
         """
-        found = np.empty((len(self.codes), len(model.term_weights)))
+        found = np.empty((len(self.codes), model.n_columns))
         for block in self._corrected(model, added):
             found[self._numbers(block)] = -finite(-model.peaks(block))
         return found

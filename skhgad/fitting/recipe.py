@@ -13,6 +13,7 @@ from .calibrate import evidence_of, judges
 from .class_covariances import fit_covariances
 from .flow_choice import flow_pays
 from .map_closed_form import fit_map_level, has_closed_form
+from .novelty import keep_vectors
 from .objective import hgad_loss
 from .picture_modes import find_picture_modes
 from .pictures import left_out_evidence
@@ -281,6 +282,8 @@ class Recipe:
             choices = self.parameters.get("choices")
             n_components = centers_to_find(self.parameters)
             fit_covariances(levels, samples, n_components, self.seed, choices)
+            if self.extractor is None:
+                keep_vectors(levels[0], samples.level(0), self.parameters, choices)
         model.to(self.device).freeze()
         return model
 

@@ -24,6 +24,7 @@ from .far_cells import FarCell, check_largest, far_cells, with_rows
 from .feature_cache import cached_features
 from .folds import N_FOLDS, enough_to_hold_out, spare
 from .nearest_normals import NearestOfClass
+from .novelty import VectorsOfClass
 from .parts import Parts
 from .pictures import seen_at_fit
 from .recalibrate import recalibrate
@@ -316,7 +317,13 @@ def _class_updates(model, kept, samples, folds, parameters, seed):
             else:
                 update_of_class = MapClass.of(level, own, index, code, folds)
             found.append((level.densities, update_of_class))
-            if level.nearest is not None:
+            if level.nearest is not None and level.has_one_position:
+                nearest = VectorsOfClass(
+                    level, code, own.level(index).vectors()[0],
+                    torch.from_numpy(folds[own.rows]), parameters["bank_size"], seed,
+                )  # fmt: skip
+                found.append((level.nearest, nearest))
+            elif level.nearest is not None:
                 nearest = NearestOfClass.of(level, own, index, code, folds, parameters)
                 found.append((level.nearest, nearest))
     return found

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..model.feature_powers import FeaturePowers
+from ..model.nearest import NearestNormals
 from .class_mixtures import (
     background_shrinkage,
     drawn_of_all,
@@ -40,6 +41,8 @@ class VectorChoices:
         What the prior counts as in each class of one covariance. None: there is no density.
     sizes : list of int, default=None
         How many vectors each class has. None: there is no density.
+    nearest : NearestNormals, default=None
+        With axes and units of distances, see `keep_vectors`. None: no vectors are kept.
     """
 
     powers: FeaturePowers | None
@@ -50,6 +53,7 @@ class VectorChoices:
     names: list | None = None
     pseudo_counts: list | None = None
     sizes: list | None = None
+    nearest: NearestNormals | None = None
 
     @classmethod
     @torch.no_grad()
@@ -78,6 +82,7 @@ class VectorChoices:
             names_of(densities, counts) if n_components in (AUTO, FEW) else None,
             pseudo.tolist(),
             counts,
+            level.nearest,
         )
 
     def modes_of(self, samples):

@@ -17,7 +17,7 @@ class LevelModel(nn.Module):
 
     `mixture` is the prior that training learns. `densities` score; None = those of the mixture,
     with unit covariances. `map_shape` is (height, width). `nearest` keeps normal vectors to compare
-    positions with, None = none.
+    others with, None = none.
     """
 
     def __init__(self, start, flow, mixture, map_shape, densities=None, nearest=None):
@@ -102,12 +102,12 @@ class LevelModel(nn.Module):
         """Judge every position, from the results of `latent` and the class of each image.
 
         Returns three Tensors (n_images, n_positions): log-likelihood under the class, per
-        dimension, in nats, a / d - ln(2 pi) / 2, less the penalty of `NearestNormals` where there
-        are any; the log-likelihood under the background, or None where none was fitted; and
+        dimension, in nats, a / d - ln(2 pi) / 2, less the penalty of `NearestNormals` where maps
+        have any; the log-likelihood under the background, or None where none was fitted; and
         `posterior_entropy`, or None if not asked for.
         """
         likelihood = log_likelihood(self.log_density(z, codes), log_det, self.n_features)
-        if self.nearest is not None:
+        if self.nearest is not None and not self.has_one_position:
             likelihood = likelihood - self.nearest.penalty(z, codes)
         background = None
         if self.densities is not None and self.densities.has_background:
@@ -116,6 +116,19 @@ class LevelModel(nn.Module):
             )
         entropy = self.posterior_entropy(z, codes) if with_entropy else None
         return likelihood, background, entropy
+
+    def novelty(self, x):
+        """How new raw feature vectors (n, 1, n_features) are, (n,); see `NearestNormals.novelty`.
+
+        None for maps, and where no vectors are kept.
+        """
+        if self.nearest is None or not self.has_one_position:
+            return None
+        return self.nearest.novelty(self.moved(x[:, 0]))
+
+    def moved(self, x):
+        """Raw feature vectors (n, n_features) after their powers, from the mean: not whitened."""
+        return self.start.powered(x) - self.start.mean
 
     def background_log_density(self, z, codes):
         """Log-density under the background; see `ClassDensities.log_density_background`."""
@@ -217,7 +230,8 @@ def prior_components(parameters):
 def room_for_nearest(level, n_axes, n_kept, n_sets, kind):
     """Give a level nearest normals, all zero, for the stored ones to be loaded into."""
     n_classes, n_latent = level.mixture.means.shape
-    level.nearest = NearestNormals(n_classes, n_latent, n_axes, n_kept, n_sets, kind)
+    length = level.n_features if level.has_one_position else n_latent
+    level.nearest = NearestNormals(n_classes, length, n_axes, n_kept, n_sets, kind)
 
 
 def room_for_densities(level, *, n_centers, n_whiteners, has_background, n_own_backgrounds):

@@ -13,6 +13,7 @@ _BLOCK_ENTRIES = {"cpu": 1 << 19, "cuda": 1 << 25}
 _PER_CLASS = ("scales", "origins", "weights")
 _REPLACED = (*_PER_CLASS, "vectors", "counts", "axes", "axes_of")  # where classes come or go
 _CLOSE = 1e-2  # square of a distance, as a share of that of the vector's length
+LEAST_NOVELTY = 0.05  # of the usual distance; rounding is less, what lies closer is a copy
 
 
 class NearestNormals(nn.Module):
@@ -21,11 +22,11 @@ class NearestNormals(nn.Module):
     A Gaussian knows how the vectors of a class spread; the nearest normal vector knows whether one
     like this was ever seen. The distance to it, times a weight of the class, is taken off the
     log-likelihood of the Gaussian: a kernel density beside it, with one narrow kernel for each
-    vector.
+    vector. Of a table, the distance is a term of its own; see `novelty`.
 
-    Vectors are compared along a few axes, those along which the raw features of all normals vary
-    most. In the whitened space all axes vary alike, and all distances are nearly the same. Classes
-    that were added later have axes of their own, those of all normals at that time.
+    Positions of maps are compared along a few axes, those along which the raw features of all
+    normals vary most. In the whitened space all axes vary alike, and all distances are nearly the
+    same. Classes that were added later have axes of their own, those of all normals at that time.
 
     They are kept as whole numbers times a scale of the class. Those of two bytes have a scale that
     is a power of two. Those of one byte are counted from the middle of the class's vectors.
@@ -34,7 +35,7 @@ class NearestNormals(nn.Module):
     ----------
     n_classes : int
     n_latent : int
-        Length of the level's latent vectors.
+        Length of the level's latent vectors; of feature vectors, their number of features.
     n_axes : int
     n_kept : int
         Vectors of all classes together.
@@ -57,15 +58,19 @@ class NearestNormals(nn.Module):
         self.register_buffer("scales", torch.ones(n_classes))
         self.register_buffer("origins", torch.zeros(n_classes, n_axes))
         self.register_buffer("weights", torch.zeros(n_classes))
+        # Whether normal vectors are often copies of others; see `novelty`.
+        self.register_buffer("has_copies", torch.zeros((), dtype=torch.bool))
 
     @classmethod
-    def of(cls, axes, vectors, weights, kind=torch.int16):
+    def of(cls, axes, vectors, weights, kind=torch.int16, *, is_centered=False):
         """Keep vectors, a list of one Tensor (n, n_axes) a class, along `axes` (n_latent, n_axes).
 
-        `weights` holds one for each class.
+        `weights` holds one for each class. `is_centered`: see `center`.
         """
         result = cls(len(vectors), *axes.shape, n_kept=0, kind=kind).to(axes)
         result.axes[0] = axes
+        if is_centered:
+            result.center(vectors)
         result.weights.copy_(torch.as_tensor(weights))
         numbers = [result._shortened(code, values) for code, values in enumerate(vectors)]
         result._set_numbers(numbers)
@@ -76,6 +81,15 @@ class NearestNormals(nn.Module):
         """Return one without any vectors, for latent vectors along `axes` (n_latent, n_axes)."""
         nothing = [axes.new_zeros(0, axes.shape[1])] * n_classes
         return cls.of(axes, nothing, [0.0] * n_classes, kind)
+
+    def center(self, vectors):
+        """Count the vectors of each class, a list, from their middle, before they are kept.
+
+        Those of two bytes are then as exact as the class is narrow, however far away it lies.
+        """
+        for code, values in enumerate(vectors):
+            if len(values):
+                self.origins[code] = (values.amin(0) + values.amax(0)) / 2
 
     def _shortened(self, code, vectors):
         """Return vectors as whole numbers, and set scale and origin of their class."""
@@ -153,18 +167,37 @@ class NearestNormals(nn.Module):
         places = nearest[..., None].expand(-1, -1, kept.shape[-1])
         return (moved - kept.gather(1, places)).square().sum(-1).sqrt() * (counts > 0)
 
-    def joined(self, other, order):
+    def novelty(self, x):
+        """Return how far vectors lie from the nearest kept one, whatever its class: Tensor (n,).
+
+        The logarithm of the distance, in units of what is usual in the class of the kept one:
+        `weights` are the inverse of that. A copy of a kept vector was in the fit, and is compared
+        with the others; unless `has_copies`, where a new one may be a copy, too. `x` has shape
+        (n, n_latent). All classes have one set of axes.
+        """
+        every = torch.arange(len(self.counts), device=self.counts.device)
+        code_of = every.repeat_interleave(self.counts)
+        kept = self.vectors * self.scales[code_of, None] + self.origins[code_of]
+        moved = x @ self.axes[0]
+        two = _numbers_of_nearest(moved, kept)
+        distances = (moved[:, None] - kept[two]).norm(dim=2) * self.weights[code_of[two]]
+        first, second = distances[:, 0], distances[:, -1]
+        is_itself = (first < LEAST_NOVELTY) & ~self.has_copies
+        return (torch.where(is_itself, second, first) + LEAST_NOVELTY).log()
+
+    def joined(self, other, order, *, shares_axes=False):
         """Return the vectors of the classes of both; see `HierarchicalMixture.joined`.
 
-        Both are of one `kind`.
+        Both are of one `kind`. `shares_axes`: both have the same set of axes, which becomes one.
         """
         result, numbers = copied(self, but=_REPLACED), self._numbers() + other._numbers()
         result._set_numbers([numbers[place] for place in order.tolist()])
         for name in _PER_CLASS:
             values = torch.cat((getattr(self, name), getattr(other, name)))
             setattr(result, name, values[order])
-        result.axes = torch.cat((self.axes, other.axes))
-        result.axes_of = torch.cat((self.axes_of, len(self.axes) + other.axes_of))[order]
+        first = 0 if shares_axes else len(self.axes)
+        result.axes = self.axes.clone() if shares_axes else torch.cat((self.axes, other.axes))
+        result.axes_of = torch.cat((self.axes_of, first + other.axes_of))[order]
         return result
 
     def without(self, codes):
@@ -178,6 +211,22 @@ class NearestNormals(nn.Module):
         used, result.axes_of = torch.unique(self.axes_of[kept], return_inverse=True)
         result.axes = self.axes[used]
         return result
+
+
+def _numbers_of_nearest(x, kept):
+    """Return the numbers of the two nearest kept vectors of each vector x (n, d), int64 (n, 2).
+
+    Of one, where only one is kept.
+    """
+    n = min(2, len(kept))
+    # Around one of them: squares of large numbers are less exact than their differences.
+    x, kept = x - kept[0], kept - kept[0]
+    squares = kept.square().sum(1)
+    if torch.jit.is_tracing():  # without a loop
+        return (squares - 2 * x @ kept.T).topk(n, largest=False).indices
+    step = max(1, _BLOCK_ENTRIES.get(x.device.type, 1 << 22) // len(kept))
+    products = (torch.addmm(squares, rows, kept.T, alpha=-2) for rows in x.split(step))
+    return torch.cat([block.topk(n, largest=False).indices for block in products])
 
 
 def distances_to_nearest(x, kept, is_excluded=None):

@@ -10,9 +10,9 @@ def density_of(level, code):
     if len(centers) == 1:
         return f"one Gaussian{beside}"
     if len(covariances) == 1:
-        return f"{len(centers)} centers, one covariance"
+        return f"{len(centers)} centers, one covariance{beside}"
     if len(covariances) < len(centers):
-        return f"{len(centers)} centers, {len(covariances)} widths"
+        return f"{len(centers)} centers, {len(covariances)} widths{beside}"
     return f"{len(centers)} Gaussians{beside}"
 
 

@@ -41,13 +41,14 @@ class Explanation(NamedTuple):
         Level of features whose likelihood contributes most to the score; None with
         ``criterion="entropy"`` and of a blank picture. Levels are counted from 0, by image scale,
         then stage.
-    term : {"likelihood", "entropy", "known anomalies", "blank"}
+    term : {"likelihood", "entropy", "novelty", "known anomalies", "blank"}
         Which contributes more to the score: that the sample is unlikely under its class, or that
         it lies between classes. "known anomalies" in place of "likelihood" where more than half of
         what the level has at its peak is likeness to the known anomalies of the class. Where terms
         are multiplied (``map_normalization="exponential"``), the factor that is the larger share of
-        its maximum. "blank": the picture has less than a third of the contrast of any normal of its
-        class.
+        its maximum. "novelty": of a vector, that no normal vector that the model keeps lies near
+        it, see ``bank_size``. "blank": the picture has less than a third of the contrast of any
+        normal of its class.
     anomaly_map : ndarray of shape (height, width), float32, or None
         Of the image's own size; None where not asked for.
     contributions : dict of str or int to float, or None
@@ -193,6 +194,11 @@ def _causes(model: ScoringModel, batch: ScoredBatch) -> list[tuple[int | None, s
         height = _above_mean(model, batch, levels, chosen.gather(1, peak)[:, 0])
         is_known = (known > 0) & (known > 0.5 * height)
         unlikely = ["known anomalies" if known else "likelihood" for known in is_known.tolist()]
+    if batch.evidence.novelty is not None:
+        novelty = model.novelty_term(batch.evidence)
+        is_novel = (novelty > -torch.from_numpy(batch.scores).to(novelty) - novelty).tolist()
+        found = zip(unlikely, is_novel, strict=True)
+        unlikely = ["novelty" if novel else term for term, novel in found]
     if entropy is None:
         return list(zip(levels.tolist(), unlikely, strict=True))
     is_unlikely = (strongest >= entropy).tolist()

@@ -88,7 +88,11 @@ def level_maps(fitted: FittedModel, batches: Iterable[ScoredBatch]) -> LevelMaps
         terms, codes = model.terms(batch.evidence), batch.evidence.codes
         likelihood = None if terms.likelihood is None else terms.likelihood.transpose(0, 1)
         constants = model.score_location[codes], model.score_scale[codes]
-        values = (likelihood, terms.entropy, terms.lift(), *constants)
+        lift = terms.lift()
+        if batch.evidence.novelty is not None:
+            novelty = model.novelty_term(batch.evidence) * constants[1]
+            lift = lift + novelty[:, None, None]
+        values = (likelihood, terms.entropy, lift, *constants)
         parts.append(tuple(None if v is None else v.cpu().numpy() for v in values) + (batch.codes,))
     grids = {values[0].shape[-2:] for values in parts if values[0] is not None}
     if len(grids) > 1:

@@ -16,6 +16,7 @@ from .maps import added, gaussian_blur, resize
 GRID_STRIDE = 4  # image pixels to one position of the map on which levels are summed
 # Entropy of the class posterior, in nats, below which differences are numerical noise.
 _ENTROPY_FLOOR = 1e-2
+_COMMON = ("background", "novelty")  # how names of constants begin that all classes share
 BLUR_REFERENCE = 256  # height of the map that `blur_sigma` refers to
 
 
@@ -36,6 +37,8 @@ class Evidence(NamedTuple):
     # What lies inside; None: everything, and each sample is one map. Of tiles, the Tensors above
     # hold the positions of all tiles of one picture, see `frames.as_mosaic`.
     frame: Frame | None = None
+    # (n,): of feature vectors, see `NearestNormals.novelty`; None where no vectors are kept.
+    novelty: torch.Tensor | None = None
 
     @classmethod
     def joined(cls, parts):
@@ -128,6 +131,8 @@ class ScoringModel(nn.Module):
     level_weights: torch.Tensor
     score_location: torch.Tensor
     score_scale: torch.Tensor
+    novelty_location: torch.Tensor
+    novelty_weight: torch.Tensor
 
     def __init__(self, levels, map_size, criterion, normalization, blur_sigma, entropy_weight=1.0):
         super().__init__()
@@ -157,6 +162,9 @@ class ScoringModel(nn.Module):
         self.register_buffer("level_weights", torch.ones(n_levels + 1, n_classes))
         self.register_buffer("score_location", torch.zeros(n_classes))
         self.register_buffer("score_scale", torch.ones(n_classes))
+        # Of feature vectors, for all classes: see `fitting.novelty`.
+        self.register_buffer("novelty_location", torch.zeros(()))
+        self.register_buffer("novelty_weight", torch.zeros(()))
         # One DefectTerm a level where known defects correct the evidence, else none.
         self.defect_terms = nn.ModuleList()
 
@@ -176,7 +184,7 @@ class ScoringModel(nn.Module):
         """
         result = self._of_levels(levels)
         for name, values in self.named_buffers(recurse=False):
-            if not name.startswith("background"):  # a constant of each class, in the last axis
+            if not name.startswith(_COMMON):  # a constant of each class, in the last axis
                 n_new = len(order) - self.n_classes
                 more = values.mean(-1, keepdim=True).expand(*values.shape[:-1], n_new)
                 if name.startswith("likelihood_profile"):  # another product's says nothing
@@ -205,7 +213,7 @@ class ScoringModel(nn.Module):
         ]
         result = self._of_levels(levels)
         for name, values in self.named_buffers(recurse=False):
-            is_of_classes = not name.startswith("background")
+            is_of_classes = not name.startswith(_COMMON)
             setattr(result, name, values[..., kept] if is_of_classes else values.clone())
         result.defect_terms.extend(term.without(codes) for term in self.defect_terms)
         return result.requires_grad_(False)
@@ -260,7 +268,10 @@ class ScoringModel(nn.Module):
             level.evidence(*latent, codes, with_entropy=self.criterion != "likelihood")
             for level, latent in zip(self.levels, latents, strict=True)
         ]
-        evidence = Evidence(codes, *map(list, zip(*parts, strict=True)), frame=frame)
+        novelty = self.levels[0].novelty(features[0])
+        evidence = Evidence(
+            codes, *map(list, zip(*parts, strict=True)), frame=frame, novelty=novelty
+        )
         if len(self.defect_terms):
             pairs = zip(self.defect_terms, latents, strict=True)
             evidence = evidence._replace(defects=[term(z, codes) for term, (z, _) in pairs])
@@ -325,7 +336,18 @@ class ScoringModel(nn.Module):
     def maps(self, evidence):
         """Anomaly maps as from `forward`, from evidence."""
         location, scale = self.score_location[evidence.codes], self.score_scale[evidence.codes]
-        return (self.raw_maps(evidence) - location[:, None, None]) / scale[:, None, None]
+        maps = (self.raw_maps(evidence) - location[:, None, None]) / scale[:, None, None]
+        if evidence.novelty is not None:
+            maps = maps + self.novelty_term(evidence)[:, None, None]
+        return maps
+
+    def novelty_term(self, evidence):
+        """Return what the novelty of feature vectors adds to their anomaly scores, Tensor (n,).
+
+        It is measured in one unit for all classes: what is far from everything that is known is no
+        more usual because the normals of its class lie far apart.
+        """
+        return (evidence.novelty - self.novelty_location) * self.novelty_weight
 
     def raw_maps(self, evidence):
         """Anomaly maps before the classes are put on one scale, Tensor (n, height, width)."""
@@ -377,6 +399,13 @@ class ScoringModel(nn.Module):
         return Terms(likelihood, entropy, is_product, inside, peaks)
 
     @property
+    def n_columns(self):
+        """Columns of `peaks`."""
+        weights = self.term_weights
+        has_novelty = self.map_size == (1, 1) and self.levels[0].nearest is not None
+        return (1 if weights is None else len(weights)) + has_novelty
+
+    @property
     def term_weights(self):
         """Weight of each term in the sum, ndarray (n_levels + 1,); None where they are factors."""
         if self.normalization == "exponential":
@@ -389,16 +418,20 @@ class ScoringModel(nn.Module):
         """Return the largest value of each term in each image, Tensor (n, n_levels + 1).
 
         Before they are put on one scale. The last column is the entropy's; what is no term has 0.
-        Factors have a single column, the peaks of their product.
+        Factors have a single column, the peaks of their product. Where feature vectors are kept,
+        one more column holds the `novelty_term`, which has its scale.
         """
         terms = self.raw_terms(evidence)
         if terms.is_product:
             return terms.combined().amax((1, 2))[:, None]
-        peaks = self.peak_scale.new_zeros(len(evidence.codes), len(self.levels) + 1)
+        n_levels = len(self.levels)
+        peaks = self.peak_scale.new_zeros(len(evidence.codes), self.n_columns)
         if terms.likelihood is not None:
-            peaks[:, :-1] = terms.level_peaks().T
+            peaks[:, :n_levels] = terms.level_peaks().T
         if terms.entropy is not None:
-            peaks[:, -1] = terms.entropy.amax((1, 2))
+            peaks[:, n_levels] = terms.entropy.amax((1, 2))
+        if evidence.novelty is not None:
+            peaks[:, -1] = self.novelty_term(evidence)
         return peaks
 
     def likelihood_ratios(self, evidence):

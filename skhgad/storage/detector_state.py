@@ -100,6 +100,7 @@ def unpack(cls, tensors, description, backbone):
     tensors = lengthened(tensors)
     parts = _by_part(tensors if takes_images else with_axes(widened(tensors)))
     parts["model"] = _with_strengths(_with_level_weights(parts["model"]))
+    parts["model"] = _before_novelty(parts["model"]) | parts["model"]
     detector = _new_detector(cls, description["parameters"], backbone)
     parameters = detector.get_params(deep=False)
     classes = read_classes(attributes["classes"])
@@ -147,6 +148,17 @@ def _with_level_weights(tensors):
     for index in range(len(weights) - 1):
         weights[index] = tensors.get(f"defect_terms.{index}.level_weights", weights[index])
     return {**rest, "level_weights": weights}
+
+
+def _before_novelty(tensors):
+    """Return the constants that models of older versions lack, with which nothing is added."""
+    zero = tensors["score_scale"].new_zeros(())
+    no_copies = {
+        name.removesuffix("counts") + "has_copies": torch.zeros((), dtype=torch.bool)
+        for name in tensors
+        if name.endswith("nearest.counts")
+    }
+    return {"novelty_location": zero, "novelty_weight": zero, **no_copies}
 
 
 def _with_strengths(tensors):

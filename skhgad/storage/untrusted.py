@@ -356,9 +356,10 @@ def _tensor_shapes(parameters, shape, n_classes, sizes):
         shapes["densities.shared_centers"] = (sizes.n_centers, n_axes)
         shapes["densities.shared_precision"] = (n_axes, n_axes)
     if sizes.nearest is not None:
-        if sizes.nearest[0] > n_axes:  # else classes times axes may be more than what is stored
-            raise ValueError(f"kept vectors along {sizes.nearest[0]} of {n_axes} axes.")
-        shapes["nearest.axes"] = (sizes.nearest[2], n_axes, sizes.nearest[0])
+        length = n_features if height * width == 1 else n_axes
+        if sizes.nearest[0] > length:  # else classes times axes may be more than what is stored
+            raise ValueError(f"kept vectors along {sizes.nearest[0]} of {length} axes.")
+        shapes["nearest.axes"] = (sizes.nearest[2], length, sizes.nearest[0])
         shapes["nearest.origins"] = (n_classes, sizes.nearest[0])
         for name in ("axes_of", "counts", "scales", "weights"):
             shapes[f"nearest.{name}"] = (n_classes,)

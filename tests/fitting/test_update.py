@@ -168,7 +168,7 @@ def test_old_calibration_stays_and_new_normals_join_it_unseen(closed):
     # Left out, they score like fresh ones, not like training samples.
     fresh, _ = vectors(["nut"], n=400, seed=8)
     own = detector.score_samples(fresh, class_labels="nut")
-    assert np.median(after.given_scores[n:]) < np.median(own) + 0.5
+    assert np.median(after.given_scores[n:]) < np.median(own) + 0.6
     seen = copy.deepcopy(closed)
     seen.model_.parameters["validation_fraction"] = 0
     optimistic = seen.update(more, "nut").model_.calibration.given_scores[n:]

@@ -39,7 +39,8 @@ def test_levels_that_differ_are_told_apart():
     detector.model_.model.levels[1].densities = (
         fitted(n_components=2).model_.model.levels[1].densities
     )
-    first, second = "one Gaussian and nearest normals", "2 centers, one covariance"
+    first = "one Gaussian and nearest normals"
+    second = "2 centers, one covariance and nearest normals"
     assert densities_of(detector)[0][1] == f"level 0: {first}; level 1: {second}"
 
 
@@ -51,6 +52,8 @@ def test_unit_covariances_have_no_shrinkage():
 def test_vectors_may_have_many_centers():
     X = np.random.default_rng(0).normal(size=(40, 2))
     detector = HGADDetector(n_components=3, random_state=0).fit(X)
+    assert densities_of(detector)[0][1] == "3 Gaussians and nearest normals"
+    detector.set_params(bank_size=0).fit(X)
     assert densities_of(detector)[0][1] == "3 Gaussians"
     rng = np.random.default_rng(0)
     angles = rng.uniform(0, 6, (200, 1))  # a spiral that widens
@@ -58,4 +61,4 @@ def test_vectors_may_have_many_centers():
     X += (0.02 + 0.1 * angles) * rng.normal(size=(200, 2))
     centers, widths = densities_of(HGADDetector(random_state=0).fit(X))[0][1].split(", ")
     assert centers == "200 centers"
-    assert 2 <= int(widths.removesuffix(" widths")) <= 12
+    assert 2 <= int(widths.removesuffix(" widths and nearest normals")) <= 12

@@ -22,7 +22,7 @@ def gaussian(rng, n):
 @pytest.fixture(scope="module")
 def detector():
     frame = pd.DataFrame(gaussian(np.random.default_rng(0), 300), columns=NAMES)
-    return HGADDetector(n_components=1, random_state=0).fit(frame)
+    return HGADDetector(n_components=1, bank_size=0, random_state=0).fit(frame)
 
 
 def machine(rng, n):
@@ -159,7 +159,7 @@ def spiral(rng, n):
 def test_no_other_value_scores_higher(draw, parameters, n_centers):
     """Under kernels and mixtures, against every value of a fine grid."""
     rng = np.random.default_rng(0)
-    detector = HGADDetector(random_state=0, **parameters).fit(draw(rng, 200))
+    detector = HGADDetector(bank_size=0, random_state=0, **parameters).fit(draw(rng, 200))
     assert n_centers[0] <= detector.n_components_[0, 0] <= n_centers[1]
     new = draw(rng, 20)
     new[:, 1] += 0.7
