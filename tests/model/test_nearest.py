@@ -92,3 +92,46 @@ def test_classes_are_joined_in_their_order_and_dropped(nearest):
     before = nearest.penalty(z, torch.tensor([1]))
     assert torch.equal(left.penalty(z, torch.tensor([0])), before)
     assert len(joined.axes) == 3 and len(left.axes) == 2  # the other's are gone
+
+
+def plain_novelty(vectors, weights, x):
+    """Novelty by loops over all kept vectors, float64."""
+    found = []
+    for row in x:
+        distances = [
+            (np.linalg.norm(row - vector), weight)
+            for own, weight in zip(vectors, weights, strict=True)
+            for vector in own
+        ]
+        ordered = sorted(distances, key=lambda pair: pair[0])
+        (first, weight), (second, other) = ordered[:2]
+        is_copy = first * weight < 0.05
+        found.append(np.log((second * other if is_copy else first * weight) + 0.05))
+    return np.array(found)
+
+
+def test_novelty_is_that_of_a_plain_formula_traced_or_not():
+    generator = torch.Generator().manual_seed(0)
+    axes = torch.randn(5, 3, generator=generator, dtype=torch.float64)
+    rows = [torch.randn(n, 5, generator=generator, dtype=torch.float64) for n in (40, 0, 25)]
+    vectors = [own @ axes + 100 * code for code, own in enumerate(rows)]
+    weights = [2.0, 1.0, 0.5]
+    nearest = NearestNormals.of(axes, vectors, weights, is_centered=True)
+    x = torch.randn(30, 5, generator=generator, dtype=torch.float64)
+    x = torch.cat((x, rows[0][:5]))  # copies are compared with the others
+    expected = plain_novelty([own.numpy() for own in vectors], weights, (x @ axes).numpy())
+    np.testing.assert_allclose(nearest.novelty(x), expected, atol=2e-3)
+    traced = torch.jit.trace(lambda x: nearest.novelty(x), x[:7])(x)
+    np.testing.assert_allclose(traced, nearest.novelty(x), rtol=1e-12)
+    nearest.has_copies.fill_(True)
+    assert (nearest.novelty(x)[-5:] < np.log(0.06)).all()
+    assert (nearest.novelty(x)[:30] == nearest.novelty(x[:30])).all()
+
+
+def test_far_classes_are_kept_as_exactly_as_near_ones():
+    rows = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vectors = [rows[0], rows[1] + 1e6]
+    for is_centered, exact in ((True, True), (False, False)):
+        nearest = NearestNormals.of(torch.eye(3), vectors, [1.0, 1.0], is_centered=is_centered)
+        error = (nearest.vectors_of(1) - vectors[1]).abs().max()
+        assert (float(error) < 0.2) == exact
