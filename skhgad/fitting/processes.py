@@ -21,6 +21,7 @@ from torch import distributed
 
 # How long processes that torchrun started wait for one that is stopped or far behind.
 LONGEST_WAIT = timedelta(minutes=30)
+_SECONDS_TO_END = 5  # of a process that was killed
 
 
 class Processes:
@@ -140,14 +141,22 @@ class Processes:
             ) from error
 
     def _lost(self):
-        """Name the processes that have ended or are stopped, as far as this machine can tell."""
+        """Name the processes that have ended or are stopped, as far as this machine can tell.
+
+        A process that is killed loses its connections before it has ended, so this waits a little.
+        """
         here = [
             (rank, pid)
             for rank, (machine, pid) in enumerate(self._places)
             if machine == platform.node() and rank != self.rank
         ]
-        states = [(rank, pid, _state(pid)) for rank, pid in here]
-        named = [f"process {rank} ({state}, id {pid})" for rank, pid, state in states if state]
+        end = time.monotonic() + _SECONDS_TO_END
+        while True:
+            states = [(rank, pid, _state(pid)) for rank, pid in here]
+            named = [f"process {rank} ({state}, id {pid})" for rank, pid, state in states if state]
+            if named or not here or time.monotonic() > end:
+                break
+            time.sleep(0.05)
         return " and ".join(named) or "another one"
 
     @contextmanager
