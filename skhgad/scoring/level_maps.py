@@ -32,7 +32,8 @@ class LevelMaps(NamedTuple):
         How undecided the class posterior is; None with ``criterion="likelihood"``.
     lift : ndarray of shape (n_samples, height, width), or None
         What raises the peak of the sum of the others to the sum of their own peaks, which may lie
-        apart; see `skhgad.scoring.maps.added`. None if `is_product`.
+        apart; see `skhgad.scoring.maps.added`. Of vectors, what the distance to the nearest row
+        of the fit adds, see ``bank_size``. None if `is_product`.
     location, scale : ndarray of shape (n_samples,)
         Constants of the class of each sample, which put the scores of all classes on one scale.
     is_product : bool

@@ -356,6 +356,8 @@ def _tensor_shapes(parameters, shape, n_classes, sizes):
         shapes["densities.shared_centers"] = (sizes.n_centers, n_axes)
         shapes["densities.shared_precision"] = (n_axes, n_axes)
     if sizes.nearest is not None:
+        if height * width == 1 and not sizes.nearest[1]:
+            raise ValueError("rows of a table are kept, but there are none.")
         length = n_features if height * width == 1 else n_axes
         if sizes.nearest[0] > length:  # else classes times axes may be more than what is stored
             raise ValueError(f"kept vectors along {sizes.nearest[0]} of {length} axes.")

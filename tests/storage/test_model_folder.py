@@ -190,6 +190,13 @@ def replace_description(text):
         (set_tensors(model__score_scale=torch.ones(7).double()), "inconsistent model"),
         (set_tensors(model__likelihood_profile_0=torch.ones(7)), "likelihood_profile_0 has shape"),
         (set_tensors(stranger=torch.ones(7)), "inconsistent model"),
+        (
+            set_tensors(
+                model__levels__0__nearest__vectors=torch.zeros(0, 3, dtype=torch.int16),
+                model__levels__0__nearest__counts=torch.zeros(1, dtype=torch.int64),
+            ),
+            "rows of a table are kept, but there are none",
+        ),
         (set_tensors(calibration__codes=torch.full((4,), 5)), "calibration"),
         (set_tensors(calibration__scores=torch.ones(3, dtype=torch.float64)), "calibration"),
     ],
