@@ -27,7 +27,7 @@ class FarCell(NamedTuple):
     column: int
 
 
-def far_cells(X, codes):
+def far_cells(X, codes, rounding=0.0):
     """Find the cells of normal samples that are far from all others of their class and feature.
 
     Parameters
@@ -35,6 +35,8 @@ def far_cells(X, codes):
     X : ndarray of shape (n_samples, n_features), float64
     codes : ndarray of shape (n_samples,), int64
         Classes; -1 marks known anomalies, which are left alone.
+    rounding : float or ndarray of shape (n_features,), default=0.0
+        Values that differ by no more count as equal; see `rounding_of`.
 
     Returns
     -------
@@ -45,7 +47,8 @@ def far_cells(X, codes):
     for code in np.unique(codes[codes >= 0]):
         rows = np.flatnonzero(codes == code)
         if len(rows) >= _FEWEST:
-            cells += [FarCell(int(rows[i]), int(j)) for i, j in _far_in_class(X[rows])]
+            found = _far_in_class(X[rows], rounding)
+            cells += [FarCell(int(rows[i]), int(j)) for i, j in found]
     return sorted(cells)
 
 
@@ -78,13 +81,13 @@ def check_magnitude(X, names=None):
         )
 
 
-def _far_in_class(vectors):
+def _far_in_class(vectors, rounding):
     n, most = len(vectors), max(1, int(_MOST_ROWS * len(vectors)))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         distances = np.abs(vectors - np.median(vectors, axis=0))
         ordered = np.sort(distances, axis=0)
         is_gap = ordered[n - most :] > _FARTHER * ordered[n - most - 1 : -1]
-    is_gap &= ordered[n // 2] > 0
+    is_gap &= ordered[n // 2] > rounding
     # The lowest gap counts: what lies above it is far.
     limits = np.where(is_gap, ordered[n - most :], np.inf).min(axis=0)
     far = (distances >= limits) & is_gap.any(axis=0)

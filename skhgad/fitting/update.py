@@ -39,7 +39,7 @@ from .warn import (
     warn_of_known_samples,
     warn_of_repeats,
 )
-from .wide_tables import place_rows, with_rounded_rows
+from .wide_tables import place_rows, rounding_of, with_rounded_rows
 
 
 def update(detector, X, y, roi=None, groups=None):
@@ -164,7 +164,9 @@ def _far_cells(fitted, X, codes):
         return []
     n_old = len(fitted.kept.codes)
     cells = far_cells(
-        np.concatenate((fitted.kept.x, X)), np.concatenate((fitted.kept.codes, codes))
+        np.concatenate((fitted.kept.x, X)),
+        np.concatenate((fitted.kept.codes, codes)),
+        rounding_of(fitted.kept.x),
     )
     return [FarCell(cell.row - n_old, cell.column) for cell in cells if cell.row >= n_old]
 
@@ -174,8 +176,9 @@ def _fit_anew(fitted, X, codes, numbers, parameters, reader):
     if numbers is None:
         warn_of_repeats(find_repeats(X.astype(np.float64), codes), fitted.classes, "update")
     numbers = joined_parts(fitted.kept.parts, len(fitted.kept.codes), numbers, len(codes))
+    rounding = rounding_of(fitted.kept.x)
     X, codes = np.concatenate((fitted.kept.x, X)), np.concatenate((fitted.kept.codes, codes))
-    far = np.unique([cell.row for cell in far_cells(X, codes)]).astype(np.int64)
+    far = np.unique([cell.row for cell in far_cells(X, codes, rounding)]).astype(np.int64)
     rows = np.setdiff1d(np.arange(len(X)), far)
     random_state = check_random_state(parameters["random_state"])
     seed = int(random_state.randint(2**31 - 1))

@@ -21,6 +21,7 @@ _LEAST_VALUES = 1 << 16  # smaller tables stay as they are
 # the standard deviation of such distances.
 _MOST_CHANGE = 2e-4
 _SMALLEST_EIGENVALUE = 1e-16  # of the largest: rounding
+_SHARE_OF_UNIT = 0.99
 
 
 def rounded_rows(x):
@@ -66,6 +67,22 @@ def _rounded_rows(rows, most):
                 break
     for _, n_factors, units in sorted(choices, key=lambda choice: choice[:2]):
         yield n_factors, rounded(rows, units)
+
+
+def rounding_of(x):
+    """Return how far apart `rounded_rows` may have moved equal values of a table (n, d): (d,).
+
+    Less than the unit of a feature, so that different values of a table of whole numbers differ by
+    more.
+    """
+    rows = torch.from_numpy(x)
+    if x.shape[1] > x.shape[0]:
+        short = ShortRows.of(rows)
+        if short is not None:
+            return (_SHARE_OF_UNIT * torch.exp2(short.exponents.double())).numpy()
+        if torch.equal(rows.float().double(), rows):
+            return (torch.finfo(torch.float32).eps * rows.abs().amax(0)).numpy()
+    return torch.zeros(x.shape[1], dtype=torch.float64).numpy()
 
 
 def with_rounded_rows(X, rows):

@@ -1,12 +1,15 @@
 """Wide tables are rounded so little that scores stay, and not where rounding would be seen."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 from skhgad import HGADDetector
 from skhgad.fitting import fit_input
-from skhgad.fitting.wide_tables import _squared_heights, rounded_rows
+from skhgad.fitting.far_cells import far_cells
+from skhgad.fitting.wide_tables import _squared_heights, rounded_rows, rounding_of
 from skhgad.model.short_rows import ShortRows
 
 
@@ -94,3 +97,38 @@ def test_an_update_of_several_classes_equals_a_fit_on_everything():
     np.testing.assert_allclose(detector.score_samples(fresh), expected.score_samples(fresh))
     with pytest.warns(UserWarning, match="are taken for class 'a'"):
         detector.update(more[:12] + rng.normal(0, 0.1, (12, 120)), "b")
+
+
+def test_rounded_rows_do_not_make_rare_values_far_ones():
+    """Of two values of a feature, one may be rare; the kept rows are rounded, the new ones not."""
+    rng = np.random.default_rng(0)
+    X = (rng.random((200, 700)) < 0.05) * np.exp(rng.normal(size=700)) + rng.normal(size=700)
+    X[:, 0] = rng.normal(size=200)
+    detector = HGADDetector(random_state=0).fit(X[:100])
+    kept = detector.model_.kept.x
+    assert kept.shape == (100, 700) and (kept != X[:100]).any()
+    assert far_cells(np.concatenate((kept, X[100:])), np.zeros(200, dtype=int))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        detector.update(X[100:])
+    assert detector.certificate()[0].n_normals == 200
+    X[100, 0] = 1e6
+    with pytest.warns(UserWarning, match="far"):
+        HGADDetector(random_state=0).fit(X[:100]).update(X[100:])
+
+
+@pytest.mark.parametrize("kind", ["whole numbers", "float32", "rounded", "long"])
+def test_rounding_of_a_table(kind):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 700))
+    if kind == "whole numbers":
+        found = rounding_of(np.round(10 * x))
+        assert (found > 0).all() and (found < 1).all()
+    elif kind == "float32":
+        x = x.astype(np.float32).astype(np.float64)
+        assert (rounding_of(x) >= np.spacing(np.abs(x).max(0).astype(np.float32))).all()
+    elif kind == "rounded":
+        short = rounded_rows(x)
+        assert (np.abs(short - x).max(0) <= rounding_of(short)).all() and (short != x).any()
+    else:
+        assert not rounding_of(x.T.copy()).any()
