@@ -76,7 +76,7 @@ def rounding_of(x):
     more.
     """
     rows = torch.from_numpy(x)
-    if x.shape[1] > x.shape[0]:
+    if x.shape[1] > x.shape[0] > 0:
         short = ShortRows.of(rows)
         if short is not None:
             return (_SHARE_OF_UNIT * torch.exp2(short.exponents.double())).numpy()
