@@ -145,8 +145,13 @@ class Backend:
 
 
 def _checked(status, result, item, distributed):
-    """Return the result of a call by dask, or raise what it raised."""
-    if status == "finished":
+    """Return the result of a call by dask, or raise what it raised.
+
+    The worker of a result that was fetched may have died since: its status is then "lost".
+    """
+    if status == "cancelled":
+        raise result
+    if status != "error":
         return result
     _, error, trace = result
     if isinstance(error, distributed.KilledWorker):

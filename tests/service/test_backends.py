@@ -1,12 +1,13 @@
 """Calls in several processes: in order, errors raised, and made again where a worker dies."""
 
+import asyncio
 import sys
 
 import calls
 import joblib
 import pytest
 
-from skhgad.service.backends import Backend
+from skhgad.service.backends import Backend, _checked
 
 pytestmark = pytest.mark.once
 
@@ -56,6 +57,15 @@ def test_the_call_of_a_worker_that_is_killed_is_made_again(backend, tmp_path):
     assert (tmp_path / "killed").exists()
     made = (tmp_path / "calls").read_text().split()
     assert len(made) < 60  # and not all calls again
+
+
+def test_a_result_that_was_fetched_counts_even_if_its_worker_died_since():
+    distributed = pytest.importorskip("distributed", reason="the extra dask is not installed")
+    assert _checked("lost", 3, "item", distributed) == 3
+    with pytest.raises(KeyError):
+        _checked("error", (KeyError, KeyError("a"), None), "item", distributed)
+    with pytest.raises(asyncio.CancelledError):
+        _checked("cancelled", asyncio.CancelledError(), "item", distributed)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
