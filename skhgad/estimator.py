@@ -178,12 +178,12 @@ class HGADDetector(OutlierMixin, BaseEstimator):
         chosen so that few normal vectors are far from all of them. The distance to the nearest is
         taken off the log-likelihood, with a weight that lets both vary alike among normals. A level
         keeps at most 500,000 vectors, in which many classes share evenly. A vector takes 64 bytes
-        of the model, 32 where classes times `bank_size` are more than 250,000. A table is kept as a
-        whole, or not at all: where a class has more than `bank_size` rows, without those held out,
-        or all have more than 10,000, where there are more than 128 features, and where
-        `contamination` is a share.
-        The logarithm of the distance to the nearest row of any class then counts beside the
-        likelihood: what classes share can hide a row that is like none of them.
+        of the model, 32 where classes times `bank_size` are more than 250,000.
+        Of a table all rows are kept that are not held out. None are if a class has more than
+        `bank_size` of them, all classes together have more than 10,000, there are more than 128
+        features, or `contamination` is a share. The logarithm of the distance to the nearest row of
+        any class then counts beside the likelihood: what classes share can hide a row that is like
+        none of them.
     max_iter : int or "auto", default="auto"
         Passes over the training data. "auto" is 0: start and mixture are fitted in closed form,
         which was at least as accurate as the trained flow on images and on tables. The mixture of

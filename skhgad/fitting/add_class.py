@@ -297,7 +297,7 @@ def extended_model(known, samples, order, n_components="auto", seed=0, bank_size
     for index, level in enumerate(known.levels):
         mixture, densities = fit_new_classes(level, samples.level(index), n_components, seed)
         nearest = level.nearest
-        if nearest is not None and level.has_one_position:
+        if level.keeps_rows:
             nearest = keep_new_classes(level, samples.level(index), order, bank_size, seed)
         elif nearest is not None:
             axes, kind = nearest.axes[0], nearest.vectors.dtype

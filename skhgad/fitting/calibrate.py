@@ -7,7 +7,7 @@ from ..scoring.calibration import Calibration, below_ties, threshold
 from ..scoring.scores import finite, score_batch, score_evidence
 from .class_scales import ClassScales, fit_class_scales, left_out_scores
 from .map_constants import fit_normalizers
-from .novelty import fit_novelty, left_out_terms
+from .novelty import fit_novelty
 from .pictures import evidence_of_pictures
 
 
@@ -72,10 +72,9 @@ def calibrate(model, evidence, parameters, weigh=None):
     The evidence may come from other models, fitted without the samples that each has judged.
     `weigh` chooses what levels count, see `LevelWeights`; None = all the same.
     """
-    fit_normalizers(model, [given for _, given in evidence], parameters["background_weight"])
-    fit_novelty(model, [given for _, given in evidence])
-    every = np.arange(model.n_classes)
-    novelty = left_out_terms([given for _, given in evidence])
+    own = [given for _, given in evidence]
+    fit_normalizers(model, own, parameters["background_weight"])
+    novelty, every = fit_novelty(model, own), np.arange(model.n_classes)
     return _calibration(
         model, evidence, every, parameters["class_calibration"], weigh=weigh, novelty=novelty
     )
@@ -99,8 +98,8 @@ def calibrate_new_classes(model, evidence, parameters, known, new, weigh=None):
 def _calibration(model, evidence, chosen, class_calibration, common=None, weigh=None, novelty=None):
     """Set the scales of the chosen classes, and score the samples of the evidence.
 
-    Each sample is scored by scales that were measured on the other samples of its class; so is its
-    term of `novelty`, as from `left_out_terms`, None = that of the model.
+    Each sample is scored by scales that were measured on the other samples of its class. `novelty`
+    holds the novelty terms of the samples, as from `fit_novelty`; None = those of the model.
     """
     ClassScales.identity(len(model.peak_scale), len(chosen)).write_to(model, chosen)
     weights = model.term_weights

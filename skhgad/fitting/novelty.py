@@ -49,20 +49,20 @@ def keep_vectors(level, samples, parameters, choices=None):
     order = torch.from_numpy(samples.rows().argsort())  # whichever process had which
     x, codes, parts = x[order], codes[order], None if parts is None else parts[order]
     moved = level.moved(x)
+    axes = _axes_of(moved, codes) if known is None else known.axes[0].to(x)
+    along, is_own = moved @ axes, [codes == code for code in range(samples.n_classes)]
+    vectors = [along[own] for own in is_own]
     if known is not None:
-        level.nearest = _kept(moved, codes, known.axes[0].to(x), known.weights.to(x))
+        weights = known.weights.to(x)
+        level.nearest = NearestNormals.of(axes, vectors, weights, is_centered=True)
         level.nearest.has_copies.copy_(known.has_copies)
         return
-    axes = _axes_of(moved, codes)
-    distances = []
-    for code in range(samples.n_classes):
-        own = codes == code
-        of_parts = None if parts is None else parts[own]
-        distances.append(distances_inside((moved @ axes)[own], of_parts))
+    of_parts = [None if parts is None else parts[own] for own in is_own]
+    distances = list(map(_distances_inside, vectors, of_parts))
     usual = _usual_distances(distances)
     if usual is None:
         return
-    level.nearest = _kept(moved, codes, axes, 1 / usual)
+    level.nearest = NearestNormals.of(axes, vectors, 1 / usual, is_centered=True)
     rounding = level.nearest.scales * axes.shape[1] ** 0.5
     weights = level.nearest.weights.minimum(1 / (_STEPS * rounding))
     level.nearest.weights = weights
@@ -84,11 +84,6 @@ def _are_kept(samples, parameters):
     return int(counts.max()) <= parameters["bank_size"]
 
 
-def _kept(moved, codes, axes, weights):
-    vectors = [(moved @ axes)[codes == code] for code in range(len(weights))]
-    return NearestNormals.of(axes, vectors, weights, is_centered=True)
-
-
 def keep_new_classes(level, samples, order, bank_size, seed):
     """Return the NearestNormals of a level of feature vectors with those of new classes.
 
@@ -98,13 +93,14 @@ def keep_new_classes(level, samples, order, bank_size, seed):
     """
     known = level.nearest
     (x, codes), parts = samples.vectors(), samples.parts()
-    moved, axes = level.moved(x) @ known.axes[0], known.axes[0]
+    axes = known.axes[0]
+    along = level.moved(x) @ axes
     common = known.weights.log().median()
     vectors, weights = [], []
     for code in range(samples.n_classes):
-        rows = _drawn(moved, torch.nonzero(codes == code)[:, 0], bank_size, seed)
-        vectors.append(moved[rows])
-        own = distances_inside(moved[rows], None if parts is None else parts[rows])
+        rows = _drawn(along, torch.nonzero(codes == code)[:, 0], bank_size, seed)
+        vectors.append(along[rows])
+        own = _distances_inside(vectors[-1], None if parts is None else parts[rows])
         share = len(own) / (len(own) + _BORROWED_VECTORS)
         usual = own.median().clamp_min(_LEAST_OF_USUAL / common.exp()) if len(own) else None
         weights.append(common if usual is None else (1 - share) * common - share * usual.log())
@@ -163,7 +159,7 @@ def _axes_of(x, codes):
     return main_axes(torch.cov(scaled.T, correction=0)) / spread[:, None]
 
 
-def distances_inside(vectors, parts=None):
+def _distances_inside(vectors, parts=None):
     """Return the distance of each vector of a class to the nearest other, (n,).
 
     Parameters
@@ -190,7 +186,7 @@ def _usual_distances(distances):
     the share of their variance that lies between classes counts for the class. None where no two
     different vectors are known.
 
-    `distances` holds a Tensor a class, as from `distances_inside`.
+    `distances` holds a Tensor a class, as from `_distances_inside`.
     """
     every = torch.cat(distances)
     median = every.median() if len(every) else every.new_zeros(())
@@ -217,33 +213,28 @@ def fit_novelty(model, evidence):
     ----------
     model : ScoringModel
     evidence : list of Evidence
+
+    Returns
+    -------
+    ndarray of shape (n,), or None
+        The terms of these normals, each by the constants of all others; of many normals, by those
+        of all. None where no vectors are kept.
     """
     if any(block.novelty is None for block in evidence):
-        return
-    values = torch.cat([block.novelty for block in evidence]).double().cpu().numpy()
-    location, scale = _constants(values)
-    model.novelty_location.fill_(location)
-    model.novelty_weight.fill_(scale)
-
-
-def left_out_terms(evidence):
-    """Return the novelty term of normals by the constants of all others, ndarray (n,).
-
-    Of many normals, by those of all. None where no vectors are kept. `evidence` as in
-    `fit_novelty`.
-    """
-    if not evidence or any(block.novelty is None for block in evidence):
         return None
     values = torch.cat([block.novelty for block in evidence]).double().cpu().numpy()
-    location, scale = _constants(values)
-    terms = (values - location) * scale
+    location, weight = _constants(values)
+    model.novelty_location.fill_(location)
+    model.novelty_weight.fill_(weight)
+    terms = (values - location) * weight
     if 1 < len(values) <= _MOST_LEFT_OUT:
         for row, value in enumerate(values):
-            location, scale = _constants(np.delete(values, row))
-            terms[row] = (value - location) * scale
+            location, weight = _constants(np.delete(values, row))
+            terms[row] = (value - location) * weight
     return terms
 
 
 def _constants(values):
+    """Return location and weight of logarithms of distances (n,)."""
     location, excess = median_and_excess(values)
     return location, _WEIGHT / max(excess, _LEAST_EXCESS)

@@ -124,7 +124,7 @@ def _without_blank(X, codes, fitted):
 
 def _without_known_vectors(X, codes, kept):
     """Return codes with -1 for copies of vectors that the model keeps, or that are given twice."""
-    numbers = copies_of_vectors(np.concatenate((kept.x, X)), np.concatenate((kept.codes, codes)))
+    numbers = copies_of_vectors(*_with_kept(kept, X, codes))
     if numbers is None:
         return codes
     n_old = len(kept.codes)
@@ -163,12 +163,13 @@ def _far_cells(fitted, X, codes):
     if fitted.kept is None:
         return []
     n_old = len(fitted.kept.codes)
-    cells = far_cells(
-        np.concatenate((fitted.kept.x, X)),
-        np.concatenate((fitted.kept.codes, codes)),
-        rounding_of(fitted.kept.x),
-    )
+    cells = far_cells(*_with_kept(fitted.kept, X, codes), rounding_of(fitted.kept.x))
     return [FarCell(cell.row - n_old, cell.column) for cell in cells if cell.row >= n_old]
+
+
+def _with_kept(kept, X, codes):
+    """Return vectors and codes, those that are kept first."""
+    return np.concatenate((kept.x, X)), np.concatenate((kept.codes, codes))
 
 
 def _fit_anew(fitted, X, codes, numbers, parameters, reader):
@@ -176,9 +177,9 @@ def _fit_anew(fitted, X, codes, numbers, parameters, reader):
     if numbers is None:
         warn_of_repeats(find_repeats(X.astype(np.float64), codes), fitted.classes, "update")
     numbers = joined_parts(fitted.kept.parts, len(fitted.kept.codes), numbers, len(codes))
-    rounding = rounding_of(fitted.kept.x)
-    X, codes = np.concatenate((fitted.kept.x, X)), np.concatenate((fitted.kept.codes, codes))
-    far = np.unique([cell.row for cell in far_cells(X, codes, rounding)]).astype(np.int64)
+    X, codes = _with_kept(fitted.kept, X, codes)
+    cells = far_cells(X, codes, rounding_of(fitted.kept.x))
+    far = np.unique([cell.row for cell in cells]).astype(np.int64)
     rows = np.setdiff1d(np.arange(len(X)), far)
     random_state = check_random_state(parameters["random_state"])
     seed = int(random_state.randint(2**31 - 1))
@@ -308,23 +309,23 @@ def _class_updates(model, kept, samples, folds, parameters, seed):
     for code in np.unique(samples.codes).tolist():
         own = samples.chosen(np.flatnonzero(samples.codes == code))
         for index, level in enumerate(model.levels):
+            of_level = own.level(index)
+            x = of_level.vectors()[0] if level.has_one_position else None
+            of_folds = torch.from_numpy(folds[own.rows])
             if level.has_one_position and kept is not None:
-                old, of_level = kept.at(kept.codes == code), own.level(index)
+                old = kept.at(kept.codes == code)
                 new_parts = None if own.parts is None else own.parts.numbers[of_level.rows()]
                 parts = joined_parts(old.parts, len(old.x), new_parts, len(own.rows))
                 update_of_class = VectorClass(
-                    level, of_level.vectors()[0], torch.from_numpy(old.x) if len(old.x) else None,
-                    code, torch.from_numpy(folds[own.rows]), n_components, seed,
+                    level, x, torch.from_numpy(old.x) if len(old.x) else None,
+                    code, of_folds, n_components, seed,
                     None if parts is None else torch.from_numpy(parts),
                 )  # fmt: skip
             else:
                 update_of_class = MapClass.of(level, own, index, code, folds)
             found.append((level.densities, update_of_class))
-            if level.nearest is not None and level.has_one_position:
-                nearest = VectorsOfClass(
-                    level, code, own.level(index).vectors()[0],
-                    torch.from_numpy(folds[own.rows]), parameters["bank_size"], seed,
-                )  # fmt: skip
+            if level.keeps_rows:
+                nearest = VectorsOfClass(level, code, x, of_folds, parameters["bank_size"], seed)
                 found.append((level.nearest, nearest))
             elif level.nearest is not None:
                 nearest = NearestOfClass.of(level, own, index, code, folds, parameters)

@@ -21,7 +21,7 @@ _LEAST_VALUES = 1 << 16  # smaller tables stay as they are
 # the standard deviation of such distances.
 _MOST_CHANGE = 2e-4
 _SMALLEST_EIGENVALUE = 1e-16  # of the largest: rounding
-_SHARE_OF_UNIT = 0.99
+_SHARE_OF_UNIT = 0.99  # by which rounding may move equal values apart
 
 
 def rounded_rows(x):
@@ -75,14 +75,15 @@ def rounding_of(x):
     Less than the unit of a feature, so that different values of a table of whole numbers differ by
     more.
     """
-    rows = torch.from_numpy(x)
-    if x.shape[1] > x.shape[0] > 0:
+    (n, d), rows = x.shape, torch.from_numpy(x)
+    found = rows.new_zeros(d)
+    if d > n > 0:
         short = ShortRows.of(rows)
         if short is not None:
-            return (_SHARE_OF_UNIT * torch.exp2(short.exponents.double())).numpy()
-        if torch.equal(rows.float().double(), rows):
-            return (torch.finfo(torch.float32).eps * rows.abs().amax(0)).numpy()
-    return torch.zeros(x.shape[1], dtype=torch.float64).numpy()
+            found = _SHARE_OF_UNIT * torch.exp2(short.exponents.double())
+        elif torch.equal(rows.float().double(), rows):
+            found = torch.finfo(torch.float32).eps * rows.abs().amax(0)
+    return found.numpy()
 
 
 def with_rounded_rows(X, rows):

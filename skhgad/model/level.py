@@ -50,6 +50,11 @@ class LevelModel(nn.Module):
         return math.prod(self.map_shape) == 1
 
     @property
+    def keeps_rows(self):
+        """Whether `nearest` keeps rows of a table, whose distance is a term of its own."""
+        return self.nearest is not None and self.has_one_position
+
+    @property
     def n_centers(self):
         """Centers of each class, int64 Tensor (n_classes,)."""
         if self.densities is not None:
@@ -107,7 +112,7 @@ class LevelModel(nn.Module):
         `posterior_entropy`, or None if not asked for.
         """
         likelihood = log_likelihood(self.log_density(z, codes), log_det, self.n_features)
-        if self.nearest is not None and not self.has_one_position:
+        if self.nearest is not None and not self.keeps_rows:
             likelihood = likelihood - self.nearest.penalty(z, codes)
         background = None
         if self.densities is not None and self.densities.has_background:
@@ -120,11 +125,9 @@ class LevelModel(nn.Module):
     def novelty(self, x):
         """How new raw feature vectors (n, 1, n_features) are, (n,); see `NearestNormals.novelty`.
 
-        None for maps, and where no vectors are kept.
+        None where no rows of a table are kept.
         """
-        if self.nearest is None or not self.has_one_position:
-            return None
-        return self.nearest.novelty(self.moved(x[:, 0]))
+        return self.nearest.novelty(self.moved(x[:, 0])) if self.keeps_rows else None
 
     def moved(self, x):
         """Raw feature vectors (n, n_features) after their powers, from the mean: not whitened."""

@@ -65,14 +65,15 @@ class NearestNormals(nn.Module):
     def of(cls, axes, vectors, weights, kind=torch.int16, *, is_centered=False):
         """Keep vectors, a list of one Tensor (n, n_axes) a class, along `axes` (n_latent, n_axes).
 
-        `weights` holds one for each class. `is_centered`: see `center`.
+        `weights` holds one for each class. `is_centered`: vectors of two bytes, too, are counted
+        from the middle of their class, and are as exact as it is narrow, however far away it lies.
         """
         result = cls(len(vectors), *axes.shape, n_kept=0, kind=kind).to(axes)
         result.axes[0] = axes
-        if is_centered:
-            result.center(vectors)
         result.weights.copy_(torch.as_tensor(weights))
-        numbers = [result._shortened(code, values) for code, values in enumerate(vectors)]
+        numbers = [
+            result._shortened(code, values, is_centered) for code, values in enumerate(vectors)
+        ]
         result._set_numbers(numbers)
         return result
 
@@ -82,19 +83,11 @@ class NearestNormals(nn.Module):
         nothing = [axes.new_zeros(0, axes.shape[1])] * n_classes
         return cls.of(axes, nothing, [0.0] * n_classes, kind)
 
-    def center(self, vectors):
-        """Count the vectors of each class, a list, from their middle, before they are kept.
-
-        Those of two bytes are then as exact as the class is narrow, however far away it lies.
-        """
-        for code, values in enumerate(vectors):
-            if len(values):
-                self.origins[code] = (values.amin(0) + values.amax(0)) / 2
-
-    def _shortened(self, code, vectors):
+    def _shortened(self, code, vectors, is_centered=False):
         """Return vectors as whole numbers, and set scale and origin of their class."""
         kind, vectors = self.vectors.dtype, vectors.to(self.axes)
-        if kind == torch.int8 and len(vectors) and not int(self.counts[code]):
+        is_centered = is_centered or kind == torch.int8
+        if is_centered and len(vectors) and not int(self.counts[code]):
             self.origins[code] = (vectors.amin(0) + vectors.amax(0)) / 2
         numbers, self.scales[code] = short(vectors - self.origins[code], kind)
         return numbers

@@ -6,14 +6,15 @@ def density_of(level, code):
     if level.densities is None:
         return "Gaussians of unit covariance at the centers of the training"
     centers, _, covariances = level.densities.mixture_of(code)
-    beside = "" if level.nearest is None else " and nearest normals"
     if len(centers) == 1:
-        return f"one Gaussian{beside}"
-    if len(covariances) == 1:
-        return f"{len(centers)} centers, one covariance{beside}"
-    if len(covariances) < len(centers):
-        return f"{len(centers)} centers, {len(covariances)} widths{beside}"
-    return f"{len(centers)} Gaussians{beside}"
+        text = "one Gaussian"
+    elif len(covariances) == 1:
+        text = f"{len(centers)} centers, one covariance"
+    elif len(covariances) < len(centers):
+        text = f"{len(centers)} centers, {len(covariances)} widths"
+    else:
+        text = f"{len(centers)} Gaussians"
+    return text if level.nearest is None else f"{text} and nearest normals"
 
 
 def densities_of(detector):

@@ -402,8 +402,7 @@ class ScoringModel(nn.Module):
     def n_columns(self):
         """Columns of `peaks`."""
         weights = self.term_weights
-        has_novelty = self.map_size == (1, 1) and self.levels[0].nearest is not None
-        return (1 if weights is None else len(weights)) + has_novelty
+        return (1 if weights is None else len(weights)) + self.levels[0].keeps_rows
 
     @property
     def term_weights(self):

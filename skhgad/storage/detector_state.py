@@ -99,8 +99,7 @@ def unpack(cls, tensors, description, backbone):
     takes_images = read_images(attributes)
     tensors = lengthened(tensors)
     parts = _by_part(tensors if takes_images else with_axes(widened(tensors)))
-    parts["model"] = _with_strengths(_with_level_weights(parts["model"]))
-    parts["model"] = _before_novelty(parts["model"]) | parts["model"]
+    parts["model"] = _with_novelty(_with_strengths(_with_level_weights(parts["model"])))
     detector = _new_detector(cls, description["parameters"], backbone)
     parameters = detector.get_params(deep=False)
     classes = read_classes(attributes["classes"])
@@ -150,15 +149,15 @@ def _with_level_weights(tensors):
     return {**rest, "level_weights": weights}
 
 
-def _before_novelty(tensors):
-    """Return the constants that models of older versions lack, with which nothing is added."""
+def _with_novelty(tensors):
+    """Give models of older versions, which keep no rows of a table, constants that add nothing."""
     zero = tensors["score_scale"].new_zeros(())
     no_copies = {
         name.removesuffix("counts") + "has_copies": torch.zeros((), dtype=torch.bool)
         for name in tensors
         if name.endswith("nearest.counts")
     }
-    return {"novelty_location": zero, "novelty_weight": zero, **no_copies}
+    return {"novelty_location": zero, "novelty_weight": zero, **no_copies, **tensors}
 
 
 def _with_strengths(tensors):
